@@ -1,0 +1,78 @@
+// What the library says of itself, and the functions over arrays.
+#include "api/validate.h"
+#include "kernels/dispatch.h"
+#include "math/fp_mode.h"
+#include "parallel/openmp.h"
+#include "xent/xent.h"
+
+#define XENT_STRINGIFY_(x) #x
+#define XENT_STRINGIFY(x) XENT_STRINGIFY_(x)
+
+namespace xent::internal {
+namespace {
+
+template <class T>
+xent_status RunArray(void (*ArrayKernels::*function)(const T *, T *, int64_t), const T *x, T *y, int64_t n) {
+  if (n < 0 || (n > 0 && (x == nullptr || y == nullptr))) return XENT_INVALID_ARGUMENT;
+  const FpMode mode(Subnormals::kKeep);
+  if (n > 0) (ActiveKernels().array->*function)(x, y, n);
+  return XENT_OK;
+}
+
+}  // namespace
+}  // namespace xent::internal
+
+using xent::internal::ActiveKernels;
+using xent::internal::ArrayKernels;
+using xent::internal::RunArray;
+
+extern "C" {
+
+const char *xent_version(void) noexcept {
+  return XENT_STRINGIFY(XENT_VERSION_MAJOR) "." XENT_STRINGIFY(XENT_VERSION_MINOR) "." XENT_STRINGIFY(
+      XENT_VERSION_PATCH);
+}
+const char *xent_active_target(void) noexcept { return ActiveKernels().name; }
+const char *xent_available_target(int32_t i) noexcept { return xent::internal::AvailableTarget(i); }
+const char *xent_compiled_target(int32_t i) noexcept { return xent::internal::CompiledTarget(i); }
+const char *xent_unknown_max_target(void) noexcept { return xent::internal::UnknownMaxTarget(); }
+int32_t xent_default_threads(void) noexcept { return xent::internal::OpenMpThreads(); }
+const char *xent_highway_version(void) noexcept { return xent::internal::HighwayVersion(); }
+int64_t xent_chunk_cols(int64_t cols) noexcept { return xent::internal::ChunkCols(cols); }
+
+const char *xent_status_string(xent_status status) noexcept {
+  switch (status) {
+    case XENT_OK:
+      return "ok";
+    case XENT_INVALID_ARGUMENT:
+      return "invalid argument";
+    case XENT_TARGET_OUT_OF_RANGE:
+      return "target out of range";
+    case XENT_DOMAIN_ERROR:
+      return "domain error";
+    case XENT_INCOMPLETE:
+      return "incomplete";
+  }
+  return "unknown status";
+}
+
+xent_status xent_exp_f32(const float *x, float *y, int64_t n) noexcept {
+  return RunArray(&ArrayKernels::exp_f32, x, y, n);
+}
+xent_status xent_exp_f64(const double *x, double *y, int64_t n) noexcept {
+  return RunArray(&ArrayKernels::exp_f64, x, y, n);
+}
+xent_status xent_log_f32(const float *x, float *y, int64_t n) noexcept {
+  return RunArray(&ArrayKernels::log_f32, x, y, n);
+}
+xent_status xent_log_f64(const double *x, double *y, int64_t n) noexcept {
+  return RunArray(&ArrayKernels::log_f64, x, y, n);
+}
+xent_status xent_log1p_f32(const float *x, float *y, int64_t n) noexcept {
+  return RunArray(&ArrayKernels::log1p_f32, x, y, n);
+}
+xent_status xent_log1p_f64(const double *x, double *y, int64_t n) noexcept {
+  return RunArray(&ArrayKernels::log1p_f64, x, y, n);
+}
+
+}  // extern "C"

@@ -1,0 +1,51 @@
+// From summed row losses to the reduced loss, and perplexity.
+#ifndef XENT_SRC_API_REDUCTION_H_
+#define XENT_SRC_API_REDUCTION_H_
+
+#include <cstdint>
+#include <limits>
+
+#include "api/run_rows.h"
+#include "kernels/row_sum.h"
+#include "xent/xent.h"
+
+namespace xent::internal {
+
+struct Targets {
+  const void *data;
+  int32_t type;
+  int64_t operator[](int64_t row) const {
+    return type == XENT_I32 ? static_cast<const int32_t *>(data)[row] : static_cast<const int64_t *>(data)[row];
+  }
+};
+
+// What sums, and gradients, are divided by; 0 for the mean of no live row.
+inline double Denominator(const xent_options &options, int64_t live_rows) {
+  if (options.has_divisor) return options.divisor;
+  return options.reduction == XENT_REDUCTION_MEAN ? static_cast<double>(live_rows) : 1.0;
+}
+
+template <class T>
+T Reduced(Wide sum, const xent_options &options, int64_t live_rows) {
+  const double denominator = Denominator(options, live_rows);
+  if (denominator == 0.0) {
+    return options.empty_mean == XENT_EMPTY_MEAN_ZERO ? T{0} : std::numeric_limits<T>::quiet_NaN();
+  }
+  if (!(sum.hi - sum.hi == 0.0)) return static_cast<T>(sum.hi);
+  // The quotient of exponents apart, so that a tiny or huge divisor costs no digits.
+  const int64_t exponent = ExponentOf(denominator);
+  const Wide quotient = Divide(sum, {Scale(denominator, -exponent), 0.0});
+  return RoundTo<T>({Scale(quotient.hi, -exponent), 0.0});
+}
+
+// exp(sum of nll / live rows).
+inline double Perplexity(Wide nll, int64_t live_rows) {
+  if (live_rows == 0 || nll.hi != nll.hi) return std::numeric_limits<double>::quiet_NaN();
+  const Wide mean = Divide(nll, {static_cast<double>(live_rows), 0.0});
+  if (!(mean.hi < 1e6)) return std::numeric_limits<double>::infinity();
+  const Exponential e = Exp(mean);
+  return Scale(e.mantissa.hi, e.exponent);
+}
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_API_REDUCTION_H_

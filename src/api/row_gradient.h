@@ -1,0 +1,104 @@
+// g (p_j - y_j) for the columns of a chunk, from stored exponentials or from the logits again, with the same bits.
+#ifndef XENT_SRC_API_ROW_GRADIENT_H_
+#define XENT_SRC_API_ROW_GRADIENT_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "kernels/half.h"
+#include "kernels/row.h"
+#include "kernels/row_sum.h"
+
+namespace xent::internal {
+
+template <class In>
+inline constexpr Dtype kDtypeOf = kF32;
+template <>
+inline constexpr Dtype kDtypeOf<double> = kF64;
+template <>
+inline constexpr Dtype kDtypeOf<Bf16> = kBf16;
+template <>
+inline constexpr Dtype kDtypeOf<F16> = kF16;
+
+// Calls function(In{}) for the storage type of a dtype.
+template <class Function>
+auto DispatchDtype(Dtype dtype, Function function) {
+  switch (dtype) {
+    case kF64:
+      return function(double{});
+    case kBf16:
+      return function(Bf16{});
+    case kF16:
+      return function(F16{});
+    default:
+      return function(float{});
+  }
+}
+
+template <class In>
+void FillRow(In *row, int64_t cols, double value) {
+  std::fill(row, row + cols, Narrow<In>(static_cast<Arithmetic<In>>(value)));
+}
+inline constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+
+// Float32 and float64 keep the exponentials in the output; half precision would round them twice.
+template <class In>
+inline constexpr bool kKeepsExponentials = sizeof(In) == sizeof(Arithmetic<In>);
+
+// out = g p - shift.
+struct RowGradient {
+  RowSum total;
+  double g = 0.0;
+  double shift = 0.0;
+  double threshold = 0.0;
+};
+
+template <class In>
+RowGradient MakeRowGradient(const RowSum &total, double g, double shift) {
+  using T = Arithmetic<In>;
+  const double threshold = ZeroThreshold<T>(g);
+  return {total, g, static_cast<double>(static_cast<T>(shift)), threshold};
+}
+
+template <class In>
+void FillWithoutProbability(const RowGradient &row, In *out, int64_t cols) {
+  const bool zero = row.shift <= row.threshold && row.shift >= -row.threshold;
+  FillRow(out, cols, zero ? 0.0 : -row.shift);
+}
+
+template <class In>
+void GradientFromExponentials(const RowWriteKernels &kernels, const RowGradient &row, const ChunkSum &chunk, In *values,
+                              int64_t cols) {
+  using T = Arithmetic<In>;
+  using F = Format<T>;
+  const Factor factor = FactorOf<T>(row.g, row.total, chunk.kind, chunk.reference);
+  const int64_t exponent = factor.exponent - F::kBias;
+  constexpr int64_t kReach = -2 * F::kMinExponent;
+  if (factor.mantissa == 0.0 || exponent < F::kSafeExponent - kReach) {
+    return FillWithoutProbability(row, values, cols);
+  }
+  const int64_t prescale = std::max<int64_t>(0, F::kSafeExponent - exponent);
+  const double scale = internal::Scale(factor.mantissa, std::min<int64_t>(exponent + prescale, F::kMaxExponent - 1));
+  kernels.scale[kDtypeOf<In>]({values, cols, static_cast<int>(prescale), scale, row.shift, row.threshold});
+}
+
+template <class In>
+void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient &row, Reference kind, double origin,
+                        const In *logits, In *out, int64_t cols) {
+  using T = Arithmetic<In>;
+  using F = Format<T>;
+  if (kind == Reference::kExponent && row.total.logit) return FillWithoutProbability(row, out, cols);
+  // Relative to the row's own reference; it is raised where the factor would come too near the smallest normal number.
+  const double reference = kind == Reference::kExponent ? row.total.reference : 0.0;
+  const Factor factor = FactorOf<T>(row.g, row.total, kind, kind == Reference::kExponent ? reference : origin);
+  const int64_t exponent = factor.exponent - F::kBias;
+  const int64_t raise = std::clamp<int64_t>(F::kSafeExponent - exponent, 0, F::kBias);
+  if (factor.mantissa == 0.0 || exponent + raise < F::kMinExponent) return FillWithoutProbability(row, out, cols);
+  const double scale = internal::Scale(factor.mantissa, std::min<int64_t>(exponent + raise, F::kMaxExponent - 1));
+  kernels.gradient[kDtypeOf<In>]({logits, out, cols, kind, reference + static_cast<double>(raise), origin, scale,
+                                  row.shift, row.threshold});
+}
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_API_ROW_GRADIENT_H_

@@ -1,0 +1,53 @@
+// Checks of arguments and their messages. Each returns XENT_OK or has filled the caller's error.
+#ifndef XENT_SRC_API_VALIDATE_H_
+#define XENT_SRC_API_VALIDATE_H_
+
+#include <cstdint>
+
+#include "kernels/row.h"
+#include "xent/xent.h"
+
+namespace xent::internal {
+
+// Fills *error (may be null) and returns status. The message is printf-formatted.
+#if defined(__GNUC__)
+__attribute__((format(printf, 5, 6)))
+#endif
+xent_status
+Fail(xent_error *error, xent_status status, int64_t row, int64_t value, const char *format, ...);
+
+// struct_size of a caller's struct whose first `known` bytes this library understands.
+xent_status CheckStruct(const void *object, size_t struct_size, size_t known, const char *name, xent_error *error);
+xent_status CheckError(xent_error *error);
+
+// Options and execution as given, or the defaults for null.
+xent_status CheckOptions(const xent_options *given, int64_t cols, xent_options *options, xent_error *error);
+xent_status CheckExec(const xent_exec *given, xent_exec *exec, xent_error *error);
+
+struct Matrix {
+  const char *name, *stride_name;
+  const void *data;
+  int64_t stride;  // 0 means cols; CheckMatrix replaces it
+};
+xent_status CheckShape(int64_t rows, int64_t cols, int32_t dtype, xent_error *error);
+xent_status CheckMatrix(int64_t rows, int64_t cols, int32_t dtype, Matrix *matrix, xent_error *error);
+// Null or misaligned. `count` elements of `size` bytes; null is fine for none.
+xent_status CheckArray(const void *data, int64_t count, size_t size, const char *name, xent_error *error);
+xent_status CheckTargets(const void *targets, int32_t type, int64_t rows, xent_error *error);
+// An output in the place of an input needs its stride.
+xent_status CheckSameStride(const Matrix &in, const Matrix &out, int64_t rows, xent_error *error);
+xent_status FailIncomplete(xent_error *error);
+
+inline Dtype KernelDtype(int32_t dtype) { return static_cast<Dtype>(dtype - XENT_F32); }
+inline size_t ElementSize(int32_t dtype) { return dtype == XENT_F64 ? 8 : dtype == XENT_F32 ? 4 : 2; }
+
+}  // namespace xent::internal
+
+// Returns from the calling function when a check fails.
+#define XENT_RETURN_IF_ERROR(expression)                    \
+  do {                                                      \
+    const xent_status xent_status_ = (expression);          \
+    if (xent_status_ != XENT_OK) return xent_status_;       \
+  } while (false)
+
+#endif  // XENT_SRC_API_VALIDATE_H_

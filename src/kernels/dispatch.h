@@ -1,0 +1,34 @@
+// The kernels of the SIMD target in use. Our own table and our own cap: Highway's choice is state of the whole process.
+#ifndef XENT_SRC_KERNELS_DISPATCH_H_
+#define XENT_SRC_KERNELS_DISPATCH_H_
+
+#include <cstdint>
+
+#include "kernels/row.h"
+#include "math/array.h"
+
+namespace xent::internal {
+
+struct Kernels {
+  const char *name;  // Highway's
+  const ArrayKernels *array;
+  const ExpSumKernels *sum;
+  const RowWriteKernels *write;
+};
+
+// The best that the processor has, capped by XENT_MAX_TARGET as the process's first call found it.
+const Kernels &ActiveKernels();
+
+// i-th target, best first: of this build, and of those the ones that this processor runs. Null past the last.
+const char *CompiledTarget(int32_t i);
+const char *AvailableTarget(int32_t i);
+// XENT_MAX_TARGET where it names no target, else null.
+const char *UnknownMaxTarget();
+const char *HighwayVersion();
+
+// For tests: makes every later call run on that target; null: the default again. False, and nothing changes, when this
+// build or processor lacks it.
+bool ForceTarget(const char *name);
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_KERNELS_DISPATCH_H_

@@ -1,0 +1,348 @@
+// Sum of a chunk's exponentials in one sweep, without its maximum: any reference exponent near the chunk's gives the same
+// bits, so a guess is carried along and a block is redone, with its own maximum, only when a lane leaves the accepted
+// range. Error: exp's (exp-inl.h) plus at most three roundings of a tree of eight; the lanes are double (float64: with
+// their rounding errors carried along). See docs/numerics.md.
+#if defined(XENT_SRC_KERNELS_EXP_SUM_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef XENT_SRC_KERNELS_EXP_SUM_INL_H_
+#undef XENT_SRC_KERNELS_EXP_SUM_INL_H_
+#else
+#define XENT_SRC_KERNELS_EXP_SUM_INL_H_
+#endif
+
+#include <cstring>
+
+#include "hwy/highway.h"
+#include "kernels/lanes-inl.h"
+#include "kernels/load-inl.h"
+#include "kernels/restore.h"
+#include "kernels/row.h"
+#include "math/exp-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace xent::internal {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// One step: exponentials of kStep logits, kept in `out` where wanted, their tree sums added to the lanes.
+template <bool kShift, bool kKeep, class T, class Z>
+HWY_INLINE void SumStep(const ExpRange<T> &range, T origin, const Z *z, T *out, WideLanes<T> &sum) {
+  const hn::CappedTag<T, kLanes> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t part = 0; part < kLanes; part += lanes) {
+    auto e0 = LoadAs(d, z + part + 0 * kLanes);
+    auto e1 = LoadAs(d, z + part + 1 * kLanes);
+    auto e2 = LoadAs(d, z + part + 2 * kLanes);
+    auto e3 = LoadAs(d, z + part + 3 * kLanes);
+    auto e4 = LoadAs(d, z + part + 4 * kLanes);
+    auto e5 = LoadAs(d, z + part + 5 * kLanes);
+    auto e6 = LoadAs(d, z + part + 6 * kLanes);
+    auto e7 = LoadAs(d, z + part + 7 * kLanes);
+    if constexpr (kShift) {
+      const auto c = hn::Set(d, origin);
+      e0 = hn::Sub(e0, c);
+      e1 = hn::Sub(e1, c);
+      e2 = hn::Sub(e2, c);
+      e3 = hn::Sub(e3, c);
+      e4 = hn::Sub(e4, c);
+      e5 = hn::Sub(e5, c);
+      e6 = hn::Sub(e6, c);
+      e7 = hn::Sub(e7, c);
+    }
+    ExpFour(d, range, e0, e1, e2, e3);
+    const auto lower = hn::Add(hn::Add(e0, e1), hn::Add(e2, e3));
+    if constexpr (kKeep) {
+      hn::StoreU(e0, d, out + part + 0 * kLanes);
+      hn::StoreU(e1, d, out + part + 1 * kLanes);
+      hn::StoreU(e2, d, out + part + 2 * kLanes);
+      hn::StoreU(e3, d, out + part + 3 * kLanes);
+    }
+    ExpFour(d, range, e4, e5, e6, e7);
+    const auto upper = hn::Add(hn::Add(e4, e5), hn::Add(e6, e7));
+    if constexpr (kKeep) {
+      hn::StoreU(e4, d, out + part + 4 * kLanes);
+      hn::StoreU(e5, d, out + part + 5 * kLanes);
+      hn::StoreU(e6, d, out + part + 6 * kLanes);
+      hn::StoreU(e7, d, out + part + 7 * kLanes);
+    }
+    AddToLanes(d, hn::Add(lower, upper), part, sum);
+  }
+}
+
+// Bytes ahead of the reads at which memory is asked for, into the second-level cache.
+inline constexpr int64_t kPrefetchBytes = 16 * 1024;
+
+template <bool kShift, bool kKeep, class In>
+struct SumBlockStep {
+  using T = Arithmetic<In>;
+  ExpRange<T> range;
+  T origin;
+  T *out;
+  WideLanes<T> *sum;
+
+  template <class Z>
+  HWY_INLINE void operator()(const Z *z, int64_t col, int64_t count) {
+    // An integer address: it may lie outside of any object, which a prefetch does not mind.
+    const uintptr_t ahead = reinterpret_cast<uintptr_t>(z) + kPrefetchBytes;
+    for (size_t byte = 0; byte < kStep * sizeof(Z); byte += 64) {
+      __builtin_prefetch(reinterpret_cast<const void *>(ahead + byte), 0, 2);
+    }
+    if constexpr (kKeep) {
+      // A copied step is stored through a buffer: only `count` columns exist, and the target's is not kept apart.
+      if (count < kStep) {
+        HWY_ALIGN T kept[kStep];
+        SumStep<kShift, true>(range, origin, z, kept, *sum);
+        std::memcpy(out + col, kept, static_cast<size_t>(count) * sizeof(T));
+        return;
+      }
+    }
+    SumStep<kShift, kKeep>(range, origin, z, out + col, *sum);
+  }
+};
+
+template <bool kShift, bool kKeep, class In, class T = Arithmetic<In>>
+HWY_NOINLINE void SumBlockAs(const In *logits, int64_t cols, int64_t target, double reference, T origin, T *out,
+                             WideLanes<T> &sum) {
+  SumBlockStep<kShift, kKeep, In> step{ExpRange<T>(reference), origin, out, &sum};
+  ForEachStep(logits, cols, target, -std::numeric_limits<T>::infinity(), step);
+}
+
+template <class In, class T = Arithmetic<In>>
+HWY_INLINE void SumBlock(const In *logits, int64_t cols, int64_t target, double reference, bool shift, T origin, T *out,
+                         WideLanes<T> &sum) {
+  const auto sum_block = out == nullptr ? (shift ? SumBlockAs<true, false, In> : SumBlockAs<false, false, In>)
+                                        : (shift ? SumBlockAs<true, true, In> : SumBlockAs<false, true, In>);
+  sum_block(logits, cols, target, reference, origin, out, sum);
+}
+
+// Sums (pivot - z) kSpreadScale: for float32 the differences are exact in double, for float64 what they lose is kept.
+template <class In>
+struct SpreadStep {
+  using T = Arithmetic<In>;
+  double pivot;
+  WideLanes<T> *sum;
+
+  template <class Z>
+  HWY_INLINE void operator()(const Z *z, int64_t /*col*/, int64_t /*count*/) {
+    const hn::CappedTag<T, kLanes> d;
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+    for (int64_t part = 0; part < kLanes; part += lanes) {
+      for (int64_t group = 0; group < kStep; group += kLanes) Accumulate(d, LoadAs(d, z + group + part), part);
+    }
+  }
+
+  template <class D>
+  HWY_INLINE void Accumulate(D d, hn::VFromD<D> z, int64_t part) {
+    if constexpr (sizeof(T) == 4) {
+      const hn::RepartitionToWide<D> dd;
+      const auto p = hn::Set(dd, pivot);
+      double *lower = sum->lanes + part;
+      double *upper = lower + hn::Lanes(dd);
+      hn::Store(hn::Add(hn::Load(dd, lower), hn::Sub(p, hn::PromoteLowerTo(dd, z))), dd, lower);
+      hn::Store(hn::Add(hn::Load(dd, upper), hn::Sub(p, hn::PromoteUpperTo(dd, z))), dd, upper);
+    } else {
+      const auto scale = hn::Set(d, Format<T>::kSpreadScale);
+      const auto p = hn::Mul(hn::Set(d, pivot), scale);
+      const auto y = hn::Mul(z, scale);
+      const auto s = hn::Sub(p, y);
+      const auto bb = hn::Sub(s, p);
+      const auto error = hn::Sub(hn::Sub(p, hn::Sub(s, bb)), hn::Add(y, bb));
+      AddToLanes(d, s, part, *sum);
+      double *low = sum->lanes + kLanes + part;
+      hn::Store(hn::Add(hn::Load(d, low), error), d, low);
+    }
+  }
+};
+
+template <class In>
+struct MaximumStep {
+  using T = Arithmetic<In>;
+  HWY_ALIGN T max[kLanes];
+  HWY_ALIGN T nan[kLanes];  // not 0 where a NaN was seen
+
+  template <class Z>
+  HWY_INLINE void operator()(const Z *z, int64_t /*col*/, int64_t /*count*/) {
+    const hn::CappedTag<T, kLanes> d;
+    const auto zero = hn::Zero(d);
+    const auto one = hn::Set(d, T{1});
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+    for (int64_t part = 0; part < kLanes; part += lanes) {
+      auto m = hn::Load(d, max + part);
+      auto bad = hn::Load(d, nan + part);
+      for (int64_t group = 0; group < kStep; group += kLanes) {
+        const auto v = LoadAs(d, z + group + part);
+        m = hn::IfThenElse(hn::Gt(v, m), v, m);
+        bad = hn::Or(bad, hn::IfThenElse(hn::IsNaN(v), one, zero));
+      }
+      hn::Store(m, d, max + part);
+      hn::Store(bad, d, nan + part);
+    }
+  }
+};
+
+template <class In>
+HWY_NOINLINE Extreme Maximum(const In *logits, int64_t cols, int64_t target) {
+  using T = Arithmetic<In>;
+  const T lowest = -std::numeric_limits<T>::infinity();
+  MaximumStep<In> step;
+  for (int64_t i = 0; i < kLanes; ++i) {
+    step.max[i] = lowest;
+    step.nan[i] = 0;
+  }
+  ForEachStep(logits, cols, target, lowest, step);
+  Extreme result{lowest, false};
+  for (int64_t i = 0; i < kLanes; ++i) {
+    if (step.max[i] > result.max) result.max = step.max[i];
+    if (step.nan[i] != 0) result.nan = true;
+  }
+  return result;
+}
+
+template <class T>
+HWY_INLINE bool InRange(const WideLanes<T> &sum) {
+  const hn::CappedTag<double, kLanes> d;
+  const auto limit = hn::Set(d, Format<T>::kSumLimit);
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  auto in_range = hn::Le(hn::Load(d, sum.lanes), limit);  // NaN is not
+  for (int64_t i = lanes; i < kLanes; i += lanes) {
+    in_range = hn::And(in_range, hn::Le(hn::Load(d, sum.lanes + i), limit));
+  }
+  return hn::AllTrue(d, in_range);
+}
+
+// Binades that a logit at a block's ends may lie above the reference before the reference is raised to it.
+inline constexpr double kPeekBinades = 20.0;
+
+// Maximum of the first and the last group of a block; NaN is passed over, the sum will show it.
+template <class In>
+HWY_INLINE double Peek(const In *logits, int64_t cols) {
+  using T = Arithmetic<In>;
+  const Tag<In> d;
+  auto max = hn::Set(d, -std::numeric_limits<T>::infinity());
+  if (cols < kLanes) return hn::GetLane(max);
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t part = 0; part < kLanes; part += lanes) {
+    const auto first = LoadAs(d, logits + part);
+    const auto last = LoadAs(d, logits + cols - kLanes + part);
+    max = hn::IfThenElse(hn::Gt(first, max), first, max);
+    max = hn::IfThenElse(hn::Gt(last, max), last, max);
+  }
+  return hn::ReduceMax(d, max);
+}
+
+template <class In>
+void ExpSum(const ExpSumTask &task, ChunkSum *out) {
+  using T = Arithmetic<In>;
+  using F = Format<T>;
+  const In *const logits = static_cast<const In *>(task.logits);
+  T *const kept = static_cast<T *>(task.exponentials);
+  const int64_t cols = task.cols;
+  const int64_t target = task.target;
+  const bool in_place = task.exponentials == task.logits;
+
+  ChunkSum result{0.0, {}, {}, task.pivot, Reference::kExponent, Special::kNone};
+  const auto find_special = [&](Extreme seen) {
+    result.special = seen.nan ? Special::kNan : Special::kInfinity;
+    *out = result;
+  };
+
+  double reference = task.first_reference;
+  T origin = 0;
+  if (!(reference == reference)) {
+    Extreme seen = Maximum(logits, HWY_MIN(cols, kStep), target);
+    if (seen.nan || !(seen.max >= -F::kLimit && seen.max <= F::kLimit)) seen = Maximum(logits, cols, target);
+    if (seen.nan || seen.max == std::numeric_limits<double>::infinity()) return find_special(seen);
+    if (seen.max == -std::numeric_limits<double>::infinity()) {
+      // Nothing but masked columns.
+      if (kept != nullptr) std::memset(kept, 0, static_cast<size_t>(cols) * sizeof(T));
+      const bool only_target = cols == 1 && target == 0;
+      if (!only_target) result.spread.hi = std::numeric_limits<double>::infinity();
+      result.pivot = 0.0;
+      *out = result;
+      return;
+    }
+    result.pivot = seen.max;
+    if (seen.max >= -F::kLimit && seen.max <= F::kLimit) {
+      reference = RoundedLog2(seen.max);
+    } else {
+      result.kind = Reference::kLogit;
+      origin = static_cast<T>(seen.max);
+      reference = 0.0;
+    }
+  }
+
+  WideLanes<T> sum, before, spread;
+  Wide earlier_spread;
+  HWY_ALIGN T copy[kBlock];  // in place only: the block's logits, should it be redone
+  constexpr int64_t kBlockCols = kBlock * sizeof(float) / sizeof(T);
+  const auto raise = [&](int64_t col, double new_reference) {
+    const int64_t by = static_cast<int64_t>(new_reference - reference);
+    sum.Scale(-by);
+    if (kept != nullptr) ScaleDown(kept, col, by);
+    reference = new_reference;
+  };
+
+  for (int64_t col = 0; col < cols;) {
+    const int64_t count = HWY_MIN(kBlockCols, cols - col);
+    T *const block_out = kept == nullptr ? nullptr : kept + col;
+    if (in_place) std::memcpy(copy, logits + col, static_cast<size_t>(count) * sizeof(T));
+
+    if (result.kind == Reference::kExponent) {
+      // A look at the block's ends: ascending logits then redo nothing.
+      const double peek = Peek(logits + col, count);
+      if (peek <= F::kLimit && peek * kLog2E_F64_Hi > reference + kPeekBinades) raise(col, RoundedLog2(peek));
+    }
+    before = sum;
+    SumBlock(logits + col, count, target - col, reference, result.kind == Reference::kLogit, origin, block_out, sum);
+    if (HWY_UNLIKELY(!InRange(sum))) {
+      if (in_place) std::memcpy(kept + col, copy, static_cast<size_t>(count) * sizeof(T));
+      sum = before;
+      Extreme seen = Maximum(logits + col, count, target - col);
+      if (seen.nan || seen.max == std::numeric_limits<double>::infinity()) {
+        if (!seen.nan) seen = Maximum(logits + col, cols - col, target - col);
+        return find_special(seen);
+      }
+      if (seen.max <= F::kLimit) {
+        raise(col, RoundedLog2(seen.max));
+        SumBlock(logits + col, count, target - col, reference, false, origin, block_out, sum);
+      } else {
+        // The chunk's maximum lies beyond the limit: the whole chunk is summed relative to it. In place the earlier
+        // logits are recovered from their exponentials, exactly where they can still matter.
+        seen = Maximum(logits + col, cols - col, target - col);
+        if (seen.nan || seen.max == std::numeric_limits<double>::infinity()) return find_special(seen);
+        if (in_place) RestoreLogits(kept, col, reference);
+        origin = static_cast<T>(seen.max);
+        reference = 0.0;
+        result.kind = Reference::kLogit;
+        if (task.spread) {
+          const double columns = static_cast<double>(col - (target >= 0 && target < col));
+          const Wide moved = Multiply(Subtract({seen.max * F::kSpreadScale, 0.0}, {result.pivot * F::kSpreadScale, 0.0}),
+                                      {columns, 0.0});
+          earlier_spread = Add(spread.Total(), moved);
+          spread = {};
+        }
+        result.pivot = seen.max;
+        sum = {};
+        if (col > 0) SumBlock(logits, col, target, reference, true, origin, kept, sum);
+        continue;
+      }
+    }
+    if (task.spread) {
+      SpreadStep<In> step{result.pivot, &spread};
+      const In *source = logits + col;
+      if constexpr (sizeof(In) == sizeof(T)) {
+        if (in_place) source = reinterpret_cast<const In *>(copy);
+      }
+      ForEachStep(source, count, target - col, static_cast<T>(result.pivot), step);
+    }
+    col += count;
+  }
+  result.reference = result.kind == Reference::kLogit ? static_cast<double>(origin) : reference;
+  result.sum = sum.Total();
+  if (task.spread) result.spread = Add(earlier_spread, spread.Total());
+  *out = result;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace xent::internal
+HWY_AFTER_NAMESPACE();
+#endif  // include guard

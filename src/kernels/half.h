@@ -1,0 +1,62 @@
+// Scalar conversions of the storage types, bit by bit: exact towards float, to nearest even from it.
+#ifndef XENT_SRC_KERNELS_HALF_H_
+#define XENT_SRC_KERNELS_HALF_H_
+
+#include <bit>
+#include <cstdint>
+
+#include "kernels/row.h"
+
+namespace xent::internal {
+
+inline float Widen(float x) { return x; }
+inline double Widen(double x) { return x; }
+inline float Widen(Bf16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+inline float Widen(F16 x) {
+  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000) << 16;
+  const uint32_t magnitude = x.bits & 0x7fff;
+  uint32_t bits;
+  if (magnitude >= 0x7c00) {
+    bits = (magnitude << 13) + (224u << 23);
+  } else if (magnitude >= 0x0400) {
+    bits = (magnitude << 13) + (112u << 23);
+  } else {  // subnormal: an integer times 2^-24
+    bits = std::bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
+  }
+  return std::bit_cast<float>(bits | sign);
+}
+
+template <class Out, class T>
+Out Narrow(T x);
+template <>
+inline float Narrow<float>(float x) {
+  return x;
+}
+template <>
+inline double Narrow<double>(double x) {
+  return x;
+}
+template <>
+inline Bf16 Narrow<Bf16>(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  if ((bits & 0x7fffffff) > 0x7f800000) return {0x7fc0};
+  return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+}
+template <>
+inline F16 Narrow<F16>(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
+  const uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return {0x7e00};
+  uint32_t half;
+  if (magnitude < 0x38800000) {  // below 2^-14: adding 1/2, whose ULP is 2^-24, rounds to subnormals
+    half = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000;
+  } else {
+    half = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+    if (half > 0x7c00) half = 0x7c00;
+  }
+  return {static_cast<uint16_t>(half | sign)};
+}
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_KERNELS_HALF_H_

@@ -1,0 +1,92 @@
+// Double accumulators of the fixed virtual lanes, and scaling of stored exponentials by powers of two.
+#if defined(XENT_SRC_KERNELS_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef XENT_SRC_KERNELS_LANES_INL_H_
+#undef XENT_SRC_KERNELS_LANES_INL_H_
+#else
+#define XENT_SRC_KERNELS_LANES_INL_H_
+#endif
+
+#include <cstring>
+
+#include "hwy/highway.h"
+#include "kernels/row.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace xent::internal {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// kLanes running sums: double, and for float64 a second row for what rounding lost.
+template <class T>
+struct WideLanes {
+  static constexpr int kRows = sizeof(T) == 8 ? 2 : 1;
+  HWY_ALIGN double lanes[kRows * kLanes] = {};
+
+  // Sum in a fixed order; infinities and NaN as plain addition gives them.
+  Wide Total() const {
+    if constexpr (kRows == 2) {
+      Wide total;
+      double plain = 0.0;
+      for (int64_t i = 0; i < kLanes; ++i) plain += lanes[i];
+      if (!(plain - plain == 0.0)) return {plain, 0.0};
+      for (int64_t i = 0; i < kLanes; ++i) total = Add(total, FastTwoSum(lanes[i], lanes[kLanes + i]));
+      return total;
+    } else {
+      double sum[kLanes];
+      std::memcpy(sum, lanes, sizeof(sum));
+      for (int64_t width = kLanes / 2; width > 0; width /= 2) {
+        for (int64_t i = 0; i < width; ++i) sum[i] += sum[i + width];
+      }
+      return {sum[0], 0.0};
+    }
+  }
+
+  void Scale(int64_t exponent) {
+    for (double &lane : lanes) lane = internal::Scale(lane, exponent);
+  }
+};
+
+// Adds a vector to lanes [first, first + Lanes(d)).
+template <class D>
+HWY_INLINE void AddToLanes(D /*d*/, hn::VFromD<D> v, int64_t first, WideLanes<float> &sum) {
+  const hn::RepartitionToWide<D> dd;
+  double *lower = sum.lanes + first;
+  double *upper = lower + hn::Lanes(dd);
+  hn::Store(hn::Add(hn::Load(dd, lower), hn::PromoteLowerTo(dd, v)), dd, lower);
+  hn::Store(hn::Add(hn::Load(dd, upper), hn::PromoteUpperTo(dd, v)), dd, upper);
+}
+template <class D>
+HWY_INLINE void AddToLanes(D d, hn::VFromD<D> v, int64_t first, WideLanes<double> &sum) {
+  double *high = sum.lanes + first;
+  double *low = high + kLanes;
+  const auto a = hn::Load(d, high);
+  const auto s = hn::Add(a, v);
+  const auto bb = hn::Sub(s, a);
+  const auto error = hn::Add(hn::Sub(a, hn::Sub(s, bb)), hn::Sub(v, bb));
+  hn::Store(s, d, high);
+  hn::Store(hn::Add(hn::Load(d, low), error), d, low);
+}
+
+// values = values 2^-exponent, exponent > 0; what falls below the normal range becomes 0.
+template <class T>
+void ScaleDown(T *values, int64_t cols, int64_t exponent) {
+  const hn::CappedTag<T, kLanes> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  constexpr int64_t kLargest = -2 * Format<T>::kMinExponent;
+  if (exponent > kLargest) {
+    std::memset(values, 0, static_cast<size_t>(cols) * sizeof(T));
+    return;
+  }
+  const T first = static_cast<T>(PowerOfTwo(-exponent / 2));
+  const T second = static_cast<T>(PowerOfTwo(-(exponent - exponent / 2)));
+  int64_t i = 0;
+  for (; i + lanes <= cols; i += lanes) {
+    hn::StoreU(hn::Mul(hn::Mul(hn::LoadU(d, values + i), hn::Set(d, first)), hn::Set(d, second)), d, values + i);
+  }
+  for (; i < cols; ++i) values[i] = values[i] * first * second;  // exact: the same in any width
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace xent::internal
+HWY_AFTER_NAMESPACE();
+#endif  // include guard

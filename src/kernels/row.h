@@ -1,0 +1,131 @@
+// What the row kernels of every SIMD target have in common: constants that define the bits, the work they are given
+// and the records they return. No SIMD type appears here.
+//
+// A row is cut into chunks (ChunkCols), a chunk into blocks of kBlock logits, a block into steps of kStep: 8 groups of
+// kLanes logits, lane by lane the same operations on every target. See docs/numerics.md.
+#ifndef XENT_SRC_KERNELS_ROW_H_
+#define XENT_SRC_KERNELS_ROW_H_
+
+#include <cstdint>
+
+#include "math/format.h"
+#include "math/wide.h"
+
+namespace xent::internal {
+
+enum Dtype : int { kF32 = 0, kF64 = 1, kBf16 = 2, kF16 = 3, kDtypes = 4 };
+
+// Storage of half-precision numbers; arithmetic on them is float32.
+struct Bf16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
+
+template <class In>
+struct ArithmeticOf {
+  using type = float;
+};
+template <>
+struct ArithmeticOf<double> {
+  using type = double;
+};
+template <class In>
+using Arithmetic = typename ArithmeticOf<In>::type;
+
+inline constexpr int64_t kLanes = 16;
+inline constexpr int64_t kStep = 8 * kLanes;
+inline constexpr int64_t kBlock = 1024;
+inline constexpr int kMaxChunks = 16;
+
+inline constexpr int64_t ChunkCols(int64_t cols) {
+  if (cols <= 0) return 0;
+  const int64_t sixteenth = cols / kMaxChunks + (cols % kMaxChunks != 0);
+  return ((sixteenth - 1) / kBlock + 1) * kBlock;
+}
+
+enum class Reference : int32_t {
+  kExponent,  // values count e^z 2^(kBias - reference), reference an integer
+  kLogit,     // values count e^(z - reference) 2^kBias, reference the chunk's maximum
+};
+enum class Special : int32_t { kNone, kInfinity, kNan };
+
+// Sum of a chunk's exponentials without the target's column.
+struct alignas(64) ChunkSum {
+  double reference;
+  Wide sum;
+  Wide spread;  // sum over the same columns of (pivot - z) kSpreadScale
+  double pivot;
+  Reference kind;
+  Special special;  // kNan or kInfinity: the rest is unspecified
+};
+static_assert(sizeof(ChunkSum) == 64);
+
+// round(z log2 e): the reference exponent that a logit of at most kLimit gives.
+inline double RoundedLog2(double z) { return (z * kLog2E_F64_Hi + 0x1.8p52) - 0x1.8p52; }
+
+struct ExpSumTask {
+  const void *logits;      // the chunk's first
+  int64_t cols;            // of the chunk
+  int64_t target;          // relative to the chunk; outside [0, cols): not here
+  double first_reference;  // an integer, or NaN: take it from the chunk
+  double pivot;            // used with first_reference
+  void *exponentials;      // where to keep e^z, in the arithmetic type; may be logits; null: nowhere
+  bool spread;
+};
+
+// exponentials -> gradient, in place: x = x scale - shift, magnitudes <= threshold become 0.
+struct ScaleTask {
+  void *values;
+  int64_t cols;
+  int prescale;  // multiply by 2^-prescale first, 0 <= prescale <= 252
+  double scale, shift, threshold;
+};
+
+// logits -> gradient, the exponentials computed again with the given reference.
+struct GradientTask {
+  const void *logits;
+  void *gradient;  // may be logits
+  int64_t cols;
+  Reference kind;
+  double reference;  // integer that exponents count from, for either kind
+  double origin;     // kLogit: the chunk's maximum
+  double scale, shift, threshold;
+};
+
+struct Extreme {
+  double max;
+  bool nan;
+};
+
+// Row functions that map y and an upstream gradient back.
+struct BackwardTask {
+  const void *upstream, *output;
+  void *gradient;  // may be either
+  int64_t cols;
+  double sum;  // of what the dot kernel gave
+};
+
+struct ExpSumKernels {
+  void (*exp_sum[kDtypes])(const ExpSumTask &, ChunkSum *);
+  // Maximum of columns other than `target`, and whether one of them is NaN.
+  Extreme (*maximum[kDtypes])(const void *logits, int64_t cols, int64_t target);
+};
+
+struct RowWriteKernels {
+  void (*scale[2])(const ScaleTask &);
+  void (*gradient[kDtypes])(const GradientTask &);
+  // out = -((max - z) + delta): log-softmax, delta = log1p of the others' sum relative to the maximum.
+  void (*log_softmax[kDtypes])(const void *logits, void *out, int64_t cols, double max, double delta);
+  Wide (*dot[kDtypes])(const void *a, const void *b, int64_t cols);  // b null: sum of a
+  void (*softmax_backward[kDtypes])(const BackwardTask &);
+  void (*log_softmax_backward[kDtypes])(const BackwardTask &);
+};
+
+// The kernels of a target, one of Highway's bits; null when this build lacks it.
+const ExpSumKernels *ExpSumKernelsOf(int64_t target);
+const RowWriteKernels *RowWriteKernelsOf(int64_t target);
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_KERNELS_ROW_H_

@@ -1,0 +1,38 @@
+// Compiles row_write-inl.h for every target.
+#include "math/target_list.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/row_write.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+
+#include "hwy/highway.h"
+#include "kernels/row.h"
+#include "kernels/row_write-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace xent::internal {
+namespace HWY_NAMESPACE {
+
+const RowWriteKernels *RowWriteTable() {
+  static constexpr RowWriteKernels kTable = {
+      {Scale<float>, Scale<double>},
+      {Gradient<float>, Gradient<double>, Gradient<Bf16>, Gradient<F16>},
+      {LogSoftmax<float>, LogSoftmax<double>, LogSoftmax<Bf16>, LogSoftmax<F16>},
+      {Dot<float>, Dot<double>, Dot<Bf16>, Dot<F16>},
+      {Backward<float, false>, Backward<double, false>, Backward<Bf16, false>, Backward<F16, false>},
+      {Backward<float, true>, Backward<double, true>, Backward<Bf16, true>, Backward<F16, true>},
+  };
+  return &kTable;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace xent::internal
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace xent::internal {
+const RowWriteKernels *RowWriteKernelsOf(int64_t target) {
+  XENT_TABLE_OF_TARGET(RowWriteKernels, RowWriteTable, target)
+}
+}  // namespace xent::internal
+#endif

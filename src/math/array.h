@@ -1,0 +1,22 @@
+// Array functions of every target, for normal floating-point mode (no flushing).
+#ifndef XENT_SRC_MATH_ARRAY_H_
+#define XENT_SRC_MATH_ARRAY_H_
+
+#include <cstdint>
+
+namespace xent::internal {
+
+struct ArrayKernels {
+  void (*exp_f32)(const float *x, float *y, int64_t n);
+  void (*exp_f64)(const double *x, double *y, int64_t n);
+  void (*log_f32)(const float *x, float *y, int64_t n);
+  void (*log_f64)(const double *x, double *y, int64_t n);
+  void (*log1p_f32)(const float *x, float *y, int64_t n);
+  void (*log1p_f64)(const double *x, double *y, int64_t n);
+};
+
+// Null when this build lacks the target (one of Highway's bits).
+const ArrayKernels *ArrayKernelsOf(int64_t target);
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_MATH_ARRAY_H_

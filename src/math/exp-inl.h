@@ -1,0 +1,235 @@
+// e^z on Highway vectors, as 2^(z log2 e - reference) with an integer reference, carrying the bias of its format.
+//
+// z itself is reduced, n = round(z log2 e) and f = z log2 e - n by two fused multiply-adds, so that the result depends on
+// the reference by an exact power of two only. Largest error for |z| up to Format::kLimit: float32 0.95 ULP (degree 6),
+// float64 0.95 ULP (degree 11), held by tests/math and, through softmax, by tests/kernels. Results below the smallest
+// normal number are 0 (the caller has set flush-to-zero), so that scaling by an instruction (AVX-512), by an exponent's
+// bits, and Arm's rules agree. NaN and what lies too far above the reference give a result beyond Format::kSumLimit or
+// NaN, never a plausible number; -inf gives 0.
+//
+// Targets without fused multiply-add form z log2 e exactly, float32 in double, float64 by Dekker's split: the same bound,
+// not the same bits.
+#if defined(XENT_SRC_MATH_EXP_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef XENT_SRC_MATH_EXP_INL_H_
+#undef XENT_SRC_MATH_EXP_INL_H_
+#else
+#define XENT_SRC_MATH_EXP_INL_H_
+#endif
+
+#include "hwy/highway.h"
+#include "math/coefficients.h"
+#include "math/format.h"
+
+// AVX-512 scales by its own instruction; Highway has no wrapper for it.
+#undef XENT_SCALEF
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+#define XENT_SCALEF 1
+#else
+#define XENT_SCALEF 0
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace xent::internal {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <class T>
+struct ExpFormat;
+template <>
+struct ExpFormat<float> {
+  static constexpr int kMantissaBits = 23;
+  static constexpr double kRound = 0x1.8p23;  // adding it rounds to an integer
+  static constexpr int kExponentBias = 127;
+  static constexpr int kDegree = 6;
+  static constexpr const float *kPolynomial = kExp2F32;
+  static constexpr float kLog2EHi = kLog2E_F32_Hi, kLog2ELo = kLog2E_F32_Lo;
+};
+template <>
+struct ExpFormat<double> {
+  static constexpr int kMantissaBits = 52;
+  static constexpr double kRound = 0x1.8p52;
+  static constexpr int kExponentBias = 1023;
+  static constexpr int kDegree = 11;
+  static constexpr const double *kPolynomial = kExp2F64;
+  static constexpr double kLog2EHi = kLog2E_F64_Hi, kLog2ELo = kLog2E_F64_Lo;
+};
+
+// What an exponential needs to know of its reference. Without an instruction that scales, the exponent field of the
+// factor is taken from the low bits of z log2 e + origin: 0 makes the result exactly 0, all ones infinite, and clamping z
+// to [lo, hi] keeps the field between the two.
+template <class T>
+struct ExpRange {
+  using F = ExpFormat<T>;
+  static constexpr bool kScalef = XENT_SCALEF && sizeof(T) == 4;
+
+  explicit ExpRange(double reference) {
+    const double zero_field = reference - Format<T>::kBias - F::kExponentBias;
+    lo = kScalef ? static_cast<T>(-0x1p21) : static_cast<T>(zero_field * kLn2_F64_Hi);
+    hi = static_cast<T>((zero_field + 2.0 * F::kExponentBias + 1.0) * kLn2_F64_Hi);
+    origin = static_cast<T>(F::kRound - (kScalef ? reference - Format<T>::kBias : zero_field));
+  }
+
+  T lo, hi, origin;
+};
+
+// Both clamps let NaN through to a result that no later test can take for a sum: on x86 min and max return their second
+// operand where one is NaN, elsewhere comparisons are used.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ClampArgument(D d, const ExpRange<hn::TFromD<D>> &range, V z) {
+  const V lo = hn::Set(d, range.lo);
+  if constexpr (ExpRange<hn::TFromD<D>>::kScalef) {
+    return hn::Max(lo, z);
+  } else {
+    const V hi = hn::Set(d, range.hi);
+#if HWY_ARCH_X86
+    return hn::Max(hn::Min(z, hi), lo);
+#else
+    z = hn::IfThenElse(hn::Lt(z, hi), z, hi);
+    return hn::IfThenElse(hn::Gt(z, lo), z, lo);
+#endif
+  }
+}
+
+// p times 2^(m's integer).
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ScaleByExponent(D d, V p, V m) {
+  using T = hn::TFromD<D>;
+#if XENT_SCALEF
+  if constexpr (sizeof(T) == 4) {
+    return V{_mm512_scalef_ps(p.raw, hn::Sub(m, hn::Set(d, static_cast<T>(ExpFormat<T>::kRound))).raw)};
+  }
+#endif
+  const hn::RebindToUnsigned<D> du;
+  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<ExpFormat<T>::kMantissaBits>(hn::BitCast(du, m))));
+}
+
+#if HWY_NATIVE_FMA
+
+// 2^f of the reduction of a clamped z; *m is its integer plus `origin`.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ReducedExp(D d, hn::TFromD<D> origin, V z, V *m) {
+  using F = ExpFormat<hn::TFromD<D>>;
+  const V log2e_hi = hn::Set(d, F::kLog2EHi);
+  *m = hn::MulAdd(z, log2e_hi, hn::Set(d, origin));
+  V f = hn::MulSub(z, log2e_hi, hn::Sub(*m, hn::Set(d, origin)));
+  f = hn::MulAdd(z, hn::Set(d, F::kLog2ELo), f);
+  V p = hn::Set(d, F::kPolynomial[F::kDegree]);
+  HWY_UNROLL(16)
+  for (int i = F::kDegree - 1; i >= 0; --i) p = hn::MulAdd(p, f, hn::Set(d, F::kPolynomial[i]));
+  return p;
+}
+
+// Four vectors of the same in lockstep: one chain of dependent operations after the other would starve the scheduler.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void ExpFour(D d, const ExpRange<hn::TFromD<D>> &range, V &z0, V &z1, V &z2, V &z3) {
+  using T = hn::TFromD<D>;
+  using F = ExpFormat<T>;
+  const V log2e_hi = hn::Set(d, F::kLog2EHi);
+  const V log2e_lo = hn::Set(d, F::kLog2ELo);
+  const V origin = hn::Set(d, range.origin);
+  z0 = ClampArgument(d, range, z0);
+  z1 = ClampArgument(d, range, z1);
+  z2 = ClampArgument(d, range, z2);
+  z3 = ClampArgument(d, range, z3);
+  const V m0 = hn::MulAdd(z0, log2e_hi, origin);
+  const V m1 = hn::MulAdd(z1, log2e_hi, origin);
+  const V m2 = hn::MulAdd(z2, log2e_hi, origin);
+  const V m3 = hn::MulAdd(z3, log2e_hi, origin);
+  V f0 = hn::MulSub(z0, log2e_hi, hn::Sub(m0, origin));
+  V f1 = hn::MulSub(z1, log2e_hi, hn::Sub(m1, origin));
+  V f2 = hn::MulSub(z2, log2e_hi, hn::Sub(m2, origin));
+  V f3 = hn::MulSub(z3, log2e_hi, hn::Sub(m3, origin));
+  f0 = hn::MulAdd(z0, log2e_lo, f0);
+  f1 = hn::MulAdd(z1, log2e_lo, f1);
+  f2 = hn::MulAdd(z2, log2e_lo, f2);
+  f3 = hn::MulAdd(z3, log2e_lo, f3);
+  const V top = hn::Set(d, F::kPolynomial[F::kDegree]);
+  const V next = hn::Set(d, F::kPolynomial[F::kDegree - 1]);
+  V p0 = hn::MulAdd(top, f0, next);
+  V p1 = hn::MulAdd(top, f1, next);
+  V p2 = hn::MulAdd(top, f2, next);
+  V p3 = hn::MulAdd(top, f3, next);
+  HWY_UNROLL(16)
+  for (int i = F::kDegree - 2; i >= 0; --i) {
+    const V coefficient = hn::Set(d, F::kPolynomial[i]);
+    p0 = hn::MulAdd(p0, f0, coefficient);
+    p1 = hn::MulAdd(p1, f1, coefficient);
+    p2 = hn::MulAdd(p2, f2, coefficient);
+    p3 = hn::MulAdd(p3, f3, coefficient);
+  }
+  z0 = ScaleByExponent(d, p0, m0);
+  z1 = ScaleByExponent(d, p1, m1);
+  z2 = ScaleByExponent(d, p2, m2);
+  z3 = ScaleByExponent(d, p3, m3);
+}
+
+#else  // without fused multiply-add
+
+// 2^f in double for the lower or upper half's arguments; *n is the integer of the reduction.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Exp2InDouble(D d, V z, V *n) {
+  const V round = hn::Set(d, 0x1.8p52);
+  // 24 + 53 bits: rounded, by 2^-53 of at most 2^22.
+  const V product = hn::Mul(z, hn::Set(d, kLog2E_F64_Hi));
+  *n = hn::Sub(hn::Add(product, round), round);
+  const V f = hn::Sub(product, *n);
+  V p = hn::Set(d, static_cast<double>(kExp2F32[6]));
+  HWY_UNROLL(8)
+  for (int i = 5; i >= 0; --i) p = hn::MulAdd(p, f, hn::Set(d, static_cast<double>(kExp2F32[i])));
+  return p;
+}
+
+template <class D, class V = hn::Vec<D>, HWY_IF_F32_D(D)>
+HWY_INLINE V ReducedExp(D d, float origin, V z, V *m) {
+  const hn::RepartitionToWide<D> dd;
+  const hn::Half<D> dh;
+  auto n_lo = hn::Zero(dd), n_hi = hn::Zero(dd);
+  const auto p_lo = Exp2InDouble(dd, hn::PromoteLowerTo(dd, z), &n_lo);
+  const auto p_hi = Exp2InDouble(dd, hn::PromoteUpperTo(dd, z), &n_hi);
+  const V n = hn::Combine(d, hn::DemoteTo(dh, n_hi), hn::DemoteTo(dh, n_lo));
+  *m = hn::Add(n, hn::Set(d, origin));
+  return hn::Combine(d, hn::DemoteTo(dh, p_hi), hn::DemoteTo(dh, p_lo));
+}
+
+template <class D, class V = hn::Vec<D>, HWY_IF_F64_D(D)>
+HWY_INLINE V ReducedExp(D d, double origin, V z, V *m) {
+  using F = ExpFormat<double>;
+  // z log2 e as product + rest, exactly: both factors in two halves of at most 27 and 26 bits.
+  const hn::RebindToUnsigned<D> du;
+  const V head = hn::BitCast(d, hn::And(hn::BitCast(du, z), hn::Set(du, ~((uint64_t{1} << 27) - 1))));
+  const V tail = hn::Sub(z, head);
+  const V log2e_head = hn::Set(d, kLog2E_F64_HiHead), log2e_tail = hn::Set(d, kLog2E_F64_HiTail);
+  const V product = hn::Mul(z, hn::Set(d, F::kLog2EHi));
+  V rest = hn::Sub(hn::Mul(head, log2e_head), product);
+  rest = hn::Add(rest, hn::Mul(head, log2e_tail));
+  rest = hn::Add(rest, hn::Mul(tail, log2e_head));
+  rest = hn::Add(rest, hn::Mul(tail, log2e_tail));
+  *m = hn::Add(product, hn::Set(d, origin));
+  V f = hn::Add(hn::Sub(product, hn::Sub(*m, hn::Set(d, origin))), rest);
+  f = hn::MulAdd(z, hn::Set(d, F::kLog2ELo), f);
+  V p = hn::Set(d, kExp2F64[F::kDegree]);
+  HWY_UNROLL(16)
+  for (int i = F::kDegree - 1; i >= 0; --i) p = hn::MulAdd(p, f, hn::Set(d, kExp2F64[i]));
+  return p;
+}
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void ExpFour(D d, const ExpRange<hn::TFromD<D>> &range, V &z0, V &z1, V &z2, V &z3) {
+  const V m_unset = hn::Zero(d);
+  V m0 = m_unset, m1 = m_unset, m2 = m_unset, m3 = m_unset;
+  const V p0 = ReducedExp(d, range.origin, ClampArgument(d, range, z0), &m0);
+  const V p1 = ReducedExp(d, range.origin, ClampArgument(d, range, z1), &m1);
+  const V p2 = ReducedExp(d, range.origin, ClampArgument(d, range, z2), &m2);
+  const V p3 = ReducedExp(d, range.origin, ClampArgument(d, range, z3), &m3);
+  z0 = ScaleByExponent(d, p0, m0);
+  z1 = ScaleByExponent(d, p1, m1);
+  z2 = ScaleByExponent(d, p2, m2);
+  z3 = ScaleByExponent(d, p3, m3);
+}
+
+#endif  // HWY_NATIVE_FMA
+
+}  // namespace HWY_NAMESPACE
+}  // namespace xent::internal
+HWY_AFTER_NAMESPACE();
+#endif  // include guard

@@ -1,0 +1,60 @@
+// The floating-point mode that a task needs, for as long as the object lives; then the caller's again, with the caller's
+// exception flags. Without a mode register that is known here nothing is done.
+//
+// The compiler may move arithmetic across the change of mode: put what depends on it into a function that is not inlined.
+#ifndef XENT_SRC_MATH_FP_MODE_H_
+#define XENT_SRC_MATH_FP_MODE_H_
+
+#include <cstdint>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <xmmintrin.h>
+#endif
+
+#if defined(__GNUC__)
+#define XENT_NOINLINE __attribute__((noinline))
+#else
+#define XENT_NOINLINE
+#endif
+
+namespace xent::internal {
+
+// Round to nearest even, all exceptions masked.
+enum class Subnormals { kFlush, kKeep };
+
+class FpMode {
+ public:
+  explicit FpMode(Subnormals subnormals) {
+#if defined(__x86_64__) || defined(_M_X64)
+    saved_ = _mm_getcsr();
+    _mm_setcsr(subnormals == Subnormals::kFlush ? 0x1f80u | 0x8000u | 0x0040u : 0x1f80u);
+#elif defined(__aarch64__)
+    asm volatile("mrs %0, fpcr" : "=r"(saved_));
+    asm volatile("mrs %0, fpsr" : "=r"(saved_flags_));
+    const uint64_t mode = subnormals == Subnormals::kFlush ? uint64_t{1} << 24 : 0;
+    asm volatile("msr fpcr, %0" : : "r"(mode));
+#else
+    (void)subnormals;
+#endif
+  }
+  ~FpMode() {
+#if defined(__x86_64__) || defined(_M_X64)
+    _mm_setcsr(saved_);
+#elif defined(__aarch64__)
+    asm volatile("msr fpcr, %0" : : "r"(saved_));
+    asm volatile("msr fpsr, %0" : : "r"(saved_flags_));
+#endif
+  }
+  FpMode(const FpMode &) = delete;
+  FpMode &operator=(const FpMode &) = delete;
+
+ private:
+#if defined(__x86_64__) || defined(_M_X64)
+  unsigned saved_;
+#elif defined(__aarch64__)
+  uint64_t saved_, saved_flags_;
+#endif
+};
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_MATH_FP_MODE_H_

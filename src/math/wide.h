@@ -1,0 +1,151 @@
+// Scalar arithmetic on unevaluated sums of two doubles, and log, log1p and exp on them.
+//
+// A row is finished here: merging chunk sums, the loss, lse, scale factors. These few operations a row decide the
+// last bits of everything, so they are plain double operations (no libm, no contraction: -ffp-contract=off), equal on
+// every target, with about 2^-60 relative error, so that what they add to a float64 result is under 0.01 ULP.
+// Sources: Dekker 1971, Knuth TAOCP 2 (TwoSum), Shewchuk 1997; coefficients by scripts/coefficients.py.
+#ifndef XENT_SRC_MATH_WIDE_H_
+#define XENT_SRC_MATH_WIDE_H_
+
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <iterator>
+#include <limits>
+
+#include "math/coefficients.h"
+
+namespace xent::internal {
+
+struct Wide {
+  double hi = 0.0;
+  double lo = 0.0;
+};
+
+inline Wide TwoSum(double a, double b) {
+  const double s = a + b;
+  const double bb = s - a;
+  return {s, (a - (s - bb)) + (b - bb)};
+}
+
+// |a| >= |b| or a = 0.
+inline Wide FastTwoSum(double a, double b) {
+  const double s = a + b;
+  return {s, b - (s - a)};
+}
+
+// Exact for products whose parts neither overflow nor underflow: a few 2^±900.
+inline Wide TwoProduct(double a, double b) {
+  const double p = a * b;
+#if defined(__FMA__) || defined(__aarch64__)
+  return {p, __builtin_fma(a, b, -p)};
+#else
+  constexpr double kSplit = 0x1p27 + 1.0;
+  const double ta = kSplit * a, tb = kSplit * b;
+  const double ah = ta - (ta - a), bh = tb - (tb - b);
+  const double al = a - ah, bl = b - bh;
+  return {p, ((ah * bh - p) + ah * bl + al * bh) + al * bl};
+#endif
+}
+
+inline Wide Add(Wide a, Wide b) {
+  const Wide s = TwoSum(a.hi, b.hi);
+  return FastTwoSum(s.hi, s.lo + (a.lo + b.lo));
+}
+inline Wide Negate(Wide a) { return {-a.hi, -a.lo}; }
+inline Wide Subtract(Wide a, Wide b) { return Add(a, Negate(b)); }
+
+inline Wide Multiply(Wide a, Wide b) {
+  const Wide p = TwoProduct(a.hi, b.hi);
+  return FastTwoSum(p.hi, p.lo + (a.hi * b.lo + a.lo * b.hi));
+}
+
+inline Wide Divide(Wide a, Wide b) {
+  const double q = a.hi / b.hi;
+  const Wide p = TwoProduct(q, b.hi);
+  const double rest = ((a.hi - p.hi) - p.lo) + (a.lo - q * b.lo);
+  return FastTwoSum(q, rest / b.hi);
+}
+
+// 2^k, zero below and infinity above the normal range.
+inline double PowerOfTwo(int64_t k) {
+  if (k < -1022) return 0.0;
+  if (k > 1023) return std::numeric_limits<double>::infinity();
+  return std::bit_cast<double>(static_cast<uint64_t>(k + 1023) << 52);
+}
+
+// x 2^k, exact unless the result leaves the normal range.
+inline double Scale(double x, int64_t k) {
+  if (k >= -1022 && k <= 1023) return x * PowerOfTwo(k);
+  const int64_t half = k < -2044 ? -1022 : k > 2046 ? 1023 : k / 2;
+  const int64_t rest = k - half < -1022 ? -1022 : k - half > 1023 ? 1023 : k - half;
+  return (x * PowerOfTwo(half)) * PowerOfTwo(rest);
+}
+inline Wide Scale(Wide x, int64_t k) { return {Scale(x.hi, k), Scale(x.lo, k)}; }
+
+// Floor of log2 |x| for normal x.
+inline int64_t ExponentOf(double x) {
+  return static_cast<int64_t>((std::bit_cast<uint64_t>(x) >> 52) & 0x7ff) - 1023;
+}
+
+// log(1 + r) for -0.293 <= r <= 0.415, without forming 1 + r: 2 atanh(s), s = r / (2 + r).
+inline Wide LogNearOne(Wide r) {
+  const Wide s = Divide(r, Add({2.0, 0.0}, r));
+  const double w = s.hi * s.hi;
+  constexpr int kTerms = std::size(kLogF64);
+  double p = kLogF64[kTerms - 1];
+  for (int i = kTerms - 2; i >= 0; --i) p = p * w + kLogF64[i];
+  return Add({2.0 * s.hi, 2.0 * s.lo}, {s.hi * w * p, 0.0});
+}
+
+// k ln 2 for |k| < 2^42, to about 2^-105 of itself.
+inline Wide MultiplyLn2(double k) {
+  return Add(Add(TwoProduct(k, kLn2_F64_Hi), TwoProduct(k, kLn2_F64_Lo)), {k * kLn2_F64_LoLo, 0.0});
+}
+
+// log x for normal x > 0.
+inline Wide Log(Wide x) {
+  int64_t k = ExponentOf(x.hi);
+  double m = Scale(x.hi, -k);
+  if (m > 0x1.6a09e667f3bcdp+0) {
+    ++k;
+    m *= 0.5;
+  }
+  const Wide r = TwoSum(m - 1.0, Scale(x.lo, -k));
+  const Wide log_m = LogNearOne(r);
+  return k == 0 ? log_m : Add(MultiplyLn2(static_cast<double>(k)), log_m);
+}
+
+// log(1 + r) for r >= 0, relative error kept as r goes to 0.
+inline Wide Log1p(Wide r) {
+  if (r.hi <= 0.41421356237309503) return LogNearOne(r);
+  return Log(Add({1.0, 0.0}, r));
+}
+
+// e^x = mantissa 2^exponent with the mantissa in about [0.70, 1.42], for |x| < 2^42.
+struct Exponential {
+  Wide mantissa;
+  int64_t exponent;
+};
+inline constexpr int kExpTerms = 18;
+inline constexpr auto kInverseFactorial = [] {
+  std::array<double, kExpTerms> c{1.0};
+  double factorial = 1.0;
+  for (int i = 1; i < kExpTerms; ++i) c[i] = 1.0 / (factorial *= i);
+  return c;
+}();
+inline Exponential Exp(Wide x) {
+  // Adding and subtracting 1.5 * 2^52 rounds to the nearest integer.
+  const double k = (x.hi * kLog2E_F64_Hi + 0x1.8p52) - 0x1.8p52;
+  const Wide r = Subtract(x, MultiplyLn2(k));
+  // exp r = 1 + r + r^2/2 + r^3 (1/6 + r/24 + ...): the first three terms wide, the rest, below 2^-7, in double. The
+  // 17th term is below 2^-70.
+  double p = 0.0;
+  for (int i = kExpTerms - 1; i >= 3; --i) p = p * r.hi + kInverseFactorial[i];
+  const Wide square = Multiply(r, r);
+  const Wide head = Add(Add({1.0, 0.0}, r), {0.5 * square.hi, 0.5 * square.lo});
+  return {Add(head, {r.hi * square.hi * p, 0.0}), static_cast<int64_t>(k)};
+}
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_MATH_WIDE_H_

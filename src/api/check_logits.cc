@@ -1,9 +1,11 @@
-// xent_check_logits: does a batch of logits look like probabilities? A diagnosis, not a hot path: the rows' sums are
-// plain loops that stop at the first row which speaks against them.
+// xent_check_logits: does a batch of logits look like probabilities, or like log-probabilities? Most batches are
+// neither, and the first row says so.
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 
 #include "api/row_gradient.h"
+#include "api/run_rows.h"
 #include "api/validate.h"
 #include "math/fp_mode.h"
 #include "xent/xent.h"
@@ -11,33 +13,71 @@
 namespace xent::internal {
 namespace {
 
-// Every value in [0, 1], the sum near 1. NaN fails.
+// Every value in [0, 1], every row's sum near 1; NaN fails.
 template <class In>
-bool RowIsProbabilities(const In *row, int64_t cols, double tolerance) {
-  double sum = 0.0;
-  for (int64_t i = 0; i < cols; ++i) {
-    const double p = static_cast<double>(Widen(row[i]));
-    if (!(p >= 0.0 && p <= 1.0)) return false;
-    sum += p;
+struct ProbabilitiesJob {
+  static constexpr int kPasses = 1;
+  using Sums = NoTotals;
+  struct Row {};
+
+  const RowShape &shape;
+  const Matrix &x;
+  const double tolerance;
+  std::atomic<bool> &all;
+
+  bool Begin(int64_t /*row*/, Row & /*state*/) const { return all.load(std::memory_order_relaxed); }
+  void Chunk(int /*pass*/, int64_t row, int64_t chunk, Row & /*state*/, ChunkSum &sum) const {
+    const In *const p = static_cast<const In *>(x.data) + row * x.stride + chunk * shape.chunk_cols;
+    const int64_t cols = shape.ColsOf(chunk);
+    constexpr int kSums = 8;  // independent, for the compiler to put into vectors
+    double sums[kSums] = {};
+    int bad[kSums] = {};
+    int64_t i = 0;
+    for (; i + kSums <= cols; i += kSums) {
+      for (int k = 0; k < kSums; ++k) {
+        const Arithmetic<In> v = Widen(p[i + k]);
+        bad[k] |= !(v >= 0 && v <= 1);
+        sums[k] += static_cast<double>(v);
+      }
+    }
+    for (; i < cols; ++i) {
+      const Arithmetic<In> v = Widen(p[i]);
+      bad[0] |= !(v >= 0 && v <= 1);
+      sums[0] += static_cast<double>(v);
+    }
+    int any_bad = 0;
+    sum.sum = {};
+    for (int k = 0; k < kSums; ++k) {
+      any_bad |= bad[k];
+      sum.sum.hi += sums[k];
+    }
+    if (any_bad != 0) all.store(false, std::memory_order_relaxed);
   }
-  return sum >= 1.0 - tolerance && sum <= 1.0 + tolerance;
-}
+  void Between(int /*pass*/, int64_t /*row*/, Row & /*state*/, const ChunkSum *sums) const {
+    double total = 0.0;
+    for (int64_t i = 0; i < shape.chunks; ++i) total += sums[i].sum.hi;
+    if (!(total >= 1.0 - tolerance && total <= 1.0 + tolerance)) all.store(false, std::memory_order_relaxed);
+  }
+  void End(int64_t /*row*/, const Row & /*state*/, NoTotals & /*totals*/) const {}
+};
 
 template <class In>
-XENT_NOINLINE bool AllProbabilities(const Matrix &x, int64_t rows, int64_t cols, double tolerance) {
-  const FpMode mode(Subnormals::kKeep);
-  const In *row = static_cast<const In *>(x.data);
-  for (int64_t i = 0; i < rows; ++i, row += x.stride) {
-    if (!RowIsProbabilities(row, cols, tolerance)) return false;
-  }
-  return true;
+xent_status AllProbabilities(const Matrix &x, int64_t rows, int64_t cols, double tolerance, const xent_exec &exec,
+                             bool *all, xent_error *error) {
+  const FpMode mode(Subnormals::kFlush);
+  std::atomic<bool> still{true};
+  const RowShape shape(rows, cols);
+  NoTotals unused;
+  if (!RunRows(ProbabilitiesJob<In>{shape, x, tolerance, still}, shape, exec, &unused)) return FailIncomplete(error);
+  *all = still.load();
+  return XENT_OK;
 }
 
 // Every row's logsumexp near 0, a batch of rows after the other.
 template <class In>
 xent_status AllLogProbabilities(const Matrix &x, int64_t rows, int64_t cols, xent_dtype dtype, double tolerance,
                                 const xent_exec &exec, bool *all, xent_error *error) {
-  constexpr int64_t kBatch = 256;
+  constexpr int64_t kBatch = 64;
   Arithmetic<In> lse[kBatch];
   *all = true;
   const In *batch = static_cast<const In *>(x.data);
@@ -71,11 +111,12 @@ extern "C" xent_status xent_check_logits(int64_t rows, int64_t cols, const void 
     const double tolerance = dtype == XENT_BF16 ? 0x1p-7 : 1e-3;
     const xent_status status = DispatchDtype(KernelDtype(dtype), [&](auto storage) {
       using In = decltype(storage);
-      if (AllProbabilities<In>(in, rows, cols, tolerance)) {
+      bool all = false;
+      XENT_RETURN_IF_ERROR(AllProbabilities<In>(in, rows, cols, tolerance, exec, &all, error));
+      if (all) {
         found = XENT_DIAGNOSIS_PROBABILITIES;
         return XENT_OK;
       }
-      bool all = false;
       XENT_RETURN_IF_ERROR(AllLogProbabilities<In>(in, rows, cols, dtype, tolerance, exec, &all, error));
       if (all) found = XENT_DIAGNOSIS_LOG_PROBABILITIES;
       return XENT_OK;

@@ -23,7 +23,7 @@ struct Record {
   enum State : uint8_t { kLive = 1, kIgnored = 2, kNanRow = 3 };
 
   uint32_t tag;
-  uint8_t arithmetic_bytes;
+  uint8_t dtype;  // xent_dtype
   uint8_t state;
   uint8_t logit_sums;  // bit 0: of the others' sum, bit 1: of the target's term
   uint8_t zero;
@@ -31,10 +31,10 @@ struct Record {
   uint16_t zeros[3];
   double sums[2][3];  // others, target: sum, its low part, reference
 
-  static Record Make(size_t arithmetic_bytes, State state) {
+  static Record Make(int32_t dtype, State state) {
     Record record{};
     record.tag = kTag;
-    record.arithmetic_bytes = static_cast<uint8_t>(arithmetic_bytes);
+    record.dtype = static_cast<uint8_t>(dtype);
     record.state = state;
     return record;
   }
@@ -72,15 +72,17 @@ template <class In>
 struct CrossEntropyJob {
   using T = Arithmetic<In>;
   static constexpr int kPasses = 2;
+  using Sums = Totals;
   struct Row {
     int64_t target;
     double target_logit;
     bool nan;
-    RowSum others, target_term, total;
+    RowSum others, target_term;
     T loss, nll;
     uint16_t logit_chunks;
+    Factor g;
     RowGradient gradient;
-    double target_gradient;
+    T target_gradient;
   };
 
   const Kernels &kernels;
@@ -89,7 +91,7 @@ struct CrossEntropyJob {
   const xent_options &options;
   const Smoothing smoothing;
   const Mode mode;
-  const double denominator;
+  const Factor denominator;
   const int64_t logits_stride, grad_stride;
 
   const In *Logits(int64_t row) const { return static_cast<const In *>(args.logits) + row * logits_stride; }
@@ -110,7 +112,7 @@ struct CrossEntropyJob {
       if (mode != Mode::kBackward) {
         Write(args.losses, row, T{0});
         Write(args.lse, row, T{0});
-        if (args.records != nullptr) *RecordOf(row) = Record::Make(sizeof(T), Record::kIgnored);
+        if (args.records != nullptr) *RecordOf(row) = Record::Make(args.dtype, Record::kIgnored);
       }
       return false;
     }
@@ -132,18 +134,19 @@ struct CrossEntropyJob {
   void PrepareGradient(int64_t row, Row &state) const {
     double u = 1.0;
     if (args.upstream_kind != XENT_UPSTREAM_ONE) {
-      u = static_cast<double>(static_cast<const T *>(args.upstream)[args.upstream_kind == XENT_UPSTREAM_ROWS ? row : 0]);
+      u = static_cast<double>(
+          static_cast<const T *>(args.upstream)[args.upstream_kind == XENT_UPSTREAM_ROWS ? row : 0]);
     }
-    const double g = u / denominator;
-    if (!(g - g == 0.0)) state.nan = true;
+    if (!(u - u == 0.0)) state.nan = true;
     if (state.nan) return;
-    state.total = Merge<T>(state.others, state.target_term);
-    state.gradient = MakeRowGradient<In>(state.total, g, g * smoothing.others_weight);
-    const double threshold = state.gradient.threshold;
+    state.g = Quotient(Decompose(u), denominator);
+    if (state.g.mantissa == 0.0) return;
+    const RowSum total = Merge<T>(state.others, state.target_term);
+    state.gradient = MakeRowGradient<In>(total, state.g, smoothing.others_weight);
     // Without smoothing p_t - 1 is -(the others' sum) / total.
     state.target_gradient = smoothing.others_weight == 0.0
-                                ? ScaledRatio<T>(-g, state.others, state.total, 0.0, threshold)
-                                : ScaledRatio<T>(g, state.target_term, state.total, smoothing.nll_weight, threshold);
+                                ? ScaledRatio<T>({-state.g.mantissa, state.g.exponent}, state.others, total, 0.0)
+                                : ScaledRatio<T>(state.g, state.target_term, total, smoothing.nll_weight);
   }
 
   void Chunk(int pass, int64_t row, int64_t chunk, Row &state, ChunkSum &sum) const {
@@ -163,7 +166,7 @@ struct CrossEntropyJob {
     }
     if (grad == nullptr) return;
     if (state.nan) return FillRow(grad, cols, kNan);
-    if (state.gradient.g == 0.0) return FillRow(grad, cols, 0.0);
+    if (state.g.mantissa == 0.0) return FillRow(grad, cols, 0.0);
     if (mode == Mode::kBackward) {
       sum.kind = (state.logit_chunks >> chunk & 1) != 0 ? Reference::kLogit : Reference::kExponent;
       if (sum.kind == Reference::kLogit) {
@@ -177,7 +180,7 @@ struct CrossEntropyJob {
     } else {
       GradientFromLogits(*kernels.write, state.gradient, sum.kind, sum.reference, logits, grad, cols);
     }
-    if (target >= 0 && target < cols) grad[target] = Narrow<In>(static_cast<T>(state.target_gradient));
+    if (target >= 0 && target < cols) grad[target] = Narrow<In>(state.target_gradient);
   }
 
   void Between(int pass, int64_t row, Row &state, const ChunkSum *sums) const {
@@ -195,18 +198,18 @@ struct CrossEntropyJob {
     T lse = std::numeric_limits<T>::quiet_NaN();
     state.loss = state.nll = lse;
     if (!state.nan) {
-      const Wide wide_lse = LogOfSum(Merge<T>(state.others, state.target_term));
-      const Wide nll = state.target_term.IsZero() ? Wide{kInfinity, 0.0}
-                                                  : NegativeLogLikelihood(state.others, state.target_term);
+      const Wide wide_lse =
+          state.others.IsZero() ? Wide{state.target_logit, 0.0} : LogOfSum(Merge<T>(state.others, state.target_term));
+      const Wide nll =
+          state.target_term.IsZero() ? Wide{kInfinity, 0.0} : NegativeLogLikelihood(state.others, state.target_term);
       lse = RoundTo<T>(wide_lse);
       state.nll = RoundTo<T>(nll);
-      state.loss = smoothing.others_weight == 0.0 ? state.nll
-                                                  : SmoothedLoss(nll, OthersLoss(wide_lse, state, sums));
+      state.loss = smoothing.others_weight == 0.0 ? state.nll : SmoothedLoss(nll, OthersLoss(wide_lse, state, sums));
     }
     Write(args.losses, row, state.loss);
     Write(args.lse, row, lse);
     if (args.records != nullptr) {
-      Record record = Record::Make(sizeof(T), state.nan ? Record::kNanRow : Record::kLive);
+      Record record = Record::Make(args.dtype, state.nan ? Record::kNanRow : Record::kLive);
       if (!state.nan) {
         record.logit_chunks = state.logit_chunks;
         record.Set(0, state.others);
@@ -221,8 +224,8 @@ struct CrossEntropyJob {
   Wide OthersLoss(Wide lse, const Row &state, const ChunkSum *sums) const {
     if (shape.cols == 2) {
       // The one other column may be the confident one, where lse - z cancels.
-      const Wide nll = state.others.IsZero() ? Wide{kInfinity, 0.0}
-                                             : NegativeLogLikelihood(state.target_term, state.others);
+      const Wide nll =
+          state.others.IsZero() ? Wide{kInfinity, 0.0} : NegativeLogLikelihood(state.target_term, state.others);
       return internal::Scale(nll, ExponentOf(Format<T>::kSpreadScale));
     }
     Wide total;
@@ -233,7 +236,7 @@ struct CrossEntropyJob {
       const double others = static_cast<double>(cols - has_target);
       const Wide below = Subtract(internal::Scale(lse, ExponentOf(Format<T>::kSpreadScale)),
                                   {sums[i].pivot * Format<T>::kSpreadScale, 0.0});
-      total = Totals::AddTo(total, Totals::AddTo(sums[i].spread, Multiply(below, {others, 0.0})));
+      total = AddOrOverflow(total, AddOrOverflow(sums[i].spread, Multiply(below, {others, 0.0})));
     }
     return total;
   }
@@ -242,16 +245,14 @@ struct CrossEntropyJob {
     constexpr double kScale = Format<T>::kSpreadScale;
     Wide loss;
     if (smoothing.nll_weight != 0.0) loss = TimesFinite(internal::Scale(nll, ExponentOf(kScale)), smoothing.nll_weight);
-    loss = Totals::AddTo(loss, TimesFinite(others, smoothing.others_weight));
+    loss = AddOrOverflow(loss, TimesFinite(others, smoothing.others_weight));
     return RoundTo<T>(internal::Scale(loss, -ExponentOf(kScale)));
   }
-  static Wide TimesFinite(Wide a, double b) {
-    return a.hi - a.hi == 0.0 ? Multiply(a, {b, 0.0}) : Wide{a.hi * b, 0.0};
-  }
+  static Wide TimesFinite(Wide a, double b) { return a.hi - a.hi == 0.0 ? Multiply(a, {b, 0.0}) : Wide{a.hi * b, 0.0}; }
 
   void End(int64_t /*row*/, const Row &state, Totals &totals) const {
     if (mode == Mode::kBackward) return;
-    totals.Add({{static_cast<double>(state.loss), 0.0}, {static_cast<double>(state.nll), 0.0}});
+    totals.Add({{static_cast<double>(state.loss), 0.0}, static_cast<double>(state.nll)});
   }
 };
 
@@ -264,10 +265,10 @@ xent_status CheckTargetValues(const xent_cross_entropy &args, const xent_options
     const int64_t target = targets[row];
     if (target == options.ignore_index) continue;
     if (target < 0 || target >= args.cols) {
-      return Fail(error, XENT_TARGET_OUT_OF_RANGE, row, target,
-                  "targets: row %lld is %lld, expected 0 <= target < %lld or ignore_index, which is %lld",
-                  static_cast<long long>(row), static_cast<long long>(target), static_cast<long long>(args.cols),
-                  static_cast<long long>(options.ignore_index));
+      return FailAt(error, XENT_TARGET_OUT_OF_RANGE, row, target,
+                    "targets: row %lld is %lld, expected 0 <= target < %lld or ignore_index, which is %lld",
+                    static_cast<long long>(row), static_cast<long long>(target), static_cast<long long>(args.cols),
+                    static_cast<long long>(options.ignore_index));
     }
     ++*live_rows;
   }
@@ -277,21 +278,19 @@ xent_status CheckTargetValues(const xent_cross_entropy &args, const xent_options
 xent_status CheckGradient(const xent_cross_entropy &args, const Matrix &logits, Matrix *grad, xent_error *error) {
   XENT_RETURN_IF_ERROR(CheckMatrix(args.rows, args.cols, args.dtype, grad, error));
   if (args.in_place != 0 && args.in_place != 1) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, args.in_place, "in_place is %d, expected 0 or 1", args.in_place);
+    return Invalid(error, "in_place is %d, expected 0 or 1", args.in_place);
   }
   if (args.rows > 0 && args.grad == args.logits && args.in_place == 0) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, 0, "grad is logits, expected in_place to be 1 then");
+    return Invalid(error, "grad is logits, expected in_place to be 1 then");
   }
   XENT_RETURN_IF_ERROR(CheckSameStride(logits, *grad, args.rows, error));
   if (args.upstream_kind < XENT_UPSTREAM_ONE || args.upstream_kind > XENT_UPSTREAM_ROWS) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, args.upstream_kind,
-                "upstream_kind is %d, expected XENT_UPSTREAM_ONE, XENT_UPSTREAM_SCALAR or XENT_UPSTREAM_ROWS",
-                args.upstream_kind);
+    return Invalid(error, "upstream_kind is %d, expected XENT_UPSTREAM_ONE, XENT_UPSTREAM_SCALAR or XENT_UPSTREAM_ROWS",
+                   args.upstream_kind);
   }
   if (args.upstream_kind == XENT_UPSTREAM_ONE) {
     if (args.upstream == nullptr) return XENT_OK;
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, 0,
-                "upstream is set, expected XENT_UPSTREAM_SCALAR or XENT_UPSTREAM_ROWS as upstream_kind");
+    return Invalid(error, "upstream is set, expected XENT_UPSTREAM_SCALAR or XENT_UPSTREAM_ROWS as upstream_kind");
   }
   const int64_t count = args.upstream_kind == XENT_UPSTREAM_ROWS ? args.rows : args.rows > 0;
   return CheckArray(args.upstream, count, args.dtype == XENT_F64 ? 8 : 4, "upstream", error);
@@ -300,17 +299,16 @@ xent_status CheckGradient(const xent_cross_entropy &args, const Matrix &logits, 
 xent_status CheckRecords(const xent_cross_entropy &args, const xent_options &options, xent_error *error) {
   const Record *const records = static_cast<const Record *>(args.records);
   const Targets targets{args.targets, args.targets_type};
-  const size_t bytes = args.dtype == XENT_F64 ? 8 : 4;
   for (int64_t row = 0; row < args.rows; ++row) {
     const Record &record = records[row];
-    const bool known = record.tag == Record::kTag && record.arithmetic_bytes == bytes &&
-                       record.state >= Record::kLive && record.state <= Record::kNanRow;
+    const bool known = record.tag == Record::kTag && record.dtype == args.dtype && record.state >= Record::kLive &&
+                       record.state <= Record::kNanRow;
     const bool ignored = targets[row] == options.ignore_index;
     if (known && (ignored || record.state != Record::kIgnored)) continue;
-    return Fail(error, XENT_INVALID_ARGUMENT, row, record.state,
-                known ? "records: row %lld was ignored by forward, but its target is %lld now"
-                      : "records: row %lld was not written by a forward call with logits of this dtype (target %lld)",
-                static_cast<long long>(row), static_cast<long long>(targets[row]));
+    return FailAt(error, XENT_INVALID_ARGUMENT, row, record.state,
+                  known ? "records: row %lld was ignored by forward, but its target is %lld now"
+                        : "records: row %lld was not written by a forward call with logits of this dtype (target %lld)",
+                  static_cast<long long>(row), static_cast<long long>(targets[row]));
   }
   return XENT_OK;
 }
@@ -325,7 +323,7 @@ xent_status CheckUnused(const xent_cross_entropy &args, const xent_options &opti
     if (args.upstream_kind != XENT_UPSTREAM_ONE) name = "upstream_kind";
     if (args.in_place != 0) name = "in_place";
     if (name != nullptr) {
-      return Fail(error, XENT_INVALID_ARGUMENT, -1, 0, "%s is set, but forward writes no gradient", name);
+      return Invalid(error, "%s is set, but forward writes no gradient", name);
     }
   } else if (mode == Mode::kBackward) {
     if (args.losses != nullptr) name = "losses";
@@ -334,12 +332,11 @@ xent_status CheckUnused(const xent_cross_entropy &args, const xent_options &opti
     if (args.perplexity != nullptr) name = "perplexity";
     if (args.live_rows != nullptr) name = "live_rows";
     if (name != nullptr) {
-      return Fail(error, XENT_INVALID_ARGUMENT, -1, 0, "%s is set, but backward writes the gradient alone", name);
+      return Invalid(error, "%s is set, but backward writes the gradient alone", name);
     }
   }
   if (args.loss != nullptr && options.reduction == XENT_REDUCTION_NONE) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, 0,
-                "loss is set, but reduction is none: expected NULL, or reduction sum or mean");
+    return Invalid(error, "loss is set, but reduction is none: expected NULL, or reduction sum or mean");
   }
   return XENT_OK;
 }
@@ -350,8 +347,9 @@ XENT_NOINLINE xent_status RunCrossEntropy(const xent_cross_entropy &args, const 
                                           int64_t grad_stride, xent_error *error) {
   using T = Arithmetic<In>;
   const RowShape shape(args.rows, args.cols);
-  const CrossEntropyJob<In> job{ActiveKernels(),      shape, args, options, Smoothing(options, args.cols), mode,
-                                Denominator(options, live_rows), logits_stride, grad_stride};
+  const CrossEntropyJob<In> job{
+      ActiveKernels(), shape,      args, options, Smoothing(options, args.cols), mode, Denominator(options, live_rows),
+      logits_stride,   grad_stride};
   Totals totals;
   if (!RunRows(job, shape, exec, &totals)) return FailIncomplete(error);
   if (args.loss != nullptr) *static_cast<T *>(args.loss) = Reduced<T>(totals.loss, options, live_rows);
@@ -363,7 +361,7 @@ XENT_NOINLINE xent_status RunCrossEntropy(const xent_cross_entropy &args, const 
 xent_status CrossEntropy(const xent_cross_entropy *given, const xent_options *given_options,
                          const xent_exec *given_exec, Mode mode, xent_error *error) {
   XENT_RETURN_IF_ERROR(CheckError(error));
-  if (given == nullptr) return Fail(error, XENT_INVALID_ARGUMENT, -1, 0, "args is NULL");
+  if (given == nullptr) return Invalid(error, "args is NULL");
   XENT_RETURN_IF_ERROR(CheckStruct(given, given->struct_size, sizeof(xent_cross_entropy), "args", error));
   const xent_cross_entropy &args = *given;
   xent_options options;

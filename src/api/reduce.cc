@@ -20,7 +20,7 @@ XENT_NOINLINE void ReduceLosses(int64_t rows, const T *losses, const Targets &ta
     for (int64_t row = begin; row < std::min(rows, begin + group_rows); ++row) {
       if (targets.data != nullptr && targets[row] == options.ignore_index) continue;
       ++live_rows;
-      group.Add({{static_cast<double>(losses[row]), 0.0}, {}});
+      group.Add({{static_cast<double>(losses[row]), 0.0}, 0.0});
     }
     totals.Add(group);
   }
@@ -39,11 +39,10 @@ extern "C" xent_status xent_reduce(int64_t rows, const void *losses, xent_dtype 
   // Smoothing has been applied to the losses: the number of columns does not matter here.
   XENT_RETURN_IF_ERROR(CheckOptions(given_options, 2, &options, error));
   if (options.reduction == XENT_REDUCTION_NONE) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, options.reduction,
-                "reduction is none, expected XENT_REDUCTION_SUM or XENT_REDUCTION_MEAN");
+    return Invalid(error, "reduction is none, expected XENT_REDUCTION_SUM or XENT_REDUCTION_MEAN");
   }
   if (dtype != XENT_F32 && dtype != XENT_F64) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, dtype, "dtype is %d, expected XENT_F32 or XENT_F64", dtype);
+    return Invalid(error, "dtype is %d, expected XENT_F32 or XENT_F64", dtype);
   }
   XENT_RETURN_IF_ERROR(CheckShape(rows, 1, dtype, error));
   XENT_RETURN_IF_ERROR(CheckArray(losses, rows, ElementSize(dtype), "losses", error));

@@ -19,30 +19,32 @@ struct Targets {
   }
 };
 
-// What sums, and gradients, are divided by; 0 for the mean of no live row.
-inline double Denominator(const xent_options &options, int64_t live_rows) {
-  if (options.has_divisor) return options.divisor;
-  return options.reduction == XENT_REDUCTION_MEAN ? static_cast<double>(live_rows) : 1.0;
+// What sums, and gradients, are divided by; zero for the mean of no live row.
+inline Factor Denominator(const xent_options &options, int64_t live_rows) {
+  if (options.has_divisor) return Decompose(options.divisor);
+  return Decompose(options.reduction == XENT_REDUCTION_MEAN ? static_cast<double>(live_rows) : 1.0);
 }
 
 template <class T>
 T Reduced(Wide sum, const xent_options &options, int64_t live_rows) {
-  const double denominator = Denominator(options, live_rows);
-  if (denominator == 0.0) {
-    return options.empty_mean == XENT_EMPTY_MEAN_ZERO ? T{0} : std::numeric_limits<T>::quiet_NaN();
-  }
-  if (!(sum.hi - sum.hi == 0.0)) return static_cast<T>(sum.hi);
-  // The quotient of exponents apart, so that a tiny or huge divisor costs no digits.
-  const int64_t exponent = ExponentOf(denominator);
-  const Wide quotient = Divide(sum, {Scale(denominator, -exponent), 0.0});
-  return RoundTo<T>({Scale(quotient.hi, -exponent), 0.0});
+  const Factor denominator = Denominator(options, live_rows);
+  constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
+  if (denominator.mantissa == 0.0) return options.empty_mean == XENT_EMPTY_MEAN_ZERO ? T{0} : kNan;
+  if (sum.hi != sum.hi) return kNan;
+  if (sum.hi - sum.hi != 0.0 || sum.hi == 0.0) return static_cast<T>(sum.hi);
+  // Exponents apart, so that huge sums and tiny or huge divisors cost no digits.
+  const int64_t exponent = ExponentOf(sum.hi);
+  const Wide quotient = Divide(Scale(sum, -exponent), {denominator.mantissa, 0.0});
+  return RoundTo<T>({Scale(quotient.hi, exponent - denominator.exponent), 0.0});
 }
 
 // exp(sum of nll / live rows).
-inline double Perplexity(Wide nll, int64_t live_rows) {
-  if (live_rows == 0 || nll.hi != nll.hi) return std::numeric_limits<double>::quiet_NaN();
-  const Wide mean = Divide(nll, {static_cast<double>(live_rows), 0.0});
-  if (!(mean.hi < 1e6)) return std::numeric_limits<double>::infinity();
+inline double Perplexity(double nll, int64_t live_rows) {
+  if (live_rows == 0 || nll != nll) return std::numeric_limits<double>::quiet_NaN();
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  if (nll > 1e300) return kInfinity;
+  const Wide mean = Divide({nll, 0.0}, {static_cast<double>(live_rows), 0.0});
+  if (mean.hi > 1e6) return kInfinity;
   const Exponential e = Exp(mean);
   return Scale(e.mantissa.hi, e.exponent);
 }

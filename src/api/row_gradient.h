@@ -46,25 +46,38 @@ inline constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 template <class In>
 inline constexpr bool kKeepsExponentials = sizeof(In) == sizeof(Arithmetic<In>);
 
-// out = g p - shift.
+// out = (g p - shift) 2^lift.
+//
+// g is the upstream gradient over the denominator, less the lift: with a shift (smoothing) a small g is brought up, so
+// that neither product falls below the normal range before they are subtracted; a huge one is brought down to 2^(kBias
+// - 2), where the smallest normal number stands for the smallest p that the biased exponentials keep for certain.
 struct RowGradient {
   RowSum total;
-  double g = 0.0;
+  Factor g;
   double shift = 0.0;
   double threshold = 0.0;
+  int lift = 0;
 };
 
 template <class In>
-RowGradient MakeRowGradient(const RowSum &total, double g, double shift) {
-  using T = Arithmetic<In>;
-  const double threshold = ZeroThreshold<T>(g);
-  return {total, g, static_cast<double>(static_cast<T>(shift)), threshold};
+RowGradient MakeRowGradient(const RowSum &total, Factor g, double others_weight) {
+  using F = Format<Arithmetic<In>>;
+  constexpr int64_t kLargest = F::kBias - 2, kSmallest = -F::kBias / 2;
+  int64_t lift = 0;
+  if (g.exponent > kLargest) lift = g.exponent - kLargest;
+  if (others_weight != 0.0 && g.exponent < kSmallest) lift = g.exponent;
+  g.exponent -= lift;
+  const double shift = internal::Scale(g.mantissa, g.exponent) * others_weight;
+  const double threshold = PowerOfTwo(F::kMinExponent - std::min<int64_t>(lift, 0));
+  // Beyond twice the range everything is zero or infinite.
+  const int64_t reach = 2 * F::kMaxExponent;
+  return {total, g, shift, threshold, static_cast<int>(std::clamp<int64_t>(lift, -reach, reach))};
 }
 
 template <class In>
 void FillWithoutProbability(const RowGradient &row, In *out, int64_t cols) {
   const bool zero = row.shift <= row.threshold && row.shift >= -row.threshold;
-  FillRow(out, cols, zero ? 0.0 : -row.shift);
+  FillRow(out, cols, zero ? 0.0 : internal::Scale(-row.shift, row.lift));
 }
 
 template <class In>
@@ -74,13 +87,12 @@ void GradientFromExponentials(const RowWriteKernels &kernels, const RowGradient 
   using F = Format<T>;
   const Factor factor = FactorOf<T>(row.g, row.total, chunk.kind, chunk.reference);
   const int64_t exponent = factor.exponent - F::kBias;
-  constexpr int64_t kReach = -2 * F::kMinExponent;
-  if (factor.mantissa == 0.0 || exponent < F::kSafeExponent - kReach) {
+  if (factor.mantissa == 0.0 || exponent < F::kSafeExponent - 2 * F::kMaxExponent) {
     return FillWithoutProbability(row, values, cols);
   }
-  const int64_t prescale = std::max<int64_t>(0, F::kSafeExponent - exponent);
-  const double scale = internal::Scale(factor.mantissa, std::min<int64_t>(exponent + prescale, F::kMaxExponent - 1));
-  kernels.scale[kDtypeOf<In>]({values, cols, static_cast<int>(prescale), scale, row.shift, row.threshold});
+  const int64_t prescale = std::min<int64_t>(0, exponent - F::kSafeExponent);
+  const double scale = internal::Scale(factor.mantissa, exponent - prescale);
+  kernels.scale[kDtypeOf<In>]({values, cols, static_cast<int>(prescale), {scale, row.shift, row.threshold, row.lift}});
 }
 
 template <class In>
@@ -95,9 +107,14 @@ void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient &row, 
   const int64_t exponent = factor.exponent - F::kBias;
   const int64_t raise = std::clamp<int64_t>(F::kSafeExponent - exponent, 0, F::kBias);
   if (factor.mantissa == 0.0 || exponent + raise < F::kMinExponent) return FillWithoutProbability(row, out, cols);
-  const double scale = internal::Scale(factor.mantissa, std::min<int64_t>(exponent + raise, F::kMaxExponent - 1));
-  kernels.gradient[kDtypeOf<In>]({logits, out, cols, kind, reference + static_cast<double>(raise), origin, scale,
-                                  row.shift, row.threshold});
+  const double scale = internal::Scale(factor.mantissa, exponent + raise);
+  kernels.gradient[kDtypeOf<In>]({logits,
+                                  out,
+                                  cols,
+                                  kind,
+                                  reference + static_cast<double>(raise),
+                                  origin,
+                                  {scale, row.shift, row.threshold, row.lift}});
 }
 
 }  // namespace xent::internal

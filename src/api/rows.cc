@@ -52,6 +52,7 @@ template <class In>
 struct LogSumExpJob {
   using T = Arithmetic<In>;
   static constexpr int kPasses = 1;
+  using Sums = NoTotals;
   struct Row {};
 
   const Kernels &kernels;
@@ -73,17 +74,20 @@ struct LogSumExpJob {
       out = static_cast<T>(kInfinity);
     } else if (sum.total.IsZero()) {
       out = static_cast<T>(-kInfinity);
+    } else if (shape.cols == 1) {
+      out = RoundTo<T>({static_cast<double>(Widen(*x.Row(row))), 0.0});  // log V is 0: no slack beside |z|
     } else {
       out = RoundTo<T>(LogOfSum(sum.total));
     }
   }
-  void End(int64_t /*row*/, const Row & /*state*/, Totals & /*totals*/) const {}
+  void End(int64_t /*row*/, const Row & /*state*/, NoTotals & /*totals*/) const {}
 };
 
 template <class In>
 struct SoftmaxJob {
   using T = Arithmetic<In>;
   static constexpr int kPasses = 2;
+  using Sums = NoTotals;
   struct Row {
     bool nan;
     RowGradient gradient;
@@ -114,9 +118,9 @@ struct SoftmaxJob {
     if (pass != 0) return;
     const PlainSum sum = SumChunks<T>(sums, shape.chunks);
     state.nan = sum.nan || sum.infinity || sum.total.IsZero();
-    if (!state.nan) state.gradient = MakeRowGradient<In>(sum.total, 1.0, 0.0);
+    if (!state.nan) state.gradient = MakeRowGradient<In>(sum.total, {1.0, 0}, 0.0);
   }
-  void End(int64_t /*row*/, const Row & /*state*/, Totals & /*totals*/) const {}
+  void End(int64_t /*row*/, const Row & /*state*/, NoTotals & /*totals*/) const {}
 };
 
 // The row's maximum stands where cross-entropy has its target: its own log-probability is -log1p of the others' sum.
@@ -124,6 +128,7 @@ template <class In>
 struct LogSoftmaxJob {
   using T = Arithmetic<In>;
   static constexpr int kPasses = 3;
+  using Sums = NoTotals;
   struct Row {
     bool nan;
     double max, delta;
@@ -151,9 +156,8 @@ struct LogSoftmaxJob {
     } else if (pass == 1) {
       if (state.nan) return;
       const bool usable = state.max >= -Format<T>::kLimit && state.max <= Format<T>::kLimit;
-      kernels.sum->exp_sum[kDtypeOf<In>]({in, cols, state.argmax - first, usable ? RoundedLog2(state.max) : kNan,
-                                          state.max, nullptr, false},
-                                         &sum);
+      kernels.sum->exp_sum[kDtypeOf<In>](
+          {in, cols, state.argmax - first, usable ? RoundedLog2(state.max) : kNan, state.max, nullptr, false}, &sum);
     } else if (state.nan) {
       FillRow(out, cols, kNan);
     } else {
@@ -181,13 +185,14 @@ struct LogSoftmaxJob {
       state.delta = RoundTo<T>(NegativeLogLikelihood(others.total, SumOfLogit<T>(state.max)));
     }
   }
-  void End(int64_t /*row*/, const Row & /*state*/, Totals & /*totals*/) const {}
+  void End(int64_t /*row*/, const Row & /*state*/, NoTotals & /*totals*/) const {}
 };
 
 template <class In, bool kLog>
 struct BackwardJob {
   using T = Arithmetic<In>;
   static constexpr int kPasses = 2;
+  using Sums = NoTotals;
   struct Row {
     double sum;
   };
@@ -213,16 +218,16 @@ struct BackwardJob {
   void Between(int pass, int64_t /*row*/, Row &state, const ChunkSum *sums) const {
     if (pass != 0) return;
     Wide total;
-    for (int64_t i = 0; i < shape.chunks; ++i) total = Totals::AddTo(total, sums[i].sum);
+    for (int64_t i = 0; i < shape.chunks; ++i) total = AddOrOverflow(total, sums[i].sum);
     state.sum = total.hi;
   }
-  void End(int64_t /*row*/, const Row & /*state*/, Totals & /*totals*/) const {}
+  void End(int64_t /*row*/, const Row & /*state*/, NoTotals & /*totals*/) const {}
 };
 
 template <template <class> class Job, class In, class... Arguments>
 xent_status Run(const RowShape &shape, const xent_exec &exec, xent_error *error, Arguments... arguments) {
   const FpMode mode(Subnormals::kFlush);
-  Totals unused;
+  NoTotals unused;
   if (RunRows(Job<In>{ActiveKernels(), shape, arguments...}, shape, exec, &unused)) return XENT_OK;
   return FailIncomplete(error);
 }

@@ -1,14 +1,15 @@
-// Cuts the rows of a call into tasks and runs a job over them: rows over threads, or, where rows are fewer than threads,
-// the chunks inside rows. A job goes over each row in passes; a pass visits the row's chunks, in any order, and is
-// followed by a step for the row as a whole.
+// Cuts the rows of a call into tasks and runs a job over them: rows over threads, or, where rows are fewer than
+// threads, the chunks inside rows. A job goes over each row in passes; a pass visits the row's chunks, in any order,
+// and is followed by a step for the row as a whole.
 //
 //   struct Job {
 //     static constexpr int kPasses;
+//     using Sums = Totals or NoTotals;
 //     struct Row;                                                // what a row's passes share
 //     bool Begin(int64_t row, Row &) const;                      // false: the row is finished
 //     void Chunk(int pass, int64_t row, int64_t chunk, Row &, ChunkSum &) const;
 //     void Between(int pass, int64_t row, Row &, const ChunkSum *) const;
-//     void End(int64_t row, const Row &, Totals &) const;
+//     void End(int64_t row, const Row &, Sums &) const;
 //   };
 #ifndef XENT_SRC_API_RUN_ROWS_H_
 #define XENT_SRC_API_RUN_ROWS_H_
@@ -23,18 +24,18 @@
 
 namespace xent::internal {
 
-// Sums over rows, added up in row order within groups and the groups in order; infinity and NaN as plain addition gives.
+// Sums over rows, added up in row order within groups and the groups in order.
 struct Totals {
-  Wide loss, nll;
+  Wide loss;
+  double nll = 0.0;
 
-  static Wide AddTo(Wide sum, Wide x) {
-    const double plain = sum.hi + x.hi;
-    return plain - plain == 0.0 ? internal::Add(sum, x) : Wide{plain, 0.0};
-  }
   void Add(const Totals &other) {
-    loss = AddTo(loss, other.loss);
-    nll = AddTo(nll, other.nll);
+    loss = AddOrOverflow(loss, other.loss);
+    nll += other.nll;
   }
+};
+struct NoTotals {
+  void Add(const NoTotals & /*other*/) {}
 };
 
 // At most kMaxTasks groups, their size a function of the number of rows alone.
@@ -44,10 +45,7 @@ struct RowShape {
   int64_t rows, cols, chunk_cols, chunks;
 
   RowShape(int64_t row_count, int64_t col_count)
-      : rows(row_count),
-        cols(col_count),
-        chunk_cols(ChunkCols(col_count)),
-        chunks((col_count - 1) / chunk_cols + 1) {}
+      : rows(row_count), cols(col_count), chunk_cols(ChunkCols(col_count)), chunks((col_count - 1) / chunk_cols + 1) {}
   int64_t ColsOf(int64_t chunk) const { return std::min(chunk_cols, cols - chunk * chunk_cols); }
 };
 
@@ -56,7 +54,7 @@ inline constexpr int64_t kTaskLogits = 32768;
 inline constexpr int64_t kSplitRows = 8;
 
 template <class Job>
-XENT_NOINLINE void RunRow(const Job &job, const RowShape &shape, int64_t row, Totals &totals) {
+XENT_NOINLINE void RunRow(const Job &job, const RowShape &shape, int64_t row, typename Job::Sums &totals) {
   typename Job::Row state{};
   if (!job.Begin(row, state)) return;
   ChunkSum sums[kMaxChunks];
@@ -68,12 +66,13 @@ XENT_NOINLINE void RunRow(const Job &job, const RowShape &shape, int64_t row, To
 }
 
 template <class Job>
-XENT_NOINLINE bool RunWholeRows(const Job &job, const RowShape &shape, const xent_exec &exec, int32_t concurrency, Totals *totals) {
+XENT_NOINLINE bool RunWholeRows(const Job &job, const RowShape &shape, const xent_exec &exec, int32_t concurrency,
+                                typename Job::Sums *totals) {
   struct Work {
     const Job &job;
     const RowShape &shape;
     int64_t group_rows, groups, task_groups;
-    Totals group_totals[kMaxTasks];
+    typename Job::Sums group_totals[kMaxTasks];
   };
   const int64_t group_rows = RowsPerGroup(shape.rows);
   const int64_t groups = (shape.rows - 1) / group_rows + 1;
@@ -99,7 +98,8 @@ XENT_NOINLINE bool RunWholeRows(const Job &job, const RowShape &shape, const xen
 
 // For at most kMaxTasks rows, of which each is a group of its own.
 template <class Job>
-XENT_NOINLINE bool RunSplitRows(const Job &job, const RowShape &shape, const xent_exec &exec, int32_t concurrency, Totals *totals) {
+XENT_NOINLINE bool RunSplitRows(const Job &job, const RowShape &shape, const xent_exec &exec, int32_t concurrency,
+                                typename Job::Sums *totals) {
   struct Work {
     const Job &job;
     const RowShape &shape;
@@ -128,7 +128,7 @@ XENT_NOINLINE bool RunSplitRows(const Job &job, const RowShape &shape, const xen
       for (int64_t i = 0; i < work.count; ++i) job.Between(work.pass, work.rows[i], work.states[i], work.sums[i]);
     }
     for (int64_t i = 0; i < work.count; ++i) {
-      Totals row_total;
+      typename Job::Sums row_total;
       job.End(work.rows[i], work.states[i], row_total);
       totals->Add(row_total);
     }
@@ -138,7 +138,7 @@ XENT_NOINLINE bool RunSplitRows(const Job &job, const RowShape &shape, const xen
 
 // False: incomplete. The caller has set the floating-point mode.
 template <class Job>
-XENT_NOINLINE bool RunRows(const Job &job, const RowShape &shape, const xent_exec &exec, Totals *totals) {
+XENT_NOINLINE bool RunRows(const Job &job, const RowShape &shape, const xent_exec &exec, typename Job::Sums *totals) {
   *totals = {};
   if (shape.rows == 0) return true;
   const bool small = shape.rows <= kTaskLogits / shape.cols;

@@ -11,23 +11,33 @@ namespace {
 bool IsNan(double x) { return x != x; }
 bool IsFinite(double x) { return x - x == 0.0; }
 
-xent_status Invalid(xent_error *error, const char *what) {
-  return Fail(error, XENT_INVALID_ARGUMENT, -1, 0, "%s", what);
+xent_status FillError(xent_error *error, xent_status status, int64_t row, int64_t value, const char *format,
+                      va_list arguments) {
+  if (error != nullptr) {
+    error->status = status;
+    error->row = row;
+    error->value = value;
+    std::vsnprintf(error->message, sizeof(error->message), format, arguments);
+  }
+  return status;
 }
 
 }  // namespace
 
-xent_status Fail(xent_error *error, xent_status status, int64_t row, int64_t value, const char *format, ...) {
-  if (error != nullptr && error->struct_size >= sizeof(xent_error)) {
-    error->status = status;
-    error->row = row;
-    error->value = value;
-    va_list arguments;
-    va_start(arguments, format);
-    std::vsnprintf(error->message, sizeof(error->message), format, arguments);
-    va_end(arguments);
-  }
+xent_status FailAt(xent_error *error, xent_status status, int64_t row, int64_t value, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  FillError(error, status, row, value, format, arguments);
+  va_end(arguments);
   return status;
+}
+
+xent_status Invalid(xent_error *error, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  FillError(error, XENT_INVALID_ARGUMENT, -1, 0, format, arguments);
+  va_end(arguments);
+  return XENT_INVALID_ARGUMENT;
 }
 
 xent_status CheckError(xent_error *error) {
@@ -37,19 +47,16 @@ xent_status CheckError(xent_error *error) {
 
 xent_status CheckStruct(const void *object, size_t struct_size, size_t known, const char *name, xent_error *error) {
   if (struct_size < known) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, static_cast<int64_t>(struct_size),
-                "%s: struct_size is %zu, expected at least %zu (initialise it with its _INIT macro)", name, struct_size,
-                known);
+    return Invalid(error, "%s: struct_size is %zu, expected at least %zu (initialise it with its _INIT macro)", name,
+                   struct_size, known);
   }
   if (struct_size > (size_t{1} << 16)) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, static_cast<int64_t>(struct_size),
-                "%s: struct_size is %zu, expected %zu", name, struct_size, known);
+    return Invalid(error, "%s: struct_size is %zu, expected %zu", name, struct_size, known);
   }
   const unsigned char *const bytes = static_cast<const unsigned char *>(object);
   for (size_t i = known; i < struct_size; ++i) {
     if (bytes[i] != 0) {
-      return Fail(error, XENT_INVALID_ARGUMENT, -1, static_cast<int64_t>(struct_size),
-                  "%s: byte %zu is set, but this library knows only the first %zu", name, i, known);
+      return Invalid(error, "%s: byte %zu is set, but this library knows only the first %zu", name, i, known);
     }
   }
   return XENT_OK;
@@ -62,36 +69,31 @@ xent_status CheckOptions(const xent_options *given, int64_t cols, xent_options *
   *options = *given;
   const double epsilon = given->label_smoothing;
   if (IsNan(epsilon) || epsilon < 0.0 || epsilon > 1.0) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, 0, "label_smoothing is %.17g, expected a number in [0, 1]", epsilon);
+    return Invalid(error, "label_smoothing is %.17g, expected a number in [0, 1]", epsilon);
   }
   if (given->smoothing != XENT_SMOOTHING_UNIFORM && given->smoothing != XENT_SMOOTHING_EXCLUSIVE) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, given->smoothing,
-                "smoothing is %d, expected XENT_SMOOTHING_UNIFORM or XENT_SMOOTHING_EXCLUSIVE", given->smoothing);
+    return Invalid(error, "smoothing is %d, expected XENT_SMOOTHING_UNIFORM or XENT_SMOOTHING_EXCLUSIVE",
+                   given->smoothing);
   }
   if (given->smoothing == XENT_SMOOTHING_EXCLUSIVE && epsilon > 0.0 && cols == 1) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, 1,
-                "smoothing exclusive with label_smoothing %.17g needs cols >= 2, but cols is 1", epsilon);
+    return Invalid(error, "smoothing exclusive with label_smoothing %.17g needs cols >= 2, but cols is 1", epsilon);
   }
   if (given->reduction < XENT_REDUCTION_NONE || given->reduction > XENT_REDUCTION_MEAN) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, given->reduction,
-                "reduction is %d, expected XENT_REDUCTION_NONE, XENT_REDUCTION_SUM or XENT_REDUCTION_MEAN",
-                given->reduction);
+    return Invalid(error, "reduction is %d, expected XENT_REDUCTION_NONE, XENT_REDUCTION_SUM or XENT_REDUCTION_MEAN",
+                   given->reduction);
   }
   if (given->empty_mean != XENT_EMPTY_MEAN_NAN && given->empty_mean != XENT_EMPTY_MEAN_ZERO) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, given->empty_mean,
-                "empty_mean is %d, expected XENT_EMPTY_MEAN_NAN or XENT_EMPTY_MEAN_ZERO", given->empty_mean);
+    return Invalid(error, "empty_mean is %d, expected XENT_EMPTY_MEAN_NAN or XENT_EMPTY_MEAN_ZERO", given->empty_mean);
   }
   if (given->has_divisor != 0 && given->has_divisor != 1) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, given->has_divisor, "has_divisor is %d, expected 0 or 1",
-                given->has_divisor);
+    return Invalid(error, "has_divisor is %d, expected 0 or 1", given->has_divisor);
   }
   if (given->has_divisor == 0) {
     if (given->divisor == 0.0) return XENT_OK;
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, 0, "divisor is %.17g, but has_divisor is 0: expected 1, or divisor 0",
-                given->divisor);
+    return Invalid(error, "divisor is %.17g, but has_divisor is 0: expected 1, or divisor 0", given->divisor);
   }
   if (!IsFinite(given->divisor) || given->divisor <= 0.0) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, 0, "divisor is %.17g, expected a finite number > 0", given->divisor);
+    return Invalid(error, "divisor is %.17g, expected a finite number > 0", given->divisor);
   }
   if (given->reduction == XENT_REDUCTION_NONE) {
     return Invalid(error, "divisor and reduction none do not go together: expected reduction sum or mean");
@@ -105,12 +107,11 @@ xent_status CheckExec(const xent_exec *given, xent_exec *exec, xent_error *error
   XENT_RETURN_IF_ERROR(CheckStruct(given, given->struct_size, sizeof(xent_exec), "exec", error));
   *exec = *given;
   if (exec->mode < XENT_EXEC_OPENMP || exec->mode > XENT_EXEC_CALLER) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, exec->mode,
-                "exec mode is %d, expected XENT_EXEC_OPENMP, XENT_EXEC_SERIAL or XENT_EXEC_CALLER", exec->mode);
+    return Invalid(error, "exec mode is %d, expected XENT_EXEC_OPENMP, XENT_EXEC_SERIAL or XENT_EXEC_CALLER",
+                   exec->mode);
   }
   if (exec->threads < 0) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, exec->threads, "exec threads is %d, expected 0 or more",
-                exec->threads);
+    return Invalid(error, "exec threads is %d, expected 0 or more", exec->threads);
   }
   if ((exec->mode == XENT_EXEC_CALLER) != (exec->parallel_for != nullptr)) {
     return Invalid(error, exec->mode == XENT_EXEC_CALLER
@@ -122,16 +123,13 @@ xent_status CheckExec(const xent_exec *given, xent_exec *exec, xent_error *error
 
 xent_status CheckShape(int64_t rows, int64_t cols, int32_t dtype, xent_error *error) {
   if (dtype < XENT_F32 || dtype > XENT_F16) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, dtype,
-                "dtype is %d, expected XENT_F32, XENT_F64, XENT_BF16 or XENT_F16", dtype);
+    return Invalid(error, "dtype is %d, expected XENT_F32, XENT_F64, XENT_BF16 or XENT_F16", dtype);
   }
   if (rows < 0) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, rows, "rows is %lld, expected 0 or more",
-                static_cast<long long>(rows));
+    return Invalid(error, "rows is %lld, expected 0 or more", static_cast<long long>(rows));
   }
   if (cols < 1) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, cols, "cols is %lld, expected 1 or more",
-                static_cast<long long>(cols));
+    return Invalid(error, "cols is %lld, expected 1 or more", static_cast<long long>(cols));
   }
   return XENT_OK;
 }
@@ -140,45 +138,42 @@ xent_status CheckMatrix(int64_t rows, int64_t cols, int32_t dtype, Matrix *matri
   const int64_t size = static_cast<int64_t>(ElementSize(dtype));
   if (matrix->stride == 0) matrix->stride = cols;
   if (matrix->stride < cols) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, matrix->stride,
-                "%s is %lld, expected 0 or at least cols, which is %lld", matrix->stride_name,
-                static_cast<long long>(matrix->stride), static_cast<long long>(cols));
+    return Invalid(error, "%s is %lld, expected 0 or at least cols, which is %lld", matrix->stride_name,
+                   static_cast<long long>(matrix->stride), static_cast<long long>(cols));
   }
   if (matrix->stride > INT64_MAX / size || (rows > 0 && matrix->stride * size > INT64_MAX / rows)) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, matrix->stride,
-                "%s: %lld rows of %lld elements exceed 2^63 - 1 bytes", matrix->name, static_cast<long long>(rows),
-                static_cast<long long>(matrix->stride));
+    return Invalid(error, "%s: %lld rows of %lld elements exceed 2^63 - 1 bytes", matrix->name,
+                   static_cast<long long>(rows), static_cast<long long>(matrix->stride));
   }
   return CheckArray(matrix->data, rows, static_cast<size_t>(size), matrix->name, error);
 }
 
 xent_status CheckTargets(const void *targets, int32_t type, int64_t rows, xent_error *error) {
   if (type != XENT_I32 && type != XENT_I64) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, type, "targets_type is %d, expected XENT_I32 or XENT_I64", type);
+    return Invalid(error, "targets_type is %d, expected XENT_I32 or XENT_I64", type);
   }
   return CheckArray(targets, rows, type == XENT_I32 ? 4 : 8, "targets", error);
 }
 
 xent_status CheckSameStride(const Matrix &in, const Matrix &out, int64_t rows, xent_error *error) {
   if (rows == 0 || in.data != out.data || in.stride == out.stride) return XENT_OK;
-  return Fail(error, XENT_INVALID_ARGUMENT, -1, out.stride, "%s is %s, expected %s and %s to be equal, got %lld and %lld",
-              out.name, in.name, in.stride_name, out.stride_name, static_cast<long long>(in.stride),
-              static_cast<long long>(out.stride));
+  return Invalid(error, "%s is %s, expected %s and %s to be equal, got %lld and %lld", out.name, in.name,
+                 in.stride_name, out.stride_name, static_cast<long long>(in.stride),
+                 static_cast<long long>(out.stride));
 }
 
 xent_status FailIncomplete(xent_error *error) {
-  return Fail(error, XENT_INCOMPLETE, -1, 0,
-              "parallel_for returned before every task had run; the outputs are unspecified");
+  return FailAt(error, XENT_INCOMPLETE, -1, 0,
+                "parallel_for returned before every task had run; the outputs are unspecified");
 }
 
 xent_status CheckArray(const void *data, int64_t count, size_t size, const char *name, xent_error *error) {
   if (data == nullptr) {
     if (count <= 0) return XENT_OK;
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, 0, "%s is NULL, expected %lld elements or rows", name,
-                static_cast<long long>(count));
+    return Invalid(error, "%s is NULL, expected %lld elements or rows", name, static_cast<long long>(count));
   }
   if (reinterpret_cast<uintptr_t>(data) % size != 0) {
-    return Fail(error, XENT_INVALID_ARGUMENT, -1, 0, "%s is not aligned to its elements of %zu bytes", name, size);
+    return Invalid(error, "%s is not aligned to its elements of %zu bytes", name, size);
   }
   return XENT_OK;
 }

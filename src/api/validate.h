@@ -9,12 +9,16 @@
 
 namespace xent::internal {
 
-// Fills *error (may be null) and returns status. The message is printf-formatted.
 #if defined(__GNUC__)
-__attribute__((format(printf, 5, 6)))
+#define XENT_PRINTF(string, first) __attribute__((format(printf, string, first)))
+#else
+#define XENT_PRINTF(string, first)
 #endif
-xent_status
-Fail(xent_error *error, xent_status status, int64_t row, int64_t value, const char *format, ...);
+
+// Fill *error (may be null) and return the status, XENT_INVALID_ARGUMENT for Invalid, which knows of no position.
+XENT_PRINTF(5, 6)
+xent_status FailAt(xent_error *error, xent_status status, int64_t row, int64_t value, const char *format, ...);
+XENT_PRINTF(2, 3) xent_status Invalid(xent_error *error, const char *format, ...);
 
 // struct_size of a caller's struct whose first `known` bytes this library understands.
 xent_status CheckStruct(const void *object, size_t struct_size, size_t known, const char *name, xent_error *error);
@@ -44,10 +48,10 @@ inline size_t ElementSize(int32_t dtype) { return dtype == XENT_F64 ? 8 : dtype 
 }  // namespace xent::internal
 
 // Returns from the calling function when a check fails.
-#define XENT_RETURN_IF_ERROR(expression)                    \
-  do {                                                      \
-    const xent_status xent_status_ = (expression);          \
-    if (xent_status_ != XENT_OK) return xent_status_;       \
+#define XENT_RETURN_IF_ERROR(expression)              \
+  do {                                                \
+    const xent_status xent_status_ = (expression);    \
+    if (xent_status_ != XENT_OK) return xent_status_; \
   } while (false)
 
 #endif  // XENT_SRC_API_VALIDATE_H_

@@ -17,8 +17,8 @@ struct Registry {
   Kernels compiled[kMaxTargets];
   bool available[kMaxTargets];
   int count = 0;
-  int best = 0;  // index of the default
-  const char *unknown_max_target = nullptr;
+  int best = 0;                      // index of the default
+  char unknown_max_target[64] = {};  // a copy: the environment may change
 
   Registry() {
     const int64_t supported = hwy::SupportedTargets();
@@ -36,7 +36,7 @@ struct Registry {
       targets_[count] = target;
       ++count;
     }
-    if (has_cap && cap == 0) unknown_max_target = cap_name;
+    if (has_cap && cap == 0) std::strncpy(unknown_max_target, cap_name, sizeof(unknown_max_target) - 1);
     // The best one allowed; where the cap lies below all of them, the last.
     for (best = 0; best < count - 1; ++best) {
       if (available[best] && targets_[best] >= cap) break;
@@ -75,7 +75,10 @@ const Kernels &ActiveKernels() {
 
 const char *CompiledTarget(int32_t i) { return i < 0 ? nullptr : GetRegistry().Name(i, false); }
 const char *AvailableTarget(int32_t i) { return i < 0 ? nullptr : GetRegistry().Name(i, true); }
-const char *UnknownMaxTarget() { return GetRegistry().unknown_max_target; }
+const char *UnknownMaxTarget() {
+  const char *const name = GetRegistry().unknown_max_target;
+  return name[0] == '\0' ? nullptr : name;
+}
 
 #define XENT_STRINGIFY_(x) #x
 #define XENT_STRINGIFY(x) XENT_STRINGIFY_(x)

@@ -1,7 +1,7 @@
-// Sum of a chunk's exponentials in one sweep, without its maximum: any reference exponent near the chunk's gives the same
-// bits, so a guess is carried along and a block is redone, with its own maximum, only when a lane leaves the accepted
-// range. Error: exp's (exp-inl.h) plus at most three roundings of a tree of eight; the lanes are double (float64: with
-// their rounding errors carried along). See docs/numerics.md.
+// Sum of a chunk's exponentials in one sweep, without its maximum: any reference exponent near the chunk's gives the
+// same bits, so a guess is carried along and a block is redone, with its own maximum, only when a lane leaves the
+// accepted range. Error: exp's (exp-inl.h) plus at most three roundings of a tree of eight; the lanes are double
+// (float64: with their rounding errors carried along). See docs/numerics.md.
 #if defined(XENT_SRC_KERNELS_EXP_SUM_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_EXP_SUM_INL_H_
 #undef XENT_SRC_KERNELS_EXP_SUM_INL_H_
@@ -23,9 +23,12 @@ namespace xent::internal {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+// What becomes of the exponentials: nothing, kept elsewhere, or kept where the logits stood, which are then saved.
+enum class Keep { kNothing, kExponentials, kInPlace };
+
 // One step: exponentials of kStep logits, kept in `out` where wanted, their tree sums added to the lanes.
-template <bool kShift, bool kKeep, class T, class Z>
-HWY_INLINE void SumStep(const ExpRange<T> &range, T origin, const Z *z, T *out, WideLanes<T> &sum) {
+template <bool kShift, Keep kKeep, class T, class Z>
+HWY_INLINE void SumStep(const ExpRange<T> &range, T origin, const Z *z, T *out, T *saved, WideLanes<T> &sum) {
   const hn::CappedTag<T, kLanes> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t part = 0; part < kLanes; part += lanes) {
@@ -37,6 +40,16 @@ HWY_INLINE void SumStep(const ExpRange<T> &range, T origin, const Z *z, T *out, 
     auto e5 = LoadAs(d, z + part + 5 * kLanes);
     auto e6 = LoadAs(d, z + part + 6 * kLanes);
     auto e7 = LoadAs(d, z + part + 7 * kLanes);
+    if constexpr (kKeep == Keep::kInPlace) {
+      hn::Store(e0, d, saved + part + 0 * kLanes);
+      hn::Store(e1, d, saved + part + 1 * kLanes);
+      hn::Store(e2, d, saved + part + 2 * kLanes);
+      hn::Store(e3, d, saved + part + 3 * kLanes);
+      hn::Store(e4, d, saved + part + 4 * kLanes);
+      hn::Store(e5, d, saved + part + 5 * kLanes);
+      hn::Store(e6, d, saved + part + 6 * kLanes);
+      hn::Store(e7, d, saved + part + 7 * kLanes);
+    }
     if constexpr (kShift) {
       const auto c = hn::Set(d, origin);
       e0 = hn::Sub(e0, c);
@@ -50,7 +63,7 @@ HWY_INLINE void SumStep(const ExpRange<T> &range, T origin, const Z *z, T *out, 
     }
     ExpFour(d, range, e0, e1, e2, e3);
     const auto lower = hn::Add(hn::Add(e0, e1), hn::Add(e2, e3));
-    if constexpr (kKeep) {
+    if constexpr (kKeep != Keep::kNothing) {
       hn::StoreU(e0, d, out + part + 0 * kLanes);
       hn::StoreU(e1, d, out + part + 1 * kLanes);
       hn::StoreU(e2, d, out + part + 2 * kLanes);
@@ -58,7 +71,7 @@ HWY_INLINE void SumStep(const ExpRange<T> &range, T origin, const Z *z, T *out, 
     }
     ExpFour(d, range, e4, e5, e6, e7);
     const auto upper = hn::Add(hn::Add(e4, e5), hn::Add(e6, e7));
-    if constexpr (kKeep) {
+    if constexpr (kKeep != Keep::kNothing) {
       hn::StoreU(e4, d, out + part + 4 * kLanes);
       hn::StoreU(e5, d, out + part + 5 * kLanes);
       hn::StoreU(e6, d, out + part + 6 * kLanes);
@@ -71,12 +84,12 @@ HWY_INLINE void SumStep(const ExpRange<T> &range, T origin, const Z *z, T *out, 
 // Bytes ahead of the reads at which memory is asked for, into the second-level cache.
 inline constexpr int64_t kPrefetchBytes = 16 * 1024;
 
-template <bool kShift, bool kKeep, class In>
+template <bool kShift, Keep kKeep, class In>
 struct SumBlockStep {
   using T = Arithmetic<In>;
   ExpRange<T> range;
   T origin;
-  T *out;
+  T *out, *saved;
   WideLanes<T> *sum;
 
   template <class Z>
@@ -86,32 +99,43 @@ struct SumBlockStep {
     for (size_t byte = 0; byte < kStep * sizeof(Z); byte += 64) {
       __builtin_prefetch(reinterpret_cast<const void *>(ahead + byte), 0, 2);
     }
-    if constexpr (kKeep) {
-      // A copied step is stored through a buffer: only `count` columns exist, and the target's is not kept apart.
-      if (count < kStep) {
-        HWY_ALIGN T kept[kStep];
-        SumStep<kShift, true>(range, origin, z, kept, *sum);
-        std::memcpy(out + col, kept, static_cast<size_t>(count) * sizeof(T));
+    if constexpr (kKeep != Keep::kNothing) {
+      if (HWY_UNLIKELY(count < kStep)) {  // only `count` columns exist; z is a copy, which takes all of them
+        T *const copy = const_cast<T *>(z);
+        SumStep<kShift, kKeep>(range, origin, z, copy, saved + col, *sum);
+        std::memcpy(out + col, copy, static_cast<size_t>(count) * sizeof(T));
         return;
       }
     }
-    SumStep<kShift, kKeep>(range, origin, z, out + col, *sum);
+    SumStep<kShift, kKeep>(range, origin, z, out + col, saved + col, *sum);
   }
 };
 
-template <bool kShift, bool kKeep, class In, class T = Arithmetic<In>>
-HWY_NOINLINE void SumBlockAs(const In *logits, int64_t cols, int64_t target, double reference, T origin, T *out,
-                             WideLanes<T> &sum) {
-  SumBlockStep<kShift, kKeep, In> step{ExpRange<T>(reference), origin, out, &sum};
+template <class T>
+struct Destination {
+  T *out = nullptr;    // exponentials; null: nowhere
+  T *saved = nullptr;  // a block's logits, kStep more than it has; null unless they stand in `out`
+};
+
+template <bool kShift, Keep kKeep, class In, class T = Arithmetic<In>>
+HWY_NOINLINE void SumBlockAs(const In *logits, int64_t cols, int64_t target, double reference, T origin,
+                             Destination<T> to, WideLanes<T> &sum) {
+  SumBlockStep<kShift, kKeep, In> step{ExpRange<T>(reference), origin, to.out, to.saved, &sum};
   ForEachStep(logits, cols, target, -std::numeric_limits<T>::infinity(), step);
 }
 
 template <class In, class T = Arithmetic<In>>
-HWY_INLINE void SumBlock(const In *logits, int64_t cols, int64_t target, double reference, bool shift, T origin, T *out,
-                         WideLanes<T> &sum) {
-  const auto sum_block = out == nullptr ? (shift ? SumBlockAs<true, false, In> : SumBlockAs<false, false, In>)
-                                        : (shift ? SumBlockAs<true, true, In> : SumBlockAs<false, true, In>);
-  sum_block(logits, cols, target, reference, origin, out, sum);
+HWY_INLINE void SumBlock(const In *logits, int64_t cols, int64_t target, double reference, bool shift, T origin,
+                         Destination<T> to, WideLanes<T> &sum) {
+  auto sum_block = shift ? SumBlockAs<true, Keep::kNothing, In> : SumBlockAs<false, Keep::kNothing, In>;
+  if constexpr (sizeof(In) == sizeof(T)) {
+    if (to.saved != nullptr) {
+      sum_block = SumBlockAs<false, Keep::kInPlace, In>;
+    } else if (to.out != nullptr) {
+      sum_block = shift ? SumBlockAs<true, Keep::kExponentials, In> : SumBlockAs<false, Keep::kExponentials, In>;
+    }
+  }
+  sum_block(logits, cols, target, reference, origin, to, sum);
 }
 
 // Sums (pivot - z) kSpreadScale: for float32 the differences are exact in double, for float64 what they lose is kept.
@@ -152,6 +176,12 @@ struct SpreadStep {
     }
   }
 };
+
+template <class In, class T = Arithmetic<In>>
+HWY_NOINLINE void SpreadBlock(const In *logits, int64_t cols, int64_t target, double pivot, WideLanes<T> &sum) {
+  SpreadStep<In> step{pivot, &sum};
+  ForEachStep(logits, cols, target, static_cast<T>(pivot), step);
+}
 
 template <class In>
 struct MaximumStep {
@@ -272,29 +302,31 @@ void ExpSum(const ExpSumTask &task, ChunkSum *out) {
 
   WideLanes<T> sum, before, spread;
   Wide earlier_spread;
-  HWY_ALIGN T copy[kBlock];  // in place only: the block's logits, should it be redone
   constexpr int64_t kBlockCols = kBlock * sizeof(float) / sizeof(T);
+  HWY_ALIGN T saved[kBlockCols];  // in place only: the block's logits, should it be redone
   const auto raise = [&](int64_t col, double new_reference) {
     const int64_t by = static_cast<int64_t>(new_reference - reference);
     sum.Scale(-by);
-    if (kept != nullptr) ScaleDown(kept, col, by);
+    if (kept != nullptr) ScaleByPower(kept, col, -by);
     reference = new_reference;
   };
 
   for (int64_t col = 0; col < cols;) {
     const int64_t count = HWY_MIN(kBlockCols, cols - col);
-    T *const block_out = kept == nullptr ? nullptr : kept + col;
-    if (in_place) std::memcpy(copy, logits + col, static_cast<size_t>(count) * sizeof(T));
-
+    const bool save = in_place && result.kind == Reference::kExponent;
+    const Destination<T> to{kept == nullptr ? nullptr : kept + col, save ? saved : nullptr};
     if (result.kind == Reference::kExponent) {
       // A look at the block's ends: ascending logits then redo nothing.
       const double peek = Peek(logits + col, count);
       if (peek <= F::kLimit && peek * kLog2E_F64_Hi > reference + kPeekBinades) raise(col, RoundedLog2(peek));
     }
+    if (task.spread && result.kind == Reference::kLogit) {
+      SpreadBlock(logits + col, count, target - col, result.pivot, spread);  // nothing is redone now, nor saved
+    }
     before = sum;
-    SumBlock(logits + col, count, target - col, reference, result.kind == Reference::kLogit, origin, block_out, sum);
+    SumBlock(logits + col, count, target - col, reference, result.kind == Reference::kLogit, origin, to, sum);
     if (HWY_UNLIKELY(!InRange(sum))) {
-      if (in_place) std::memcpy(kept + col, copy, static_cast<size_t>(count) * sizeof(T));
+      if (save) std::memcpy(kept + col, saved, static_cast<size_t>(count) * sizeof(T));
       sum = before;
       Extreme seen = Maximum(logits + col, count, target - col);
       if (seen.nan || seen.max == std::numeric_limits<double>::infinity()) {
@@ -303,7 +335,7 @@ void ExpSum(const ExpSumTask &task, ChunkSum *out) {
       }
       if (seen.max <= F::kLimit) {
         raise(col, RoundedLog2(seen.max));
-        SumBlock(logits + col, count, target - col, reference, false, origin, block_out, sum);
+        SumBlock(logits + col, count, target - col, reference, false, origin, to, sum);
       } else {
         // The chunk's maximum lies beyond the limit: the whole chunk is summed relative to it. In place the earlier
         // logits are recovered from their exponentials, exactly where they can still matter.
@@ -315,30 +347,26 @@ void ExpSum(const ExpSumTask &task, ChunkSum *out) {
         result.kind = Reference::kLogit;
         if (task.spread) {
           const double columns = static_cast<double>(col - (target >= 0 && target < col));
-          const Wide moved = Multiply(Subtract({seen.max * F::kSpreadScale, 0.0}, {result.pivot * F::kSpreadScale, 0.0}),
-                                      {columns, 0.0});
-          earlier_spread = Add(spread.Total(), moved);
+          const Wide moved = Multiply(
+              Subtract({seen.max * F::kSpreadScale, 0.0}, {result.pivot * F::kSpreadScale, 0.0}), {columns, 0.0});
+          earlier_spread = AddOrOverflow(spread.Total(), moved);
           spread = {};
         }
         result.pivot = seen.max;
         sum = {};
-        if (col > 0) SumBlock(logits, col, target, reference, true, origin, kept, sum);
+        if (col > 0) SumBlock(logits, col, target, reference, true, origin, Destination<T>{kept, nullptr}, sum);
         continue;
       }
     }
-    if (task.spread) {
-      SpreadStep<In> step{result.pivot, &spread};
-      const In *source = logits + col;
-      if constexpr (sizeof(In) == sizeof(T)) {
-        if (in_place) source = reinterpret_cast<const In *>(copy);
-      }
-      ForEachStep(source, count, target - col, static_cast<T>(result.pivot), step);
+    if (task.spread && result.kind == Reference::kExponent) {
+      const In *const source = save ? reinterpret_cast<const In *>(saved) : logits + col;
+      SpreadBlock(source, count, target - col, result.pivot, spread);
     }
     col += count;
   }
   result.reference = result.kind == Reference::kLogit ? static_cast<double>(origin) : reference;
   result.sum = sum.Total();
-  if (task.spread) result.spread = Add(earlier_spread, spread.Total());
+  if (task.spread) result.spread = AddOrOverflow(earlier_spread, spread.Total());
   *out = result;
 }
 

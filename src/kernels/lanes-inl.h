@@ -67,23 +67,24 @@ HWY_INLINE void AddToLanes(D d, hn::VFromD<D> v, int64_t first, WideLanes<double
   hn::Store(hn::Add(hn::Load(d, low), error), d, low);
 }
 
-// values = values 2^-exponent, exponent > 0; what falls below the normal range becomes 0.
+// values = values 2^exponent; what falls below the normal range becomes 0, what goes past it infinite.
 template <class T>
-void ScaleDown(T *values, int64_t cols, int64_t exponent) {
+void ScaleByPower(T *values, int64_t cols, int64_t exponent) {
   const hn::CappedTag<T, kLanes> d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  constexpr int64_t kLargest = -2 * Format<T>::kMinExponent;
-  if (exponent > kLargest) {
+  const size_t lanes = hn::Lanes(d);
+  constexpr int64_t kLargest = 2 * Format<T>::kMaxExponent;
+  if (exponent < -kLargest) {
     std::memset(values, 0, static_cast<size_t>(cols) * sizeof(T));
     return;
   }
-  const T first = static_cast<T>(PowerOfTwo(-exponent / 2));
-  const T second = static_cast<T>(PowerOfTwo(-(exponent - exponent / 2)));
-  int64_t i = 0;
-  for (; i + lanes <= cols; i += lanes) {
-    hn::StoreU(hn::Mul(hn::Mul(hn::LoadU(d, values + i), hn::Set(d, first)), hn::Set(d, second)), d, values + i);
+  const int64_t first = exponent / 2;
+  const int64_t second = HWY_MIN(exponent - first, int64_t{Format<T>::kMaxExponent});
+  const auto a = hn::Set(d, static_cast<T>(PowerOfTwo(first)));
+  const auto b = hn::Set(d, static_cast<T>(PowerOfTwo(second)));
+  for (size_t i = 0; i < static_cast<size_t>(cols); i += lanes) {
+    const size_t rest = HWY_MIN(lanes, static_cast<size_t>(cols) - i);
+    hn::StoreN(hn::Mul(hn::Mul(hn::LoadN(d, values + i, rest), a), b), d, values + i, rest);
   }
-  for (; i < cols; ++i) values[i] = values[i] * first * second;  // exact: the same in any width
 }
 
 }  // namespace HWY_NAMESPACE

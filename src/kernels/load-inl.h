@@ -98,11 +98,10 @@ HWY_INLINE void StoreAs([[maybe_unused]] D d, hn::Vec<D> v, F16 *p) {
   const auto bits = hn::BitCast(du, v);
   const auto magnitude = hn::And(bits, hn::Set(du, 0x7fffffffu));
   const auto sign = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 0x8000u));
-  const auto subnormal = hn::Sub(hn::BitCast(du, hn::Add(hn::BitCast(d, magnitude), hn::Set(d, 0.5f))),
-                                 hn::Set(du, 0x3f000000u));
+  const auto subnormal =
+      hn::Sub(hn::BitCast(du, hn::Add(hn::BitCast(d, magnitude), hn::Set(d, 0.5f))), hn::Set(du, 0x3f000000u));
   const auto odd = hn::And(hn::ShiftRight<13>(magnitude), hn::Set(du, 1u));
-  auto half = hn::ShiftRight<13>(
-      hn::Add(hn::Sub(magnitude, hn::Set(du, (112u << 23) - 0xfffu)), odd));
+  auto half = hn::ShiftRight<13>(hn::Add(hn::Sub(magnitude, hn::Set(du, (112u << 23) - 0xfffu)), odd));
   const auto m = hn::BitCast(di, magnitude);
   half = hn::IfThenElse(hn::RebindMask(du, hn::Gt(hn::BitCast(di, half), hn::Set(di, 0x7c00))), hn::Set(du, 0x7c00u),
                         half);
@@ -113,18 +112,24 @@ HWY_INLINE void StoreAs([[maybe_unused]] D d, hn::Vec<D> v, F16 *p) {
 #endif
 }
 
-// Copies `cols` < kStep or a step around the target to `step`, with `pad` past the end and at the target.
-template <class In>
-HWY_INLINE void CopyStep(const In *logits, int64_t cols, int64_t target, Arithmetic<In> pad, Arithmetic<In> *step) {
-  const int64_t count = HWY_MIN(cols, kStep);
-  for (int64_t i = 0; i < count; ++i) step[i] = Widen(logits[i]);
-  for (int64_t i = count; i < kStep; ++i) step[i] = pad;
+// Copies the first `count` <= kStep logits to `step`, with `pad` past the end and at the target.
+template <class In, class T = Arithmetic<In>>
+HWY_INLINE void CopyStep(const In *logits, int64_t count, int64_t target, T pad, T *step) {
+  const Tag<In> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto vpad = hn::Set(d, pad);
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) hn::Store(LoadAs(d, logits + i), d, step + i);
+  for (; i < kStep; i += lanes) {
+    hn::Store(vpad, d, step + i);
+    for (int64_t k = i; k < count; ++k) step[k] = Widen(logits[k]);
+  }
   if (target >= 0 && target < kStep) step[target] = pad;
 }
 
-// Calls step(pointer, column, count) for each step of [0, cols): on the data itself where a step is whole and without the
-// target, else on a copy with `pad` in the other lanes. No scalar twin, and but one place that the body is inlined at
-// (two where the copy is of another type).
+// Calls step(pointer, column, count) for each step of [0, cols): on the data itself where a step is whole and without
+// the target, else on a copy with `pad` in the other lanes. No scalar twin, and but one place that the body is inlined
+// at (two where the copy is of another type).
 template <class In, class Step>
 HWY_INLINE void ForEachStep(const In *logits, int64_t cols, int64_t target, Arithmetic<In> pad, Step &step) {
   HWY_ALIGN Arithmetic<In> copy[kStep];

@@ -6,10 +6,10 @@
 
 namespace xent::internal {
 
-// values[i] = e^z 2^(kBias - reference) -> z. Needed when a chunk that is worked on in place turns out to have its maximum
-// beyond Format::kLimit. Only logits within some hundreds of that limit still matter then, and those come back
-// exactly: there neighbouring numbers of the type lie 2^-4 (float64: 2^-14) and more apart, the exponential tells them apart
-// to 2^-22 (2^-51). Others come back near enough to give 0, as they did; an exponential of 0 gives -infinity.
+// values[i] = e^z 2^(kBias - reference) -> z. Needed when a chunk that is worked on in place turns out to have its
+// maximum beyond Format::kLimit. Only logits within some hundreds of that limit still matter then, and those come back
+// exactly: there neighbouring numbers of the type lie 2^-4 (float64: 2^-14) and more apart, the exponential tells them
+// apart to 2^-22 (2^-51). Others come back near enough to give 0, as they did; an exponential of 0 gives -infinity.
 template <class T>
 void RestoreLogits(T *values, int64_t cols, double reference) {
   const Wide offset = MultiplyLn2(reference - Format<T>::kBias);

@@ -75,12 +75,18 @@ struct ExpSumTask {
   bool spread;
 };
 
-// exponentials -> gradient, in place: x = x scale - shift, magnitudes <= threshold become 0.
+// x -> (x scale - shift) 2^lift, where magnitudes <= threshold before the lift become 0.
+struct AffineMap {
+  double scale, shift, threshold;
+  int lift;
+};
+
+// exponentials -> gradient, in place.
 struct ScaleTask {
   void *values;
   int64_t cols;
-  int prescale;  // multiply by 2^-prescale first, 0 <= prescale <= 252
-  double scale, shift, threshold;
+  int prescale;  // multiply by 2^prescale first; magnitude at most twice the largest exponent
+  AffineMap map;
 };
 
 // logits -> gradient, the exponentials computed again with the given reference.
@@ -91,7 +97,7 @@ struct GradientTask {
   Reference kind;
   double reference;  // integer that exponents count from, for either kind
   double origin;     // kLogit: the chunk's maximum
-  double scale, shift, threshold;
+  AffineMap map;
 };
 
 struct Extreme {

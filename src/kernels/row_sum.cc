@@ -43,8 +43,8 @@ struct WideFactor {
   double exponent = 0.0;
 };
 
-// 2^(a - b) or e^(a - b) of two references; a kind that vanishes beside the other gives 0. Only asked where a is at most
-// about b, or both are exponents.
+// 2^(a - b) or e^(a - b) of two references; a kind that vanishes beside the other gives 0. Only asked where a is at
+// most about b, or both are exponents.
 WideFactor ReferenceRatio(const RowSum &a, const RowSum &b) {
   if (!a.logit && !b.logit) return {{1.0, 0.0}, a.reference - b.reference};
   if (a.logit && b.logit) {
@@ -127,7 +127,35 @@ Wide NegativeLogLikelihood(const RowSum &others, const RowSum &target) {
 }
 
 template <class T>
-double ScaledRatio(double g, const RowSum &part, const RowSum &total, double minus, double threshold) {
+T RoundTo(Wide x) {
+  // Decided on the unrounded number: processors differ on which results count as below the normal range.
+  if (Magnitude(x.hi) <= PowerOfTwo(Format<T>::kMinExponent)) return T{0};
+  return static_cast<T>(x.hi);
+}
+
+Factor Decompose(double x) {
+  const uint64_t bits = std::bit_cast<uint64_t>(x);
+  const uint64_t sign = bits >> 63 << 63;
+  uint64_t fraction = bits << 12 >> 12;
+  int64_t exponent = ExponentOf(x);
+  if (exponent == -1023) {  // subnormal: its leading bit becomes the hidden one
+    if (fraction == 0) return {};
+    const int shift = std::countl_zero(fraction) - 11;
+    fraction = fraction << shift << 12 >> 12;
+    exponent = -1022 - shift;
+  }
+  return {std::bit_cast<double>(sign | (uint64_t{1023} << 52) | fraction), exponent};
+}
+
+Factor Quotient(Factor a, Factor b) {
+  if (a.mantissa == 0.0) return {};
+  const double q = a.mantissa / b.mantissa;
+  const int64_t exponent = ExponentOf(q);
+  return {Scale(q, -exponent), a.exponent - b.exponent + exponent};
+}
+
+template <class T>
+T ScaledRatio(Factor g, const RowSum &part, const RowSum &total, double minus) {
   Wide x;
   if (!part.IsZero()) {
     const WideFactor r = Ratio(part, total);
@@ -135,51 +163,29 @@ double ScaledRatio(double g, const RowSum &part, const RowSum &total, double min
     x = Scale(r.mantissa, r.exponent < -3000.0 ? -3000 : static_cast<int64_t>(r.exponent));
   }
   x = Add(x, {-minus, 0.0});
-  // The product with g in two factors, so that neither the wide product's parts nor the result overflow early.
-  if (x.hi == 0.0 || g == 0.0) return 0.0;
-  const int64_t ex = ExponentOf(x.hi), eg = ExponentOf(g);
-  const Wide product = Multiply(Scale(x, -ex), {Scale(g, -eg), 0.0});
-  const double value = Scale(product.hi, ex + eg);
-  return Magnitude(value) <= threshold ? 0.0 : static_cast<double>(static_cast<T>(value));
+  if (x.hi == 0.0) return T{0};
+  const int64_t exponent = ExponentOf(x.hi);
+  const Wide product = Multiply(Scale(x, -exponent), {g.mantissa, 0.0});
+  return RoundTo<T>({Scale(product.hi, exponent + g.exponent), 0.0});
 }
 
 template <class T>
-Factor FactorOf(double g, const RowSum &total, Reference kind, double reference) {
-  if (g == 0.0) return {};
+Factor FactorOf(Factor g, const RowSum &total, Reference kind, double reference) {
   const RowSum unit = Folded<T>({{1.0, 0.0}, reference, kind == Reference::kLogit});
   const WideFactor ratio = Ratio(unit, total);
-  if (ratio.mantissa.hi == 0.0) return {};
-  const int64_t eg = ExponentOf(g);
-  const Wide product = Multiply(ratio.mantissa, {Scale(g, -eg), 0.0});
-  const int64_t ep = ExponentOf(product.hi);
-  const double mantissa = static_cast<double>(static_cast<T>(Scale(product.hi, -ep)));
-  const double exponent = ratio.exponent + static_cast<double>(ep + eg);
-  if (exponent < -100000.0) return {};
-  return {mantissa, static_cast<int64_t>(exponent)};
+  if (ratio.mantissa.hi == 0.0 || ratio.exponent < -100000.0) return {};
+  const Wide product = Multiply(ratio.mantissa, {g.mantissa, 0.0});
+  const int64_t exponent = ExponentOf(product.hi);
+  const double mantissa = static_cast<double>(static_cast<T>(Scale(product.hi, -exponent)));
+  return {mantissa, static_cast<int64_t>(ratio.exponent) + exponent + g.exponent};
 }
 
-template <class T>
-double ZeroThreshold(double g) {
-  // Exponentials more than kBias - kMinExponent binades below the row's maximum may be 0 (two less for rounding).
-  const double reach = Magnitude(g) * PowerOfTwo(Format<T>::kMinExponent - Format<T>::kBias + 2);
-  const double smallest = PowerOfTwo(Format<T>::kMinExponent);
-  return reach > smallest ? reach : smallest;
-}
-
-template <class T>
-T RoundTo(Wide x) {
-  // Decided on the unrounded number: processors differ on which results count as below the normal range.
-  if (Magnitude(x.hi) <= PowerOfTwo(Format<T>::kMinExponent)) return T{0};
-  return static_cast<T>(x.hi);
-}
-
-#define XENT_INSTANTIATE(T)                                                                 \
-  template RowSum SumOfLogit<T>(double);                                                    \
-  template RowSum SumOfChunk<T>(const ChunkSum &);                                          \
-  template RowSum Merge<T>(RowSum, RowSum);                                                 \
-  template double ScaledRatio<T>(double, const RowSum &, const RowSum &, double, double);   \
-  template Factor FactorOf<T>(double, const RowSum &, Reference, double);                   \
-  template double ZeroThreshold<T>(double);                                                 \
+#define XENT_INSTANTIATE(T)                                                  \
+  template RowSum SumOfLogit<T>(double);                                     \
+  template RowSum SumOfChunk<T>(const ChunkSum &);                           \
+  template RowSum Merge<T>(RowSum, RowSum);                                  \
+  template T ScaledRatio<T>(Factor, const RowSum &, const RowSum &, double); \
+  template Factor FactorOf<T>(Factor, const RowSum &, Reference, double);    \
   template T RoundTo<T>(Wide);
 XENT_INSTANTIATE(float)
 XENT_INSTANTIATE(double)

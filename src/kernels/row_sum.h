@@ -37,16 +37,16 @@ struct Factor {
   int64_t exponent = 0;
 };
 
-// g (part / total), rounded to T once, zero where its magnitude is at most `threshold`.
+// Exact for every finite x, subnormal too, whatever the floating-point mode; mantissa magnitude in [1, 2).
+Factor Decompose(double x);
+Factor Quotient(Factor a, Factor b);
+
+// g (part / total - minus), rounded to T once; zero where it is no larger than T's smallest normal number.
 template <class T>
-double ScaledRatio(double g, const RowSum &part, const RowSum &total, double minus, double threshold);
+T ScaledRatio(Factor g, const RowSum &part, const RowSum &total, double minus);
 // What e^z relative to the reference is multiplied by to give g e^z / total.
 template <class T>
-Factor FactorOf(double g, const RowSum &total, Reference kind, double reference);
-// Gradients of at most this magnitude are stored as zero: the smallest normal number, or what the reach of the biased
-// exponentials allows for a huge upstream gradient. Equal for all ways to compute the gradient.
-template <class T>
-double ZeroThreshold(double g);
+Factor FactorOf(Factor g, const RowSum &total, Reference kind, double reference);
 
 // To T: to nearest even, zero where the magnitude is at most its smallest normal number.
 template <class T>

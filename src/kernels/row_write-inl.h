@@ -1,5 +1,5 @@
-// What writes a row: gradients and softmax from stored or recomputed exponentials, log-softmax, and the way back through
-// both. Every output passes Finish: magnitudes up to the threshold become +0 by a comparison, never by the
+// What writes a row: gradients and softmax from stored or recomputed exponentials, log-softmax, and the way back
+// through both. Magnitudes up to the threshold (the smallest normal number) become +0 by a comparison, never by the
 // floating-point mode, whose rules differ between processors; NaN becomes the canonical one.
 #if defined(XENT_SRC_KERNELS_ROW_WRITE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_ROW_WRITE_INL_H_
@@ -21,10 +21,30 @@ namespace xent::internal {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V Finish(D /*d*/, V v, V threshold) {
-  return hn::IfThenElseZero(hn::Gt(hn::Abs(v), threshold), v);
-}
+// AffineMap on vectors. The lift is for upstream gradients so small or large that shift or product would leave the
+// range of normal numbers though the result does not.
+template <class T>
+struct Affine {
+  T scale, shift, threshold, lift, lift_more;
+  bool lifted;
+
+  explicit Affine(const AffineMap &map)
+      : scale(static_cast<T>(map.scale)),
+        shift(static_cast<T>(map.shift)),
+        threshold(static_cast<T>(map.threshold)),
+        lift(static_cast<T>(PowerOfTwo(map.lift / 2))),
+        lift_more(static_cast<T>(PowerOfTwo(map.lift - map.lift / 2))),
+        lifted(map.lift != 0) {}
+
+  template <class D, class V = hn::Vec<D>>
+  HWY_INLINE V operator()(D d, V e) const {
+    V v = hn::MulSub(e, hn::Set(d, scale), hn::Set(d, shift));
+    v = hn::IfThenElseZero(hn::Gt(hn::Abs(v), hn::Set(d, threshold)), v);
+    if (lifted) v = hn::Mul(hn::Mul(v, hn::Set(d, lift)), hn::Set(d, lift_more));
+    return v;
+  }
+};
+
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V FinishWithNan(D d, V v) {
   using T = hn::TFromD<D>;
@@ -37,32 +57,24 @@ HWY_INLINE V FinishWithNan(D d, V v) {
 template <class T>
 void Scale(const ScaleTask &task) {
   T *const values = static_cast<T *>(task.values);
-  if (task.prescale > 0) ScaleDown(values, task.cols, task.prescale);
+  if (task.prescale != 0) ScaleByPower(values, task.cols, task.prescale);
   const hn::CappedTag<T, kLanes> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto scale = hn::Set(d, static_cast<T>(task.scale));
-  const auto shift = hn::Set(d, static_cast<T>(task.shift));
-  const auto threshold = hn::Set(d, static_cast<T>(task.threshold));
+  const Affine<T> finish(task.map);
   int64_t i = 0;
-  if (task.shift == 0.0) {
-    for (; i + 4 * lanes <= task.cols; i += 4 * lanes) {
-      const auto v0 = Finish(d, hn::Mul(hn::LoadU(d, values + i), scale), threshold);
-      const auto v1 = Finish(d, hn::Mul(hn::LoadU(d, values + i + lanes), scale), threshold);
-      const auto v2 = Finish(d, hn::Mul(hn::LoadU(d, values + i + 2 * lanes), scale), threshold);
-      const auto v3 = Finish(d, hn::Mul(hn::LoadU(d, values + i + 3 * lanes), scale), threshold);
-      hn::StoreU(v0, d, values + i);
-      hn::StoreU(v1, d, values + i + lanes);
-      hn::StoreU(v2, d, values + i + 2 * lanes);
-      hn::StoreU(v3, d, values + i + 3 * lanes);
-    }
+  for (; i + 4 * lanes <= task.cols; i += 4 * lanes) {
+    const auto v0 = finish(d, hn::LoadU(d, values + i));
+    const auto v1 = finish(d, hn::LoadU(d, values + i + lanes));
+    const auto v2 = finish(d, hn::LoadU(d, values + i + 2 * lanes));
+    const auto v3 = finish(d, hn::LoadU(d, values + i + 3 * lanes));
+    hn::StoreU(v0, d, values + i);
+    hn::StoreU(v1, d, values + i + lanes);
+    hn::StoreU(v2, d, values + i + 2 * lanes);
+    hn::StoreU(v3, d, values + i + 3 * lanes);
   }
-  for (; i + lanes <= task.cols; i += lanes) {
-    hn::StoreU(Finish(d, hn::MulSub(hn::LoadU(d, values + i), scale, shift), threshold), d, values + i);
-  }
-  const size_t rest = static_cast<size_t>(task.cols - i);
-  if (rest > 0) {
-    const auto v = hn::LoadN(d, values + i, rest);
-    hn::StoreN(Finish(d, hn::MulSub(v, scale, shift), threshold), d, values + i, rest);
+  for (; i < task.cols; i += lanes) {
+    const size_t rest = HWY_MIN(static_cast<size_t>(lanes), static_cast<size_t>(task.cols - i));
+    hn::StoreN(finish(d, hn::LoadN(d, values + i, rest)), d, values + i, rest);
   }
 }
 
@@ -71,7 +83,8 @@ struct GradientStep {
   using T = Arithmetic<In>;
   ExpRange<T> range;
   bool subtract;
-  T origin, scale, shift, threshold;
+  T origin;
+  Affine<T> finish;
   In *out;
 
   template <class Z>
@@ -86,9 +99,6 @@ struct GradientStep {
   HWY_INLINE void Run(const Z *z, In *to) {
     const hn::CappedTag<T, kLanes> d;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-    const auto vscale = hn::Set(d, scale);
-    const auto vshift = hn::Set(d, shift);
-    const auto vthreshold = hn::Set(d, threshold);
     const auto c = hn::Set(d, origin);
     for (int64_t i = 0; i < kStep; i += 4 * lanes) {
       auto e0 = LoadAs(d, z + i);
@@ -102,10 +112,10 @@ struct GradientStep {
         e3 = hn::Sub(e3, c);
       }
       ExpFour(d, range, e0, e1, e2, e3);
-      StoreAs(d, Finish(d, hn::MulSub(e0, vscale, vshift), vthreshold), to + i);
-      StoreAs(d, Finish(d, hn::MulSub(e1, vscale, vshift), vthreshold), to + i + lanes);
-      StoreAs(d, Finish(d, hn::MulSub(e2, vscale, vshift), vthreshold), to + i + 2 * lanes);
-      StoreAs(d, Finish(d, hn::MulSub(e3, vscale, vshift), vthreshold), to + i + 3 * lanes);
+      StoreAs(d, finish(d, e0), to + i);
+      StoreAs(d, finish(d, e1), to + i + lanes);
+      StoreAs(d, finish(d, e2), to + i + 2 * lanes);
+      StoreAs(d, finish(d, e3), to + i + 3 * lanes);
     }
   }
 };
@@ -113,9 +123,8 @@ struct GradientStep {
 template <class In>
 void Gradient(const GradientTask &task) {
   using T = Arithmetic<In>;
-  GradientStep<In> step{ExpRange<T>(task.reference),     task.kind == Reference::kLogit,  static_cast<T>(task.origin),
-                        static_cast<T>(task.scale),      static_cast<T>(task.shift),      static_cast<T>(task.threshold),
-                        static_cast<In *>(task.gradient)};
+  GradientStep<In> step{ExpRange<T>(task.reference), task.kind == Reference::kLogit, static_cast<T>(task.origin),
+                        Affine<T>(task.map), static_cast<In *>(task.gradient)};
   ForEachStep(static_cast<const In *>(task.logits), task.cols, int64_t{-1}, -std::numeric_limits<T>::infinity(), step);
 }
 

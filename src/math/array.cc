@@ -6,7 +6,6 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "math/array.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
-
 #include "hwy/highway.h"
 #include "math/exp-inl.h"
 #include "math/log-inl.h"
@@ -86,9 +85,12 @@ void Map(const T *x, T *y, int64_t n) {
 }
 
 const ArrayKernels *ArrayTable() {
-  static constexpr ArrayKernels kTable = {Map<ExpOp, float>,           Map<ExpOp, double>,
-                                          Map<InDouble<LogOp>, float>, Map<LogOp, double>,
-                                          Map<InDouble<Log1pOp>, float>, Map<Log1pOp, double>};
+  static constexpr ArrayKernels kTable = {Map<ExpOp, float>,
+                                          Map<ExpOp, double>,
+                                          Map<InDouble<LogOp>, float>,
+                                          Map<LogOp, double>,
+                                          Map<InDouble<Log1pOp>, float>,
+                                          Map<Log1pOp, double>};
   return &kTable;
 }
 

@@ -1,14 +1,14 @@
 // e^z on Highway vectors, as 2^(z log2 e - reference) with an integer reference, carrying the bias of its format.
 //
-// z itself is reduced, n = round(z log2 e) and f = z log2 e - n by two fused multiply-adds, so that the result depends on
-// the reference by an exact power of two only. Largest error for |z| up to Format::kLimit: float32 0.95 ULP (degree 6),
-// float64 0.95 ULP (degree 11), held by tests/math and, through softmax, by tests/kernels. Results below the smallest
-// normal number are 0 (the caller has set flush-to-zero), so that scaling by an instruction (AVX-512), by an exponent's
-// bits, and Arm's rules agree. NaN and what lies too far above the reference give a result beyond Format::kSumLimit or
-// NaN, never a plausible number; -inf gives 0.
+// z itself is reduced, n = round(z log2 e) and f = z log2 e - n by two fused multiply-adds, so that the result depends
+// on the reference by an exact power of two only. Largest error for |z| up to Format::kLimit: float32 0.95 ULP (degree
+// 6), float64 0.95 ULP (degree 11), held by tests/math and, through softmax, by tests/kernels. Results below the
+// smallest normal number are 0 (the caller has set flush-to-zero), so that scaling by an instruction (AVX-512), by an
+// exponent's bits, and Arm's rules agree. NaN and what lies too far above the reference give a result beyond
+// Format::kSumLimit or NaN, never a plausible number; -inf gives 0.
 //
-// Targets without fused multiply-add form z log2 e exactly, float32 in double, float64 by Dekker's split: the same bound,
-// not the same bits.
+// Targets without fused multiply-add form z log2 e exactly, float32 in double, float64 by Dekker's split: the same
+// bound, not the same bits.
 #if defined(XENT_SRC_MATH_EXP_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_MATH_EXP_INL_H_
 #undef XENT_SRC_MATH_EXP_INL_H_
@@ -55,8 +55,8 @@ struct ExpFormat<double> {
 };
 
 // What an exponential needs to know of its reference. Without an instruction that scales, the exponent field of the
-// factor is taken from the low bits of z log2 e + origin: 0 makes the result exactly 0, all ones infinite, and clamping z
-// to [lo, hi] keeps the field between the two.
+// factor is taken from the low bits of z log2 e + origin: 0 makes the result exactly 0, all ones infinite, and clamping
+// z to [lo, hi] keeps the field between the two.
 template <class T>
 struct ExpRange {
   using F = ExpFormat<T>;
@@ -191,26 +191,38 @@ HWY_INLINE V ReducedExp(D d, float origin, V z, V *m) {
   return hn::Combine(d, hn::DemoteTo(dh, p_hi), hn::DemoteTo(dh, p_lo));
 }
 
+// What the product a b lost by its rounding to `product`, exactly (Dekker 1971): factors in halves of at most 27 bits.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ProductError(D d, V a, V b, V product) {
+  const hn::RebindToUnsigned<D> du;
+  const auto mask = hn::Set(du, ~((uint64_t{1} << 27) - 1));
+  const V a_head = hn::BitCast(d, hn::And(hn::BitCast(du, a), mask)), a_tail = hn::Sub(a, a_head);
+  const V b_head = hn::BitCast(d, hn::And(hn::BitCast(du, b), mask)), b_tail = hn::Sub(b, b_head);
+  V error = hn::Sub(hn::Mul(a_head, b_head), product);
+  error = hn::Add(error, hn::Mul(a_head, b_tail));
+  error = hn::Add(error, hn::Mul(a_tail, b_head));
+  return hn::Add(error, hn::Mul(a_tail, b_tail));
+}
+
 template <class D, class V = hn::Vec<D>, HWY_IF_F64_D(D)>
 HWY_INLINE V ReducedExp(D d, double origin, V z, V *m) {
   using F = ExpFormat<double>;
-  // z log2 e as product + rest, exactly: both factors in two halves of at most 27 and 26 bits.
-  const hn::RebindToUnsigned<D> du;
-  const V head = hn::BitCast(d, hn::And(hn::BitCast(du, z), hn::Set(du, ~((uint64_t{1} << 27) - 1))));
-  const V tail = hn::Sub(z, head);
-  const V log2e_head = hn::Set(d, kLog2E_F64_HiHead), log2e_tail = hn::Set(d, kLog2E_F64_HiTail);
-  const V product = hn::Mul(z, hn::Set(d, F::kLog2EHi));
-  V rest = hn::Sub(hn::Mul(head, log2e_head), product);
-  rest = hn::Add(rest, hn::Mul(head, log2e_tail));
-  rest = hn::Add(rest, hn::Mul(tail, log2e_head));
-  rest = hn::Add(rest, hn::Mul(tail, log2e_tail));
+  const V log2e = hn::Set(d, F::kLog2EHi);
+  const V product = hn::Mul(z, log2e);
+  const V rest = hn::MulAdd(z, hn::Set(d, F::kLog2ELo), ProductError(d, z, log2e, product));
   *m = hn::Add(product, hn::Set(d, origin));
-  V f = hn::Add(hn::Sub(product, hn::Sub(*m, hn::Set(d, origin))), rest);
-  f = hn::MulAdd(z, hn::Set(d, F::kLog2ELo), f);
-  V p = hn::Set(d, kExp2F64[F::kDegree]);
+  const V f_hi = hn::Sub(product, hn::Sub(*m, hn::Set(d, origin)));
+  const V f = hn::Add(f_hi, rest);
+  const V f_lost = hn::Add(hn::Sub(f_hi, f), rest);
+  V q = hn::Set(d, kExp2F64[F::kDegree]);
   HWY_UNROLL(16)
-  for (int i = F::kDegree - 1; i >= 0; --i) p = hn::MulAdd(p, f, hn::Set(d, kExp2F64[i]));
-  return p;
+  for (int i = F::kDegree - 1; i >= 1; --i) q = hn::MulAdd(q, f, hn::Set(d, kExp2F64[i]));
+  // 1 + f q, what its two roundings and that of f lost added at the end: otherwise 1.25 ULP.
+  const V one = hn::Set(d, 1.0);
+  const V fq = hn::Mul(f, q);
+  const V p = hn::Add(one, fq);
+  const V lost = hn::MulAdd(f_lost, q, ProductError(d, f, q, fq));
+  return hn::Add(p, hn::Add(hn::Sub(fq, hn::Sub(p, one)), lost));
 }
 
 template <class D, class V = hn::Vec<D>>

@@ -1,7 +1,8 @@
-// The floating-point mode that a task needs, for as long as the object lives; then the caller's again, with the caller's
-// exception flags. Without a mode register that is known here nothing is done.
+// The floating-point mode that a task needs, for as long as the object lives; then the caller's again, with the
+// caller's exception flags. Without a mode register that is known here nothing is done.
 //
-// The compiler may move arithmetic across the change of mode: put what depends on it into a function that is not inlined.
+// The compiler may move arithmetic across the change of mode: put what depends on it into a function that is not
+// inlined.
 #ifndef XENT_SRC_MATH_FP_MODE_H_
 #define XENT_SRC_MATH_FP_MODE_H_
 

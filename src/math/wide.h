@@ -52,6 +52,11 @@ inline Wide Add(Wide a, Wide b) {
   const Wide s = TwoSum(a.hi, b.hi);
   return FastTwoSum(s.hi, s.lo + (a.lo + b.lo));
 }
+// The same where infinity, NaN or overflow may come: as plain addition gives them.
+inline Wide AddOrOverflow(Wide a, Wide b) {
+  const double plain = a.hi + b.hi;
+  return plain - plain == 0.0 ? Add(a, b) : Wide{plain, 0.0};
+}
 inline Wide Negate(Wide a) { return {-a.hi, -a.lo}; }
 inline Wide Subtract(Wide a, Wide b) { return Add(a, Negate(b)); }
 
@@ -84,9 +89,7 @@ inline double Scale(double x, int64_t k) {
 inline Wide Scale(Wide x, int64_t k) { return {Scale(x.hi, k), Scale(x.lo, k)}; }
 
 // Floor of log2 |x| for normal x.
-inline int64_t ExponentOf(double x) {
-  return static_cast<int64_t>((std::bit_cast<uint64_t>(x) >> 52) & 0x7ff) - 1023;
-}
+inline int64_t ExponentOf(double x) { return static_cast<int64_t>((std::bit_cast<uint64_t>(x) >> 52) & 0x7ff) - 1023; }
 
 // log(1 + r) for -0.293 <= r <= 0.415, without forming 1 + r: 2 atanh(s), s = r / (2 + r).
 inline Wide LogNearOne(Wide r) {

@@ -14,8 +14,8 @@ inline constexpr int64_t kMaxTasks = 256;
 // Of a caller's pool of unknown size it is assumed that more tasks do no harm.
 int32_t Concurrency(const xent_exec &exec);
 
-// task(arg, i) for each i in [0, n), n <= kMaxTasks; returns when all are done. False: the caller's parallel_for left one
-// out. A task that it calls twice runs once.
+// task(arg, i) for each i in [0, n), n <= kMaxTasks; returns when all are done. False: the caller's parallel_for left
+// one out. A task that it calls twice runs once.
 bool ParallelFor(const xent_exec &exec, int32_t concurrency, int64_t n, xent_task task, void *arg);
 
 }  // namespace xent::internal

@@ -1,0 +1,57 @@
+// The threads that are lent to the library. The program brings its own, instead of the library's OpenMP team, because
+// that lets it count finished tasks for the progress bar.
+#ifndef XENT_CLI_POOL_H_
+#define XENT_CLI_POOL_H_
+
+#include <xent/xent.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "progress.h"
+
+namespace xent_cli {
+
+inline constexpr int kMaxThreads = 1024;
+
+class ThreadPool {
+ public:
+  // 0 threads: as many as the library would use. The calling thread is one of them.
+  ThreadPool(int threads, Progress& progress);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return threads_; }
+  // The execution policy that hands these threads to the library. It points to this object.
+  xent_exec exec();
+
+ private:
+  static void ParallelFor(void* ctx, int64_t count, xent_task task, void* arg);
+  void Run(int64_t count, xent_task task, void* arg);
+  void Work();
+  void RunTasks();
+  void Stop();
+
+  const int threads_;
+  Progress& progress_;
+  std::vector<std::thread> workers_;
+
+  std::mutex mutex_;
+  std::condition_variable begin_, end_;
+  bool stopping_ = false;
+  uint64_t generation_ = 0;  // of the job below; a worker runs each once
+  int working_ = 0;          // workers that have not finished their part of it
+  int64_t count_ = 0;
+  xent_task task_ = nullptr;
+  void* arg_ = nullptr;
+  std::atomic<int64_t> next_{0}, done_{0};
+};
+
+}  // namespace xent_cli
+
+#endif  // XENT_CLI_POOL_H_

@@ -1,0 +1,47 @@
+// What must happen when the process is told to stop, or when a mapped file breaks under it: named temporary files are
+// removed, and a fault inside a mapped file becomes one line and exit code 1.
+#ifndef XENT_CLI_SIGNALS_H_
+#define XENT_CLI_SIGNALS_H_
+
+#include <atomic>
+#include <cstddef>
+#include <string>
+
+namespace xent_cli {
+
+// SIGINT, SIGTERM, SIGHUP and SIGQUIT remove the registered names and then end the process as they would have.
+// SIGBUS inside a registered mapping prints its line. SIGPIPE and SIGXFSZ are ignored: the write says what failed.
+void InstallSignalHandlers();
+
+// A file name to be removed if a signal ends the process during the lifetime of this object.
+class ScopedTemporaryName {
+ public:
+  explicit ScopedTemporaryName(const std::string& path);
+  ~ScopedTemporaryName();
+  ScopedTemporaryName(const ScopedTemporaryName&) = delete;
+  ScopedTemporaryName& operator=(const ScopedTemporaryName&) = delete;
+
+ private:
+  int slot_;
+};
+
+// A range of addresses that a file backs, and the line ("xent: ...") to print when an access to it fails.
+class ScopedMappingName {
+ public:
+  ScopedMappingName(const void* begin, size_t size, const std::string& message);
+  ~ScopedMappingName();
+  ScopedMappingName(const ScopedMappingName&) = delete;
+  ScopedMappingName& operator=(const ScopedMappingName&) = delete;
+
+ private:
+  int slot_;
+};
+
+// True while a progress line stands on the terminal, to be wiped before an error is printed.
+extern std::atomic<bool> progress_line_shown;
+// What wipes it: to the first column, then clear to the end of the line.
+inline constexpr char kWipeLine[] = "\r\033[K";
+
+}  // namespace xent_cli
+
+#endif  // XENT_CLI_SIGNALS_H_

@@ -38,13 +38,18 @@ struct Record {
     record.state = state;
     return record;
   }
-  void Set(int i, const RowSum &s) {
-    sums[i][0] = s.sum.hi;
-    sums[i][1] = s.sum.lo;
+  template <class T>
+  void Set(int i, const RowSum<T> &s) {
+    const Wide sum{s.sum};
+    sums[i][0] = sum.hi;
+    sums[i][1] = sum.lo;
     sums[i][2] = s.reference;
     if (s.logit) logit_sums = static_cast<uint8_t>(logit_sums | 1 << i);
   }
-  RowSum Get(int i) const { return {{sums[i][0], sums[i][1]}, sums[i][2], (logit_sums >> i & 1) != 0}; }
+  template <class T>
+  RowSum<T> Get(int i) const {
+    return {ToNumber<T>({sums[i][0], sums[i][1]}), sums[i][2], (logit_sums >> i & 1) != 0};
+  }
 };
 static_assert(sizeof(Record) == XENT_RECORD_BYTES);
 
@@ -71,17 +76,18 @@ enum class Mode { kForward, kForwardBackward, kBackward };
 template <class In>
 struct CrossEntropyJob {
   using T = Arithmetic<In>;
+  using N = Number<T>;
   static constexpr int kPasses = 2;
   using Sums = Totals;
   struct Row {
     int64_t target;
     double target_logit;
     bool nan;
-    RowSum others, target_term;
+    RowSum<T> others, target_term;
     T loss, nll;
     uint16_t logit_chunks;
     Factor g;
-    RowGradient gradient;
+    RowGradient<T> gradient;
     T target_gradient;
   };
 
@@ -120,8 +126,8 @@ struct CrossEntropyJob {
     if (mode == Mode::kBackward) {
       const Record &record = *RecordOf(row);
       state.nan = record.state == Record::kNanRow;
-      state.others = record.Get(0);
-      state.target_term = record.Get(1);
+      state.others = record.template Get<T>(0);
+      state.target_term = record.template Get<T>(1);
       state.logit_chunks = record.logit_chunks;
       PrepareGradient(row, state);
     } else {
@@ -141,7 +147,7 @@ struct CrossEntropyJob {
     if (state.nan) return;
     state.g = Quotient(Decompose(u), denominator);
     if (state.g.mantissa == 0.0) return;
-    const RowSum total = Merge<T>(state.others, state.target_term);
+    const RowSum<T> total = Merge<T>(state.others, state.target_term);
     state.gradient = MakeRowGradient<In>(total, state.g, smoothing.others_weight);
     // Without smoothing p_t - 1 is -(the others' sum) / total.
     state.target_gradient = smoothing.others_weight == 0.0
@@ -198,13 +204,14 @@ struct CrossEntropyJob {
     T lse = std::numeric_limits<T>::quiet_NaN();
     state.loss = state.nll = lse;
     if (!state.nan) {
-      const Wide wide_lse =
-          state.others.IsZero() ? Wide{state.target_logit, 0.0} : LogOfSum(Merge<T>(state.others, state.target_term));
-      const Wide nll =
-          state.target_term.IsZero() ? Wide{kInfinity, 0.0} : NegativeLogLikelihood(state.others, state.target_term);
-      lse = RoundTo<T>(wide_lse);
-      state.nll = RoundTo<T>(nll);
-      state.loss = smoothing.others_weight == 0.0 ? state.nll : SmoothedLoss(nll, OthersLoss(wide_lse, state, sums));
+      const N nll = state.target_term.IsZero() ? N{kInfinity} : NegativeLogLikelihood(state.others, state.target_term);
+      state.loss = state.nll = RoundTo<T>(nll);
+      if (args.lse != nullptr || smoothing.others_weight != 0.0) {
+        const N wide_lse =
+            state.others.IsZero() ? N{state.target_logit} : LogOfSum(Merge<T>(state.others, state.target_term));
+        lse = RoundTo<T>(wide_lse);
+        if (smoothing.others_weight != 0.0) state.loss = SmoothedLoss(nll, OthersLoss(wide_lse, state, sums));
+      }
     }
     Write(args.losses, row, state.loss);
     Write(args.lse, row, lse);
@@ -221,34 +228,36 @@ struct CrossEntropyJob {
   }
 
   // kSpreadScale times the sum over c != t of lse - z_c: per chunk the differences to its pivot, and the pivot's own.
-  Wide OthersLoss(Wide lse, const Row &state, const ChunkSum *sums) const {
+  N OthersLoss(N lse, const Row &state, const ChunkSum *sums) const {
+    const int64_t scale = ExponentOf(Format<T>::kSpreadScale);
     if (shape.cols == 2) {
       // The one other column may be the confident one, where lse - z cancels.
-      const Wide nll =
-          state.others.IsZero() ? Wide{kInfinity, 0.0} : NegativeLogLikelihood(state.target_term, state.others);
-      return internal::Scale(nll, ExponentOf(Format<T>::kSpreadScale));
+      return state.others.IsZero() ? N{kInfinity}
+                                   : internal::Scale(NegativeLogLikelihood(state.target_term, state.others), scale);
     }
-    Wide total;
+    N total{};
     for (int64_t i = 0; i < shape.chunks; ++i) {
       const int64_t first = i * shape.chunk_cols;
       const int64_t cols = shape.ColsOf(i);
       const bool has_target = state.target >= first && state.target < first + cols;
       const double others = static_cast<double>(cols - has_target);
-      const Wide below = Subtract(internal::Scale(lse, ExponentOf(Format<T>::kSpreadScale)),
-                                  {sums[i].pivot * Format<T>::kSpreadScale, 0.0});
-      total = AddOrOverflow(total, AddOrOverflow(sums[i].spread, Multiply(below, {others, 0.0})));
+      const N below = Subtract(internal::Scale(lse, scale), N{internal::Scale(sums[i].pivot, scale)});
+      total = AddOrOverflow(total, AddOrOverflow(ToNumber<T>(sums[i].spread), Multiply(below, N{others})));
     }
     return total;
   }
 
-  T SmoothedLoss(Wide nll, Wide others) const {
-    constexpr double kScale = Format<T>::kSpreadScale;
-    Wide loss;
-    if (smoothing.nll_weight != 0.0) loss = TimesFinite(internal::Scale(nll, ExponentOf(kScale)), smoothing.nll_weight);
+  T SmoothedLoss(N nll, N others) const {
+    const int64_t scale = ExponentOf(Format<T>::kSpreadScale);
+    N loss{};
+    if (smoothing.nll_weight != 0.0) loss = TimesFinite(internal::Scale(nll, scale), smoothing.nll_weight);
     loss = AddOrOverflow(loss, TimesFinite(others, smoothing.others_weight));
-    return RoundTo<T>(internal::Scale(loss, -ExponentOf(kScale)));
+    return RoundTo<T>(internal::Scale(loss, -scale));
   }
-  static Wide TimesFinite(Wide a, double b) { return a.hi - a.hi == 0.0 ? Multiply(a, {b, 0.0}) : Wide{a.hi * b, 0.0}; }
+  static N TimesFinite(N a, double b) {
+    const double value = Value(a);
+    return value - value == 0.0 ? Multiply(a, N{b}) : N{value * b};
+  }
 
   void End(int64_t /*row*/, const Row &state, Totals &totals) const {
     if (mode == Mode::kBackward) return;

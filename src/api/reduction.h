@@ -35,7 +35,7 @@ T Reduced(Wide sum, const xent_options &options, int64_t live_rows) {
   // Exponents apart, so that huge sums and tiny or huge divisors cost no digits.
   const int64_t exponent = ExponentOf(sum.hi);
   const Wide quotient = Divide(Scale(sum, -exponent), {denominator.mantissa, 0.0});
-  return RoundTo<T>({Scale(quotient.hi, exponent - denominator.exponent), 0.0});
+  return RoundTo<T>(Number<T>{Scale(quotient.hi, exponent - denominator.exponent)});
 }
 
 // exp(sum of nll / live rows).
@@ -45,7 +45,7 @@ inline double Perplexity(double nll, int64_t live_rows) {
   if (nll > 1e300) return kInfinity;
   const Wide mean = Divide({nll, 0.0}, {static_cast<double>(live_rows), 0.0});
   if (mean.hi > 1e6) return kInfinity;
-  const Exponential e = Exp(mean);
+  const auto e = Exp(mean);
   return Scale(e.mantissa.hi, e.exponent);
 }
 

@@ -51,8 +51,9 @@ inline constexpr bool kKeepsExponentials = sizeof(In) == sizeof(Arithmetic<In>);
 // g is the upstream gradient over the denominator, less the lift: with a shift (smoothing) a small g is brought up, so
 // that neither product falls below the normal range before they are subtracted; a huge one is brought down to 2^(kBias
 // - 2), where the smallest normal number stands for the smallest p that the biased exponentials keep for certain.
+template <class T>
 struct RowGradient {
-  RowSum total;
+  RowSum<T> total;
   Factor g;
   double shift = 0.0;
   double threshold = 0.0;
@@ -60,7 +61,7 @@ struct RowGradient {
 };
 
 template <class In>
-RowGradient MakeRowGradient(const RowSum &total, Factor g, double others_weight) {
+RowGradient<Arithmetic<In>> MakeRowGradient(const RowSum<Arithmetic<In>> &total, Factor g, double others_weight) {
   using F = Format<Arithmetic<In>>;
   constexpr int64_t kLargest = F::kBias - 2, kSmallest = -F::kBias / 2;
   int64_t lift = 0;
@@ -75,14 +76,14 @@ RowGradient MakeRowGradient(const RowSum &total, Factor g, double others_weight)
 }
 
 template <class In>
-void FillWithoutProbability(const RowGradient &row, In *out, int64_t cols) {
+void FillWithoutProbability(const RowGradient<Arithmetic<In>> &row, In *out, int64_t cols) {
   const bool zero = row.shift <= row.threshold && row.shift >= -row.threshold;
   FillRow(out, cols, zero ? 0.0 : internal::Scale(-row.shift, row.lift));
 }
 
 template <class In>
-void GradientFromExponentials(const RowWriteKernels &kernels, const RowGradient &row, const ChunkSum &chunk, In *values,
-                              int64_t cols) {
+void GradientFromExponentials(const RowWriteKernels &kernels, const RowGradient<Arithmetic<In>> &row,
+                              const ChunkSum &chunk, In *values, int64_t cols) {
   using T = Arithmetic<In>;
   using F = Format<T>;
   const Factor factor = FactorOf<T>(row.g, row.total, chunk.kind, chunk.reference);
@@ -96,8 +97,8 @@ void GradientFromExponentials(const RowWriteKernels &kernels, const RowGradient 
 }
 
 template <class In>
-void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient &row, Reference kind, double origin,
-                        const In *logits, In *out, int64_t cols) {
+void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithmetic<In>> &row, Reference kind,
+                        double origin, const In *logits, In *out, int64_t cols) {
   using T = Arithmetic<In>;
   using F = Format<T>;
   if (kind == Reference::kExponent && row.total.logit) return FillWithoutProbability(row, out, cols);

@@ -32,13 +32,14 @@ Rows<In> OutputRows(const Matrix &m) {
 }
 
 // What the chunks of a row without a target come to.
+template <class T>
 struct PlainSum {
-  RowSum total;
+  RowSum<T> total;
   bool nan = false, infinity = false;
 };
 template <class T>
-PlainSum SumChunks(const ChunkSum *sums, int64_t chunks) {
-  PlainSum result;
+PlainSum<T> SumChunks(const ChunkSum *sums, int64_t chunks) {
+  PlainSum<T> result;
   for (int64_t i = 0; i < chunks; ++i) {
     if (sums[i].special == Special::kNan) result.nan = true;
     if (sums[i].special == Special::kInfinity) result.infinity = true;
@@ -66,7 +67,7 @@ struct LogSumExpJob {
         {x.Row(row) + chunk * shape.chunk_cols, shape.ColsOf(chunk), -1, kNan, 0.0, nullptr, false}, &sum);
   }
   void Between(int /*pass*/, int64_t row, Row & /*state*/, const ChunkSum *sums) const {
-    const PlainSum sum = SumChunks<T>(sums, shape.chunks);
+    const PlainSum<T> sum = SumChunks<T>(sums, shape.chunks);
     T &out = lse[row];
     if (sum.nan) {
       out = static_cast<T>(kNan);
@@ -75,7 +76,7 @@ struct LogSumExpJob {
     } else if (sum.total.IsZero()) {
       out = static_cast<T>(-kInfinity);
     } else if (shape.cols == 1) {
-      out = RoundTo<T>({static_cast<double>(Widen(*x.Row(row))), 0.0});  // log V is 0: no slack beside |z|
+      out = RoundTo<T>(Number<T>{static_cast<double>(Widen(*x.Row(row)))});  // log V is 0: no slack beside |z|
     } else {
       out = RoundTo<T>(LogOfSum(sum.total));
     }
@@ -90,7 +91,7 @@ struct SoftmaxJob {
   using Sums = NoTotals;
   struct Row {
     bool nan;
-    RowGradient gradient;
+    RowGradient<T> gradient;
   };
 
   const Kernels &kernels;
@@ -116,7 +117,7 @@ struct SoftmaxJob {
   }
   void Between(int pass, int64_t /*row*/, Row &state, const ChunkSum *sums) const {
     if (pass != 0) return;
-    const PlainSum sum = SumChunks<T>(sums, shape.chunks);
+    const PlainSum<T> sum = SumChunks<T>(sums, shape.chunks);
     state.nan = sum.nan || sum.infinity || sum.total.IsZero();
     if (!state.nan) state.gradient = MakeRowGradient<In>(sum.total, {1.0, 0}, 0.0);
   }
@@ -181,7 +182,7 @@ struct LogSoftmaxJob {
       state.argmax = max_chunk * shape.chunk_cols;
       while (static_cast<double>(Widen(in[state.argmax])) != state.max) ++state.argmax;
     } else if (pass == 1 && !state.nan) {
-      const PlainSum others = SumChunks<T>(sums, shape.chunks);
+      const PlainSum<T> others = SumChunks<T>(sums, shape.chunks);
       state.delta = RoundTo<T>(NegativeLogLikelihood(others.total, SumOfLogit<T>(state.max)));
     }
   }

@@ -304,6 +304,7 @@ void ExpSum(const ExpSumTask &task, ChunkSum *out) {
   Wide earlier_spread;
   constexpr int64_t kBlockCols = kBlock * sizeof(float) / sizeof(T);
   HWY_ALIGN T saved[kBlockCols];  // in place only: the block's logits, should it be redone
+  constexpr double peek_none = -std::numeric_limits<double>::infinity();
   const auto raise = [&](int64_t col, double new_reference) {
     const int64_t by = static_cast<int64_t>(new_reference - reference);
     sum.Scale(-by);
@@ -316,8 +317,9 @@ void ExpSum(const ExpSumTask &task, ChunkSum *out) {
     const bool save = in_place && result.kind == Reference::kExponent;
     const Destination<T> to{kept == nullptr ? nullptr : kept + col, save ? saved : nullptr};
     if (result.kind == Reference::kExponent) {
-      // A look at the block's ends: ascending logits then redo nothing.
-      const double peek = Peek(logits + col, count);
+      // A look at the block's ends, first at the whole chunk's: ascending logits then redo nothing, and where
+      // exponentials are kept, hardly ever scale what is stored.
+      const double peek = HWY_MAX(Peek(logits + col, count), col == 0 ? Peek(logits, cols) : peek_none);
       if (peek <= F::kLimit && peek * kLog2E_F64_Hi > reference + kPeekBinades) raise(col, RoundedLog2(peek));
     }
     if (task.spread && result.kind == Reference::kLogit) {

@@ -12,10 +12,10 @@ namespace xent::internal {
 // apart to 2^-22 (2^-51). Others come back near enough to give 0, as they did; an exponential of 0 gives -infinity.
 template <class T>
 void RestoreLogits(T *values, int64_t cols, double reference) {
-  const Wide offset = MultiplyLn2(reference - Format<T>::kBias);
+  const Wide offset = MultiplyLn2<Wide>(reference - Format<T>::kBias);
   for (int64_t i = 0; i < cols; ++i) {
     if (values[i] > 0) {
-      const Wide z = Add(Log({static_cast<double>(values[i]), 0.0}), offset);
+      const Wide z = Add(Log(Wide{static_cast<double>(values[i])}), offset);
       values[i] = static_cast<T>(z.hi + z.lo);
     } else {
       values[i] = -std::numeric_limits<T>::infinity();

@@ -7,6 +7,7 @@
 #define XENT_SRC_KERNELS_ROW_H_
 
 #include <cstdint>
+#include <type_traits>
 
 #include "math/format.h"
 #include "math/wide.h"
@@ -33,6 +34,18 @@ struct ArithmeticOf<double> {
 };
 template <class In>
 using Arithmetic = typename ArithmeticOf<In>::type;
+
+// What rows are finished in.
+template <class T>
+using Number = std::conditional_t<sizeof(T) == sizeof(double), Wide, double>;
+template <class T>
+Number<T> ToNumber(Wide x) {
+  if constexpr (sizeof(T) == sizeof(double)) {
+    return x;
+  } else {
+    return x.hi;
+  }
+}
 
 inline constexpr int64_t kLanes = 16;
 inline constexpr int64_t kStep = 8 * kLanes;

@@ -13,9 +13,10 @@ constexpr double kVast = 0x1p41;  // differences of logits beyond which e to the
 bool IsFinite(double x) { return x - x == 0.0; }
 double Magnitude(double x) { return x < 0.0 ? -x : x; }
 
-RowSum Normalised(RowSum s) {
+template <class T>
+RowSum<T> Normalised(RowSum<T> s) {
   if (!s.logit && !s.IsZero()) {
-    const int64_t exponent = ExponentOf(s.sum.hi);
+    const int64_t exponent = ExponentOf(Value(s.sum));
     s.sum = Scale(s.sum, -exponent);
     s.reference += static_cast<double>(exponent);
   }
@@ -23,9 +24,9 @@ RowSum Normalised(RowSum s) {
 }
 
 template <class T>
-RowSum Folded(RowSum s) {
+RowSum<T> Folded(RowSum<T> s) {
   if (s.logit && Magnitude(s.reference) <= kFoldLimit<T>) {
-    const Exponential e = Exp({s.reference, 0.0});
+    const auto e = Exp(Number<T>{s.reference});
     s.sum = Multiply(s.sum, e.mantissa);
     s.reference = static_cast<double>(e.exponent);
     s.logit = false;
@@ -33,104 +34,119 @@ RowSum Folded(RowSum s) {
   return Normalised(s);
 }
 
-Wide Difference(double a, double b) {
-  const double s = a - b;
-  return IsFinite(s) ? TwoSum(a, -b) : Wide{s, 0.0};
+template <class N>
+N Difference(double a, double b) {
+  if constexpr (sizeof(N) == sizeof(double)) {
+    return a - b;
+  } else {
+    const double s = a - b;
+    return IsFinite(s) ? TwoSum(a, -b) : Wide{s};
+  }
 }
 
-struct WideFactor {
-  Wide mantissa;  // not normalised; 0 for zero
+template <class T>
+struct NumberFactor {
+  Number<T> mantissa{};  // not normalised; 0 for zero
   double exponent = 0.0;
 };
 
 // 2^(a - b) or e^(a - b) of two references; a kind that vanishes beside the other gives 0. Only asked where a is at
 // most about b, or both are exponents.
-WideFactor ReferenceRatio(const RowSum &a, const RowSum &b) {
-  if (!a.logit && !b.logit) return {{1.0, 0.0}, a.reference - b.reference};
+template <class T>
+NumberFactor<T> ReferenceRatio(const RowSum<T> &a, const RowSum<T> &b) {
+  using N = Number<T>;
+  if (!a.logit && !b.logit) return {N{1.0}, a.reference - b.reference};
   if (a.logit && b.logit) {
-    const Wide d = Difference(a.reference, b.reference);
-    if (d.hi < -kVast) return {};
-    const Exponential e = Exp(d.hi > kVast ? Wide{kVast, 0.0} : d);
+    const N d = Difference<N>(a.reference, b.reference);
+    if (Value(d) < -kVast) return {};
+    const auto e = Exp(Value(d) > kVast ? N{kVast} : d);
     return {e.mantissa, static_cast<double>(e.exponent)};
   }
   return {};
 }
 
-WideFactor Ratio(const RowSum &part, const RowSum &total) {
-  WideFactor r = ReferenceRatio(part, total);
-  r.mantissa = Multiply(Divide(part.sum, total.sum), r.mantissa);
+template <class T>
+NumberFactor<T> Ratio(const RowSum<T> &part, const RowSum<T> &total) {
+  NumberFactor<T> r = ReferenceRatio(part, total);
+  const Number<T> quotient = Divide(part.sum, total.sum);
+  r.mantissa = part.logit ? Multiply(quotient, r.mantissa) : Value(r.mantissa) == 0.0 ? r.mantissa : quotient;
   return r;
+}
+
+// The exponent, clamped far outside of double's range.
+int64_t Clamped(double exponent) {
+  return exponent < -4000.0 ? -4000 : exponent > 4000.0 ? 4000 : static_cast<int64_t>(exponent);
 }
 
 }  // namespace
 
 template <class T>
-RowSum SumOfLogit(double z) {
+RowSum<T> SumOfLogit(double z) {
   if (z == -std::numeric_limits<double>::infinity()) return {};
-  return Folded<T>({{1.0, 0.0}, z, true});
+  return Folded<T>({Number<T>{1.0}, z, true});
 }
 
 template <class T>
-RowSum SumOfChunk(const ChunkSum &chunk) {
+RowSum<T> SumOfChunk(const ChunkSum &chunk) {
   if (chunk.sum.hi == 0.0) return {};
-  const bool logit = chunk.kind == Reference::kLogit;
+  const Number<T> sum = ToNumber<T>(chunk.sum);
   const int64_t bias = Format<T>::kBias;
   // A logit reference is the chunk's maximum: its sum lies between 1 and the number of columns.
-  if (logit) return Folded<T>({Scale(chunk.sum, -bias), chunk.reference, true});
-  return Normalised({chunk.sum, chunk.reference - static_cast<double>(bias), false});
+  if (chunk.kind == Reference::kLogit) return Folded<T>({Scale(sum, -bias), chunk.reference, true});
+  return Normalised<T>({sum, chunk.reference - static_cast<double>(bias), false});
 }
 
 template <class T>
-RowSum Merge(RowSum a, RowSum b) {
+RowSum<T> Merge(const RowSum<T> &a, const RowSum<T> &b) {
   if (b.IsZero()) return a;
   if (a.IsZero()) return b;
   if (a.logit != b.logit) {
     // The logit reference is beyond kFoldLimit, above or below everything the other counts.
-    const RowSum &logit = a.logit ? a : b;
-    const RowSum &exponent = a.logit ? b : a;
+    const RowSum<T> &logit = a.logit ? a : b;
+    const RowSum<T> &exponent = a.logit ? b : a;
     return logit.reference > 0 ? logit : exponent;
   }
   const bool b_above = b.reference > a.reference;
-  const RowSum &low = b_above ? a : b;
-  const RowSum &high = b_above ? b : a;
-  const WideFactor f = ReferenceRatio(low, high);
-  // Clamped far below double's range, where the scaled sum is 0 anyway.
-  const int64_t shift = f.exponent < -4000.0 ? -4000 : static_cast<int64_t>(f.exponent);
-  const Wide scaled = Scale(Multiply(low.sum, f.mantissa), shift);
-  return Normalised({b_above ? Add(scaled, high.sum) : Add(high.sum, scaled), high.reference, high.logit});
+  const RowSum<T> &low = b_above ? a : b;
+  const RowSum<T> &high = b_above ? b : a;
+  const NumberFactor<T> f = ReferenceRatio(low, high);
+  const Number<T> part = low.logit ? Multiply(low.sum, f.mantissa) : low.sum;
+  return Normalised<T>({Add(high.sum, Scale(part, Clamped(f.exponent))), high.reference, high.logit});
 }
 
-Wide LogOfSum(const RowSum &s) {
-  const Wide log_sum = Log(s.sum);
-  if (!s.logit) return Add(MultiplyLn2(s.reference), log_sum);
-  return Add({s.reference, 0.0}, log_sum);
+template <class T>
+Number<T> LogOfSum(const RowSum<T> &s) {
+  const Number<T> log_sum = Log(s.sum);
+  return Add(s.logit ? Number<T>{s.reference} : MultiplyLn2<Number<T>>(s.reference), log_sum);
 }
 
-Wide NegativeLogLikelihood(const RowSum &others, const RowSum &target) {
+template <class T>
+Number<T> NegativeLogLikelihood(const RowSum<T> &others, const RowSum<T> &target) {
+  using N = Number<T>;
   if (others.IsZero()) return {};
   if (others.logit != target.logit) {
     const bool others_prevail = others.logit ? others.reference > 0 : target.reference < 0;
     if (!others_prevail) return {};
-    const Wide a = LogOfSum(others), b = LogOfSum(target);
-    return IsFinite(a.hi - b.hi) ? Subtract(a, b) : Wide{a.hi - b.hi, 0.0};
+    const N a = LogOfSum(others), b = LogOfSum(target);
+    const double plain = Value(a) - Value(b);
+    return IsFinite(plain) ? Subtract(a, b) : N{plain};
   }
   if (others.logit) {
-    const Wide d = Difference(others.reference, target.reference);
-    if (!IsFinite(d.hi)) return d.hi > 0 ? d : Wide{};
-    if (d.hi > kVast) return Add(d, Log(Divide(others.sum, target.sum)));
+    const N d = Difference<N>(others.reference, target.reference);
+    if (!IsFinite(Value(d))) return Value(d) > 0 ? d : N{};
+    if (Value(d) > kVast) return Add(d, Log(Divide(others.sum, target.sum)));
   }
-  const WideFactor ratio = Ratio(others, target);
-  if (ratio.mantissa.hi == 0.0) return {};
-  if (ratio.exponent < -1100.0) return {};
-  if (ratio.exponent > 500.0) return Add(MultiplyLn2(ratio.exponent), Log(ratio.mantissa));
+  const NumberFactor<T> ratio = Ratio(others, target);
+  if (Value(ratio.mantissa) == 0.0 || ratio.exponent < -1100.0) return {};
+  if (ratio.exponent > 500.0) return Add(MultiplyLn2<N>(ratio.exponent), Log(ratio.mantissa));
   return Log1p(Scale(ratio.mantissa, static_cast<int64_t>(ratio.exponent)));
 }
 
 template <class T>
-T RoundTo(Wide x) {
+T RoundTo(Number<T> x) {
   // Decided on the unrounded number: processors differ on which results count as below the normal range.
-  if (Magnitude(x.hi) <= PowerOfTwo(Format<T>::kMinExponent)) return T{0};
-  return static_cast<T>(x.hi);
+  const double value = Value(x);
+  return Magnitude(value) <= PowerOfTwo(Format<T>::kMinExponent) ? T{0} : static_cast<T>(value);
 }
 
 Factor Decompose(double x) {
@@ -155,38 +171,40 @@ Factor Quotient(Factor a, Factor b) {
 }
 
 template <class T>
-T ScaledRatio(Factor g, const RowSum &part, const RowSum &total, double minus) {
-  Wide x;
+T ScaledRatio(Factor g, const RowSum<T> &part, const RowSum<T> &total, double minus) {
+  using N = Number<T>;
+  N x{};
   if (!part.IsZero()) {
-    const WideFactor r = Ratio(part, total);
-    // part <= total: only small exponents matter.
-    x = Scale(r.mantissa, r.exponent < -3000.0 ? -3000 : static_cast<int64_t>(r.exponent));
+    const NumberFactor<T> r = Ratio(part, total);
+    x = Scale(r.mantissa, Clamped(r.exponent));
   }
-  x = Add(x, {-minus, 0.0});
-  if (x.hi == 0.0) return T{0};
-  const int64_t exponent = ExponentOf(x.hi);
-  const Wide product = Multiply(Scale(x, -exponent), {g.mantissa, 0.0});
-  return RoundTo<T>({Scale(product.hi, exponent + g.exponent), 0.0});
+  if (minus != 0.0) x = Add(x, N{-minus});
+  if (Value(x) == 0.0) return T{0};
+  const int64_t exponent = ExponentOf(Value(x));
+  const N product = Multiply(Scale(x, -exponent), N{g.mantissa});
+  return RoundTo<T>(Scale(product, exponent + g.exponent));
 }
 
 template <class T>
-Factor FactorOf(Factor g, const RowSum &total, Reference kind, double reference) {
-  const RowSum unit = Folded<T>({{1.0, 0.0}, reference, kind == Reference::kLogit});
-  const WideFactor ratio = Ratio(unit, total);
-  if (ratio.mantissa.hi == 0.0 || ratio.exponent < -100000.0) return {};
-  const Wide product = Multiply(ratio.mantissa, {g.mantissa, 0.0});
-  const int64_t exponent = ExponentOf(product.hi);
-  const double mantissa = static_cast<double>(static_cast<T>(Scale(product.hi, -exponent)));
+Factor FactorOf(Factor g, const RowSum<T> &total, Reference kind, double reference) {
+  const RowSum<T> unit = Folded<T>({Number<T>{1.0}, reference, kind == Reference::kLogit});
+  const NumberFactor<T> ratio = Ratio(unit, total);
+  if (Value(ratio.mantissa) == 0.0 || ratio.exponent < -100000.0) return {};
+  const double product = Value(Multiply(ratio.mantissa, Number<T>{g.mantissa}));
+  const int64_t exponent = ExponentOf(product);
+  const double mantissa = static_cast<double>(static_cast<T>(Scale(product, -exponent)));
   return {mantissa, static_cast<int64_t>(ratio.exponent) + exponent + g.exponent};
 }
 
-#define XENT_INSTANTIATE(T)                                                  \
-  template RowSum SumOfLogit<T>(double);                                     \
-  template RowSum SumOfChunk<T>(const ChunkSum &);                           \
-  template RowSum Merge<T>(RowSum, RowSum);                                  \
-  template T ScaledRatio<T>(Factor, const RowSum &, const RowSum &, double); \
-  template Factor FactorOf<T>(Factor, const RowSum &, Reference, double);    \
-  template T RoundTo<T>(Wide);
+#define XENT_INSTANTIATE(T)                                                          \
+  template RowSum<T> SumOfLogit<T>(double);                                          \
+  template RowSum<T> SumOfChunk<T>(const ChunkSum &);                                \
+  template RowSum<T> Merge<T>(const RowSum<T> &, const RowSum<T> &);                 \
+  template Number<T> LogOfSum<T>(const RowSum<T> &);                                 \
+  template Number<T> NegativeLogLikelihood<T>(const RowSum<T> &, const RowSum<T> &); \
+  template T ScaledRatio<T>(Factor, const RowSum<T> &, const RowSum<T> &, double);   \
+  template Factor FactorOf<T>(Factor, const RowSum<T> &, Reference, double);         \
+  template T RoundTo<T>(Number<T>);
 XENT_INSTANTIATE(float)
 XENT_INSTANTIATE(double)
 #undef XENT_INSTANTIATE

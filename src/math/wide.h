@@ -1,9 +1,10 @@
-// Scalar arithmetic on unevaluated sums of two doubles, and log, log1p and exp on them.
+// Scalar arithmetic in the types that rows are finished in, and log, log1p and exp there: double for float32 rows,
+// Wide, an unevaluated sum of two doubles, for float64 rows.
 //
-// A row is finished here: merging chunk sums, the loss, lse, scale factors. These few operations a row decide the
-// last bits of everything, so they are plain double operations (no libm, no contraction: -ffp-contract=off), equal on
-// every target, with about 2^-60 relative error, so that what they add to a float64 result is under 0.01 ULP.
-// Sources: Dekker 1971, Knuth TAOCP 2 (TwoSum), Shewchuk 1997; coefficients by scripts/coefficients.py.
+// Merging chunk sums, the loss, lse, scale factors: these few operations a row decide the last bits of everything, so
+// they are plain double operations (no libm, no contraction: -ffp-contract=off), equal on every target. Relative error
+// about 2^-50 in double, 2^-60 in Wide: under 0.01 ULP of the result either way. Sources: Dekker 1971, Knuth TAOCP 2
+// (TwoSum), Shewchuk 1997; coefficients by scripts/coefficients.py.
 #ifndef XENT_SRC_MATH_WIDE_H_
 #define XENT_SRC_MATH_WIDE_H_
 
@@ -72,6 +73,16 @@ inline Wide Divide(Wide a, Wide b) {
   return FastTwoSum(q, rest / b.hi);
 }
 
+// The same names for double.
+inline double Add(double a, double b) { return a + b; }
+inline double AddOrOverflow(double a, double b) { return a + b; }
+inline double Subtract(double a, double b) { return a - b; }
+inline double Multiply(double a, double b) { return a * b; }
+inline double Divide(double a, double b) { return a / b; }
+
+inline double Value(double x) { return x; }
+inline double Value(Wide x) { return x.hi; }
+
 // 2^k, zero below and infinity above the normal range.
 inline double PowerOfTwo(int64_t k) {
   if (k < -1022) return 0.0;
@@ -88,66 +99,72 @@ inline double Scale(double x, int64_t k) {
 }
 inline Wide Scale(Wide x, int64_t k) { return {Scale(x.hi, k), Scale(x.lo, k)}; }
 
-// Floor of log2 |x| for normal x.
+// Floor of log2 |x| for normal x; -1023 for zero and subnormals.
 inline int64_t ExponentOf(double x) { return static_cast<int64_t>((std::bit_cast<uint64_t>(x) >> 52) & 0x7ff) - 1023; }
 
 // log(1 + r) for -0.293 <= r <= 0.415, without forming 1 + r: 2 atanh(s), s = r / (2 + r).
-inline Wide LogNearOne(Wide r) {
-  const Wide s = Divide(r, Add({2.0, 0.0}, r));
-  const double w = s.hi * s.hi;
+template <class N>
+N LogNearOne(N r) {
+  const N s = Divide(r, Add(N{2.0}, r));
+  const double w = Value(s) * Value(s);
   constexpr int kTerms = std::size(kLogF64);
   double p = kLogF64[kTerms - 1];
   for (int i = kTerms - 2; i >= 0; --i) p = p * w + kLogF64[i];
-  return Add({2.0 * s.hi, 2.0 * s.lo}, {s.hi * w * p, 0.0});
+  return Add(Scale(s, 1), N{Value(s) * w * p});
 }
 
-// k ln 2 for |k| < 2^42, to about 2^-105 of itself.
-inline Wide MultiplyLn2(double k) {
-  return Add(Add(TwoProduct(k, kLn2_F64_Hi), TwoProduct(k, kLn2_F64_Lo)), {k * kLn2_F64_LoLo, 0.0});
+// k ln 2 for |k| < 2^42, to about 2^-105 of itself in Wide.
+template <class N>
+N MultiplyLn2(double k) {
+  if constexpr (sizeof(N) == sizeof(double)) {
+    return k * kLn2_F64_Hi;
+  } else {
+    return Add(Add(TwoProduct(k, kLn2_F64_Hi), TwoProduct(k, kLn2_F64_Lo)), {k * kLn2_F64_LoLo, 0.0});
+  }
 }
 
 // log x for normal x > 0.
-inline Wide Log(Wide x) {
-  int64_t k = ExponentOf(x.hi);
-  double m = Scale(x.hi, -k);
-  if (m > 0x1.6a09e667f3bcdp+0) {
-    ++k;
-    m *= 0.5;
-  }
-  const Wide r = TwoSum(m - 1.0, Scale(x.lo, -k));
-  const Wide log_m = LogNearOne(r);
-  return k == 0 ? log_m : Add(MultiplyLn2(static_cast<double>(k)), log_m);
+template <class N>
+N Log(N x) {
+  constexpr double kSqrt2 = 0x1.6a09e667f3bcdp+0;
+  const int64_t floor = ExponentOf(Value(x));
+  const int64_t k = floor + (Scale(Value(x), -floor) > kSqrt2);
+  const N log_m = LogNearOne(Add(Scale(x, -k), N{-1.0}));
+  return k == 0 ? log_m : Add(MultiplyLn2<N>(static_cast<double>(k)), log_m);
 }
 
 // log(1 + r) for r >= 0, relative error kept as r goes to 0.
-inline Wide Log1p(Wide r) {
-  if (r.hi <= 0.41421356237309503) return LogNearOne(r);
-  return Log(Add({1.0, 0.0}, r));
+template <class N>
+N Log1p(N r) {
+  if (Value(r) <= 0.41421356237309503) return LogNearOne(r);
+  return Log(Add(N{1.0}, r));
 }
 
 // e^x = mantissa 2^exponent with the mantissa in about [0.70, 1.42], for |x| < 2^42.
+template <class N>
 struct Exponential {
-  Wide mantissa;
+  N mantissa;
   int64_t exponent;
 };
-inline constexpr int kExpTerms = 18;
-inline constexpr auto kInverseFactorial = [] {
-  std::array<double, kExpTerms> c{1.0};
-  double factorial = 1.0;
-  for (int i = 1; i < kExpTerms; ++i) c[i] = 1.0 / (factorial *= i);
-  return c;
-}();
-inline Exponential Exp(Wide x) {
+template <class N>
+Exponential<N> Exp(N x) {
+  // Terms of the series of exp r, |r| <= 0.35: the last left out is below 2^-55, in Wide below 2^-70.
+  constexpr int kTerms = sizeof(N) == sizeof(double) ? 14 : 18;
+  constexpr auto kInverseFactorial = [] {
+    std::array<double, kTerms> c{1.0};
+    double factorial = 1.0;
+    for (int i = 1; i < kTerms; ++i) c[i] = 1.0 / (factorial *= i);
+    return c;
+  }();
   // Adding and subtracting 1.5 * 2^52 rounds to the nearest integer.
-  const double k = (x.hi * kLog2E_F64_Hi + 0x1.8p52) - 0x1.8p52;
-  const Wide r = Subtract(x, MultiplyLn2(k));
-  // exp r = 1 + r + r^2/2 + r^3 (1/6 + r/24 + ...): the first three terms wide, the rest, below 2^-7, in double. The
-  // 17th term is below 2^-70.
+  const double k = (Value(x) * kLog2E_F64_Hi + 0x1.8p52) - 0x1.8p52;
+  const N r = Subtract(x, MultiplyLn2<N>(k));
+  // The first three terms wide, the rest, below 2^-7, in double.
   double p = 0.0;
-  for (int i = kExpTerms - 1; i >= 3; --i) p = p * r.hi + kInverseFactorial[i];
-  const Wide square = Multiply(r, r);
-  const Wide head = Add(Add({1.0, 0.0}, r), {0.5 * square.hi, 0.5 * square.lo});
-  return {Add(head, {r.hi * square.hi * p, 0.0}), static_cast<int64_t>(k)};
+  for (int i = kTerms - 1; i >= 3; --i) p = p * Value(r) + kInverseFactorial[i];
+  const N square = Multiply(r, r);
+  const N head = Add(Add(N{1.0}, r), Scale(square, -1));
+  return {Add(head, N{Value(r) * Value(square) * p}), static_cast<int64_t>(k)};
 }
 
 }  // namespace xent::internal

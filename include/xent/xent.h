@@ -278,9 +278,9 @@ XENT_API xent_status xent_cross_entropy_forward(const xent_cross_entropy *args, 
  * u is args->upstream, 1 by default. Ignored rows, and every row when the mean has no live row, are stored as
  * zeros whatever u is. A row of NaN loss has a gradient row of NaN; -inf logits have p = 0.
  *   Error: 6 ULP of the larger of its terms; without smoothing of the exact value, at the target too
- *   (-sum_{j!=t} p_j, never p_t - 1). float16 and bfloat16: then one rounding. p below 2^-188 (float64: 2^-1532) may
- *   count as 0, which shows only where |u/denominator| is above 2^62 (2^510). A u/denominator that is not finite
- *   makes the gradients of its live rows NaN.
+ *   (-sum_{j!=t} p_j, never p_t - 1). float16 and bfloat16: then one rounding. p below 2^-198 (float64: 2^-1532)
+ *   counts as 0, which shows only where |u/denominator| is above 2^72 (2^510). An infinite u gives infinities of the
+ *   formula's signs, and 0 where p - y is 0; a NaN makes the gradients of its live rows NaN.
  *   float32 and float64 take one exp per logit (the exponentials are stored in grad, then scaled), half precision
  *   two. grad may be logits where in_place is 1 and the strides are equal. */
 XENT_API xent_status xent_cross_entropy_forward_backward(const xent_cross_entropy *args, const xent_options *options,

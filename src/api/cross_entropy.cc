@@ -84,7 +84,8 @@ struct CrossEntropyJob {
     double target_logit;
     bool nan;
     RowSum<T> others, target_term;
-    T loss, nll;
+    T loss;
+    double nll;  // unrounded, for the perplexity
     uint16_t logit_chunks;
     Factor g;
     RowGradient<T> gradient;
@@ -140,10 +141,9 @@ struct CrossEntropyJob {
   void PrepareGradient(int64_t row, Row &state) const {
     double u = 1.0;
     if (args.upstream_kind != XENT_UPSTREAM_ONE) {
-      u = static_cast<double>(
-          static_cast<const T *>(args.upstream)[args.upstream_kind == XENT_UPSTREAM_ROWS ? row : 0]);
+      u = WidenSubnormal(static_cast<const T *>(args.upstream)[args.upstream_kind == XENT_UPSTREAM_ROWS ? row : 0]);
     }
-    if (!(u - u == 0.0)) state.nan = true;
+    if (u != u) state.nan = true;
     if (state.nan) return;
     state.g = Quotient(Decompose(u), denominator);
     if (state.g.mantissa == 0.0) return;
@@ -202,10 +202,12 @@ struct CrossEntropyJob {
       if (state.others.IsZero() && state.target_term.IsZero()) state.nan = true;  // a row of -inf
     }
     T lse = std::numeric_limits<T>::quiet_NaN();
-    state.loss = state.nll = lse;
+    state.loss = lse;
+    state.nll = kNan;
     if (!state.nan) {
       const N nll = state.target_term.IsZero() ? N{kInfinity} : NegativeLogLikelihood(state.others, state.target_term);
-      state.loss = state.nll = RoundTo<T>(nll);
+      state.nll = Value(nll);
+      state.loss = RoundTo<T>(nll);
       if (args.lse != nullptr || smoothing.others_weight != 0.0) {
         const N wide_lse =
             state.others.IsZero() ? N{state.target_logit} : LogOfSum(Merge<T>(state.others, state.target_term));
@@ -261,7 +263,7 @@ struct CrossEntropyJob {
 
   void End(int64_t /*row*/, const Row &state, Totals &totals) const {
     if (mode == Mode::kBackward) return;
-    totals.Add({{static_cast<double>(state.loss), 0.0}, static_cast<double>(state.nll)});
+    totals.Add({{static_cast<double>(state.loss), 0.0}, state.nll});
   }
 };
 

@@ -51,7 +51,7 @@ struct RowShape {
 
 // Below this many logits a call stays on its thread, and no task is smaller.
 inline constexpr int64_t kTaskLogits = 32768;
-inline constexpr int64_t kSplitRows = 8;
+inline constexpr int64_t kSplitRows = 6;
 
 template <class Job>
 XENT_NOINLINE void RunRow(const Job &job, const RowShape &shape, int64_t row, typename Job::Sums &totals) {

@@ -30,13 +30,17 @@ void KeepStandardDescriptors() {
   }
 }
 
+CLI::ValidationError WrongValue(const std::string& option, const std::string& expected, const std::string& text) {
+  return CLI::ValidationError(option, std::string("expected ").append(expected) + ", not '" + text + "'");
+}
+
 // The whole of `text` as a number, in the C locale whatever the user's is. CLI11's own conversion would read 010 as 8.
 template <typename T>
 T ParseNumber(const std::string& option, const std::string& text, const char* expected) {
   T value{};
   const char* const end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc() || stop != end) throw CLI::ValidationError(option, expected + (", not '" + text) + "'");
+  if (error != std::errc() || stop != end) throw WrongValue(option, expected, text);
   return value;
 }
 
@@ -48,7 +52,7 @@ CLI::Option* AddNumber(CLI::App* command, const std::string& option, const std::
           option,
           [=](const std::string& text) {
             *value = ParseNumber<T>(option, text, expected);
-            if (!valid(*value)) throw CLI::ValidationError(option, expected + (", not '" + text) + "'");
+            if (!valid(*value)) throw WrongValue(option, expected, text);
           },
           help)
       ->type_name(type_name);
@@ -69,7 +73,7 @@ CLI::Option* AddChoice(CLI::App* command, const std::string& option, const std::
                 return;
               }
             }
-            throw CLI::ValidationError(option, "expected " + words + ", not '" + text + "'");
+            throw WrongValue(option, words, text);
           },
           help)
       ->type_name(words);
@@ -86,17 +90,16 @@ void AddLossCommand(CLI::App& app, LossArguments& arguments) {
             {{"mean", XENT_REDUCTION_MEAN}, {"sum", XENT_REDUCTION_SUM}, {"none", XENT_REDUCTION_NONE}},
             &options.reduction);
   AddNumber(
-      loss, "--ignore-index", "Rows with this target count for nothing (-100)", "I", "expected a 64-bit integer",
+      loss, "--ignore-index", "Rows with this target count for nothing (-100)", "I", "a 64-bit integer",
       [](int64_t) { return true; }, &options.ignore_index);
   AddNumber(
       loss, "--label-smoothing", "Share of the target that the other classes get, 0 to 1 (0)", "E",
-      "expected a number from 0 to 1", [](double value) { return value >= 0 && value <= 1; }, &options.label_smoothing);
+      "a number from 0 to 1", [](double value) { return value >= 0 && value <= 1; }, &options.label_smoothing);
   AddChoice(loss, "--smoothing", "Whether the target's class has part of that share (uniform)",
             {{"uniform", XENT_SMOOTHING_UNIFORM}, {"exclusive", XENT_SMOOTHING_EXCLUSIVE}}, &options.smoothing);
   CLI::Option* divisor = AddNumber(
-      loss, "--divisor", "Divide the sum of the losses by D; not with --reduction none", "D",
-      "expected a finite number above 0", [](double value) { return std::isfinite(value) && value > 0; },
-      &options.divisor);
+      loss, "--divisor", "Divide the sum of the losses by D; not with --reduction none", "D", "a finite number above 0",
+      [](double value) { return std::isfinite(value) && value > 0; }, &options.divisor);
   AddChoice(loss, "--empty-mean", "The mean when every row is ignored (nan)",
             {{"nan", XENT_EMPTY_MEAN_NAN}, {"zero", XENT_EMPTY_MEAN_ZERO}}, &options.empty_mean);
   CLI::Option* per_row =
@@ -107,9 +110,8 @@ void AddLossCommand(CLI::App& app, LossArguments& arguments) {
       loss->add_option("--grad", arguments.grad, "Write the gradient, [N, V] in the dtype of the logits")
           ->type_name("OUT.npy");
   AddNumber(
-      loss, "--threads", "Threads, 0 for all; results do not depend on it (0)", "N",
-      "expected an integer from 0 to 1024", [](int value) { return value >= 0 && value <= kMaxThreads; },
-      &arguments.threads);
+      loss, "--threads", "Threads, 0 for all; results do not depend on it (0)", "N", "an integer from 0 to 1024",
+      [](int value) { return value >= 0 && value <= kMaxThreads; }, &arguments.threads);
   loss->add_flag("--json", arguments.json, "Print one JSON object on one line");
   loss->footer(
       "A regular output file is replaced in one step when everything is complete; a device or pipe is\n"
@@ -156,7 +158,9 @@ int ParseAndRun(int argc, char** argv) {
   } catch (const CLI::RequiredError& error) {
     if (!app.get_subcommands().empty()) throw UsageError(error.what());
     const std::vector<std::string> rest = app.remaining();
-    throw UsageError("a command is required: loss, check or info" + (rest.empty() ? "" : ", not '" + rest[0] + "'"));
+    std::string message = "a command is required: loss, check or info";
+    if (!rest.empty()) message.append(", not '").append(rest[0]).append("'");
+    throw UsageError(message);
   } catch (const CLI::ParseError& error) {
     throw UsageError(error.what());
   }

@@ -26,6 +26,15 @@ inline float Widen(F16 x) {
   return std::bit_cast<float>(bits | sign);
 }
 
+// Exact even where the floating-point mode takes subnormals for zero.
+inline double WidenSubnormal(double x) { return x; }
+inline double WidenSubnormal(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  if ((bits & 0x7f800000) != 0) return static_cast<double>(x);
+  const double magnitude = static_cast<double>(static_cast<int32_t>(bits & 0x007fffff)) * 0x1p-149;
+  return (bits >> 31) != 0 ? -magnitude : magnitude;
+}
+
 template <class Out, class T>
 Out Narrow(T x);
 template <>

@@ -159,6 +159,8 @@ Factor Decompose(double x) {
     const int shift = std::countl_zero(fraction) - 11;
     fraction = fraction << shift << 12 >> 12;
     exponent = -1022 - shift;
+  } else if (exponent == 1024) {
+    exponent = int64_t{1} << 20;
   }
   return {std::bit_cast<double>(sign | (uint64_t{1023} << 52) | fraction), exponent};
 }

@@ -10,9 +10,9 @@ template <class T>
 struct Format;
 template <>
 struct Format<float> {
-  static constexpr int kBias = 64;              // stored exponentials carry 2^kBias
+  static constexpr int kBias = 74;              // stored exponentials carry 2^kBias
   static constexpr double kLimit = 0x1p20;      // beyond it in magnitude a chunk is summed relative to its maximum
-  static constexpr double kSumLimit = 0x1p110;  // a lane above it has the block redone
+  static constexpr double kSumLimit = 0x1p120;  // a lane above it has the block redone
   static constexpr int kMinExponent = -126;
   static constexpr int kMaxExponent = 127;
   static constexpr int kSafeExponent = -100;  // scale factors stay above 2^this, so that they never underflow

@@ -1,0 +1,320 @@
+// The calls behind each operation.
+#include "bench/operations.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "bench/baselines.h"
+#include "bench/parallel.h"
+#include "bench/yardsticks.h"
+
+namespace xent_bench {
+namespace {
+
+const char* BaseName(Op op) {
+  switch (op) {
+    case Op::kForward:
+      return "forward";
+    case Op::kForwardBackwardInplace:
+      return "forward_backward_inplace";
+    case Op::kForwardBackward:
+      return "forward_backward";
+    case Op::kBackward:
+      return "backward";
+    case Op::kSoftmax:
+      return "softmax";
+    case Op::kLogSoftmax:
+      return "log_softmax";
+    case Op::kLogSumExp:
+      return "logsumexp";
+    case Op::kSoftmaxBackward:
+      return "softmax_backward";
+    case Op::kLogSoftmaxBackward:
+      return "log_softmax_backward";
+    case Op::kCheckLogits:
+      return "check_logits";
+    case Op::kReduce:
+      return "reduce";
+    case Op::kExp:
+      return "exp";
+    case Op::kLog:
+      return "log";
+    case Op::kLog1p:
+      return "log1p";
+    case Op::kReadSweep:
+      return "read_sweep";
+    case Op::kCopy:
+      return "copy";
+    case Op::kInPlaceScale:
+      return "in_place_scale";
+  }
+  return "";
+}
+
+xent_cross_entropy Arguments(Op op, const Problem& problem, int64_t slot) {
+  xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
+  args.rows = problem.shape.rows;
+  args.cols = problem.shape.cols;
+  args.logits = problem.logits.data();
+  args.targets = problem.targets.data();
+  args.dtype = problem.dtype;
+  if (op == Op::kBackward) {
+    args.records = problem.records.data();
+  } else {
+    args.losses = problem.losses.data();
+    args.lse = problem.lse.data();
+    args.loss = problem.loss.data();
+  }
+  if (op == Op::kForwardBackwardInplace) {
+    args.logits = args.grad = problem.slot(slot);
+    args.in_place = 1;
+  } else if (op != Op::kForward) {
+    args.grad = problem.slot(0);
+  }
+  return args;
+}
+
+xent_status RunArray(Op op, const Problem& problem) {
+  const int64_t n = problem.elements();
+  const void* x = op == Op::kExp ? problem.logits.data() : problem.aux.data();
+  void* y = problem.slot(0);
+  if (problem.dtype == XENT_F64) {
+    const auto f = op == Op::kExp ? xent_exp_f64 : op == Op::kLog ? xent_log_f64 : xent_log1p_f64;
+    return f(static_cast<const double*>(x), static_cast<double*>(y), n);
+  }
+  const auto f = op == Op::kExp ? xent_exp_f32 : op == Op::kLog ? xent_log_f32 : xent_log1p_f32;
+  return f(static_cast<const float*>(x), static_cast<float*>(y), n);
+}
+
+xent_status RunLibrary(Op op, Problem* problem, int threads, int64_t slot) {
+  xent_exec exec = XENT_EXEC_INIT;
+  exec.threads = threads;
+  const auto [rows, cols] = problem->shape;
+  const xent_dtype dtype = problem->dtype;
+  const void* logits = problem->logits.data();
+  void* out = problem->slot(0);
+  switch (op) {
+    case Op::kForward: {
+      const xent_cross_entropy args = Arguments(op, *problem, slot);
+      return xent_cross_entropy_forward(&args, nullptr, &exec, nullptr);
+    }
+    case Op::kForwardBackwardInplace:
+    case Op::kForwardBackward: {
+      const xent_cross_entropy args = Arguments(op, *problem, slot);
+      return xent_cross_entropy_forward_backward(&args, nullptr, &exec, nullptr);
+    }
+    case Op::kBackward: {
+      const xent_cross_entropy args = Arguments(op, *problem, slot);
+      return xent_cross_entropy_backward(&args, nullptr, &exec, nullptr);
+    }
+    case Op::kSoftmax:
+      return xent_softmax(rows, cols, logits, dtype, 0, out, 0, &exec, nullptr);
+    case Op::kLogSoftmax:
+      return xent_log_softmax(rows, cols, logits, dtype, 0, out, 0, &exec, nullptr);
+    case Op::kLogSumExp:
+      return xent_logsumexp(rows, cols, logits, dtype, 0, problem->lse.data(), &exec, nullptr);
+    case Op::kSoftmaxBackward:
+      return xent_softmax_backward(rows, cols, problem->upstream.data(), 0, problem->aux.data(), 0, dtype, out, 0,
+                                   &exec, nullptr);
+    case Op::kLogSoftmaxBackward:
+      return xent_log_softmax_backward(rows, cols, problem->upstream.data(), 0, problem->aux.data(), 0, dtype, out, 0,
+                                       &exec, nullptr);
+    case Op::kCheckLogits:
+      return xent_check_logits(rows, cols, problem->aux.data(), dtype, 0, &problem->diagnosis, &exec, nullptr);
+    case Op::kReduce:
+      return xent_reduce(rows, problem->losses.data(), dtype, nullptr, XENT_I64, nullptr, problem->loss.data(),
+                         nullptr);
+    case Op::kExp:
+    case Op::kLog:
+    case Op::kLog1p:
+      return RunArray(op, *problem);
+    case Op::kReadSweep:
+    case Op::kCopy:
+    case Op::kInPlaceScale:
+      break;
+  }
+  return XENT_INVALID_ARGUMENT;
+}
+
+void RunBaseline(const Baseline& baseline, Op op, Problem* problem, int64_t slot) {
+  const auto [rows, cols] = problem->shape;
+  const auto* z = static_cast<const float*>(problem->logits.data());
+  const auto* aux = static_cast<const float*>(problem->aux.data());
+  const auto* upstream = static_cast<const float*>(problem->upstream.data());
+  auto* out = static_cast<float*>(problem->slot(op == Op::kForwardBackwardInplace ? slot : 0));
+  auto* losses = static_cast<float*>(problem->losses.data());
+  auto* lse = static_cast<float*>(problem->lse.data());
+  auto* loss = static_cast<float*>(problem->loss.data());
+  const float scale = 1.0f / static_cast<float>(rows);
+  if (op == Op::kForwardBackwardInplace) z = out;
+  switch (op) {
+    case Op::kReduce:
+      *loss = baseline.mean(losses, rows);
+      return;
+    case Op::kExp:
+      baseline.exp(z, out, rows * cols);
+      return;
+    case Op::kLog:
+      baseline.log(aux, out, rows * cols);
+      return;
+    case Op::kLog1p:
+      baseline.log1p(aux, out, rows * cols);
+      return;
+    case Op::kCheckLogits:
+      problem->diagnosis = XENT_DIAGNOSIS_PROBABILITIES;
+      break;
+    default:
+      break;
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t at = i * cols;
+    const int64_t target = problem->targets[static_cast<size_t>(i)];
+    switch (op) {
+      case Op::kForward:
+        losses[i] = baseline.loss(z + at, cols, target);
+        break;
+      case Op::kForwardBackwardInplace:
+      case Op::kForwardBackward:
+        losses[i] = baseline.loss_and_gradient(z + at, cols, target, scale, out + at);
+        break;
+      case Op::kBackward:
+        baseline.gradient(z + at, cols, target, lse[i], scale, out + at);
+        break;
+      case Op::kSoftmax:
+        baseline.softmax(z + at, cols, out + at);
+        break;
+      case Op::kLogSoftmax:
+        baseline.log_softmax(z + at, cols, out + at);
+        break;
+      case Op::kLogSumExp:
+        lse[i] = baseline.log_sum_exp(z + at, cols);
+        break;
+      case Op::kSoftmaxBackward:
+        baseline.softmax_backward(upstream + at, aux + at, cols, out + at);
+        break;
+      case Op::kLogSoftmaxBackward:
+        baseline.log_softmax_backward(upstream + at, aux + at, cols, out + at);
+        break;
+      case Op::kCheckLogits:
+        if (!baseline.is_probabilities(aux + at, cols)) {
+          problem->diagnosis = XENT_DIAGNOSIS_LOGITS;
+          return;
+        }
+        break;
+      default:
+        break;
+    }
+  }
+  if (op == Op::kForward || op == Op::kForwardBackward || op == Op::kForwardBackwardInplace) {
+    *loss = baseline.mean(losses, rows);
+  }
+}
+
+void RunYardstick(Op op, Problem* problem, int threads, int64_t slot) {
+  const int64_t bytes = ElementBytes(problem->dtype);
+  const auto* logits = static_cast<const char*>(problem->logits.data());
+  if (op == Op::kReadSweep) {
+    const SweepSegments segments(problem->shape, threads);
+    double* maxima = problem->maxima.data();
+    ParallelRanges(threads, segments.count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t s = begin; s < end; ++s) {
+        maxima[s] = Maximum(problem->dtype, logits + segments.Begin(s) * bytes, segments.Length(s));
+      }
+    });
+  } else if (op == Op::kCopy) {
+    auto* out = static_cast<char*>(problem->slot(0));
+    ParallelRanges(threads, problem->matrix_bytes(), 128,
+                   [&](int64_t begin, int64_t end) { StreamCopy(logits + begin, out + begin, end - begin); });
+  } else {
+    auto* out = static_cast<char*>(problem->slot(slot));
+    ParallelRanges(threads, problem->elements(), 64,
+                   [&](int64_t begin, int64_t end) { ScaleInPlace(problem->dtype, out + begin * bytes, end - begin); });
+  }
+}
+
+}  // namespace
+
+std::string Name(Op op, Source source) {
+  const char* prefix = source == Source::kNaive ? "naive_" : source == Source::kScalar ? "scalar_" : "";
+  return std::string(prefix) + BaseName(op);
+}
+
+int64_t BytesMoved(Op op, const Problem& problem) {
+  const int64_t matrix = problem.matrix_bytes();
+  switch (op) {
+    case Op::kForward:
+    case Op::kLogSumExp:
+    case Op::kCheckLogits:
+    case Op::kReduce:
+    case Op::kReadSweep:
+      return matrix;
+    case Op::kForwardBackwardInplace:
+    case Op::kForwardBackward:
+    case Op::kBackward:
+    case Op::kSoftmax:
+    case Op::kLogSoftmax:
+    case Op::kExp:
+    case Op::kLog:
+    case Op::kLog1p:
+    case Op::kCopy:
+    case Op::kInPlaceScale:
+      return 2 * matrix;
+    case Op::kSoftmaxBackward:
+    case Op::kLogSoftmaxBackward:
+      return 3 * matrix;
+  }
+  return 0;
+}
+
+SweepSegments::SweepSegments(Shape shape, int threads) : total(shape.rows * shape.cols), length(shape.cols) {
+  constexpr int64_t kShort = 1024;
+  if (shape.rows < threads) {
+    length = (total + threads - 1) / threads;
+  } else if (shape.cols < kShort) {
+    const int64_t rows_together = std::min((4 * kShort + shape.cols - 1) / shape.cols, shape.rows / threads);
+    length = shape.cols * rows_together;
+  }
+  count = (total + length - 1) / length;
+}
+
+bool IsInPlace(Op op) { return op == Op::kForwardBackwardInplace; }
+
+void Prepare(Op op, Problem* problem) {
+  switch (op) {
+    case Op::kBackward:
+      problem->FillRecords();
+      break;
+    case Op::kSoftmaxBackward:
+      problem->FillUpstream();
+      problem->FillAux(Aux::kSoftmax);
+      break;
+    case Op::kLogSoftmaxBackward:
+      problem->FillUpstream();
+      problem->FillAux(Aux::kLogSoftmax);
+      break;
+    case Op::kCheckLogits:
+      problem->FillAux(Aux::kSoftmax);
+      break;
+    case Op::kLog:
+      problem->FillAux(Aux::kPositive);
+      break;
+    case Op::kLog1p:
+      problem->FillAux(Aux::kAboveMinusOne);
+      break;
+    default:
+      break;
+  }
+}
+
+xent_status Run(Op op, Source source, Problem* problem, int threads, int64_t slot) {
+  if (op == Op::kReadSweep || op == Op::kCopy || op == Op::kInPlaceScale) {
+    RunYardstick(op, problem, threads, slot);
+    return XENT_OK;
+  }
+  if (source == Source::kLibrary) return RunLibrary(op, problem, threads, slot);
+  RunBaseline(source == Source::kNaive ? Naive() : Scalar(), op, problem, slot);
+  return XENT_OK;
+}
+
+}  // namespace xent_bench

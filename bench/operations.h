@@ -1,0 +1,68 @@
+// Every operation that is timed, and how it is called.
+#ifndef XENT_BENCH_OPERATIONS_H_
+#define XENT_BENCH_OPERATIONS_H_
+
+#include <cstdint>
+#include <string>
+
+#include "bench/problem.h"
+#include "xent/xent.h"
+
+namespace xent_bench {
+
+enum class Op {
+  kForward,
+  kForwardBackwardInplace,
+  kForwardBackward,
+  kBackward,
+  kSoftmax,
+  kLogSoftmax,
+  kLogSumExp,
+  kSoftmaxBackward,
+  kLogSoftmaxBackward,
+  kCheckLogits,
+  kReduce,
+  kExp,
+  kLog,
+  kLog1p,
+  kReadSweep,
+  kCopy,
+  kInPlaceScale
+};
+
+// Who does it: xent, or one of the baselines in baselines.h. The yardsticks know no difference.
+enum class Source { kLibrary, kNaive, kScalar };
+
+// "forward", "naive_forward", "scalar_forward".
+std::string Name(Op op, Source source);
+
+// Bytes that the operation must move: every matrix it reads once and every matrix it writes once. Targets, losses and
+// records are not counted.
+int64_t BytesMoved(Op op, const Problem& problem);
+
+// Whether the result overwrites the input, so that the logits must be restored between calls.
+bool IsInPlace(Op op);
+
+// The pieces of which read_sweep takes the maximum: rows; whole rows together where they are so short that reducing a
+// vector to a number would cost more than reading them; and parts of a row where there are more threads than rows.
+struct SweepSegments {
+  SweepSegments(Shape shape, int threads);
+  int64_t Begin(int64_t s) const { return s * length; }
+  int64_t Length(int64_t s) const { return length < total - s * length ? length : total - s * length; }
+
+  int64_t total, length, count;
+};
+
+// Fills the inputs that the operation needs beyond the logits.
+void Prepare(Op op, Problem* problem);
+
+// One call. In-place operations work on slot `slot`, the others write their result to slot 0.
+xent_status Run(Op op, Source source, Problem* problem, int threads, int64_t slot);
+
+// Runs the operation once and compares rows of its result with a plain reference of wider type. Returns an empty
+// string, or what is wrong.
+std::string Check(Op op, Source source, Problem* problem, int threads);
+
+}  // namespace xent_bench
+
+#endif  // XENT_BENCH_OPERATIONS_H_

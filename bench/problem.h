@@ -1,0 +1,91 @@
+// What a benchmark works on: the logits of one shape and dtype with their targets, and the buffers for results.
+#ifndef XENT_BENCH_PROBLEM_H_
+#define XENT_BENCH_PROBLEM_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "bench/shapes.h"
+#include "xent/xent.h"
+
+namespace xent_bench {
+
+// The logits' values. Each makes another part of the kernels work.
+enum class Data {
+  kNormal,     // normal, deviation 2
+  kMargin,     // the same, but in every other row the target is 20 above the largest other logit
+  kAscending,  // from -500 to 500 along the row: every block outgrows the reference exponent of the one before
+  kMasked      // normal, 30 % of the columns -inf, no target among them
+};
+// "normal", "margin", "ascending", "masked".
+const char* Name(Data data);
+// False for a name that is none of these.
+bool ParseData(std::string_view name, Data* data);
+
+const char* Name(xent_dtype dtype);
+int64_t ElementBytes(xent_dtype dtype);
+// The dtype of losses and lse: float64 for float64, else float32.
+xent_dtype ArithmeticType(xent_dtype dtype);
+// Element i of an array of dtype; a store rounds to nearest even.
+double Load(xent_dtype dtype, const void* x, int64_t i);
+void Store(xent_dtype dtype, void* x, int64_t i, double value);
+
+// Bytes aligned to 128, which no constructor has touched: pages belong to the thread that writes them first.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(int64_t bytes);
+  void* data() const { return data_.get(); }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  struct Free {
+    void operator()(void* p) const;
+  };
+  std::unique_ptr<void, Free> data_;
+  int64_t bytes_ = 0;
+};
+
+// What the buffer `aux` holds.
+enum class Aux { kNothing, kSoftmax, kLogSoftmax, kPositive, kAboveMinusOne };
+
+struct Problem {
+  Problem(xent_dtype dtype, Shape shape, Data data);
+
+  int64_t elements() const { return shape.rows * shape.cols; }
+  int64_t matrix_bytes() const { return elements() * ElementBytes(dtype); }
+  void* slot(int64_t i) const { return static_cast<char*>(out.data()) + i * slot_bytes; }
+  // Logits again where a result was written in place.
+  void RestoreSlot(int64_t i) const;
+  // Makes `aux` hold what an operation needs as input, of the same size as the logits.
+  void FillAux(Aux what);
+  // Makes `upstream` hold normal values, finite whatever `data` is.
+  void FillUpstream();
+  // Makes `records` and `lse` hold what forward saves.
+  void FillRecords();
+
+  const xent_dtype dtype;
+  const Shape shape;
+  const Data data;
+  // Calls that are timed together. One for large matrices; for small ones as many as have results of their own in half
+  // of L2, so that reading the clock and restoring logits do not count.
+  int64_t slots;
+  int64_t slot_bytes;
+  Buffer logits;
+  Buffer out;  // `slots` matrices
+  Buffer aux;
+  Buffer upstream;
+  Buffer records;
+  std::vector<int64_t> targets;
+  Buffer losses, lse, loss;    // arithmetic type
+  std::vector<double> maxima;  // of read_sweep
+  xent_diagnosis diagnosis = XENT_DIAGNOSIS_LOGITS;
+  Aux aux_holds = Aux::kNothing;
+};
+
+}  // namespace xent_bench
+
+#endif  // XENT_BENCH_PROBLEM_H_

@@ -1,0 +1,518 @@
+// Execution policies: the same bits from OpenMP with any number of threads, serially and from pools of the caller that
+// run tasks in any order on any thread; pools that break the contract; calls from inside a parallel region, from a
+// forked child and from several threads at once. The shapes are large enough to be cut up: many rows, and few rows
+// longer than a chunk.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <ostream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "api/call.h"
+
+namespace xent::test {
+namespace {
+
+// Runs one operation of the API on its own tensors under a policy, and holds what it wrote.
+struct Operation {
+  std::string name;
+  std::function<xent_status(const xent_exec *, xent_error *)> run;
+  std::function<std::string()> outputs;  // all bytes written
+};
+
+std::string Bytes(const Matrix &matrix) {
+  std::string bytes;
+  for (int64_t i = 0; i < matrix.rows(); ++i) {
+    bytes.append(static_cast<const char *>(matrix.row(i)), static_cast<size_t>(matrix.cols() * matrix.Bytes()));
+  }
+  return bytes;
+}
+
+// The whole API that takes a policy, on fresh tensors.
+std::vector<Operation> Operations(xent_dtype dtype, int64_t rows, int64_t cols) {
+  std::vector<Operation> operations;
+  const auto make = [=] {
+    auto call = std::make_shared<Call>(dtype, rows, cols, cols + 3);
+    call->FillNormal(static_cast<uint64_t>(cols), 4);
+    if (rows > 2) call->targets[static_cast<size_t>(rows / 2)] = call->options.ignore_index;
+    call->options.label_smoothing = 0.1;
+    return call;
+  };
+  for (const Function function : kFunctions) {
+    const auto call = make();
+    if (function == Function::kBackward) call->MustRun(Function::kForward);
+    operations.push_back(
+        {NameOf(function),
+         [=](const xent_exec *exec, xent_error *error) {
+           const xent_cross_entropy args = call->Args(function);
+           const auto run = function == Function::kForward           ? xent_cross_entropy_forward
+                            : function == Function::kForwardBackward ? xent_cross_entropy_forward_backward
+                                                                     : xent_cross_entropy_backward;
+           return run(&args, &call->options, exec, error);
+         },
+         [=] {
+           std::string bytes = Bytes(call->grad);
+           if (function == Function::kBackward) return bytes;
+           bytes += Bytes(call->losses) + Bytes(call->lse) + Bytes(call->loss);
+           bytes.append(reinterpret_cast<const char *>(&call->perplexity), sizeof(double));
+           bytes.append(reinterpret_cast<const char *>(&call->live_rows), sizeof(int64_t));
+           bytes.append(reinterpret_cast<const char *>(call->records.data()), call->records.size() * sizeof(Record));
+           return bytes;
+         }});
+  }
+  {
+    const auto call = make();
+    operations.push_back({"logsumexp",
+                          [=](const xent_exec *exec, xent_error *error) {
+                            return xent_logsumexp(rows, cols, call->logits.data(), dtype, call->logits.stride(),
+                                                  call->lse.data(), exec, error);
+                          },
+                          [=] { return Bytes(call->lse); }});
+  }
+  for (const bool log : {false, true}) {
+    const auto call = make();
+    operations.push_back({log ? "log_softmax" : "softmax",
+                          [=](const xent_exec *exec, xent_error *error) {
+                            return (log ? xent_log_softmax : xent_softmax)(rows, cols, call->logits.data(), dtype,
+                                                                           call->logits.stride(), call->grad.data(),
+                                                                           call->grad.stride(), exec, error);
+                          },
+                          [=] { return Bytes(call->grad); }});
+    const auto upstream = make();
+    const auto output = make();
+    const auto forward = log ? xent_log_softmax : xent_softmax;
+    EXPECT_EQ(forward(rows, cols, output->logits.data(), dtype, output->logits.stride(), output->grad.data(),
+                      output->grad.stride(), nullptr, nullptr),
+              XENT_OK);
+    operations.push_back({log ? "log_softmax_backward" : "softmax_backward",
+                          [=](const xent_exec *exec, xent_error *error) {
+                            return (log ? xent_log_softmax_backward : xent_softmax_backward)(
+                                rows, cols, upstream->logits.data(), upstream->logits.stride(), output->grad.data(),
+                                output->grad.stride(), dtype, upstream->grad.data(), upstream->grad.stride(), exec,
+                                error);
+                          },
+                          [=] { return Bytes(upstream->grad); }});
+  }
+  {
+    const auto call = make();
+    // Of log-probabilities every row is looked at.
+    EXPECT_EQ(xent_log_softmax(rows, cols, call->logits.data(), dtype, call->logits.stride(), call->grad.data(),
+                               call->grad.stride(), nullptr, nullptr),
+              XENT_OK);
+    const auto diagnosis = std::make_shared<xent_diagnosis>(XENT_DIAGNOSIS_LOGITS);
+    operations.push_back({"check_logits",
+                          [=](const xent_exec *exec, xent_error *error) {
+                            return xent_check_logits(rows, cols, call->grad.data(), dtype, call->grad.stride(),
+                                                     diagnosis.get(), exec, error);
+                          },
+                          [=] { return std::to_string(*diagnosis); }});
+  }
+  return operations;
+}
+
+struct Shape {
+  xent_dtype dtype;
+  int64_t rows, cols;
+
+  std::string Name() const {
+    return std::string(reference::NameOf(dtype)) + "_" + std::to_string(rows) + "x" + std::to_string(cols);
+  }
+};
+void PrintTo(const Shape &shape, std::ostream *out) { *out << shape.Name(); }
+
+// Many rows; fewer rows than threads, of several chunks each (40000 columns have chunks of 3072, 150001 of 10240).
+const Shape kShapes[] = {{XENT_F32, 67, 5000},  {XENT_F32, 3, 40000},  {XENT_F32, 1, 150001}, {XENT_F64, 2, 40000},
+                         {XENT_BF16, 2, 40000}, {XENT_F16, 1, 150001}, {XENT_F16, 40, 6000}};
+
+class Exec : public ::testing::TestWithParam<Shape> {
+ protected:
+  std::vector<Operation> Operations() const {
+    return test::Operations(GetParam().dtype, GetParam().rows, GetParam().cols);
+  }
+};
+
+std::string Serially(const Operation &operation) {
+  xent_exec exec = XENT_EXEC_INIT;
+  exec.mode = XENT_EXEC_SERIAL;
+  xent_error error = XENT_ERROR_INIT;
+  EXPECT_EQ(operation.run(&exec, &error), XENT_OK) << operation.name << ": " << error.message;
+  return operation.outputs();
+}
+
+TEST_P(Exec, OpenMpThreadsDoNotChangeABit) {
+  for (const Operation &operation : Operations()) {
+    const std::string want = Serially(operation);
+    for (const int32_t threads : {0, 1, 2, 3, 5, 8, 16}) {
+      xent_exec exec = XENT_EXEC_INIT;
+      exec.threads = threads;
+      xent_error error = XENT_ERROR_INIT;
+      ASSERT_EQ(operation.run(&exec, &error), XENT_OK) << error.message;
+      EXPECT_TRUE(operation.outputs() == want) << operation.name << " with " << threads << " threads";
+    }
+    ASSERT_EQ(operation.run(nullptr, nullptr), XENT_OK);
+    EXPECT_TRUE(operation.outputs() == want) << operation.name << " with the default policy";
+  }
+}
+
+// A pool of the caller's. Counts what it was asked for; `order` says how it runs the tasks of a call.
+class Pool {
+ public:
+  using Order = std::function<void(int64_t n, const std::function<void(int64_t)> &task)>;
+  explicit Pool(Order order) : order_(std::move(order)) {}
+
+  xent_exec Policy(int32_t threads = 0) {
+    xent_exec exec = XENT_EXEC_INIT;
+    exec.mode = XENT_EXEC_CALLER;
+    exec.threads = threads;
+    exec.parallel_for = [](void *ctx, int64_t n, xent_task task, void *arg) {
+      static_cast<Pool *>(ctx)->Run(n, task, arg);
+    };
+    exec.ctx = this;
+    return exec;
+  }
+  int64_t calls() const { return calls_; }
+  int64_t largest() const { return largest_; }
+
+ private:
+  void Run(int64_t n, xent_task task, void *arg) {
+    ++calls_;
+    largest_ = std::max(largest_, n);
+    order_(n, [=](int64_t i) { task(arg, i); });
+  }
+
+  Order order_;
+  int64_t calls_ = 0;
+  int64_t largest_ = 0;
+};
+
+using Task = std::function<void(int64_t)>;
+
+std::vector<int64_t> Shuffled(int64_t n, uint64_t seed) {
+  std::vector<int64_t> order(static_cast<size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  Random random(seed);
+  for (size_t i = order.size(); i > 1; --i)
+    std::swap(order[i - 1], order[static_cast<size_t>(random.Below(static_cast<int64_t>(i)))]);
+  return order;
+}
+
+TEST_P(Exec, CallersPoolInAnyOrder) {
+  const std::pair<const char *, Pool::Order> orders[] = {{"forwards",
+                                                          [](int64_t n, const Task &task) {
+                                                            for (int64_t i = 0; i < n; ++i) task(i);
+                                                          }},
+                                                         {"backwards",
+                                                          [](int64_t n, const Task &task) {
+                                                            for (int64_t i = n - 1; i >= 0; --i) task(i);
+                                                          }},
+                                                         {"odd before even",
+                                                          [](int64_t n, const Task &task) {
+                                                            for (int64_t i = 1; i < n; i += 2) task(i);
+                                                            for (int64_t i = 0; i < n; i += 2) task(i);
+                                                          }},
+                                                         {"shuffled",
+                                                          [](int64_t n, const Task &task) {
+                                                            for (const int64_t i : Shuffled(n, 42)) task(i);
+                                                          }},
+                                                         {"on another thread",
+                                                          [](int64_t n, const Task &task) {
+                                                            std::thread([&] {
+                                                              for (int64_t i = n - 1; i >= 0; --i) task(i);
+                                                            }).join();
+                                                          }},
+                                                         {"on four threads", [](int64_t n, const Task &task) {
+                                                            std::atomic<int64_t> next = 0;
+                                                            std::vector<std::thread> threads;
+                                                            for (int t = 0; t < 4; ++t) {
+                                                              threads.emplace_back([&] {
+                                                                for (int64_t i = next++; i < n; i = next++) task(i);
+                                                              });
+                                                            }
+                                                            for (std::thread &thread : threads) thread.join();
+                                                          }}};
+  for (const Operation &operation : Operations()) {
+    const std::string want = Serially(operation);
+    for (const auto &[name, order] : orders) {
+      for (const int32_t threads : {0, 1, 2, 7, 64}) {
+        Pool pool(order);
+        const xent_exec exec = pool.Policy(threads);
+        xent_error error = XENT_ERROR_INIT;
+        ASSERT_EQ(operation.run(&exec, &error), XENT_OK) << operation.name << " " << name << ": " << error.message;
+        EXPECT_TRUE(operation.outputs() == want) << operation.name << " " << name << ", " << threads << " threads";
+        if (threads > 1) {
+          EXPECT_GT(pool.largest(), 1) << operation.name << " was not cut up for " << threads << " threads";
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Exec, CallersPoolThatSkipsATaskIsIncomplete) {
+  // Each of the calls to the pool in turn leaves out its first, its last or a middle task, or all.
+  for (const Operation &operation : Operations()) {
+    Pool whole([](int64_t n, const Task &task) {
+      for (int64_t i = 0; i < n; ++i) task(i);
+    });
+    xent_exec exec = whole.Policy(4);
+    ASSERT_EQ(operation.run(&exec, nullptr), XENT_OK);
+    ASSERT_GE(whole.calls(), 1) << operation.name;
+    for (int64_t at = 0; at < whole.calls(); ++at) {
+      for (const char *what : {"first", "middle", "last", "all"}) {
+        int64_t call = 0;
+        Pool pool([&](int64_t n, const Task &task) {
+          const std::string which = call++ == at ? what : "none";
+          for (int64_t i = 0; i < n; ++i) {
+            const bool skipped = which == "all" || (which == "first" && i == 0) || (which == "middle" && i == n / 2) ||
+                                 (which == "last" && i == n - 1);
+            if (!skipped) task(i);
+          }
+        });
+        exec = pool.Policy(4);
+        xent_error error = XENT_ERROR_INIT;
+        EXPECT_EQ(operation.run(&exec, &error), XENT_INCOMPLETE) << operation.name << " call " << at << " " << what;
+        EXPECT_EQ(error.status, XENT_INCOMPLETE);
+        EXPECT_NE(std::string(error.message).find("parallel_for"), std::string::npos) << error.message;
+      }
+    }
+    // And it recovers.
+    const std::string want = Serially(operation);
+    exec = whole.Policy(4);
+    ASSERT_EQ(operation.run(&exec, nullptr), XENT_OK);
+    EXPECT_TRUE(operation.outputs() == want) << operation.name;
+  }
+}
+
+TEST_P(Exec, CallersPoolThatRunsOneTaskTwiceAndAnotherNeverIsIncomplete) {
+  // As many tasks as asked for, so a mere count is deceived.
+  for (const Operation &operation : Operations()) {
+    Pool pool([](int64_t n, const Task &task) {
+      for (int64_t i = 0; i < n; ++i) task(i == n - 1 ? 0 : i);
+    });
+    const xent_exec exec = pool.Policy(4);
+    xent_error error = XENT_ERROR_INIT;
+    const xent_status status = operation.run(&exec, &error);
+    ASSERT_GT(pool.largest(), 1) << operation.name;
+    EXPECT_EQ(status, XENT_INCOMPLETE) << operation.name;
+  }
+}
+
+TEST_P(Exec, CallersPoolThatRunsATaskTwiceDoesNoHarm) {
+  // It breaks its contract. Out of place, what a task writes is the same the second time.
+  for (const Operation &operation : Operations()) {
+    const std::string want = Serially(operation);
+    Pool pool([](int64_t n, const Task &task) {
+      for (int64_t i = 0; i < n; ++i) task(i);
+      task(n / 2);
+    });
+    const xent_exec exec = pool.Policy(4);
+    xent_error error = XENT_ERROR_INIT;
+    ASSERT_EQ(operation.run(&exec, &error), XENT_OK) << operation.name << ": " << error.message;
+    EXPECT_TRUE(operation.outputs() == want) << operation.name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, Exec, ::testing::ValuesIn(kShapes),
+                         [](const auto &info) { return info.param.Name(); });
+
+TEST(ExecPolicy, SmallWorkDoesNotAskThePool) {
+  Pool pool([](int64_t n, const Task &task) {
+    for (int64_t i = 0; i < n; ++i) task(i);
+  });
+  Call call(XENT_F32, {{0, 1, 2}}, {0});
+  call.exec = pool.Policy(8);
+  call.MustRun(Function::kForwardBackward);
+  EXPECT_LE(pool.largest(), 1);
+}
+
+TEST(ExecPolicy, SerialRunsOnTheCallingThread) {
+  // It takes no pool, even a large call.
+  Call call(XENT_F32, 16, 20000);
+  call.FillNormal(1, 4);
+  call.exec.mode = XENT_EXEC_SERIAL;
+  call.exec.threads = 8;
+  call.MustRun(Function::kForwardBackward);
+  Call pooled(XENT_F32, 16, 20000);
+  pooled.FillNormal(1, 4);
+  Pool pool([](int64_t n, const Task &task) {
+    for (int64_t i = 0; i < n; ++i) task(i);
+  });
+  pooled.exec = pool.Policy(8);
+  pooled.MustRun(Function::kForwardBackward);
+  EXPECT_TRUE(SameBits(call, pooled, Function::kForwardBackward));
+}
+
+TEST(ExecPolicy, TasksOfThePoolMayCallTheLibrary) {
+  // An engine's worker that runs a task of one call makes a call of its own, serially.
+  Call inner(XENT_F32, 2, 3000);
+  inner.FillNormal(2, 4);
+  inner.MustRun(Function::kForward);
+  bool same = true;
+  Pool pool([&](int64_t n, const Task &task) {
+    for (int64_t i = 0; i < n; ++i) {
+      Call nested(XENT_F32, 2, 3000);
+      nested.FillNormal(2, 4);
+      nested.exec.mode = XENT_EXEC_SERIAL;
+      nested.MustRun(Function::kForward);
+      same = same && SameBits(inner, nested, Function::kForward);
+      task(i);
+    }
+  });
+  Call outer(XENT_F32, 40, 5000);
+  outer.FillNormal(1, 4);
+  outer.exec = pool.Policy(4);
+  outer.MustRun(Function::kForwardBackward);
+  EXPECT_GE(pool.calls(), 1);
+  EXPECT_TRUE(same);
+  EXPECT_TRUE(outer.MatchesReference());
+}
+
+TEST(ExecPolicy, WorkersOfAnEngineShareTheRows) {
+  // design.md, "Threads": n workers run already, each calls serially on its own rows, and xent_reduce finishes the job.
+  Call whole(XENT_F32, 45, 3000);
+  whole.FillNormal(3, 4);
+  whole.targets[7] = whole.options.ignore_index;
+  whole.MustRun(Function::kForwardBackward);
+  Call shared = Call(XENT_F32, 45, 3000);
+  shared.FillNormal(3, 4);
+  shared.targets[7] = shared.options.ignore_index;
+  shared.options.has_divisor = 1;
+  shared.options.divisor = 44;
+  std::vector<std::thread> workers;
+  std::atomic<int> failures = 0;
+  for (int64_t w = 0; w < 4; ++w) {
+    workers.emplace_back([&, w] {
+      const int64_t first = 45 * w / 4;
+      const int64_t last = 45 * (w + 1) / 4;
+      xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
+      args.rows = last - first;
+      args.cols = 3000;
+      args.logits = shared.logits.row(first);
+      args.targets = shared.targets.data() + first;
+      args.losses = static_cast<float *>(shared.losses.data()) + first;
+      args.lse = static_cast<float *>(shared.lse.data()) + first;
+      args.grad = shared.grad.row(first);
+      xent_exec exec = XENT_EXEC_INIT;
+      exec.mode = XENT_EXEC_SERIAL;
+      if (xent_cross_entropy_forward_backward(&args, &shared.options, &exec, nullptr) != XENT_OK) ++failures;
+    });
+  }
+  for (std::thread &worker : workers) worker.join();
+  EXPECT_EQ(failures, 0);
+  ASSERT_EQ(xent_reduce(45, shared.losses.data(), XENT_F32, shared.targets.data(), XENT_I64, nullptr,
+                        shared.loss.data(), nullptr),
+            XENT_OK);
+  EXPECT_EQ(FirstDifference(whole.losses, shared.losses), "");
+  EXPECT_EQ(FirstDifference(whole.lse, shared.lse), "");
+  EXPECT_EQ(FirstDifference(whole.grad, shared.grad), "");
+  EXPECT_EQ(FirstDifference(whole.loss, shared.loss), "");
+}
+
+TEST(ExecPolicy, FourThreadsAtOnce) {
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong = 0;
+  Call want(XENT_F32, 12, 20000);
+  want.FillNormal(5, 4);
+  want.MustRun(Function::kForwardBackward);
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int round = 0; round < 6; ++round) {
+        Call call(XENT_F32, 12, 20000);
+        call.FillNormal(5, 4);
+        call.exec.mode = (t + round) % 2 == 0 ? XENT_EXEC_OPENMP : XENT_EXEC_SERIAL;
+        call.exec.threads = t;
+        if (call.Run(Function::kForwardBackward) != XENT_OK) ++wrong;
+        if (!SameBits(want, call, Function::kForwardBackward)) ++wrong;
+      }
+    });
+  }
+  for (std::thread &thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST(ExecPolicy, InsideAParallelRegionOfTheCaller) {
+#if defined(_OPENMP)
+  Call want(XENT_F32, 12, 20000);
+  want.FillNormal(6, 4);
+  want.MustRun(Function::kForwardBackward);
+  std::atomic<int> wrong = 0;
+  std::atomic<int> threads_seen = 0;
+#pragma omp parallel num_threads(3)
+  {
+    Call call(XENT_F32, 12, 20000);
+    call.FillNormal(6, 4);
+    if (call.Run(Function::kForwardBackward) != XENT_OK) ++wrong;
+    if (!SameBits(want, call, Function::kForwardBackward)) ++wrong;
+    // Serially: no team of its own within the caller's.
+    if (xent_default_threads() != 1) ++wrong;
+    ++threads_seen;
+  }
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GE(threads_seen, 1);
+#else
+  GTEST_SKIP() << "this build has no OpenMP";
+#endif
+}
+
+// Runs `body` in a forked child; its result, or -1 if the child died or did not end within two minutes.
+int InChild(const std::function<int()> &body) {
+  const pid_t child = fork();
+  if (child == 0) _exit(body());
+  for (int tick = 0; tick < 12000; ++tick) {
+    int status = 0;
+    if (waitpid(child, &status, WNOHANG) == child) return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  return -1;
+}
+
+TEST(ExecPolicy, InAForkedChild) {
+  // The parent's team exists by then, and the child has none of its threads.
+  Call want(XENT_F32, 12, 20000);
+  want.FillNormal(7, 4);
+  want.exec.threads = 4;
+  want.MustRun(Function::kForwardBackward);
+  EXPECT_EQ(InChild([&] {
+              for (const int32_t threads : {0, 4}) {
+                Call call(XENT_F32, 12, 20000);
+                call.FillNormal(7, 4);
+                call.exec.threads = threads;
+                if (call.Run(Function::kForwardBackward) != XENT_OK) return 1;
+                if (!SameBits(want, call, Function::kForwardBackward)) return 2;
+              }
+              return xent_default_threads() == 1 ? 0 : 3;
+            }),
+            0);
+  // The parent goes on as before.
+  Call after(XENT_F32, 12, 20000);
+  after.FillNormal(7, 4);
+  after.exec.threads = 4;
+  after.MustRun(Function::kForwardBackward);
+  EXPECT_TRUE(SameBits(want, after, Function::kForwardBackward));
+}
+
+TEST(ExecPolicy, InAForkedChildOfAFreshProcessToo) {
+  // Forked before the parent made any call of several threads.
+  EXPECT_EQ(InChild([] {
+              Call call(XENT_F32, 12, 20000);
+              call.FillNormal(7, 4);
+              return call.Run(Function::kForwardBackward) == XENT_OK && call.MatchesReference() ? 0 : 1;
+            }),
+            0);
+}
+
+TEST(ExecPolicy, DefaultThreadsAreAtLeastOne) { EXPECT_GE(xent_default_threads(), 1); }
+
+}  // namespace
+}  // namespace xent::test

@@ -1,0 +1,241 @@
+// The library as a guest in somebody else's process: nothing from the heap, at most 16 KB of stack, errno as it was.
+// Heap and stack are measured without the OpenMP runtime, which takes its own; sanitizers replace
+// both, so with them these two are skipped.
+#include <gtest/gtest.h>
+#include <pthread.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <functional>
+#include <ostream>
+#include <vector>
+
+#include "api/call.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define XENT_TEST_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define XENT_TEST_SANITIZED 1
+#endif
+#endif
+
+#if defined(__GLIBC__) && !defined(XENT_TEST_SANITIZED)
+#define XENT_TEST_COUNTS_ALLOCATIONS 1
+
+namespace {
+std::atomic<int64_t> g_allocations{0};
+}  // namespace
+
+// glibc lets a program put its own functions in place of malloc and its kin, and serves these names beside.
+extern "C" {
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t count, size_t size);
+void *__libc_realloc(void *block, size_t size);
+void *__libc_memalign(size_t alignment, size_t size);
+void __libc_free(void *block);
+
+void *malloc(size_t size) {
+  ++g_allocations;
+  return __libc_malloc(size);
+}
+void *calloc(size_t count, size_t size) {
+  ++g_allocations;
+  return __libc_calloc(count, size);
+}
+void *realloc(void *block, size_t size) {
+  ++g_allocations;
+  return __libc_realloc(block, size);
+}
+void *memalign(size_t alignment, size_t size) {
+  ++g_allocations;
+  return __libc_memalign(alignment, size);
+}
+void *aligned_alloc(size_t alignment, size_t size) {
+  ++g_allocations;
+  return __libc_memalign(alignment, size);
+}
+int posix_memalign(void **block, size_t alignment, size_t size) {
+  ++g_allocations;
+  *block = __libc_memalign(alignment, size);
+  return *block == nullptr ? ENOMEM : 0;
+}
+void free(void *block) { __libc_free(block); }
+}
+#endif
+
+namespace xent::test {
+namespace {
+
+// A pool that does everything on the calling thread.
+void InOrder(void *, int64_t n, xent_task task, void *arg) {
+  for (int64_t i = 0; i < n; ++i) task(arg, i);
+}
+
+// Every function of the API once, on tensors made beforehand: Run does nothing else. Serially, or with the rows and
+// what is inside them cut up for eight threads, of which the calling one does all the work.
+class Everything {
+ public:
+  Everything(xent_dtype dtype, int64_t rows, int64_t cols, xent_exec_mode mode)
+      : call_(dtype, rows, cols), backward_(dtype, rows, cols), x_(XENT_F64, 1, cols) {
+    call_.FillNormal(1, 4);
+    backward_.FillNormal(1, 4);
+    backward_.MustRun(Function::kForward);
+    forward_args_ = call_.Args(Function::kForward);
+    both_args_ = call_.Args(Function::kForwardBackward);
+    backward_args_ = backward_.Args(Function::kBackward);
+    options_[1].label_smoothing = 0.1;
+    exec_.mode = mode;
+    if (mode == XENT_EXEC_CALLER) {
+      exec_.parallel_for = InOrder;
+      exec_.threads = 8;
+    }
+    for (int64_t j = 0; j < cols; ++j) x_.Set(0, j, static_cast<double>(j % 7));
+  }
+
+  // The number of calls that did not end as they should.
+  int Run() {
+    int failures = 0;
+    const auto count = [&](xent_status got, xent_status want = XENT_OK) { failures += got != want; };
+    for (const xent_options &options : options_) {
+      count(xent_cross_entropy_forward(&forward_args_, &options, &exec_, &error_));
+      count(xent_cross_entropy_forward_backward(&both_args_, &options, &exec_, &error_));
+    }
+    count(xent_cross_entropy_backward(&backward_args_, options_, &exec_, &error_));
+    const xent_dtype dtype = call_.dtype;
+    const int64_t rows = call_.rows, cols = call_.cols;
+    count(xent_logsumexp(rows, cols, call_.logits.data(), dtype, 0, call_.lse.data(), &exec_, &error_));
+    count(xent_softmax(rows, cols, call_.logits.data(), dtype, 0, call_.grad.data(), 0, &exec_, &error_));
+    count(xent_softmax_backward(rows, cols, call_.logits.data(), 0, call_.grad.data(), 0, dtype, backward_.grad.data(),
+                                0, &exec_, &error_));
+    count(xent_log_softmax(rows, cols, call_.logits.data(), dtype, 0, call_.grad.data(), 0, &exec_, &error_));
+    xent_diagnosis diagnosis;
+    count(xent_check_logits(rows, cols, call_.grad.data(), dtype, 0, &diagnosis, &exec_, &error_));
+    count(xent_log_softmax_backward(rows, cols, call_.logits.data(), 0, call_.grad.data(), 0, dtype,
+                                    backward_.grad.data(), 0, &exec_, &error_));
+    count(xent_reduce(rows, call_.losses.data(), call_.losses.dtype(), call_.targets.data(), XENT_I64, options_,
+                      call_.loss.data(), &error_));
+    double *x = static_cast<double *>(x_.data());
+    float *narrow = static_cast<float *>(x_.data());
+    for (const auto function : {xent_exp_f64, xent_log1p_f64, xent_log_f64}) count(function(x, x, cols));
+    for (const auto function : {xent_exp_f32, xent_log1p_f32, xent_log_f32}) count(function(narrow, narrow, cols));
+    // And refusals, which write messages.
+    xent_cross_entropy wrong = forward_args_;
+    wrong.cols = -1;
+    count(xent_cross_entropy_forward(&wrong, options_, &exec_, &error_), XENT_INVALID_ARGUMENT);
+    xent_options bad_options = options_[0];
+    bad_options.label_smoothing = 1.0 / 3 + 1;
+    count(xent_cross_entropy_forward(&forward_args_, &bad_options, &exec_, &error_), XENT_INVALID_ARGUMENT);
+    wrong = forward_args_;
+    const int64_t target[] = {-7};
+    wrong.rows = 1;
+    wrong.targets = target;
+    count(xent_cross_entropy_forward(&wrong, options_, &exec_, &error_), XENT_TARGET_OUT_OF_RANGE);
+    count(xent_active_target() != nullptr && xent_version() != nullptr ? XENT_OK : XENT_INCOMPLETE);
+    return failures;
+  }
+
+ private:
+  Call call_;
+  Call backward_;
+  Matrix x_;
+  xent_cross_entropy forward_args_;
+  xent_cross_entropy both_args_;
+  xent_cross_entropy backward_args_;
+  xent_options options_[2] = {XENT_OPTIONS_INIT, XENT_OPTIONS_INIT};
+  xent_exec exec_ = XENT_EXEC_INIT;
+  xent_error error_ = XENT_ERROR_INIT;
+};
+
+struct Case {
+  int64_t rows, cols;
+  xent_exec_mode mode;
+
+  friend std::ostream &operator<<(std::ostream &out, const Case &c) {
+    return out << c.rows << "x" << c.cols << (c.mode == XENT_EXEC_SERIAL ? " serially" : " cut up");
+  }
+};
+constexpr Case kCases[] = {{1, 3, XENT_EXEC_SERIAL},     {400, 100, XENT_EXEC_SERIAL}, {3, 40000, XENT_EXEC_SERIAL},
+                           {400, 100, XENT_EXEC_CALLER}, {3, 40000, XENT_EXEC_CALLER}, {12, 20000, XENT_EXEC_CALLER}};
+
+class Process : public ::testing::TestWithParam<xent_dtype> {};
+
+TEST_P(Process, NothingIsTakenFromTheHeap) {
+#if defined(XENT_TEST_COUNTS_ALLOCATIONS)
+  for (const Case &c : kCases) {
+    Everything everything(GetParam(), c.rows, c.cols, c.mode);
+    const int64_t before = g_allocations;
+    const int failures = everything.Run();
+    const int64_t after = g_allocations;
+    EXPECT_EQ(failures, 0);
+    EXPECT_EQ(after - before, 0) << c;
+    // The counter counts.
+    std::free(std::malloc(1));
+    EXPECT_GT(g_allocations, after);
+  }
+#else
+  GTEST_SKIP() << "allocations cannot be counted here";
+#endif
+}
+
+#if !defined(XENT_TEST_SANITIZED)
+// The stack that `body` uses on a thread of its own, in bytes: the thread's stack is painted, and what lost its paint
+// counts.
+int64_t StackUse(const std::function<void()> &body) {
+  constexpr size_t kSize = size_t{1} << 20;
+  constexpr unsigned char kPaint = 0x5e;
+  void *memory = nullptr;
+  if (posix_memalign(&memory, 4096, kSize) != 0) return -1;
+  unsigned char *stack = static_cast<unsigned char *>(memory);
+  std::fill(stack, stack + kSize, kPaint);
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstack(&attributes, stack, kSize);
+  pthread_t thread;
+  const auto run = [](void *arg) -> void * {
+    (*static_cast<const std::function<void()> *>(arg))();
+    return nullptr;
+  };
+  const bool started = pthread_create(&thread, &attributes, run, const_cast<std::function<void()> *>(&body)) == 0;
+  if (started) pthread_join(thread, nullptr);
+  pthread_attr_destroy(&attributes);
+  size_t low = 0;
+  while (low < kSize && stack[low] == kPaint) ++low;
+  std::free(memory);
+  return started ? static_cast<int64_t>(kSize - low) : -1;
+}
+#endif
+
+TEST_P(Process, SixteenKilobytesOfStackAreEnough) {
+#if defined(XENT_TEST_SANITIZED) || !defined(NDEBUG)
+  GTEST_SKIP() << "the promise is about release builds without instrumentation";
+#else
+  for (const Case &c : kCases) {
+    Everything everything(GetParam(), c.rows, c.cols, c.mode);
+    everything.Run();  // so that the dynamic linker has bound every name
+    int failures = -1;
+    const int64_t nothing = StackUse([] {});
+    const int64_t used = StackUse([&] { failures = everything.Run(); });
+    ASSERT_GT(nothing, 0);
+    EXPECT_EQ(failures, 0);
+    // What the thread itself and this test's own frames use lies in `nothing` or is below 1 KB.
+    EXPECT_LE(used - nothing, 16 * 1024 + 1024) << c;
+  }
+#endif
+}
+
+TEST_P(Process, ErrnoStaysAsItWas) {
+  Everything everything(GetParam(), 5, 300, XENT_EXEC_SERIAL);
+  errno = 4711;
+  const int failures = everything.Run();
+  const int after = errno;
+  EXPECT_EQ(failures, 0);
+  EXPECT_EQ(after, 4711);
+}
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, Process, ::testing::ValuesIn(kDtypes),
+                         [](const auto &info) { return reference::NameOf(info.param); });
+
+}  // namespace
+}  // namespace xent::test

@@ -1,0 +1,181 @@
+// `xent --version`, `xent info`, `xent check`, help, and how all commands fail on a standard output that takes nothing.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "program.h"
+
+namespace xent_cli_test {
+namespace {
+
+class InfoTest : public DirectoryTest {};
+class CheckTest : public DirectoryTest {
+ protected:
+  Result Check(const std::string& logits, const std::vector<std::string>& options = {"--json"}) {
+    std::vector<std::string> arguments = {"check", Write("logits.npy", logits)};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    return Xent(arguments);
+  }
+};
+
+TEST_F(InfoTest, Version) {
+  const Result result = Xent({"--version"});
+  ExpectSuccess(result);
+  const std::string version = JsonText(Xent({"info", "--json"}).out, "version");  // in quotes
+  ASSERT_GT(version.size(), 2u);
+  EXPECT_EQ(result.out.size(), 5 + version.size() - 2 + 1);
+  EXPECT_EQ(result.out.substr(0, 5), "xent ");
+  EXPECT_EQ(result.out.substr(5, version.size() - 2), version.substr(1, version.size() - 2));
+}
+
+TEST_F(InfoTest, Json) {
+  const Result result = Xent({"info", "--json"});
+  ExpectSuccess(result);
+  const std::string target = JsonText(result.out, "target");
+  EXPECT_GT(target.size(), 2u);
+  EXPECT_EQ(JsonText(result.out, "targets_available").substr(0, target.size() + 1), "[" + target);
+  EXPECT_NE(JsonText(result.out, "targets_compiled").find(target), std::string::npos);
+  EXPECT_EQ(JsonText(result.out, "unknown_max_target"), "null");
+  EXPECT_GE(JsonNumber(result.out, "threads"), 1);
+  for (const char* key : {"l1d_bytes", "l2_bytes", "l3_bytes", "highway", "compiler"}) {
+    EXPECT_NE(JsonText(result.out, key), "") << key;
+  }
+}
+
+TEST_F(InfoTest, Text) {
+  const Result result = Xent({"info"});
+  ExpectSuccess(result);
+  for (const char* label :
+       {"xent  ", "\ntarget  ", "\navailable  ", "\ncompiled  ", "\nthreads  ", "\ncaches  ", "\nHighway  "}) {
+    EXPECT_NE(result.out.find(label), std::string::npos) << label << " in " << result.out;
+  }
+}
+
+// The worst target that this processor can run is a cap that every machine obeys.
+TEST_F(InfoTest, KnownCapIsObeyed) {
+  const std::string available = JsonText(Xent({"info", "--json"}).out, "targets_available");
+  const size_t begin = available.rfind("\"", available.size() - 3);
+  const std::string worst = available.substr(begin, available.size() - 1 - begin);
+  const Result capped = Xent({"info", "--json"}, {{"XENT_MAX_TARGET=" + worst.substr(1, worst.size() - 2)}, {}});
+  ExpectSuccess(capped);
+  EXPECT_EQ(JsonText(capped.out, "target"), worst) << available;
+  EXPECT_EQ(JsonText(capped.out, "unknown_max_target"), "null");
+}
+
+TEST_F(InfoTest, UnknownCapIsReportedAndHarmless) {
+  const RunOptions unknown = {{"XENT_MAX_TARGET=AV\"X\\\n9"}, {}};
+  const Result json = Xent({"info", "--json"}, unknown);
+  ExpectSuccess(json);
+  EXPECT_EQ(JsonText(json.out, "unknown_max_target"), "\"AV\\\"X\\\\\\u000a9\"");
+  EXPECT_EQ(JsonText(json.out, "target"), JsonText(Xent({"info", "--json"}).out, "target"));
+  const Result text = Xent({"info"}, unknown);
+  ExpectSuccess(text);
+  EXPECT_NE(text.out.find("\nignored     XENT_MAX_TARGET=AV\"X\\\\x0a9, which names no target\n"), std::string::npos)
+      << text.out;
+  WriteSmallInputs();
+  ExpectSuccess(Xent({"loss", logits_, targets_}, unknown));
+}
+
+TEST_F(InfoTest, LossReportsTheActiveTarget) {
+  WriteSmallInputs();
+  EXPECT_EQ(JsonText(Xent({"loss", logits_, targets_, "--json"}).out, "target"),
+            JsonText(Xent({"info", "--json"}).out, "target"));
+}
+
+TEST_F(InfoTest, Help) {
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{"--help"}, {"loss", "--help"}, {"check", "--help"}, {"info", "-h"}}) {
+    const Result result = Xent(arguments);
+    ExpectSuccess(result);
+    EXPECT_NE(result.out.find("Usage: xent"), std::string::npos) << result.out;
+  }
+  const std::string loss = Xent({"loss", "--help"}).out;
+  for (const char* option : {"--reduction", "--ignore-index", "--label-smoothing", "--smoothing", "--divisor",
+                             "--empty-mean", "--per-row", "--lse", "--grad", "--threads", "--json"}) {
+    EXPECT_NE(loss.find(option), std::string::npos) << option;
+  }
+}
+
+TEST_F(InfoTest, WrongUsage) {
+  ExpectFailure(Xent({}), 2, "a command is required");
+  ExpectFailure(Xent({"train"}), 2, "train");
+  ExpectFailure(Xent({"--json"}), 2, "");
+  ExpectFailure(Xent({"info", "extra"}), 2, "extra");
+  ExpectFailure(Xent({"info", "--yaml"}), 2, "--yaml");
+  ExpectFailure(Xent({"info", "info"}), 2, "info");
+  ExpectFailure(Xent({"check"}), 2, "LOGITS.npy");
+  ExpectFailure(Xent({"check", "a.npy", "b.npy"}), 2, "b.npy");
+  ExpectFailure(Xent({""}), 2, "");
+}
+
+TEST_F(InfoTest, StandardOutputThatTakesNothing) {
+  WriteSmallInputs();
+  const RunOptions full = {{}, [] { dup2(open("/dev/full", O_WRONLY), STDOUT_FILENO); }};
+  const RunOptions closed = {{}, [] { close(STDOUT_FILENO); }};
+  const RunOptions broken = {{}, [] {
+                               int ends[2];
+                               if (pipe(ends) != 0) _exit(125);
+                               dup2(ends[1], STDOUT_FILENO);
+                               close(ends[0]);
+                               close(ends[1]);
+                             }};
+  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{{"--version"},
+                                                                                         {"--help"},
+                                                                                         {"loss", "--help"},
+                                                                                         {"info"},
+                                                                                         {"info", "--json"},
+                                                                                         {"check", logits_},
+                                                                                         {"loss", logits_, targets_}}) {
+    SCOPED_TRACE(::testing::PrintToString(arguments));
+    ExpectFailure(Xent(arguments, full), 1, "cannot write standard output: No space left on device");
+    ExpectFailure(Xent(arguments, closed), 1, "cannot write standard output: Bad file descriptor");
+    ExpectFailure(Xent(arguments, broken), 1, "cannot write standard output: Broken pipe");
+  }
+}
+
+TEST_F(CheckTest, Logits) {
+  const Result result = Check(Npy("<f4", {2, 3}, Bytes<float>({1, -2, 3, 0.5, 0.2, 0.1})));
+  ExpectSuccess(result);
+  EXPECT_EQ(JsonText(result.out, "diagnosis"), "\"logits\"");
+}
+
+TEST_F(CheckTest, Probabilities) {
+  const std::string logits = Npy("<f8", {2, 3}, Bytes<double>({0.7, 0.2, 0.1, 0, 0, 1}));
+  const Result json = Check(logits);
+  EXPECT_EQ(json.exit_code, 3);
+  EXPECT_EQ(json.err, "");
+  EXPECT_EQ(JsonText(json.out, "diagnosis"), "\"probabilities\"");
+  const Result text = Check(logits, {});
+  EXPECT_EQ(text.exit_code, 3);
+  EXPECT_EQ(text.out.substr(0, 26), "diagnosis   probabilities\n");
+  EXPECT_NE(text.out.find("pass the logits, or log p in their place"), std::string::npos) << text.out;
+}
+
+TEST_F(CheckTest, LogProbabilities) {
+  const float half = std::log(0.5f), quarter = std::log(0.25f);
+  const Result result = Check(Npy("<f4", {2, 3}, Bytes<float>({half, quarter, quarter, quarter, half, quarter})));
+  ExpectSuccess(result);
+  EXPECT_EQ(JsonText(result.out, "diagnosis"), "\"log-probabilities\"");
+}
+
+TEST_F(CheckTest, Bfloat16Probabilities) {
+  const Result result = Check(Npy("|V2", {1, 2}, Bytes<uint16_t>({0x3f40, 0x3e80})));  // 0.75 and 0.25
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_EQ(JsonText(result.out, "diagnosis"), "\"probabilities\"");
+}
+
+TEST_F(CheckTest, NothingToJudgeIsLogits) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const std::string& logits : {Npy("<f4", {0, 3}, ""), Npy("<f4", {2, 1}, Bytes<float>({1, 1})),
+                                    Npy("<f4", {2, 2}, Bytes<float>({0.5, 0.5, nan, 0.5}))}) {
+    const Result result = Check(logits);
+    ExpectSuccess(result);
+    EXPECT_EQ(JsonText(result.out, "diagnosis"), "\"logits\"");
+  }
+}
+
+}  // namespace
+}  // namespace xent_cli_test

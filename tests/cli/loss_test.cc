@@ -1,0 +1,443 @@
+// `xent loss`: the numbers. The oracle is the three naive loops in long double on the values as the file stores them;
+// the bounds are those of include/xent/xent.h (loss and lse 4 ULP, gradient 6 ULP, one rounding for half precision).
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "program.h"
+
+namespace xent_cli_test {
+namespace {
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+// A dtype as bytes and as numbers.
+struct Dtype {
+  const char* descr;
+  const char* arithmetic;  // dtype of losses and lse
+  int digits;              // of the significand, of logits and gradient
+  int arithmetic_digits;
+  int minimum_exponent;  // 2^this is the smallest normal number
+};
+
+constexpr Dtype kDtypes[] = {{"<f4", "<f4", 24, 24, -126},
+                             {"<f8", "<f8", 53, 53, -1022},
+                             {"<f2", "<f4", 11, 24, -14},
+                             {"<V2", "<f4", 8, 24, -126}};
+
+uint32_t BitsOfFloat(float value) { return std::bit_cast<uint32_t>(value); }
+
+// For bfloat16 and float16 the inputs are chosen to be representable, so cutting is exact.
+uint16_t Bfloat16(double value) { return static_cast<uint16_t>(BitsOfFloat(static_cast<float>(value)) >> 16); }
+
+double FromBfloat16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+
+double FromFloat16(uint16_t bits) {
+  const int exponent = bits >> 10 & 31;
+  const int fraction = bits & 1023;
+  const double sign = (bits & 0x8000) != 0 ? -1 : 1;
+  if (exponent == 31) return fraction != 0 ? kNan : sign * kInf;
+  if (exponent == 0) return sign * std::ldexp(fraction, -24);
+  return sign * std::ldexp(1024 + fraction, exponent - 25);
+}
+
+// Exact for the multiples of 1/64 below 16 that the test uses; 0 included.
+uint16_t Float16(double value) {
+  if (value == 0) return 0;
+  int exponent = 0;
+  const double significand = std::frexp(std::fabs(value), &exponent);  // in [0.5, 1)
+  const auto fraction = static_cast<uint16_t>(std::ldexp(significand, 11) - 1024);
+  return static_cast<uint16_t>((value < 0 ? 0x8000 : 0) | (exponent + 14) << 10 | fraction);
+}
+
+std::string Encode(const std::string& descr, const std::vector<double>& values) {
+  std::string bytes;
+  for (const double value : values) {
+    if (descr == "<f8") {
+      bytes += Bytes<double>({value});
+    } else if (descr == "<f4") {
+      bytes += Bytes<float>({static_cast<float>(value)});
+    } else {
+      bytes += Bytes<uint16_t>({descr == "<f2" ? Float16(value) : Bfloat16(value)});
+    }
+  }
+  return bytes;
+}
+
+std::vector<double> Decode(const std::string& descr, const std::string& data) {
+  std::vector<double> values;
+  if (descr == "<f8") return Values<double>(data);
+  if (descr == "<f4") {
+    for (const float value : Values<float>(data)) values.push_back(value);
+  } else {
+    for (const uint16_t bits : Values<uint16_t>(data)) {
+      values.push_back(descr == "<f2" ? FromFloat16(bits) : FromBfloat16(bits));
+    }
+  }
+  return values;
+}
+
+// Distance in ULP of a type with `digits` digits; NaN counts as infinitely far.
+double ErrorInUlp(double got, long double want, int digits, int minimum_exponent) {
+  const int exponent = want == 0 ? minimum_exponent : std::max(std::ilogb(want), minimum_exponent);
+  const double error = static_cast<double>(std::fabs(got - want) / std::ldexp(1.0L, exponent - digits + 1));
+  return std::isnan(error) ? kInf : error;
+}
+
+struct Expected {
+  std::vector<long double> losses, lse, gradient;  // of the sum
+};
+
+Expected Reference(const std::vector<double>& logits, const std::vector<int64_t>& targets, size_t cols) {
+  Expected expected;
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const double* row = &logits[i * cols];
+    long double maximum = row[0], sum = 0;
+    for (size_t j = 0; j < cols; ++j) maximum = std::max<long double>(maximum, row[j]);
+    for (size_t j = 0; j < cols; ++j) sum += std::exp(row[j] - maximum);
+    const long double lse = maximum + std::log(sum);
+    const bool ignored = targets[i] == -100;
+    expected.losses.push_back(ignored ? 0 : lse - row[targets[i]]);
+    expected.lse.push_back(ignored ? 0 : lse);
+    for (size_t j = 0; j < cols; ++j) {
+      const auto onehot = static_cast<long double>(targets[i] == static_cast<int64_t>(j));
+      expected.gradient.push_back(ignored ? 0 : std::exp(row[j] - lse) - onehot);
+    }
+  }
+  return expected;
+}
+
+class LossTest : public DirectoryTest {
+ protected:
+  // One row of float32 with target 0.
+  std::string JsonOfRow(const std::vector<float>& row, std::vector<std::string> options = {}) {
+    return JsonOf(Npy("<f4", {1, static_cast<int64_t>(row.size())}, Bytes(row)), Npy("<i4", {1}, Bytes<int32_t>({0})),
+                  std::move(options));
+  }
+
+  std::string JsonOf(const std::string& logits, const std::string& targets, std::vector<std::string> options = {}) {
+    options.insert(options.begin(), {"loss", Write("logits.npy", logits), Write("targets.npy", targets), "--json"});
+    const Result result = Xent(options);
+    ExpectSuccess(result);
+    return result.out;
+  }
+};
+
+TEST_F(LossTest, EveryDtypeAgainstLongDouble) {
+  constexpr size_t kRows = 23, kCols = 300;
+  for (const Dtype& dtype : kDtypes) {
+    for (const bool wide_targets : {false, true}) {
+      SCOPED_TRACE(std::string(dtype.descr) + (wide_targets ? ", int64" : ", int32") + ", seed 7");
+      Random random(7);
+      std::vector<double> logits(kRows * kCols);
+      for (double& logit : logits) {
+        // bfloat16 holds multiples of 1/16 below 16, float16 multiples of 1/64.
+        logit = std::round(random.Uniform(-7.9, 7.9) * 16) / 16;
+      }
+      std::vector<int64_t> targets(kRows);
+      for (int64_t& target : targets) target = static_cast<int64_t>(random.Next() % kCols);
+      targets[5] = -100;
+      std::vector<int32_t> narrow(targets.begin(), targets.end());
+      const Result result =
+          Xent({"loss", Write("logits.npy", Npy(dtype.descr, {kRows, kCols}, Encode(dtype.descr, logits))),
+                Write("targets.npy",
+                      wide_targets ? Npy("<i8", {kRows}, Bytes(targets)) : Npy("<i4", {kRows}, Bytes(narrow))),
+                "--reduction", "sum", "--per-row", Path("losses.npy"), "--lse", Path("lse.npy"), "--grad",
+                Path("grad.npy"), "--json"});
+      ExpectSuccess(result);
+      const ReadNpy losses = SplitNpy(ReadFile(Path("losses.npy")));
+      const ReadNpy lse = SplitNpy(ReadFile(Path("lse.npy")));
+      const ReadNpy gradient = SplitNpy(ReadFile(Path("grad.npy")));
+      EXPECT_EQ(losses.descr, dtype.arithmetic);
+      EXPECT_EQ(lse.descr, dtype.arithmetic);
+      EXPECT_EQ(gradient.descr, dtype.descr);
+      EXPECT_EQ(losses.shape, "(23,)");
+      EXPECT_EQ(lse.shape, "(23,)");
+      EXPECT_EQ(gradient.shape, "(23, 300)");
+      const std::vector<double> got_losses = Decode(dtype.arithmetic, losses.data);
+      const std::vector<double> got_lse = Decode(dtype.arithmetic, lse.data);
+      const std::vector<double> got_gradient = Decode(dtype.descr, gradient.data);
+      ASSERT_EQ(got_losses.size(), kRows);
+      ASSERT_EQ(got_lse.size(), kRows);
+      ASSERT_EQ(got_gradient.size(), kRows * kCols);
+
+      const Expected want = Reference(logits, targets, kCols);
+      const int arithmetic_exponent = dtype.arithmetic_digits == 53 ? -1022 : -126;
+      double worst_loss = 0, worst_lse = 0, worst_gradient = 0;
+      long double sum = 0;
+      for (size_t i = 0; i < kRows; ++i) {
+        worst_loss = std::max(worst_loss,
+                              ErrorInUlp(got_losses[i], want.losses[i], dtype.arithmetic_digits, arithmetic_exponent));
+        // 4 ULP of the larger of the maximum and log V = 5.7; the largest logit of these rows is above 4 too, and lse
+        // is above both and below 16, so that this is at most twice as strict.
+        worst_lse =
+            std::max(worst_lse, ErrorInUlp(got_lse[i], want.lse[i], dtype.arithmetic_digits, arithmetic_exponent));
+        sum += want.losses[i];
+      }
+      for (size_t i = 0; i < kRows * kCols; ++i) {
+        worst_gradient = std::max(worst_gradient,
+                                  ErrorInUlp(got_gradient[i], want.gradient[i], dtype.digits, dtype.minimum_exponent));
+      }
+      EXPECT_LE(worst_loss, 4);
+      EXPECT_LE(worst_lse, 4);
+      // Half precision: half an ULP for the rounding, and 6 ULP of float32 are at most 2^-10 of its ULP before that.
+      EXPECT_LE(worst_gradient, dtype.digits < 24 ? 0.5 + 0x1p-10 : 6);
+      EXPECT_LE(ErrorInUlp(JsonNumber(result.out, "loss"), sum, dtype.arithmetic_digits, arithmetic_exponent), 4);
+      EXPECT_EQ(JsonText(result.out, "rows"), "23");
+      EXPECT_EQ(JsonText(result.out, "ignored"), "1");
+    }
+  }
+}
+
+TEST_F(LossTest, GoldenNumbers) {
+  const std::vector<float> row = {2.0f, 1.2f, 0.3f, -0.8f, -2.0f};
+  const auto loss = [&](const std::vector<std::string>& options) {
+    char text[32];
+    std::snprintf(text, sizeof(text), "%.5f", JsonNumber(JsonOfRow(row, options), "loss"));
+    return std::string(text);
+  };
+  EXPECT_EQ(loss({}), "0.53716");  // 0.5372 in four places
+  EXPECT_EQ(loss({"--label-smoothing", "0.1"}), "0.72316");
+  EXPECT_EQ(loss({"--label-smoothing", "0.1", "--smoothing", "uniform"}), "0.72316");
+  EXPECT_EQ(loss({"--label-smoothing", "0.1", "--smoothing", "exclusive"}), "0.76966");
+}
+
+// 5 equal logits: perplexity 5. Its exponent is log 5 with an error of less than 4 ULP of float32 (2^-22 each), so it
+// is off by at most 5 * 4 * 2^-22.
+TEST_F(LossTest, PerplexityOfEqualLogits) {
+  EXPECT_NEAR(JsonNumber(JsonOfRow({3, 3, 3, 3, 3}), "perplexity"), 5, 5 * 4 * 0x1p-22);
+}
+
+TEST_F(LossTest, JsonGivesNumbersBackExactly) {
+  Random random(3);
+  for (int i = 0; i < 20; ++i) {
+    std::vector<float> row(9);
+    for (float& logit : row) logit = static_cast<float>(random.Uniform(-20, 20));
+    const std::string json = JsonOfRow(row, {"--per-row", Path("losses.npy")});
+    const std::vector<float> losses = Values<float>(SplitNpy(ReadFile(Path("losses.npy"))).data);
+    ASSERT_EQ(losses.size(), 1u);
+    // As a double, and read straight as a float.
+    EXPECT_EQ(JsonNumber(json, "loss"), losses[0]) << json;
+    EXPECT_EQ(std::strtof(JsonText(json, "loss").c_str(), nullptr), losses[0]) << json;
+
+    std::vector<double> wide_row(row.begin(), row.end());
+    for (double& logit : wide_row) logit += random.Uniform(0, 1e-9);
+    const std::string wide_json = JsonOf(Npy("<f8", {1, 9}, Bytes(wide_row)), Npy("<i8", {1}, Bytes<int64_t>({0})),
+                                         {"--per-row", Path("losses.npy")});
+    EXPECT_EQ(JsonNumber(wide_json, "loss"), Values<double>(SplitNpy(ReadFile(Path("losses.npy"))).data)[0])
+        << wide_json;
+  }
+}
+
+TEST_F(LossTest, JsonHasEveryKey) {
+  const std::string json = JsonOfRow({1, 2});
+  for (const char* key : {"loss", "perplexity", "rows", "ignored", "target", "threads"}) {
+    EXPECT_NE(JsonText(json, key), "") << key;
+  }
+}
+
+TEST_F(LossTest, JsonNanAndInfinityAreStrings) {
+  const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(JsonText(JsonOfRow({1, nan, 2}), "loss"), "\"nan\"");
+  EXPECT_EQ(JsonText(JsonOfRow({1, nan, 2}), "perplexity"), "\"nan\"");
+  EXPECT_EQ(JsonText(JsonOfRow({-inf, 1, 2}), "loss"), "\"inf\"");
+  EXPECT_EQ(JsonText(JsonOfRow({-inf, 1, 2}), "perplexity"), "\"inf\"");
+}
+
+TEST_F(LossTest, TextForm) {
+  WriteSmallInputs();
+  const Result result = Xent({"loss", logits_, targets_, "--threads", "3"});
+  ExpectSuccess(result);
+  EXPECT_EQ(result.out.substr(0, 12), "loss        ");
+  EXPECT_NE(result.out.find("\nrows        7\nignored     1\n"), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("\nthreads     3\n"), std::string::npos) << result.out;
+  const Result none = Xent({"loss", logits_, targets_, "--reduction", "none"});
+  ExpectSuccess(none);
+  EXPECT_EQ(none.out.find("loss"), std::string::npos) << none.out;
+  EXPECT_EQ(none.out.substr(0, 12), "perplexity  ");
+}
+
+TEST_F(LossTest, Reductions) {
+  WriteSmallInputs();
+  const auto json = [&](std::vector<std::string> options) {
+    options.insert(options.begin(), {"loss", logits_, targets_, "--json"});
+    const Result result = Xent(options);
+    ExpectSuccess(result);
+    return result.out;
+  };
+  const double sum = JsonNumber(json({"--reduction", "sum"}), "loss");
+  // Six live rows. Both numbers are rounded once more than the sum in double: half an ULP of float32 each.
+  const double tolerance = std::ldexp(std::fabs(sum), -23);
+  EXPECT_NEAR(JsonNumber(json({}), "loss"), sum / 6, tolerance);
+  EXPECT_EQ(json({}), json({"--reduction", "mean"}));
+  EXPECT_NEAR(JsonNumber(json({"--divisor", "2.5"}), "loss"), sum / 2.5, tolerance);
+  EXPECT_EQ(JsonText(json({"--divisor", "2.5"}), "loss"), JsonText(json({"--divisor=2.5", "--reduction=sum"}), "loss"));
+  EXPECT_EQ(JsonText(json({"--reduction", "none"}), "loss"), "null");
+  EXPECT_EQ(JsonText(json({"--reduction", "none"}), "perplexity"), JsonText(json({}), "perplexity"));
+}
+
+TEST_F(LossTest, IgnoreIndexMayBeAnyInteger) {
+  WriteSmallInputs();
+  const std::string targets = Write("targets.npy", Npy("<i8", {7}, Bytes<int64_t>({0, 4, 4, 3, 2, 1, 0})));
+  for (const auto& [index, ignored] :
+       {std::pair("4", "2"), {"0", "2"}, {"-1", "0"}, {"3", "1"}, {"-9223372036854775808", "0"}}) {
+    const Result result = Xent({"loss", logits_, targets, "--json", "--ignore-index", index});
+    ExpectSuccess(result);
+    EXPECT_EQ(JsonText(result.out, "ignored"), ignored) << index;
+  }
+}
+
+TEST_F(LossTest, NoLiveRows) {
+  WriteSmallInputs();
+  const std::string targets = Npy("<i4", {7}, Bytes(std::vector<int32_t>(7, -100)));
+  const std::string logits = ReadFile(logits_);
+  EXPECT_EQ(JsonText(JsonOf(logits, targets), "loss"), "\"nan\"");
+  EXPECT_EQ(JsonText(JsonOf(logits, targets), "ignored"), "7");
+  EXPECT_EQ(JsonText(JsonOf(logits, targets, {"--empty-mean", "nan"}), "loss"), "\"nan\"");
+  EXPECT_EQ(JsonText(JsonOf(logits, targets, {"--empty-mean", "zero"}), "loss"), "0");
+  EXPECT_EQ(JsonText(JsonOf(logits, targets, {"--divisor", "3"}), "loss"), "0");
+  EXPECT_EQ(JsonText(JsonOf(logits, targets), "perplexity"), "\"nan\"");
+}
+
+TEST_F(LossTest, NoRows) {
+  const std::string logits = Npy("<f4", {0, 5}, ""), targets = Npy("<i8", {0}, "");
+  const std::string json = JsonOf(logits, targets, {"--per-row", Path("losses.npy"), "--grad", Path("grad.npy")});
+  EXPECT_EQ(JsonText(json, "loss"), "\"nan\"");
+  EXPECT_EQ(JsonText(json, "rows"), "0");
+  EXPECT_EQ(JsonText(JsonOf(logits, targets, {"--reduction", "sum"}), "loss"), "0");
+  const ReadNpy losses = SplitNpy(ReadFile(Path("losses.npy"))), gradient = SplitNpy(ReadFile(Path("grad.npy")));
+  EXPECT_EQ(losses.shape, "(0,)");
+  EXPECT_EQ(losses.data, "");
+  EXPECT_EQ(gradient.shape, "(0, 5)");
+  EXPECT_EQ(gradient.data, "");
+}
+
+TEST_F(LossTest, ThreadsAreReportedAndChangeNothing) {
+  constexpr int64_t kRows = 50, kCols = 5000;  // enough work for the library to split
+  Random random(11);
+  std::vector<float> logits(kRows * kCols);
+  for (float& logit : logits) logit = static_cast<float>(random.Uniform(-8, 8));
+  std::vector<int32_t> targets(kRows);
+  for (int32_t& target : targets) target = static_cast<int32_t>(random.Next() % kCols);
+  Write("logits.npy", Npy("<f4", {kRows, kCols}, Bytes(logits)));
+  Write("targets.npy", Npy("<i4", {kRows}, Bytes(targets)));
+  std::string first;
+  for (const char* threads : {"1", "2", "3", "8"}) {
+    const Result result = Xent({"loss", Path("logits.npy"), Path("targets.npy"), "--threads", threads, "--json",
+                                "--per-row", Path("losses.npy"), "--lse", Path("lse.npy"), "--grad", Path("grad.npy")});
+    ExpectSuccess(result);
+    EXPECT_EQ(JsonText(result.out, "threads"), threads);
+    const std::string all = JsonText(result.out, "loss") + JsonText(result.out, "perplexity") +
+                            ReadFile(Path("losses.npy")) + ReadFile(Path("lse.npy")) + ReadFile(Path("grad.npy"));
+    if (first.empty()) first = all;
+    EXPECT_TRUE(all == first) << threads << " threads";
+  }
+}
+
+TEST_F(LossTest, DefaultThreadsAreTheLibrarysDefault) {
+  const RunOptions three = {{"OMP_NUM_THREADS=3"}, {}};
+  WriteSmallInputs();
+  const Result info = Xent({"info", "--json"}, three);
+  for (const std::vector<std::string>& options : {std::vector<std::string>{}, {"--threads", "0"}}) {
+    std::vector<std::string> arguments = {"loss", logits_, targets_, "--json"};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    EXPECT_EQ(JsonText(Xent(arguments, three).out, "threads"), JsonText(info.out, "threads"));
+  }
+}
+
+TEST_F(LossTest, TargetOutOfRange) {
+  WriteSmallInputs();
+  const std::string wide = Write("wide.npy", Npy("<i8", {7}, Bytes<int64_t>({0, 4, -100, 3, 5, 1, 9})));
+  ExpectFailure(Xent({"loss", logits_, wide}), 1,
+                wide + ": the target of row 4 is 5, expected 0 to 4 or the ignored -100");
+  const std::string narrow = Write("narrow.npy", Npy("<i4", {7}, Bytes<int32_t>({0, -1, 0, 0, 0, 0, 0})));
+  ExpectFailure(Xent({"loss", logits_, narrow, "--json"}), 1, "the target of row 1 is -1, ");
+  ExpectFailure(Xent({"loss", logits_, targets_, "--ignore-index", "3"}), 1,
+                "the target of row 2 is -100, expected 0 to 4 or the ignored 3");
+}
+
+TEST_F(LossTest, ExclusiveSmoothingNeedsTwoClasses) {
+  Write("logits.npy", Npy("<f4", {1, 1}, Bytes<float>({1})));
+  Write("targets.npy", Npy("<i4", {1}, Bytes<int32_t>({0})));
+  const std::vector<std::string> arguments = {
+      "loss", Path("logits.npy"), Path("targets.npy"), "--smoothing", "exclusive", "--label-smoothing", "0.1"};
+  const Result result = Xent(arguments);
+  ExpectFailure(result, 1, "cols");
+}
+
+TEST_F(LossTest, MismatchedShapes) {
+  WriteSmallInputs();
+  const std::string targets = Write("six.npy", Npy("<i8", {6}, Bytes(std::vector<int64_t>(6))));
+  ExpectFailure(Xent({"loss", logits_, targets}), 1, targets + ": the shape is (6,), expected (7,)");
+}
+
+TEST_F(LossTest, WrongUsage) {
+  WriteSmallInputs();
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{"--reduction", "avg"}, "--reduction"},
+      {{"--reduction"}, "--reduction"},
+      {{"--reduction", "none", "--divisor", "2"}, "--divisor"},
+      {{"--smoothing", "both"}, "--smoothing"},
+      {{"--empty-mean", "one"}, "--empty-mean"},
+      {{"--label-smoothing", "-0.1"}, "--label-smoothing"},
+      {{"--label-smoothing", "1.0000001"}, "--label-smoothing"},
+      {{"--label-smoothing", "nan"}, "--label-smoothing"},
+      {{"--label-smoothing", "0.1x"}, "--label-smoothing"},
+      {{"--label-smoothing", ""}, "--label-smoothing"},
+      {{"--divisor", "0"}, "--divisor"},
+      {{"--divisor", "-1"}, "--divisor"},
+      {{"--divisor", "nan"}, "--divisor"},
+      {{"--divisor", "inf"}, "--divisor"},
+      {{"--divisor", "1e999"}, "--divisor"},
+      {{"--ignore-index", "1.5"}, "--ignore-index"},
+      {{"--ignore-index", "9223372036854775808"}, "--ignore-index"},
+      {{"--ignore-index", "0x10"}, "--ignore-index"},
+      {{"--threads", "-1"}, "--threads"},
+      {{"--threads", "1025"}, "--threads"},
+      {{"--threads", "two"}, "--threads"},
+      {{"--threads", "99999999999"}, "--threads"},
+      {{"--threads", "1", "--threads", "2"}, "--threads"},
+      {{"--grad"}, "--grad"},
+      {{"--gradient", "x.npy"}, "--gradient"},
+      {{"third.npy"}, "third.npy"},
+      {{"a line\nfeed"}, "a line\\x0afeed"},
+  };
+  for (const auto& [options, part] : cases) {
+    std::vector<std::string> arguments = {"loss", logits_, targets_, "--per-row", Path("losses.npy")};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    SCOPED_TRACE(::testing::PrintToString(options));
+    ExpectFailure(Xent(arguments), 2, part);
+    EXPECT_EQ(Names(), "logits.npy targets.npy");
+  }
+  ExpectFailure(Xent({"loss", logits_}), 2, "TARGETS.npy");
+  ExpectFailure(Xent({"loss"}), 2, "LOGITS.npy");
+}
+
+TEST_F(LossTest, BordersOfOptions) {
+  for (const std::vector<std::string>& options : std::vector<std::vector<std::string>>{
+           {"--label-smoothing", "0"}, {"--label-smoothing", "1"}, {"--divisor", "1e-300"}, {"--threads", "64"}}) {
+    JsonOfRow({1, 2}, options);
+  }
+}
+
+// Words that are commands, or look like options, are file names where a file name belongs.
+TEST_F(LossTest, AwkwardFileNames) {
+  WriteSmallInputs();
+  const auto in_directory = [&](const std::vector<std::string>& arguments) {
+    return Xent(arguments, {{}, [&] {
+                              if (chdir(directory_.c_str()) != 0) _exit(125);
+                            }});
+  };
+  for (const char* name : {"check", "info", "-x.npy", "a b'\"[1,2]{}", "[a,b]", "caf\xc3\xa9.npy"}) {
+    SCOPED_TRACE(name);
+    Write(name, ReadFile(logits_));
+    ExpectSuccess(in_directory({"loss", "--per-row=out", "--", name, "targets.npy"}));
+    ExpectFailure(in_directory({"loss", "--", name, "no.npy"}), 1, "no.npy");
+  }
+}
+
+}  // namespace
+}  // namespace xent_cli_test

@@ -1,0 +1,40 @@
+# The library exports what xent.h declares, to the last function, and nothing else; the archive also the copies of the
+# standard library's templates that it uses, as every C++ object does.
+# Called with -DNM -DLIBRARY -DHEADER.
+cmake_minimum_required(VERSION 3.22)
+if(LIBRARY MATCHES "\\.a$")
+  set(table --extern-only)
+else()
+  set(table --dynamic)
+endif()
+execute_process(COMMAND ${NM} ${table} --defined-only --format=posix ${LIBRARY}
+  OUTPUT_VARIABLE output COMMAND_ERROR_IS_FATAL ANY)
+string(REPLACE "\n" ";" exported "${output}")
+list(FILTER exported INCLUDE REGEX "^[^ ]+ [A-Za-z] ")  # not the names of an archive's members
+list(TRANSFORM exported REPLACE " .*" "")
+if(LIBRARY MATCHES "\\.a$")
+  list(FILTER exported EXCLUDE REGEX "^_ZN?K?(St|S[absiod]|9__gnu_cxx)")
+endif()
+
+file(READ ${HEADER} header)
+string(REGEX REPLACE "/\\*([^*]|\\*+[^*/])*\\*+/" "" header "${header}")
+string(REGEX MATCHALL "XENT_API [^;(]*\\(" declarations "${header}")
+set(declared)
+foreach(declaration IN LISTS declarations)
+  string(REGEX MATCH "(xent_[a-z0-9_]+)\\($" unused "${declaration}")
+  list(APPEND declared ${CMAKE_MATCH_1})
+endforeach()
+list(LENGTH declared count)
+if(count LESS 10)
+  message(FATAL_ERROR "found only ${count} declarations in ${HEADER}: ${declared}")
+endif()
+
+set(hidden ${declared})
+list(REMOVE_ITEM hidden ${exported})
+if(hidden)
+  message(SEND_ERROR "declared in xent.h but not exported: ${hidden}")
+endif()
+list(REMOVE_ITEM exported ${declared})
+if(exported)
+  message(SEND_ERROR "exported but not declared in xent.h: ${exported}")
+endif()

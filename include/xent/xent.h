@@ -269,7 +269,7 @@ typedef struct xent_cross_entropy {
  *   grad, upstream and in_place are not used and must be unset.
  *   Returns XENT_OK, XENT_INVALID_ARGUMENT, XENT_TARGET_OUT_OF_RANGE (error->row, error->value), XENT_INCOMPLETE.
  *   options, exec and error may be NULL.
- *   Source: Milakov & Gimelshein 2018 (one-sweep normaliser); DESIGN of the exact exponents in docs/numerics.md. */
+ *   Source: Milakov & Gimelshein 2018 (one-sweep normaliser); exact exponents: docs/numerics.md. */
 XENT_API xent_status xent_cross_entropy_forward(const xent_cross_entropy *args, const xent_options *options,
                                                 const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
 
@@ -287,8 +287,8 @@ XENT_API xent_status xent_cross_entropy_forward_backward(const xent_cross_entrop
                                                          const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
 
 /* The gradient alone, from the records that a forward call with the same logits, targets and options saved; the
- * bits are those of xent_cross_entropy_forward_backward. Only the options and grad, upstream, records are used; the
- * loss outputs must be NULL. A record that no forward call of this dtype wrote is XENT_INVALID_ARGUMENT. */
+ * bits are those of xent_cross_entropy_forward_backward. Reads logits, targets, records, upstream and the options, writes
+ * grad; the loss outputs must be NULL. A record that no forward call of this dtype wrote is XENT_INVALID_ARGUMENT. */
 XENT_API xent_status xent_cross_entropy_backward(const xent_cross_entropy *args, const xent_options *options,
                                                  const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
 

@@ -170,7 +170,7 @@ xent_status FailIncomplete(xent_error *error) {
 xent_status CheckArray(const void *data, int64_t count, size_t size, const char *name, xent_error *error) {
   if (data == nullptr) {
     if (count <= 0) return XENT_OK;
-    return Invalid(error, "%s is NULL, expected %lld elements or rows", name, static_cast<long long>(count));
+    return Invalid(error, "%s is NULL, expected a pointer", name);
   }
   if (reinterpret_cast<uintptr_t>(data) % size != 0) {
     return Invalid(error, "%s is not aligned to its elements of %zu bytes", name, size);

@@ -134,6 +134,12 @@ TEST_P(CheckLogits, OneOddRowOrValueAmongMany) {
         EXPECT_EQ(Check(x), XENT_DIAGNOSIS_LOGITS) << i << " " << j << " " << odd;
         x.Set(i, j, before);
       }
+      // Below 0, with the sum made good beside it.
+      x.Set(i, j, -0.0625);
+      x.Set(i, (j + 1) % 2000, 0.0625);
+      EXPECT_EQ(Check(x), XENT_DIAGNOSIS_LOGITS) << i << " " << j;
+      x.Set(i, j, 0);
+      x.Set(i, (j + 1) % 2000, 0);
     }
   }
 }

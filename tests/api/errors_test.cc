@@ -680,25 +680,27 @@ TEST_P(RowFunctionErrors, ExecutionPolicies) {
   ExpectInvalid([](RowArguments &a) { a.exec.mode = XENT_EXEC_CALLER; }, {"parallel_for"});
 }
 
-TEST_P(RowFunctionErrors, InPlaceNeedsEqualStrides) {
-  if (!function().matrix_out) GTEST_SKIP() << "writes no matrix";
-  for (int k = 0; k < function().inputs; ++k) {
-    alignas(8) double in[2][8] = {{0, 1, 2, 3, 4, 5, 6, 7}, {0, 1, 2, 3, 4, 5, 6, 7}};
-    RowArguments arguments;
-    arguments.in[0] = in[0];
-    arguments.in[1] = in[1];
-    arguments.out = in[k];
-    arguments.dtype = XENT_F64;
-    arguments.stride[k] = 4;
-    xent_error error = XENT_ERROR_INIT;
-    EXPECT_EQ(function().call(arguments, &error), XENT_INVALID_ARGUMENT);
-    EXPECT_TRUE(Names(error, {function().stride_names[static_cast<size_t>(k)], function().stride_names.back()}));
-    for (int j = 0; j < 8; ++j) EXPECT_EQ(in[k][j], j);
-  }
-}
-
 INSTANTIATE_TEST_SUITE_P(Functions, RowFunctionErrors, ::testing::Range(size_t{0}, RowFunctionsOfTheApi().size()),
                          [](const auto &info) { return RowFunctionsOfTheApi()[info.param].name; });
+
+TEST(RowFunctionsInPlace, NeedEqualStrides) {
+  for (const RowFunction &function : RowFunctionsOfTheApi()) {
+    if (!function.matrix_out) continue;
+    for (int k = 0; k < function.inputs; ++k) {
+      alignas(8) double in[2][8] = {{0, 1, 2, 3, 4, 5, 6, 7}, {0, 1, 2, 3, 4, 5, 6, 7}};
+      RowArguments arguments;
+      arguments.in[0] = in[0];
+      arguments.in[1] = in[1];
+      arguments.out = in[k];
+      arguments.dtype = XENT_F64;
+      arguments.stride[k] = 4;
+      xent_error error = XENT_ERROR_INIT;
+      EXPECT_EQ(function.call(arguments, &error), XENT_INVALID_ARGUMENT) << function.name;
+      EXPECT_TRUE(Names(error, {function.stride_names[static_cast<size_t>(k)], function.stride_names.back()}));
+      for (int j = 0; j < 8; ++j) EXPECT_EQ(in[k][j], j);
+    }
+  }
+}
 
 // ------------------------------------------------------------------ xent_reduce
 

@@ -103,14 +103,13 @@ std::vector<Operation> Operations(xent_dtype dtype, int64_t rows, int64_t cols) 
                           },
                           [=] { return Bytes(upstream->grad); }});
   }
-  {
+  for (const bool log : {false, true}) {
     const auto call = make();
-    // Of log-probabilities every row is looked at.
-    EXPECT_EQ(xent_log_softmax(rows, cols, call->logits.data(), dtype, call->logits.stride(), call->grad.data(),
-                               call->grad.stride(), nullptr, nullptr),
+    EXPECT_EQ((log ? xent_log_softmax : xent_softmax)(rows, cols, call->logits.data(), dtype, call->logits.stride(),
+                                                      call->grad.data(), call->grad.stride(), nullptr, nullptr),
               XENT_OK);
     const auto diagnosis = std::make_shared<xent_diagnosis>(XENT_DIAGNOSIS_LOGITS);
-    operations.push_back({"check_logits",
+    operations.push_back({log ? "check_logits of log-probabilities" : "check_logits of probabilities",
                           [=](const xent_exec *exec, xent_error *error) {
                             return xent_check_logits(rows, cols, call->grad.data(), dtype, call->grad.stride(),
                                                      diagnosis.get(), exec, error);

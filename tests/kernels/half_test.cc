@@ -38,8 +38,8 @@ TEST_P(Half, EveryBitPatternIsReadRight) {
 }
 
 TEST_P(Half, ResultsAreRoundedToNearestEven) {
-  // Two equal logits: p = 1/2 exactly, so that the gradient is u/2 and -u/2 before its rounding. u/2 runs through every
-  // number of the dtype, the middle to the next, and that middle's two neighbours in float32.
+  // Two logits of 0: p = 1/2 without any rounding, so that the gradient is u/2 and -u/2 before its rounding. u/2 runs
+  // through every number of the dtype, the middle to the next, and that middle's two neighbours in float32.
   for (const xent_dtype dtype : {XENT_BF16, XENT_F16}) {
     std::vector<float> halves;
     for (uint64_t bits = 0; bits + 1 < reference::InfinityBits(dtype); ++bits) {
@@ -57,8 +57,8 @@ TEST_P(Half, ResultsAreRoundedToNearestEven) {
     for (const float half : halves) upstream.push_back(2 * half);
     Matrix logits(dtype, rows, 2);
     for (int64_t i = 0; i < rows; ++i) {
-      logits.Set(i, 0, 1.5);
-      logits.Set(i, 1, 1.5);
+      logits.Set(i, 0, 0);
+      logits.Set(i, 1, 0);
     }
     const std::vector<int64_t> targets(static_cast<size_t>(rows), 0);
     Matrix grad(dtype, rows, 2);

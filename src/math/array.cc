@@ -21,27 +21,24 @@ HWY_INLINE V CanonicalNan(D d, V v) {
   return hn::IfThenElse(hn::IsNaN(v), hn::BitCast(d, hn::Set(du, Format<hn::TFromD<D>>::kNan)), v);
 }
 
+// Of doubles, as log's are: float32 goes through them and is then within 0.5001 ULP. The row kernels' float32
+// exponential is up to 1.02 ULP off (at x = 50.2870445, among all floats).
 struct ExpOp {
   template <class D, class V = hn::Vec<D>>
   HWY_INLINE V operator()(D d, V x) const {
-    using T = hn::TFromD<D>;
-    using F = ExpFormat<T>;
-    // Past these the result is infinity and 0 (a quarter of the smallest subnormal and less).
-    constexpr T kHighest = sizeof(T) == 4 ? T(89) : T(710);
-    constexpr T kLowest = sizeof(T) == 4 ? T(-105) : T(-747);
-    constexpr T kOrigin = static_cast<T>(F::kRound);
-    const V z = hn::Max(hn::Min(x, hn::Set(d, kHighest)), hn::Set(d, kLowest));
+    using F = ExpFormat<double>;
+    // Past these the result is infinity and 0.
+    const V z = hn::Max(hn::Min(x, hn::Set(d, 710.0)), hn::Set(d, -747.0));
     V m = hn::Zero(d);
-    const V p = ReducedExp(d, kOrigin, z, &m);
+    const V p = ReducedExp(d, F::kRound, z, &m);
     // p 2^n in two factors: the first product is exact, the second rounds once where the result is subnormal.
     const hn::RebindToSigned<D> di;
-    const auto n = hn::Sub(hn::BitCast(di, m), hn::BitCast(di, hn::Set(d, kOrigin)));
+    const auto n = hn::Sub(hn::BitCast(di, m), hn::BitCast(di, hn::Set(d, F::kRound)));
     const auto half = hn::ShiftRight<1>(n);
-    const auto bias = hn::Set(di, F::kExponentBias);
-    const auto first = hn::BitCast(d, hn::ShiftLeft<F::kMantissaBits>(hn::Add(half, bias)));
-    const auto second = hn::BitCast(d, hn::ShiftLeft<F::kMantissaBits>(hn::Add(hn::Sub(n, half), bias)));
-    const V e = hn::Mul(hn::Mul(p, first), second);
-    return hn::IfThenElse(hn::IsNaN(x), x, e);
+    const auto bias = hn::Set(di, int64_t{F::kExponentBias});
+    const V first = hn::BitCast(d, hn::ShiftLeft<F::kMantissaBits>(hn::Add(half, bias)));
+    const V second = hn::BitCast(d, hn::ShiftLeft<F::kMantissaBits>(hn::Add(hn::Sub(n, half), bias)));
+    return hn::IfThenElse(hn::IsNaN(x), x, hn::Mul(hn::Mul(p, first), second));
   }
 };
 
@@ -85,12 +82,9 @@ void Map(const T *x, T *y, int64_t n) {
 }
 
 const ArrayKernels *ArrayTable() {
-  static constexpr ArrayKernels kTable = {Map<ExpOp, float>,
-                                          Map<ExpOp, double>,
-                                          Map<InDouble<LogOp>, float>,
-                                          Map<LogOp, double>,
-                                          Map<InDouble<Log1pOp>, float>,
-                                          Map<Log1pOp, double>};
+  static constexpr ArrayKernels kTable = {Map<InDouble<ExpOp>, float>,   Map<ExpOp, double>,
+                                          Map<InDouble<LogOp>, float>,   Map<LogOp, double>,
+                                          Map<InDouble<Log1pOp>, float>, Map<Log1pOp, double>};
   return &kTable;
 }
 

@@ -136,14 +136,15 @@ void ExpectSameByAnyThreads(const Problem &problem, const std::string &target, b
 }
 
 TEST_P(SameBits, ByAnyNumberOfThreads) {
+  // Rows over threads; large enough that the library does cut the work. Numbers that the rows' order or grouping
+  // changes are the perplexity and the reduced loss.
   int64_t option = 0;
   for (const xent_dtype dtype : kDtypes) {
-    // Rows over threads; large enough that the library does cut the work. Numbers that the rows' order or grouping
-    // changes are the perplexity and the reduced loss.
     for (const int64_t cols : {10, 130, 5000}) {
       const int64_t rows = 100000 / cols;
-      ExpectSameByAnyThreads(MixedProblem(dtype, rows, cols, option++), GetParam(), false);
-      ExpectSameByAnyThreads(MixedProblem(dtype, rows, cols, option++, Losses::kFinite), GetParam(), false);
+      ExpectSameByAnyThreads(MixedProblem(dtype, rows, cols, option, option % 3 == 0 ? Losses::kAny : Losses::kFinite),
+                             GetParam(), false);
+      ++option;
     }
   }
 }

@@ -58,7 +58,11 @@ class Matrix {
     elements_ = 2 * kGuard + misalign + span + 64;
     storage_.resize(static_cast<size_t>(elements_ * Bytes() + 64));
     first_ = kGuard + misalign;
-    for (int64_t k = 0; k < elements_; ++k) reference::StoreBits(dtype_, base(), k, PoisonBits());
+    reference::StoreBits(dtype_, base(), 0, PoisonBits());
+    const int64_t bytes = elements_ * Bytes();
+    for (int64_t done = Bytes(); done < bytes; done *= 2) {
+      std::memcpy(base() + done, base(), static_cast<size_t>(std::min(done, bytes - done)));
+    }
   }
   // The alignment of a copy's storage may differ from its source's, so copying copies the elements.
   Matrix(const Matrix &other) { *this = other; }
@@ -97,18 +101,25 @@ class Matrix {
   }
 
   bool PaddingIntact() const {
-    for (int64_t k = 0; k < elements_; ++k) {
-      const int64_t offset = k - first_;
-      const bool is_element = offset >= 0 && rows_ > 0 && offset / stride_ < rows_ && offset % stride_ < cols_;
-      if (!is_element && reference::LoadBits(dtype_, base(), k) != PoisonBits()) return false;
+    if (rows_ == 0) return IsPoison(0, elements_);
+    bool intact = IsPoison(0, first_);
+    for (int64_t i = 0; i + 1 < rows_; ++i) {
+      intact = intact && IsPoison(first_ + i * stride_ + cols_, first_ + (i + 1) * stride_);
     }
-    return true;
+    return intact && IsPoison(first_ + (rows_ - 1) * stride_ + cols_, elements_);
   }
 
   uint64_t PoisonBits() const { return reference::InfinityBits(dtype_) | reference::SignBit(dtype_) | 0x35; }
 
  private:
   static constexpr int64_t kGuard = 64;
+
+  bool IsPoison(int64_t begin, int64_t end) const {
+    for (int64_t k = begin; k < end; ++k) {
+      if (reference::LoadBits(dtype_, base(), k) != PoisonBits()) return false;
+    }
+    return true;
+  }
 
   char *base() { return storage_.data() + ((64 - (reinterpret_cast<uintptr_t>(storage_.data()) & 63)) & 63); }
   const char *base() const { return const_cast<Matrix *>(this)->base(); }
@@ -126,6 +137,7 @@ class Matrix {
 inline std::string FirstDifference(const Matrix &a, const Matrix &b) {
   if (a.rows() != b.rows() || a.cols() != b.cols() || a.dtype() != b.dtype()) return "shapes differ";
   for (int64_t i = 0; i < a.rows(); ++i) {
+    if (std::memcmp(a.row(i), b.row(i), static_cast<size_t>(a.cols() * a.Bytes())) == 0) continue;
     for (int64_t j = 0; j < a.cols(); ++j) {
       if (a.GetBits(i, j) == b.GetBits(i, j)) continue;
       char text[160];

@@ -10,7 +10,7 @@
  *
  * What holds for every function here:
  *   Rows     Row i of a matrix starts at data + i*stride elements; stride 0 means V. Padding between rows is
- *            neither read nor written. Rows need no alignment beyond that of their element type.
+ *            neither read nor written. Pointers need the alignment of their element type, which is checked, no more.
  *   Checks   All arguments are checked before the first write; a refused call has changed nothing.
  *   Bits     The result depends neither on the number of threads nor on how rows are cut up, batched,
  *            aligned or strided, and is the same on every target with fused multiply-add (AVX2, AVX-512,
@@ -266,7 +266,7 @@ typedef struct xent_cross_entropy {
  * rounded once. Mean without live rows: NaN, or 0 under empty_mean zero, or 0 with a divisor.
  *   Error: loss 4 ULP of the exact loss however small it is (log1p of the others' sum, not lse - z_t); lse 4 ULP
  *   of the larger of |m| and log V; reduced 4 ULP of sum |loss| over the denominator.
- *   grad, upstream and in_place are not used and must be unset.
+ *   grad, grad_stride, upstream, upstream_kind and in_place are not used and must be unset.
  *   Returns XENT_OK, XENT_INVALID_ARGUMENT, XENT_TARGET_OUT_OF_RANGE (error->row, error->value), XENT_INCOMPLETE.
  *   options, exec and error may be NULL.
  *   Source: Milakov & Gimelshein 2018 (one-sweep normaliser); exact exponents: docs/numerics.md. */
@@ -294,7 +294,8 @@ XENT_API xent_status xent_cross_entropy_backward(const xent_cross_entropy *args,
 
 /* Reduces row losses stored earlier, with the bits that one call gives. losses: dtype XENT_F32 or XENT_F64 [rows].
  * targets [rows] says which rows are ignored (NULL: none); they are not range-checked. loss: out, dtype [1].
- * Only reduction (not none), ignore_index, divisor and empty_mean of the options are used.
+ * Only reduction (not none), ignore_index, divisor and empty_mean of the options are used; losses of ignored rows are not
+ * looked at.
  *   Error: 4 ULP of sum |loss| over the denominator. Serial. */
 XENT_API xent_status xent_reduce(int64_t rows, const void *losses, xent_dtype dtype, const void *targets,
                                  xent_index_type targets_type, const xent_options *options, void *loss,

@@ -526,9 +526,13 @@ TEST_F(DestinationTest, ProgressBar) {
   const Result result = slow_run([&] { dup2(terminal, STDERR_FILENO); });
   std::string shown;
   char text[4096];
-  fcntl(master, F_SETFL, O_NONBLOCK);
-  for (ssize_t length = 0; (length = read(master, text, sizeof(text))) > 0;)
+  // The kernel hands a terminal's output over in its own time.
+  pollfd readable{master, POLLIN, 0};
+  while (poll(&readable, 1, 500) == 1) {
+    const ssize_t length = read(master, text, sizeof(text));
+    if (length <= 0) break;
     shown.append(text, static_cast<size_t>(length));
+  }
   close(terminal);
   close(master);
   ASSERT_GT(shown.size(), 4u);

@@ -199,9 +199,10 @@ CrossEntropy EvaluateCrossEntropy(xent_dtype dtype, std::span<const double> logi
     nll.Add(row.NegativeLogLikelihood());
   }
   const long double largest = LargestFinite(ArithmeticType(dtype));
+  const long double smallest = SmallestNormal(ArithmeticType(dtype));
   const Reduction reduction = ReduceRows(rows, targets, options, [&](int64_t i) {
     const long double loss = result.losses[static_cast<size_t>(i)].exact;
-    return loss > largest ? kInfinity : loss;
+    return loss > largest ? kInfinity : loss < smallest ? 0 : loss;
   });
   result.loss = reduction.loss;
   result.live_rows = reduction.live_rows;

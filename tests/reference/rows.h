@@ -73,8 +73,8 @@ struct CrossEntropy {
 // Logits of a matrix as stored, decoded: row after row without padding.
 std::vector<double> DecodeRows(xent_dtype dtype, const void *data, int64_t rows, int64_t cols, int64_t stride);
 
-// `logits` is rows * cols values of `dtype`; targets has one per row. A loss past the largest number of its type is
-// summed as the infinity that it is stored as.
+// `logits` is rows * cols values of `dtype`; targets has one per row. Losses are summed as they
+// are stored: infinity past the largest number of their type, zero below the smallest normal one.
 CrossEntropy EvaluateCrossEntropy(xent_dtype dtype, std::span<const double> logits, int64_t cols,
                                   std::span<const int64_t> targets, const xent_options &options);
 

@@ -232,10 +232,10 @@ struct CrossEntropyJob {
   // kSpreadScale times the sum over c != t of lse - z_c: per chunk the differences to its pivot, and the pivot's own.
   N OthersLoss(N lse, const Row &state, const ChunkSum *sums) const {
     const int64_t scale = ExponentOf(Format<T>::kSpreadScale);
-    if (shape.cols == 2) {
-      // The one other column may be the confident one, where lse - z cancels.
-      return state.others.IsZero() ? N{kInfinity}
-                                   : internal::Scale(NegativeLogLikelihood(state.target_term, state.others), scale);
+    if (shape.cols == 2 && !state.others.IsZero()) {
+      // The one other column may be the confident one, where lse - z cancels. (Where its exponential has vanished, be
+      // it masked or far below, the difference to the pivot says which.)
+      return internal::Scale(NegativeLogLikelihood(state.target_term, state.others), scale);
     }
     N total{};
     for (int64_t i = 0; i < shape.chunks; ++i) {

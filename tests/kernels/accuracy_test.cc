@@ -287,10 +287,58 @@ TEST_P(Accuracy, BeyondTwoToTheTwentieth) {
             return z;
           },
           [&](int64_t i) { return i < 3 ? 777 + 3000 * i : 5; }));
-      RunAndExpectAccurate(MakeProblem(
-          "every logit +-" + std::to_string(size), dtype, 4, 3000,
-          [&](int64_t i, int64_t j) { return i < 2 ? (i == 0 ? size : -size) : (j % 2 == 0 ? size : -size); },
-          [&](int64_t i) { return i + 1; }));
+      // Smoothing sums lse - z, which is log V however large the logits are.
+      for (const int64_t columns : {2, 3, 3000}) {
+        for (const int64_t option : {1, 2, 5}) {
+          Check(MakeProblem(
+                    "every logit +-" + std::to_string(size), dtype, 4, columns,
+                    [&](int64_t i, int64_t j) { return i < 2 ? (i == 0 ? size : -size) : (j % 2 == 0 ? size : -size); },
+                    [&](int64_t i) { return (i + 1) % columns; }),
+                option);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Accuracy, TargetBeyondTheLimitAloneInItsRow) {
+  // All others masked: under smoothing their gradient is -y, and the loss is infinite; without, both are 0.
+  for (const xent_dtype dtype : {XENT_F32, XENT_F64, XENT_BF16}) {
+    for (const double size : {0x1p20, 0x1p40, 3e38}) {
+      for (const double sign : {1.0, -1.0}) {
+        for (const int64_t cols : {1, 2, 3, 130, 5000}) {
+          const auto target_of = [&](int64_t i) { return (i * 77) % cols; };
+          for (const int64_t option : {1, 2, 5}) {
+            if (cols == 1 && option == 2) continue;
+            Check(MakeProblem(
+                      "target " + std::to_string(sign * size) + " and more, the others -inf", dtype, 2, cols,
+                      [&](int64_t i, int64_t j) { return j == target_of(i) ? sign * size * 1.0078125 : -kInfinity; },
+                      target_of),
+                  option);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Accuracy, JustAboveTheSmallestNormalNumber) {
+  // Results within a few binades of it, from both sides; for float64 also such that the upstream gradient brings back.
+  for (const xent_dtype dtype : {XENT_F32, XENT_F64}) {
+    const double border = dtype == XENT_F64 ? 708.3964 : 87.3365;
+    for (const int64_t cols : {2, 3, 40}) {
+      for (const double upstream : {1.0, -1900.0, 1e-3}) {
+        Problem problem = MakeProblem(
+            "margins around -log of the smallest normal number", dtype, 120, cols,
+            [&](int64_t i, int64_t j) {
+              const double margin = border - 4 + static_cast<double>(i % 60) / 10 + (j > 1 ? 10 : 0);
+              return j == i / 60 ? 2 : 2 - margin;
+            },
+            [](int64_t) { return 0; });
+        problem.upstream = {upstream};
+        problem.options.reduction = XENT_REDUCTION_NONE;
+        RunAndExpectAccurate(problem);
+      }
     }
   }
 }
@@ -403,8 +451,8 @@ TEST_P(Accuracy, TargetFarBelowOrAbove) {
 }
 
 TEST_P(Accuracy, UpstreamGradients) {
-  // Factors from tiny to huge; a row may have its own. At 1e30 what lies 185 binades below the row's maximum still
-  // gives a normal number; from 190 on it may be lost (design.md, "exact exponents").
+  // Factors from tiny to huge; a row may have its own. At 1e30 a p of 2^-196 still gives a normal number, and must;
+  // below 2^-198 it may be lost (docs/numerics.md, "Exact exponents").
   for (const xent_dtype dtype : kDtypes) {
     int64_t index = 0;
     for (const double u : {1.0, -1.0, 0.0, 1e30, -3.5, 1e-30, 0x1p-126}) {
@@ -412,7 +460,7 @@ TEST_P(Accuracy, UpstreamGradients) {
       Random random(55);
       Problem problem = MakeProblem(
           "upstream " + std::to_string(u), dtype, 4, cols,
-          [&](int64_t, int64_t j) { return j % 5 == 0 ? -static_cast<double>(j) * 125 / 1200 : random.Normal(1); },
+          [&](int64_t, int64_t j) { return j % 5 == 0 ? -static_cast<double>(j) * 129 / 1200 : random.Normal(1); },
           [](int64_t i) { return i * 111; });
       problem.upstream = {u};
       problem.options = Options(index++);

@@ -212,7 +212,7 @@ struct CrossEntropyJob {
         const N wide_lse =
             state.others.IsZero() ? N{state.target_logit} : LogOfSum(Merge<T>(state.others, state.target_term));
         lse = RoundTo<T>(wide_lse);
-        if (smoothing.others_weight != 0.0) state.loss = SmoothedLoss(nll, OthersLoss(wide_lse, state, sums));
+        if (smoothing.others_weight != 0.0) state.loss = SmoothedLoss(nll, OthersLoss(state, sums));
       }
     }
     Write(args.losses, row, state.loss);
@@ -230,7 +230,15 @@ struct CrossEntropyJob {
   }
 
   // kSpreadScale times the sum over c != t of lse - z_c: per chunk the differences to its pivot, and the pivot's own.
-  N OthersLoss(N lse, const Row &state, const ChunkSum *sums) const {
+  // lse - pivot, the reference's part first: beyond 2^20 nothing of log sum is left in lse itself.
+  N LseAbove(const Row &state, double pivot) const {
+    const RowSum<T> total = Merge<T>(state.others, state.target_term);
+    if (state.others.IsZero()) return Subtract(N{state.target_logit}, N{pivot});
+    if (total.logit) return Add(Subtract(N{total.reference}, N{pivot}), Log(total.sum));
+    return Subtract(LogOfSum(total), N{pivot});
+  }
+
+  N OthersLoss(const Row &state, const ChunkSum *sums) const {
     const int64_t scale = ExponentOf(Format<T>::kSpreadScale);
     if (shape.cols == 2 && !state.others.IsZero()) {
       // The one other column may be the confident one, where lse - z cancels. (Where its exponential has vanished, be
@@ -243,7 +251,7 @@ struct CrossEntropyJob {
       const int64_t cols = shape.ColsOf(i);
       const bool has_target = state.target >= first && state.target < first + cols;
       const double others = static_cast<double>(cols - has_target);
-      const N below = Subtract(internal::Scale(lse, scale), N{internal::Scale(sums[i].pivot, scale)});
+      const N below = internal::Scale(LseAbove(state, sums[i].pivot), scale);
       total = AddOrOverflow(total, AddOrOverflow(ToNumber<T>(sums[i].spread), Multiply(below, N{others})));
     }
     return total;

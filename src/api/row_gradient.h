@@ -86,6 +86,8 @@ void GradientFromExponentials(const RowWriteKernels &kernels, const RowGradient<
                               const ChunkSum &chunk, In *values, int64_t cols) {
   using T = Arithmetic<In>;
   using F = Format<T>;
+  // Nothing but zeros, whose reference may be far above the row's.
+  if (chunk.sum.hi == 0.0) return FillWithoutProbability(row, values, cols);
   const Factor factor = FactorOf<T>(row.g, row.total, chunk.kind, chunk.reference);
   const int64_t exponent = factor.exponent - F::kBias;
   if (factor.mantissa == 0.0 || exponent < F::kSafeExponent - 2 * F::kMaxExponent) {

@@ -178,6 +178,10 @@ T ScaledRatio(Factor g, const RowSum<T> &part, const RowSum<T> &total, double mi
   N x{};
   if (!part.IsZero()) {
     const NumberFactor<T> r = Ratio(part, total);
+    // Nothing is subtracted: the quotient may lie below the normal range, and g bring it back.
+    if (minus == 0.0)
+      return RoundTo<T>(
+          Scale(Multiply(r.mantissa, N{g.mantissa}), Clamped(r.exponent + static_cast<double>(g.exponent))));
     x = Scale(r.mantissa, Clamped(r.exponent));
   }
   if (minus != 0.0) x = Add(x, N{-minus});

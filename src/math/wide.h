@@ -136,6 +136,7 @@ N Log(N x) {
 // log(1 + r) for r >= 0, relative error kept as r goes to 0.
 template <class N>
 N Log1p(N r) {
+  if (Value(r) < 0x1p-64) return r;  // to 2^-65 of itself; parts of the quotient below would leave the normal range
   if (Value(r) <= 0.41421356237309503) return LogNearOne(r);
   return Log(Add(N{1.0}, r));
 }

@@ -230,14 +230,6 @@ struct CrossEntropyJob {
   }
 
   // kSpreadScale times the sum over c != t of lse - z_c: per chunk the differences to its pivot, and the pivot's own.
-  // lse - pivot, the reference's part first: beyond 2^20 nothing of log sum is left in lse itself.
-  N LseAbove(const Row &state, double pivot) const {
-    const RowSum<T> total = Merge<T>(state.others, state.target_term);
-    if (state.others.IsZero()) return Subtract(N{state.target_logit}, N{pivot});
-    if (total.logit) return Add(Subtract(N{total.reference}, N{pivot}), Log(total.sum));
-    return Subtract(LogOfSum(total), N{pivot});
-  }
-
   N OthersLoss(const Row &state, const ChunkSum *sums) const {
     const int64_t scale = ExponentOf(Format<T>::kSpreadScale);
     if (shape.cols == 2 && !state.others.IsZero()) {
@@ -245,13 +237,20 @@ struct CrossEntropyJob {
       // it masked or far below, the difference to the pivot says which.)
       return internal::Scale(NegativeLogLikelihood(state.target_term, state.others), scale);
     }
+    // lse as the part that a pivot is near to and the rest: beyond 2^20 nothing of log sum is left in lse itself.
+    const RowSum<T> sum = Merge<T>(state.others, state.target_term);
+    N near{state.target_logit}, rest{};
+    if (!state.others.IsZero()) {
+      near = sum.logit ? N{sum.reference} : LogOfSum(sum);
+      if (sum.logit) rest = Log(sum.sum);
+    }
     N total{};
     for (int64_t i = 0; i < shape.chunks; ++i) {
       const int64_t first = i * shape.chunk_cols;
       const int64_t cols = shape.ColsOf(i);
       const bool has_target = state.target >= first && state.target < first + cols;
       const double others = static_cast<double>(cols - has_target);
-      const N below = internal::Scale(LseAbove(state, sums[i].pivot), scale);
+      const N below = internal::Scale(Add(Subtract(near, N{sums[i].pivot}), rest), scale);
       total = AddOrOverflow(total, AddOrOverflow(ToNumber<T>(sums[i].spread), Multiply(below, N{others})));
     }
     return total;

@@ -52,7 +52,7 @@ extern "C" {
 #endif
 
 #define XENT_VERSION_MAJOR 0
-#define XENT_VERSION_MINOR 1
+#define XENT_VERSION_MINOR 2
 #define XENT_VERSION_PATCH 0
 
 /* ------------------------------------------------------------------ status and error ---------------- */
@@ -61,7 +61,7 @@ typedef enum xent_status {
   XENT_OK = 0,
   XENT_INVALID_ARGUMENT = 1,    /* an argument or option is out of range; outputs untouched */
   XENT_TARGET_OUT_OF_RANGE = 2, /* a target is neither in [0, V) nor ignore_index; outputs untouched */
-  XENT_DOMAIN_ERROR = 3,        /* reserved: a value outside a function's domain */
+  XENT_DOMAIN_ERROR = 3,        /* a value outside a function's domain (error->row, error->value: its column) */
   XENT_INCOMPLETE = 4           /* the caller's parallel_for left a task out; outputs unspecified */
 } xent_status;
 
@@ -90,20 +90,28 @@ typedef enum xent_smoothing { XENT_SMOOTHING_UNIFORM = 0, XENT_SMOOTHING_EXCLUSI
 typedef enum xent_empty_mean { XENT_EMPTY_MEAN_NAN = 0, XENT_EMPTY_MEAN_ZERO = 1 } xent_empty_mean;
 
 /* Options of the loss. NULL in a call's place, and XENT_OPTIONS_INIT, mean PyTorch's defaults. A struct whose
- * struct_size is 0 (or too small) is refused; bytes beyond the fields this library knows must be zero.
- * Every enumeration is stored as int32_t. */
+ * struct_size is 0 (or too small) is refused, that of version 0.1 is understood; bytes beyond the fields this library
+ * knows must be zero. Every enumeration is stored as int32_t. A function refuses an option that it has no use for. */
 typedef struct xent_options {
   size_t struct_size;
-  int64_t ignore_index;    /* rows with this target count for nothing (below); default -100 */
+  int64_t ignore_index;    /* rows with this target count for nothing (below); default -100; index targets only */
   double label_smoothing;  /* epsilon in [0, 1]; default 0 */
-  int32_t smoothing;       /* xent_smoothing: where epsilon's mass goes */
+  int32_t smoothing;       /* xent_smoothing: where epsilon's mass goes; exclusive: index targets only */
   int32_t reduction;       /* xent_reduction: default mean */
   double divisor;          /* D, finite and > 0, read when has_divisor is 1; must be 0 otherwise */
   int32_t has_divisor;     /* 1: the denominator of sum and mean is D; refused with reduction none */
-  int32_t empty_mean;      /* xent_empty_mean: the mean of no live row, NaN or 0 */
+  int32_t empty_mean;      /* xent_empty_mean: the mean over no (or no weighted) row, NaN or 0 */
+  /* Since 0.2. */
+  double logit_scale;       /* finite, > 0; default 1. A temperature T is the scale 1/T */
+  double softcap;           /* cap, finite, >= 0: z' = cap tanh(logit_scale z / cap); 0: off */
+  double z_loss;            /* lambda, finite, >= 0: adds lambda lse^2 to the loss of a row */
+  int64_t valid_cols;       /* in [1, V]: columns from here on are padding, never read; 0 means V */
+  int32_t stats_of_ignored; /* 1: ignored rows are read, and have the statistics that need no target */
+  int32_t reserved;         /* 0 */
 } xent_options;
-#define XENT_OPTIONS_INIT \
-  {sizeof(xent_options), -100, 0.0, XENT_SMOOTHING_UNIFORM, XENT_REDUCTION_MEAN, 0.0, 0, XENT_EMPTY_MEAN_NAN}
+#define XENT_OPTIONS_INIT                                                                                         \
+  {sizeof(xent_options), -100, 0.0, XENT_SMOOTHING_UNIFORM, XENT_REDUCTION_MEAN, 0.0, 0, XENT_EMPTY_MEAN_NAN, 1.0, \
+   0.0,                  0.0,  0,   0,                      0}
 
 /* ------------------------------------------------------------------ execution ----------------------- */
 
@@ -131,7 +139,7 @@ typedef struct xent_exec {
 
 /* ------------------------------------------------------------------ library ------------------------- */
 
-/* "0.1.0" */
+/* "0.2.0" */
 XENT_API const char *xent_version(void) XENT_NOEXCEPT;
 /* The SIMD target that calls run on now, in Highway's words: "SSE2", "SSSE3", "SSE4", "AVX2", "AVX3" (AVX-512), "NEON",
  * "SVE", ... Chosen once per process: the best that the processor has, capped by the environment variable
@@ -219,14 +227,21 @@ XENT_API xent_status xent_check_logits(int64_t rows, int64_t cols, const void *x
 /* ------------------------------------------------------------------ cross-entropy ------------------- */
 
 /* Bytes of the opaque record that forward saves per row for backward; the same for ever. Records need 8-byte
- * alignment. A record belongs to its row's logits and target. */
+ * alignment. A record belongs to its row's logits, target, weights and options. */
 #define XENT_RECORD_BYTES 64
 
 typedef enum xent_upstream {
-  XENT_UPSTREAM_ONE = 0,    /* u = 1; `upstream` is not read and must be NULL */
-  XENT_UPSTREAM_SCALAR = 1, /* u = upstream[0] */
-  XENT_UPSTREAM_ROWS = 2    /* u = upstream[row] */
+  XENT_UPSTREAM_ONE = 0,     /* u = 1; `upstream` is not read and must be NULL */
+  XENT_UPSTREAM_SCALAR = 1,  /* u = upstream[0] */
+  XENT_UPSTREAM_ROWS = 2,    /* u = upstream[row] */
+  XENT_UPSTREAM_ELEMENTS = 3 /* u = upstream[row, column]; binary cross-entropy only */
 } xent_upstream;
+
+/* Layout of every matrix below. With `inner` 0 or 1 row i starts at data + i*stride and its columns are adjacent. With
+ * inner = d > 1 the matrix is [rows/d, cols, d], the class dimension in the middle ([N, C, H, W] with d = H W): the
+ * element of row i = b d + s and column c is data[b*stride + c*d + s]; stride 0 then means cols*d, and rows must be a
+ * multiple of d. Lanes run over positions there; nothing is transposed. The promise on bits is the same, the bits are
+ * not those of the row-major layout. Everything [N] is indexed by i. */
 
 /* The tensors of a cross-entropy call. Initialise with XENT_CROSS_ENTROPY_INIT, then set what is used. An output
  * that is NULL is not computed. "float" below stands for the arithmetic type. */
@@ -235,14 +250,14 @@ typedef struct xent_cross_entropy {
   int64_t rows, cols;    /* N >= 0, V >= 1 */
   const void *logits;    /* [N, V] */
   int64_t logits_stride; /* elements; 0 means V */
-  const void *targets;   /* [N] */
+  const void *targets;   /* [N]; NULL where target_probs is set */
   int32_t dtype;         /* xent_dtype of logits and grad */
   int32_t targets_type;  /* xent_index_type */
 
   void *losses;         /* out, float [N]: the loss of each row; 0 where ignored */
   void *lse;            /* out, float [N]; 0 where ignored */
   void *loss;           /* out, float [1]: the reduced loss; must be NULL with reduction none */
-  double *perplexity;   /* out [1]: exp(sum of nll / live rows), NaN without live rows */
+  double *perplexity;   /* out [1]: exp(sum of nll / live rows); NaN without live rows and with target_probs */
   int64_t *live_rows;   /* out [1]: rows that are not ignored */
   void *records;        /* N * XENT_RECORD_BYTES; out of forward, in of backward */
 
@@ -251,44 +266,86 @@ typedef struct xent_cross_entropy {
   const void *upstream; /* float [1] or [N]: gradient of whatever follows the reduced (or row) loss */
   int32_t upstream_kind; /* xent_upstream */
   int32_t in_place;      /* 1 allows grad == logits (same stride); otherwise that is refused */
-} xent_cross_entropy;
-#define XENT_CROSS_ENTROPY_INIT \
-  {sizeof(xent_cross_entropy), 0, 0, NULL, 0, NULL, XENT_F32, XENT_I64, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, XENT_UPSTREAM_ONE, 0}
 
-/* Loss of a row whose target is t, with e = label_smoothing:
- *   uniform    (1-e) * nll + (e/V)     * sum_c      (lse - z_c)
- *   exclusive  (1-e) * nll + (e/(V-1)) * sum_{c!=t} (lse - z_c)       (V = 1 with e > 0 is refused)
- * A coefficient that is exactly 0 beats infinity. A target equal to ignore_index gives loss 0 and lse 0, does not
- * count, and its logits are never read; otherwise a NaN or +inf in the row, or a row of -inf, gives NaN for that
- * row alone; a target whose logit is -inf gives +inf.
- * Reduced: sum = sum of losses, mean = sum / live rows; with a divisor D both are sum / D. Summed in double over the
- * losses as stored (float64: with the rounding error carried along), in an order that depends on N alone, and
- * rounded once. Mean without live rows: NaN, or 0 under empty_mean zero, or 0 with a divisor.
- *   Error: loss 4 ULP of the exact loss however small it is (log1p of the others' sum, not lse - z_t); lse 4 ULP
- *   of the larger of |m| and log V; reduced 4 ULP of sum |loss| over the denominator.
- *   grad, grad_stride, upstream, upstream_kind and in_place are not used and must be unset.
+  /* Since 0.2. */
+  int64_t inner;             /* layout, see above */
+  const void *class_weights; /* float [V], finite; NULL: 1 */
+  const void *row_weights;   /* float [N], finite; NULL: 1 */
+
+  const void *target_probs;    /* [N, V] in the logits' layout: probability targets, in place of `targets` */
+  int64_t target_probs_stride; /* elements; 0 means V */
+  void *target_grad;           /* out of the backward functions, [N, V], dtype of target_probs */
+  int64_t target_grad_stride;  /* elements; 0 means V */
+  int32_t target_probs_dtype;  /* xent_dtype of target_probs and target_grad */
+
+  /* Statistics of the transformed logits z', out of the forward functions. */
+  int32_t top_k;               /* k in [0, 64], at most valid_cols */
+  void *logprobs;              /* out, float [N]: z'_t - lse, index targets only */
+  int64_t *argmax;             /* out [N]: column of the largest logit, the lowest among equals */
+  uint8_t *hits;               /* out [N]: 1 where argmax is the target, index targets only */
+  void *entropy;               /* out, float [N]: lse - sum p z' */
+  int64_t *rank;               /* out [N]: of the target, 0 the best: columns greater, and equal ones of smaller index */
+  void *topk_logprobs;         /* out, float [N, k]: descending, the lower index first among equals */
+  int64_t *topk_indices;       /* out [N, k] */
+  const int64_t *gather_cols;  /* [N, K], each in [0, valid_cols) */
+  void *gathered;              /* out, float [N, K]: z'_c - lse at the columns of gather_cols */
+  int64_t gather_count;        /* K >= 0 */
+} xent_cross_entropy;
+#define XENT_CROSS_ENTROPY_INIT                                                                                     \
+  {sizeof(xent_cross_entropy), 0, 0, NULL, 0, NULL, XENT_F32, XENT_I64, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, \
+   NULL, XENT_UPSTREAM_ONE, 0, 0, NULL, NULL, NULL, 0, NULL, 0, XENT_F32, 0, NULL, NULL, NULL, NULL, NULL, NULL,     \
+   NULL, NULL, NULL, 0}
+
+/* Loss of a row with target t, or with probability targets q. With V = valid_cols, e = label_smoothing, class weights
+ * w, row weight r, l = z_loss and
+ *   z' = logit_scale z, or cap tanh(logit_scale z / cap) with softcap = cap > 0 (-inf stays -inf), lse and p of z':
+ *   q'          uniform:   (1-e) q_c + e/V, index targets with q the one-hot of t
+ *               exclusive: 1-e at t, e/(V-1) elsewhere                     (V = 1 with e > 0 is refused)
+ *   loss = r ( sum_c w_c q'_c (lse - z'_c) + l lse^2 ).
+ * Nothing is normalised and q need not sum to one. A coefficient that is exactly 0 beats infinity. A target equal to
+ * ignore_index gives loss 0 and lse 0, does not count, and its logits are never read; otherwise a NaN or +inf in the
+ * row, or a row of -inf, gives NaN for that row alone; a target whose logit is -inf gives +inf.
+ * Reduced: sum = sum of losses; mean = sum / (sum over live rows of r w_t), with target_probs sum / N; with a divisor D
+ * both are sum / D. Summed in double over the losses as stored (float64: with the rounding error carried along), in an
+ * order that depends on N alone, and rounded once. Mean over a denominator of 0: NaN, or 0 under empty_mean zero, or 0
+ * with a divisor.
+ * Statistics: a row that gives NaN has NaN for every number and -1 for every index; ignored rows have 0 and -1 and are
+ * not read, except under stats_of_ignored (lse, argmax, entropy, top k, gathered). Indices compare the logits as
+ * stored, which the transformation keeps in order. They change no bit of the rest.
+ *   Error: loss 4 ULP of the exact loss however small it is (negative weights: of the sum of the terms' magnitudes);
+ *   lse 4 ULP of the larger of |max z'| and log V; reduced 4 ULP of sum |loss| over the denominator; logprobs,
+ *   topk_logprobs and gathered 4 ULP of the exact value; entropy 8 of the exact value. softcap: z' itself is within 2 of
+ *   its ULP and everything else as above for that z'.
+ *   grad, grad_stride, upstream, upstream_kind, in_place, target_grad and its stride are not used and must be unset.
+ *   Cost: logits are read once from memory. softcap, logit_scale, class weights under smoothing, target_probs and inner > 1
+ *   compute in double lanes (float64: with the rounding errors carried along); statistics add a pass over the row in cache.
  *   Returns XENT_OK, XENT_INVALID_ARGUMENT, XENT_TARGET_OUT_OF_RANGE (error->row, error->value), XENT_INCOMPLETE.
  *   options, exec and error may be NULL.
- *   Source: Milakov & Gimelshein 2018 (one-sweep normaliser); exact exponents: docs/numerics.md. */
+ *   Source: Milakov & Gimelshein 2018 (one-sweep normaliser); exact exponents: docs/numerics.md; z-loss: Chowdhery et
+ *   al. 2022 (PaLM); softcap: Gemma Team 2024. */
 XENT_API xent_status xent_cross_entropy_forward(const xent_cross_entropy *args, const xent_options *options,
                                                 const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
 
-/* The same and the gradient of the reduced loss (reduction none: of each row's loss) in one call:
- *   grad[i,j] = u/denominator * (p_j - y_j),   y_t = 1-e (+ e/V uniform), y_j = e/V or e/(V-1) elsewhere.
- * u is args->upstream, 1 by default. Ignored rows, and every row when the mean has no live row, are stored as
- * zeros whatever u is. A row of NaN loss has a gradient row of NaN; -inf logits have p = 0.
- *   Error: 6 ULP of the larger of its terms; without smoothing of the exact value, at the target too
- *   (-sum_{j!=t} p_j, never p_t - 1). float16 and bfloat16: then one rounding. p below 2^-198 (float64: 2^-1532)
- *   counts as 0, which shows only where |u/denominator| is above 2^72 (2^510). An infinite u gives infinities of the
- *   formula's signs, and 0 where p - y is 0; a NaN makes the gradients of its live rows NaN.
- *   float32 and float64 take one exp per logit (the exponentials are stored in grad, then scaled), half precision
- *   two. grad may be logits where in_place is 1 and the strides are equal. */
+/* The same and the gradient of the reduced loss (reduction none: of each row's loss) in one call: with
+ * y_c = w_c q'_c, Q = sum y_c, u the upstream gradient over the denominator, and dz_j = logit_scale, times
+ * sech^2(logit_scale z_j / cap) when capped,
+ *   grad[i,j] = u r ( (Q + 2 l lse) p_j - y_j ) dz_j,        target_grad[i,c] = u r w_c (1-e) (lse - z'_c).
+ * u is args->upstream, 1 by default. Ignored rows, and every row when the mean's denominator is 0, are stored as
+ * zeros whatever u is. A row of NaN loss has a gradient row of NaN; -inf logits have p = 0. Columns past valid_cols get 0.
+ *   Error: 6 ULP of the largest of its terms; with an index target, no smoothing and no z-loss of the exact value, at the
+ *   target too (-sum_{j!=t} p_j, never p_t - 1). float16 and bfloat16: then one rounding. p below 2^-198 (float64:
+ *   2^-1532; where the lanes are double, 2^-1022) counts as 0, which shows only where |u| is above 2^72 (2^510). An
+ *   infinite u gives infinities of the formula's signs, and 0 where the formula's other factor is 0; a NaN makes the
+ *   gradients of its live rows NaN.
+ *   float32 and float64 take one exp per logit (the exponentials are stored in grad, then scaled), half precision and
+ *   the options that compute in double lanes two. grad may be logits where in_place is 1 and the strides are equal. */
 XENT_API xent_status xent_cross_entropy_forward_backward(const xent_cross_entropy *args, const xent_options *options,
                                                          const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
 
-/* The gradient alone, from the records that a forward call with the same logits, targets and options saved; the
- * bits are those of xent_cross_entropy_forward_backward. Reads logits, targets, records, upstream and the options, writes
- * grad; the loss outputs must be NULL. A record that no forward call of this dtype wrote is XENT_INVALID_ARGUMENT. */
+/* The gradient alone, from the records that a forward call with the same logits, targets, weights and options saved; the
+ * bits are those of xent_cross_entropy_forward_backward. Reads logits, targets (or target_probs), weights, records,
+ * upstream and the options, writes grad and target_grad; the loss outputs and statistics must be NULL. A record that no
+ * forward call of this dtype wrote is XENT_INVALID_ARGUMENT. */
 XENT_API xent_status xent_cross_entropy_backward(const xent_cross_entropy *args, const xent_options *options,
                                                  const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
 
@@ -300,6 +357,193 @@ XENT_API xent_status xent_cross_entropy_backward(const xent_cross_entropy *args,
 XENT_API xent_status xent_reduce(int64_t rows, const void *losses, xent_dtype dtype, const void *targets,
                                  xent_index_type targets_type, const xent_options *options, void *loss,
                                  xent_error *error) XENT_NOEXCEPT;
+
+/* The same where the mean's denominator has weights: sum over live rows of row_weights[i] class_weights[target]. Both of
+ * `dtype`, row_weights [rows], class_weights [cols], finite, either may be NULL; with class_weights targets are required
+ * and range-checked against cols (XENT_TARGET_OUT_OF_RANGE). The losses have their weights already. */
+XENT_API xent_status xent_reduce_weighted(int64_t rows, const void *losses, xent_dtype dtype, const void *targets,
+                                          xent_index_type targets_type, const void *row_weights,
+                                          const void *class_weights, int64_t cols, const xent_options *options,
+                                          void *loss, xent_error *error) XENT_NOEXCEPT;
+
+/* ------------------------------------------------------------------ vocabulary shards --------------- */
+
+/* Several processes (or machines) each hold a slice of the columns. Each calls xent_shard_forward on its slice, which
+ * gives a list of chunk records per row; the lists, brought together by whatever transport there is, go through
+ * xent_shard_combine (everywhere, or in one place), which gives losses and one record per row; each slice's gradient
+ * then comes from xent_shard_backward. Cut at multiples of xent_chunk_cols(total) the results have the bits of the
+ * unsharded call; cut elsewhere they are within 2 ULP of them. */
+
+/* Bytes of one chunk record; the same for ever. 8-byte alignment. Plain bytes: they may be sent to a machine of the same
+ * byte order that runs the same version of the library. */
+#define XENT_CHUNK_RECORD_BYTES 128
+
+/* Chunk records per row of a slice of `cols` columns from `first_col` on, of `total_cols` (options: valid_cols or all);
+ * 0 where the slice is empty or does not lie inside. */
+XENT_API int64_t xent_shard_chunks(int64_t total_cols, int64_t first_col, int64_t cols) XENT_NOEXCEPT;
+
+typedef struct xent_shard {
+  size_t struct_size;
+  int64_t total_cols; /* V of the whole vocabulary */
+  int64_t first_col;  /* of this slice, which has args->cols columns */
+} xent_shard;
+#define XENT_SHARD_INIT {sizeof(xent_shard), 0, 0}
+
+/* chunk_records: out, [rows, xent_shard_chunks(...)] records. Of args: rows, cols (of the slice), logits (the slice), dtype,
+ * targets (columns of the whole vocabulary, checked against it) or target_probs (the slice), class_weights (of the whole
+ * vocabulary). Every output of args must be NULL, inner 0 or 1. options->valid_cols counts columns of the whole vocabulary.
+ * Otherwise as xent_cross_entropy_forward. */
+XENT_API xent_status xent_shard_forward(const xent_cross_entropy *args, const xent_options *options,
+                                        const xent_shard *shard, void *chunk_records, const xent_exec *exec,
+                                        xent_error *error) XENT_NOEXCEPT;
+
+/* lists[s]: the records of slice s, [rows, list_chunks[s]], slices in the order of their columns; together they must
+ * cover the vocabulary without gap or overlap (XENT_INVALID_ARGUMENT with the row otherwise). Of args: rows, cols (of the
+ * whole vocabulary), dtype, targets, weights, and the outputs losses, lse, loss, perplexity, live_rows, records and
+ * logprobs; logits, grad and the other statistics must be NULL. targets NULL says that the targets are probabilities;
+ * target_probs is NULL too, since the records hold what is needed of them. Serial. */
+XENT_API xent_status xent_shard_combine(const xent_cross_entropy *args, const xent_options *options,
+                                        const void *const *lists, const int64_t *list_chunks, int64_t shards,
+                                        xent_error *error) XENT_NOEXCEPT;
+
+/* The slice's gradient from the records of xent_shard_combine. args: the slice as in xent_shard_forward, row_weights, records,
+ * upstream, grad [rows, cols of the slice], target_grad. The mean's denominator is that of the whole batch. Otherwise as
+ * xent_cross_entropy_backward. */
+XENT_API xent_status xent_shard_backward(const xent_cross_entropy *args, const xent_options *options,
+                                         const xent_shard *shard, const xent_exec *exec,
+                                         xent_error *error) XENT_NOEXCEPT;
+
+/* ------------------------------------------------------------------ divergences --------------------- */
+
+typedef enum xent_divergence_kind {
+  XENT_DIVERGENCE_FORWARD_KL = 0,     /* sum p (log p - log q) */
+  XENT_DIVERGENCE_REVERSE_KL = 1,     /* sum q (log q - log p) */
+  XENT_DIVERGENCE_JENSEN_SHANNON = 2, /* b sum p log(p/m) + (1-b) sum q log(q/m), m = b p + (1-b) q, b = beta */
+  XENT_DIVERGENCE_CROSS_ENTROPY = 3   /* -sum p log q */
+} xent_divergence_kind;
+
+/* Student logits s, teacher logits u: q = softmax(s/T), p = softmax(u/T). "float": float64 where the student's logits are
+ * float64, else float32. */
+typedef struct xent_divergence {
+  size_t struct_size;
+  int64_t rows, cols, inner; /* layout as above, of all matrices */
+  const void *student;       /* [N, V] */
+  int64_t student_stride;    /* elements; 0 means V */
+  const void *teacher;       /* [N, V] */
+  int64_t teacher_stride;    /* elements; 0 means V */
+  int32_t student_dtype;     /* xent_dtype of student and grad */
+  int32_t teacher_dtype;     /* xent_dtype */
+  int32_t kind;              /* xent_divergence_kind */
+  int32_t in_place;          /* 1 allows grad == student (same stride) */
+  double temperature;        /* T, finite, > 0; default 1 */
+  double beta;               /* in (0, 1), default 0.5; another value only with Jensen-Shannon */
+  const void *row_weights;   /* float [N], finite; NULL: 1 */
+  void *losses;              /* out, float [N] */
+  void *loss;                /* out, float [1]; must be NULL with reduction none */
+  void *grad;                /* out of forward_backward, [N, V]: for the student's logits */
+  int64_t grad_stride;       /* elements; 0 means V */
+  const void *upstream;      /* float [1] or [N] */
+  int32_t upstream_kind;     /* xent_upstream */
+  int32_t reserved;          /* 0 */
+} xent_divergence;
+#define XENT_DIVERGENCE_INIT                                                                                   \
+  {sizeof(xent_divergence), 0, 0, 0, NULL, 0, NULL, 0, XENT_F32, XENT_F32, XENT_DIVERGENCE_FORWARD_KL, 0, 1.0, 0.5, \
+   NULL, NULL, NULL, NULL, 0, NULL, XENT_UPSTREAM_ONE, 0}
+
+/* Loss of a row as the kinds say, times its row weight; no factor T^2 (the weight or upstream gradient carries it).
+ * Neither softmax is stored. Terms with p = 0 (q = 0 in the reverse form) are 0. +inf where the student's logit is -inf
+ * and p > 0, reverse where the teacher's is -inf and q > 0, never by underflow. NaN or +inf in either row, or a row of
+ * -inf, makes that row NaN. mean divides by N.
+ * Options: reduction, divisor, empty_mean and valid_cols; every other must have its default.
+ *   Error: 8 ULP of the sum of the terms' magnitudes, a term being p (|log p| + |log q|); reduced as
+ *   xent_cross_entropy_forward. Computed in double lanes. Aliasing: none. Threads: exec. Allocates: nothing.
+ *   Returns XENT_OK, XENT_INVALID_ARGUMENT, XENT_INCOMPLETE.
+ *   Source: Hinton, Vinyals & Dean 2015; generalised Jensen-Shannon: Agarwal et al. 2024. */
+XENT_API xent_status xent_divergence_forward(const xent_divergence *args, const xent_options *options,
+                                             const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
+
+/* The same (losses and loss may both be NULL) and the gradient for the student's logits, u the upstream gradient over the
+ * denominator, r the row weight:
+ *   forward KL, cross-entropy  u r (q - p)/T            reverse KL  u r q (log q - log p - loss)/T
+ *   Jensen-Shannon             u r (1-b) q (log(q/m) - sum q log(q/m))/T
+ * Where a reverse KL is +inf its gradient row is NaN.
+ *   Error: 6 ULP of the larger of the terms. grad may be student where in_place is 1 and the strides are equal. */
+XENT_API xent_status xent_divergence_forward_backward(const xent_divergence *args, const xent_options *options,
+                                                      const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
+
+/* ------------------------------------------------------------------ binary cross-entropy ------------ */
+
+typedef enum xent_bce_input { XENT_BCE_LOGITS = 0, XENT_BCE_PROBABILITIES = 1 } xent_bce_input;
+
+/* Elements x[i,c] (logits z or probabilities p) and targets y[i,c]. "float": float64 where the input is float64, else
+ * float32. V = 0 is refused, N = 0 is an empty batch. */
+typedef struct xent_binary_cross_entropy {
+  size_t struct_size;
+  int64_t rows, cols, inner; /* layout as above, of all matrices */
+  const void *input;         /* [N, V] */
+  int64_t input_stride;      /* elements; 0 means V */
+  const void *targets;       /* [N, V]; not checked, outside [0,1] the formula decides */
+  int64_t targets_stride;    /* elements; 0 means V */
+  int32_t dtype;             /* xent_dtype of input and grad */
+  int32_t targets_dtype;     /* xent_dtype of targets and target_grad */
+  int32_t input_kind;        /* xent_bce_input */
+  int32_t in_place;          /* 1 allows grad == input (same stride) */
+  const void *pos_weight;          /* float [V], finite; NULL: 1; logits only */
+  const void *class_weights;       /* float [V], finite; NULL: 1 */
+  const void *row_weights;         /* float [N], finite; NULL: 1 */
+  const void *element_weights;     /* float [N, V] in the same layout, finite; NULL: 1 */
+  int64_t element_weights_stride;  /* elements; 0 means V */
+  double focal_gamma;              /* finite, >= 0; default 0; logits only */
+  double focal_alpha;              /* in [0, 1], read when has_focal_alpha is 1; must be 0 otherwise; logits only */
+  int32_t has_focal_alpha;         /* 0 or 1 */
+  int32_t upstream_kind;           /* xent_upstream */
+  void *losses;                    /* out, float [N, V] in the same layout */
+  int64_t losses_stride;           /* elements; 0 means V */
+  void *loss;                      /* out, float [1]; must be NULL with reduction none */
+  void *grad;                      /* out of the backward functions, [N, V] */
+  int64_t grad_stride;             /* elements; 0 means V */
+  void *target_grad;               /* out of the backward functions, [N, V] */
+  int64_t target_grad_stride;      /* elements; 0 means V */
+  const void *upstream;            /* float [1], [N] or [N, V] */
+  int64_t upstream_stride;         /* of XENT_UPSTREAM_ELEMENTS; elements; 0 means V */
+} xent_binary_cross_entropy;
+#define XENT_BINARY_CROSS_ENTROPY_INIT                                                                          \
+  {sizeof(xent_binary_cross_entropy), 0, 0, 0, NULL, 0, NULL, 0, XENT_F32, XENT_F32, XENT_BCE_LOGITS, 0, NULL, NULL, \
+   NULL, NULL, 0, 0.0, 0.0, 0, XENT_UPSTREAM_ONE, NULL, 0, NULL, NULL, 0, NULL, 0, NULL, 0}
+
+/* With w the product of element, row and class weight, softplus(x) = max(x,0) + log1p(exp(-|x|)), s = sigmoid(z):
+ *   logits         bce = (1-y) softplus(z) + pos_weight y softplus(-z),   loss = w bce
+ *   focal          loss = w a_y (1-p_y)^gamma bce, p_y = y s + (1-y)(1-s), a_y = alpha y + (1-alpha)(1-y), 1 without alpha
+ *   probabilities  loss = -w ( y log p + (1-y) log(1-p) ), each log at least -100, as PyTorch.
+ * 0 * inf = 0: z = +-inf with a hard target gives 0 or +inf. p outside [0,1] or NaN is XENT_DOMAIN_ERROR with its row and
+ * column, found before anything is written. A NaN makes its element NaN. Reduced: sum over all elements; mean divides by
+ * N V; with a divisor D both are sum / D; summed in double over the losses as stored, in an order that depends on the shape
+ * alone. Options: reduction, divisor and empty_mean; every other must have its default.
+ *   Error: loss 4 ULP of the sum of the terms' magnitudes, focal 16. Computed in double lanes.
+ *   Aliasing: none. Threads: exec. Allocates: nothing.
+ *   Returns XENT_OK, XENT_INVALID_ARGUMENT, XENT_DOMAIN_ERROR, XENT_INCOMPLETE.
+ *   Source: PyTorch's binary_cross_entropy(_with_logits); focal: Lin et al. 2017. */
+XENT_API xent_status xent_binary_cross_entropy_forward(const xent_binary_cross_entropy *args,
+                                                       const xent_options *options, const xent_exec *exec,
+                                                       xent_error *error) XENT_NOEXCEPT;
+
+/* The same and the gradients of the reduced loss (reduction none: of each element's), u the upstream gradient over the
+ * denominator: for the input
+ *   logits         u w ( (1-y) s - pos_weight y (1-s) ), focal: the derivative of its formula, finite for gamma < 1 too
+ *   probabilities  u w (p - y) / max(p (1-p), 1e-12)
+ * and, where target_grad is set, for the targets
+ *   logits         u w ( pos_weight softplus(-z) - softplus(z) ), focal: the derivative of its formula
+ *   probabilities  u w ( log(1-p) - log p ), each log at least -100.
+ *   Error: 4 ULP of the larger term, focal 16. grad may be input where in_place is 1 and the strides are equal. */
+XENT_API xent_status xent_binary_cross_entropy_forward_backward(const xent_binary_cross_entropy *args,
+                                                                const xent_options *options, const xent_exec *exec,
+                                                                xent_error *error) XENT_NOEXCEPT;
+
+/* The gradients alone; losses and loss must be NULL. Nothing is saved between forward and backward: the inputs are read
+ * again. The bits are those of forward_backward. */
+XENT_API xent_status xent_binary_cross_entropy_backward(const xent_binary_cross_entropy *args,
+                                                        const xent_options *options, const xent_exec *exec,
+                                                        xent_error *error) XENT_NOEXCEPT;
 
 #if defined(__cplusplus)
 }

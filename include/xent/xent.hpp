@@ -297,7 +297,7 @@ Status ReduceAll(std::span<const T> losses, T* loss, const Options& options) noe
 
 // ------------------------------------------------------------------ library -------------------------------------
 
-// "0.1.0"
+// "0.2.0"
 inline const char* Version() noexcept { return xent_version(); }
 // The SIMD target that calls run on, in Highway's words.
 inline const char* ActiveTarget() noexcept { return xent_active_target(); }

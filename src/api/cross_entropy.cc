@@ -379,9 +379,8 @@ XENT_NOINLINE xent_status RunCrossEntropy(const xent_cross_entropy &args, const 
 xent_status CrossEntropy(const xent_cross_entropy *given, const xent_options *given_options,
                          const xent_exec *given_exec, Mode mode, xent_error *error) {
   XENT_RETURN_IF_ERROR(CheckError(error));
-  if (given == nullptr) return Invalid(error, "args is NULL");
-  XENT_RETURN_IF_ERROR(CheckStruct(given, given->struct_size, sizeof(xent_cross_entropy), "args", error));
-  const xent_cross_entropy &args = *given;
+  xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
+  XENT_RETURN_IF_ERROR(ReadStruct(given, offsetof(xent_cross_entropy, inner), "args", &args, error));
   xent_options options;
   xent_exec exec;
   XENT_RETURN_IF_ERROR(CheckShape(args.rows, args.cols, args.dtype, error));

@@ -37,7 +37,7 @@ extern "C" xent_status xent_reduce(int64_t rows, const void *losses, xent_dtype 
   XENT_RETURN_IF_ERROR(CheckError(error));
   xent_options options;
   // Smoothing has been applied to the losses: the number of columns does not matter here.
-  XENT_RETURN_IF_ERROR(CheckOptions(given_options, 2, &options, error));
+  XENT_RETURN_IF_ERROR(CheckOptions(given_options, INT64_MAX, &options, error));
   if (options.reduction == XENT_REDUCTION_NONE) {
     return Invalid(error, "reduction is none, expected XENT_REDUCTION_SUM or XENT_REDUCTION_MEAN");
   }

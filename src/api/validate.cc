@@ -2,7 +2,6 @@
 
 #include <cstdarg>
 #include <cstdio>
-#include <cstring>
 
 namespace xent::internal {
 namespace {
@@ -45,7 +44,9 @@ xent_status CheckError(xent_error *error) {
   return XENT_OK;
 }
 
-xent_status CheckStruct(const void *object, size_t struct_size, size_t known, const char *name, xent_error *error) {
+xent_status CheckStruct(const void *object, size_t struct_size, size_t known, size_t oldest, const char *name,
+                        xent_error *error) {
+  if (struct_size == oldest) return XENT_OK;
   if (struct_size < known) {
     return Invalid(error, "%s: struct_size is %zu, expected at least %zu (initialise it with its _INIT macro)", name,
                    struct_size, known);
@@ -65,8 +66,26 @@ xent_status CheckStruct(const void *object, size_t struct_size, size_t known, co
 xent_status CheckOptions(const xent_options *given, int64_t cols, xent_options *options, xent_error *error) {
   *options = XENT_OPTIONS_INIT;
   if (given == nullptr) return XENT_OK;
-  XENT_RETURN_IF_ERROR(CheckStruct(given, given->struct_size, sizeof(xent_options), "options", error));
-  *options = *given;
+  XENT_RETURN_IF_ERROR(ReadStruct(given, offsetof(xent_options, logit_scale), "options", options, error));
+  given = options;
+  if (!IsFinite(given->logit_scale) || given->logit_scale <= 0.0) {
+    return Invalid(error, "logit_scale is %.17g, expected a finite number > 0", given->logit_scale);
+  }
+  if (!IsFinite(given->softcap) || given->softcap < 0.0) {
+    return Invalid(error, "softcap is %.17g, expected a finite number >= 0 (0: off)", given->softcap);
+  }
+  if (!IsFinite(given->z_loss) || given->z_loss < 0.0) {
+    return Invalid(error, "z_loss is %.17g, expected a finite number >= 0", given->z_loss);
+  }
+  if (given->valid_cols < 0 || given->valid_cols > cols) {
+    return Invalid(error, "valid_cols is %lld, expected 0 (all) or 1 to cols, which is %lld",
+                   static_cast<long long>(given->valid_cols), static_cast<long long>(cols));
+  }
+  if (given->valid_cols != 0) cols = given->valid_cols;
+  if (given->stats_of_ignored != 0 && given->stats_of_ignored != 1) {
+    return Invalid(error, "stats_of_ignored is %d, expected 0 or 1", given->stats_of_ignored);
+  }
+  if (given->reserved != 0) return Invalid(error, "options: reserved is %d, expected 0", given->reserved);
   const double epsilon = given->label_smoothing;
   if (IsNan(epsilon) || epsilon < 0.0 || epsilon > 1.0) {
     return Invalid(error, "label_smoothing is %.17g, expected a number in [0, 1]", epsilon);
@@ -76,7 +95,7 @@ xent_status CheckOptions(const xent_options *given, int64_t cols, xent_options *
                    given->smoothing);
   }
   if (given->smoothing == XENT_SMOOTHING_EXCLUSIVE && epsilon > 0.0 && cols == 1) {
-    return Invalid(error, "smoothing exclusive with label_smoothing %.17g needs cols >= 2, but cols is 1", epsilon);
+    return Invalid(error, "smoothing exclusive with label_smoothing %.17g needs 2 columns, but there is 1", epsilon);
   }
   if (given->reduction < XENT_REDUCTION_NONE || given->reduction > XENT_REDUCTION_MEAN) {
     return Invalid(error, "reduction is %d, expected XENT_REDUCTION_NONE, XENT_REDUCTION_SUM or XENT_REDUCTION_MEAN",
@@ -101,11 +120,25 @@ xent_status CheckOptions(const xent_options *given, int64_t cols, xent_options *
   return XENT_OK;
 }
 
+xent_status RefuseOptions(const xent_options &options, unsigned used, const char *function, xent_error *error) {
+  const xent_options plain = XENT_OPTIONS_INIT;
+  const char *name = nullptr;
+  if (options.ignore_index != plain.ignore_index) name = "ignore_index";
+  if (options.label_smoothing != 0.0) name = "label_smoothing";
+  if (options.smoothing != plain.smoothing) name = "smoothing";
+  if (options.logit_scale != 1.0) name = "logit_scale";
+  if (options.softcap != 0.0) name = "softcap";
+  if (options.z_loss != 0.0) name = "z_loss";
+  if ((used & kUsesValidCols) == 0 && options.valid_cols != 0) name = "valid_cols";
+  if (options.stats_of_ignored != 0) name = "stats_of_ignored";
+  if (name == nullptr) return XENT_OK;
+  return Invalid(error, "%s and %s do not go together: expected its default", name, function);
+}
+
 xent_status CheckExec(const xent_exec *given, xent_exec *exec, xent_error *error) {
   *exec = XENT_EXEC_INIT;
   if (given == nullptr) return XENT_OK;
-  XENT_RETURN_IF_ERROR(CheckStruct(given, given->struct_size, sizeof(xent_exec), "exec", error));
-  *exec = *given;
+  XENT_RETURN_IF_ERROR(ReadStruct(given, sizeof(xent_exec), "exec", exec, error));
   if (exec->mode < XENT_EXEC_OPENMP || exec->mode > XENT_EXEC_CALLER) {
     return Invalid(error, "exec mode is %d, expected XENT_EXEC_OPENMP, XENT_EXEC_SERIAL or XENT_EXEC_CALLER",
                    exec->mode);

@@ -2,7 +2,9 @@
 #ifndef XENT_SRC_API_VALIDATE_H_
 #define XENT_SRC_API_VALIDATE_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/row.h"
 #include "xent/xent.h"
@@ -20,12 +22,20 @@ XENT_PRINTF(5, 6)
 xent_status FailAt(xent_error *error, xent_status status, int64_t row, int64_t value, const char *format, ...);
 XENT_PRINTF(2, 3) xent_status Invalid(xent_error *error, const char *format, ...);
 
-// struct_size of a caller's struct whose first `known` bytes this library understands.
-xent_status CheckStruct(const void *object, size_t struct_size, size_t known, const char *name, xent_error *error);
+// struct_size of a caller's struct whose first `known` bytes this library understands; `oldest` is the size that its
+// first version had, where there was one.
+xent_status CheckStruct(const void *object, size_t struct_size, size_t known, size_t oldest, const char *name,
+                        xent_error *error);
+// A caller's struct as this version has it: what an older one lacks keeps the value in `copy`.
+template <class S>
+xent_status ReadStruct(const S *given, size_t oldest, const char *name, S *copy, xent_error *error);
 xent_status CheckError(xent_error *error);
 
 // Options and execution as given, or the defaults for null.
 xent_status CheckOptions(const xent_options *given, int64_t cols, xent_options *options, xent_error *error);
+// Refuses options that only cross-entropy knows, for the functions beside it.
+enum : unsigned { kUsesValidCols = 1 };
+xent_status RefuseOptions(const xent_options &options, unsigned used, const char *function, xent_error *error);
 xent_status CheckExec(const xent_exec *given, xent_exec *exec, xent_error *error);
 
 struct Matrix {
@@ -44,6 +54,17 @@ xent_status FailIncomplete(xent_error *error);
 
 inline Dtype KernelDtype(int32_t dtype) { return static_cast<Dtype>(dtype - XENT_F32); }
 inline size_t ElementSize(int32_t dtype) { return dtype == XENT_F64 ? 8 : dtype == XENT_F32 ? 4 : 2; }
+
+template <class S>
+xent_status ReadStruct(const S *given, size_t oldest, const char *name, S *copy, xent_error *error) {
+  if (given == nullptr) return Invalid(error, "%s is NULL", name);
+  const xent_status status = CheckStruct(given, given->struct_size, sizeof(S), oldest, name, error);
+  if (status == XENT_OK) {
+    std::memcpy(static_cast<void *>(copy), given, given->struct_size < sizeof(S) ? oldest : sizeof(S));
+    copy->struct_size = sizeof(S);
+  }
+  return status;
+}
 
 }  // namespace xent::internal
 

@@ -95,7 +95,7 @@ xent_status CheckOptions(const xent_options *given, int64_t cols, xent_options *
                    given->smoothing);
   }
   if (given->smoothing == XENT_SMOOTHING_EXCLUSIVE && epsilon > 0.0 && cols == 1) {
-    return Invalid(error, "smoothing exclusive with label_smoothing %.17g needs 2 columns, but there is 1", epsilon);
+    return Invalid(error, "smoothing exclusive with label_smoothing %.17g needs cols >= 2, but cols is 1", epsilon);
   }
   if (given->reduction < XENT_REDUCTION_NONE || given->reduction > XENT_REDUCTION_MEAN) {
     return Invalid(error, "reduction is %d, expected XENT_REDUCTION_NONE, XENT_REDUCTION_SUM or XENT_REDUCTION_MEAN",

@@ -247,7 +247,7 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
     const auto positive = hn::Gt(z, zero);
 
     // Float32 needs no exponential below 2^-1021, but one that is not 0. For float64 smaller ones, down to 2^-1532,
-    // matter where they are all there is and a huge weight or upstream gradient comes.
+    // matter where the larger side's coefficient is as small and a huge weight or upstream gradient comes.
     constexpr double kLift = kWide ? 512.0 : 0.0;
     constexpr double kLowest = kWide ? -1062.0 : -708.0;
     const V lifted = ExpOf(d, hn::Max(hn::Neg(magnitude), hn::Set(d, kLowest)), kLift);
@@ -269,15 +269,27 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
     V a_lo = zero, b_lo = zero;
     const V a = SumOf<kWide>(d, one, zero, hn::Neg(y), zero, &a_lo);
     const V b = ProductOf<kWide>(d, pos_weight, zero, y, zero, &b_lo);
-    const V c = hn::IfThenElse(positive, a, b), c_lo = hn::IfThenElse(positive, a_lo, b_lo);
+    V c = hn::IfThenElse(positive, a, b), c_lo = hn::IfThenElse(positive, a_lo, b_lo);
     const V c_small = hn::IfThenElse(positive, b, a), c_small_lo = hn::IfThenElse(positive, b_lo, a_lo);
+    V softplus_small = log1p, sigma_small = small, k = zero;
+    if constexpr (kWide) {
+      const auto tail = hn::And(hn::And(hn::Gt(magnitude, hn::Set(d, 350.0)), hn::Le(magnitude, hn::Set(d, -kLowest))),
+                                hn::Lt(hn::Abs(c), hn::Set(d, 0x1p-256)));
+      const V scale = hn::IfThenElse(tail, hn::Set(d, 0x1p512), one);
+      c = hn::Mul(c, scale);
+      c_lo = hn::Mul(c_lo, scale);
+      softplus_small = hn::IfThenElse(tail, lifted, log1p);
+      sigma_small = hn::IfThenElse(tail, lifted, small);
+      small_lo = hn::IfThenZeroElse(tail, small_lo);
+      k = hn::IfThenElseZero(tail, hn::Set(d, -kLift));
+    }
 
-    V t_lo = zero, t_small_lo = zero, s_lo = zero, g_lo = zero, h_lo = zero, k = zero;
+    V t_lo = zero, t_small_lo = zero, s_lo = zero, g_lo = zero, h_lo = zero;
     V t = ProductOf<kWide>(d, c, c_lo, longer, long_lo, &t_lo);
-    V t_small = ProductOf<kWide>(d, c_small, c_small_lo, log1p, zero, &t_small_lo);
+    V t_small = ProductOf<kWide>(d, c_small, c_small_lo, softplus_small, zero, &t_small_lo);
     V s = SumOf<kWide>(d, t, t_lo, t_small, t_small_lo, &s_lo);
     t = ProductOf<kWide>(d, c, c_lo, big, big_lo, &t_lo);
-    t_small = ProductOf<kWide>(d, c_small, c_small_lo, small, small_lo, &t_small_lo);
+    t_small = ProductOf<kWide>(d, c_small, c_small_lo, sigma_small, small_lo, &t_small_lo);
     V g = SumOf<kWide>(d, t, t_lo, hn::Neg(t_small), hn::Neg(t_small_lo), &g_lo);
     V h = zero;
     if (task.target_grad.data != nullptr) {
@@ -285,17 +297,6 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
       t = ProductOf<kWide>(d, hn::IfThenElse(positive, minus_one, pos_weight), zero, longer, long_lo, &t_lo);
       t_small = ProductOf<kWide>(d, hn::IfThenElse(positive, pos_weight, minus_one), zero, log1p, zero, &t_small_lo);
       h = SumOf<kWide>(d, t, t_lo, t_small, t_small_lo, &h_lo);
-    }
-    if constexpr (kWide) {
-      const auto alone = hn::And(
-          hn::Eq(c, zero), hn::And(hn::Gt(magnitude, hn::Set(d, 350.0)), hn::Le(magnitude, hn::Set(d, -kLowest))));
-      V tail_lo = zero;
-      const V tail = ProductOf<kWide>(d, c_small, c_small_lo, lifted, zero, &tail_lo);
-      s = hn::IfThenElse(alone, tail, s);
-      s_lo = hn::IfThenElse(alone, tail_lo, s_lo);
-      g = hn::IfThenElse(alone, hn::Neg(tail), g);
-      g_lo = hn::IfThenElse(alone, hn::Neg(tail_lo), g_lo);
-      k = hn::IfThenElseZero(alone, hn::Set(d, -kLift));
     }
     g = hn::IfThenElse(positive, g, hn::Neg(g));
     g_lo = hn::IfThenElse(positive, g_lo, hn::Neg(g_lo));

@@ -62,6 +62,7 @@ class LossOptions : public ::testing::TestWithParam<xent_dtype> {
   // Every function refuses the call, names all of the words, and writes nothing.
   void ExpectRefused(LossCall call, const std::vector<std::string> &words,
                      const std::function<void(xent_cross_entropy &)> &spoil = {}) {
+    call.grad = Tensor();
     using Run = xent_status (*)(const xent_cross_entropy *, const xent_options *, const xent_exec *, xent_error *);
     for (const Run run : {Run{xent_cross_entropy_forward}, Run{xent_cross_entropy_forward_backward}}) {
       xent_cross_entropy args = call.Args(true, run != xent_cross_entropy_forward);

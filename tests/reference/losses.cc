@@ -208,7 +208,7 @@ Value LossRow::Gradient(int64_t column, long double factor) const {
     const long double cosh = std::cosh(x);
     dz = scale_ / (cosh * cosh);
     dz_error = std::isinf(x) ? 0 : (4 + 4 * x) * UlpAt(arithmetic_, dz);
-    if (dz < SmallestNormal(arithmetic_)) dz_error = std::max(dz_error, dz);
+    if (std::min(dz, std::exp(-2 * x)) < SmallestNormal(arithmetic_)) dz_error = std::max(dz_error, dz);
   }
   // An infinite upstream gradient gives 0 where the formula's other factor is 0.
   const long double f = row_weight_ == 0 ? 0 : factor * row_weight_;

@@ -200,7 +200,12 @@ struct Set {
                   static_cast<unsigned long long>(seed), static_cast<long long>(index), reference::NameOf(call.dtype),
                   kLayoutNames[layout], static_cast<long long>(call.rows), static_cast<long long>(call.cols),
                   static_cast<long long>(call.inner), exec_name.c_str(), target.c_str());
-    return text + options.Text() + ")";
+    // Negative weights or probabilities, whose sums may cancel, are worth knowing about.
+    bool negative = false;
+    for (const auto *values : {&inputs.class_weights, &inputs.target_probs}) {
+      for (const double value : *values) negative = negative || value < 0;
+    }
+    return text + options.Text() + (negative ? "; negative labels)" : ")");
   }
 };
 
@@ -238,6 +243,11 @@ void DrawShape(Random &random, Set &set, int64_t &rows, int64_t &cols, int64_t &
   inner = class_major ? 2 + random.Below(cols > 129 ? 3 : 8) : random.Below(2);
   if (class_major && cols < 40 && random.Below(4) == 0) inner = 15 + random.Below(20);
   rows = class_major ? inner * (1 + random.Below(2)) : 2 + random.Below(cols > 129 ? 2 : 5);
+  if (kind >= 2 && kind < 8) {  // many rows: enough work to be shared out
+    cols = 2 + random.Below(30);
+    inner = class_major ? 100 + random.Below(300) : inner;
+    rows = class_major ? inner * 2 : 300 + random.Below(700);
+  }
   if (on[kEmptyMean] && rows % 2 == 1) {
     rows += class_major ? inner : 1;  // an odd multiple of an odd number becomes even
   }
@@ -307,8 +317,8 @@ bool DrawValues(Random &random, Set &set) {
   // Logits: bell-shaped around a centre, some rows confident.
   std::vector<double> hidden;  // what is drawn, the columns past valid_cols included
   const double deviation = random.Below(2) == 0 ? 1 : 2;
-  const double centers[] = {0, 0, 3, -5, 40};
-  const double center = centers[random.Below(5)];
+  const double centers[] = {0, 0, 3, -5, 40, 1000};
+  const double center = centers[random.Below(6)];
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t target = call.targets[static_cast<size_t>(i)];
     const bool confident = random.Below(8) == 0;

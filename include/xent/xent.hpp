@@ -621,14 +621,14 @@ Status CallCrossEntropy(xent_status (*function)(const xent_cross_entropy*, const
 
 // Losses, lse, reduced loss, records, statistics. grad, target_grad, upstream and in_place must be unset.
 // Errors: invalid argument, target out of range (row() and value()), incomplete.
-template <Element T, Index I, Element Q>
+template <Element T, Index I = std::int64_t, Element Q = T>
 Status CrossEntropyForward(const CrossEntropy<T, I, Q>& args, const Options& options = {},
                            const Exec& exec = {}) noexcept {
   return detail::CallCrossEntropy(xent_cross_entropy_forward, args, options, exec);
 }
 
 // The same and grad, the gradient of the reduced loss (Reduction::kNone: of each row's), in one call.
-template <Element T, Index I, Element Q>
+template <Element T, Index I = std::int64_t, Element Q = T>
 Status CrossEntropyForwardBackward(const CrossEntropy<T, I, Q>& args, const Options& options = {},
                                    const Exec& exec = {}) noexcept {
   return detail::CallCrossEntropy(xent_cross_entropy_forward_backward, args, options, exec);
@@ -636,7 +636,7 @@ Status CrossEntropyForwardBackward(const CrossEntropy<T, I, Q>& args, const Opti
 
 // The gradients alone, from the records that CrossEntropyForward saved; losses, lse, loss, perplexity, live_rows and
 // the statistics must be unset.
-template <Element T, Index I, Element Q>
+template <Element T, Index I = std::int64_t, Element Q = T>
 Status CrossEntropyBackward(const CrossEntropy<T, I, Q>& args, const Options& options = {},
                             const Exec& exec = {}) noexcept {
   return detail::CallCrossEntropy(xent_cross_entropy_backward, args, options, exec);
@@ -759,7 +759,7 @@ inline CrossEntropyRules ShardRules(const Shard& shard) noexcept {
 // Chunk records of a slice. Of args: logits and target_probs (the slice), targets (columns of the whole vocabulary),
 // class_weights [total_cols], inner; every output must be unset. Shape of chunk_records: [rows, ShardChunks(...)].
 // Errors: as CrossEntropyForward.
-template <Element T, Index I, Element Q>
+template <Element T, Index I = std::int64_t, Element Q = T>
 Status ShardForward(const CrossEntropy<T, I, Q>& args, const Shard& shard, std::span<ChunkRecord> chunk_records,
                     const Options& options = {}, const Exec& exec = {}) noexcept {
   xent_cross_entropy c = XENT_CROSS_ENTROPY_INIT;
@@ -785,7 +785,7 @@ inline constexpr std::size_t kMaxShards = 256;
 // each, in the order of their columns. Of args: logits = {nullptr, rows, columns of the whole vocabulary}, targets
 // (none: probability targets), weights and these outputs. Serial. Errors: invalid argument (a list is not [rows, any
 // number], the lists leave a gap or overlap), target out of range.
-template <Element T, Index I, Element Q>
+template <Element T, Index I = std::int64_t, Element Q = T>
 Status ShardCombine(const CrossEntropy<T, I, Q>& args, std::span<const std::span<const ChunkRecord>> lists,
                     const Options& options = {}) noexcept {
   xent_cross_entropy c = XENT_CROSS_ENTROPY_INIT;
@@ -814,7 +814,7 @@ Status ShardCombine(const CrossEntropy<T, I, Q>& args, std::span<const std::span
 
 // The slice's gradients from the records of ShardCombine. Of args: as ShardForward, and row_weights, records, upstream,
 // grad [rows, columns of the slice], target_grad. Errors: as CrossEntropyBackward.
-template <Element T, Index I, Element Q>
+template <Element T, Index I = std::int64_t, Element Q = T>
 Status ShardBackward(const CrossEntropy<T, I, Q>& args, const Shard& shard, const Options& options = {},
                      const Exec& exec = {}) noexcept {
   xent_cross_entropy c = XENT_CROSS_ENTROPY_INIT;
@@ -896,13 +896,13 @@ Status CallDivergence(xent_status (*function)(const xent_divergence*, const xent
 
 // Losses and their reduction. grad, upstream and in_place must be unset. Of the options reduction, divisor, empty_mean
 // and valid_cols. Errors: invalid argument, incomplete.
-template <Element T, Element U>
+template <Element T, Element U = T>
 Status DivergenceForward(const Divergence<T, U>& args, const Options& options = {}, const Exec& exec = {}) noexcept {
   return detail::CallDivergence(xent_divergence_forward, args, options, exec);
 }
 
 // The same and grad, the gradient for the student's logits.
-template <Element T, Element U>
+template <Element T, Element U = T>
 Status DivergenceForwardBackward(const Divergence<T, U>& args, const Options& options = {},
                                  const Exec& exec = {}) noexcept {
   return detail::CallDivergence(xent_divergence_forward_backward, args, options, exec);
@@ -1007,21 +1007,21 @@ Status CallBinaryCrossEntropy(xent_status (*function)(const xent_binary_cross_en
 // Losses of the elements and their reduction. grad, target_grad, upstream and in_place must be unset. Of the options
 // reduction, divisor and empty_mean. Errors: invalid argument, domain error (a probability outside [0, 1]; row(), and
 // its column in value()), incomplete.
-template <Element T, Element Y>
+template <Element T, Element Y = T>
 Status BinaryCrossEntropyForward(const BinaryCrossEntropy<T, Y>& args, const Options& options = {},
                                  const Exec& exec = {}) noexcept {
   return detail::CallBinaryCrossEntropy(xent_binary_cross_entropy_forward, args, options, exec);
 }
 
 // The same and the gradients of the reduced loss (Reduction::kNone: of each element's), in one call.
-template <Element T, Element Y>
+template <Element T, Element Y = T>
 Status BinaryCrossEntropyForwardBackward(const BinaryCrossEntropy<T, Y>& args, const Options& options = {},
                                          const Exec& exec = {}) noexcept {
   return detail::CallBinaryCrossEntropy(xent_binary_cross_entropy_forward_backward, args, options, exec);
 }
 
 // The gradients alone; losses and loss must be unset.
-template <Element T, Element Y>
+template <Element T, Element Y = T>
 Status BinaryCrossEntropyBackward(const BinaryCrossEntropy<T, Y>& args, const Options& options = {},
                                   const Exec& exec = {}) noexcept {
   return detail::CallBinaryCrossEntropy(xent_binary_cross_entropy_backward, args, options, exec);

@@ -474,11 +474,11 @@ noexcept {
 template <Element T, Index I = std::int64_t, Element Q = T>
 struct CrossEntropy {
   MatrixView<const T> logits = {};
-  std::int64_t inner = 0;
   std::span<const I> targets = {};
   MatrixView<const Q> target_probs = {};
   std::span<const Arithmetic<T>> class_weights = {};
   std::span<const Arithmetic<T>> row_weights = {};
+  std::int64_t inner = 0;
 
   std::span<Arithmetic<T>> losses = {};
   std::span<Arithmetic<T>> lse = {};

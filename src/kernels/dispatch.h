@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/general.h"
 #include "kernels/row.h"
 #include "math/array.h"
 
@@ -14,6 +15,7 @@ struct Kernels {
   const ArrayKernels *array;
   const ExpSumKernels *sum;
   const RowWriteKernels *write;
+  const GeneralKernels *general;
 };
 
 // The best that the processor has, capped by XENT_MAX_TARGET as the process's first call found it.

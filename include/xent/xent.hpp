@@ -765,8 +765,11 @@ Status ShardForward(const CrossEntropy<T, I, Q>& args, const Shard& shard, std::
   xent_cross_entropy c = XENT_CROSS_ENTROPY_INIT;
   const Status status = detail::Fill(args, detail::ShardRules(shard), &c);
   if (!status.ok()) return status;
+  // Of the slice only what lies before valid_cols counts. 0 chunks: nothing is written, or the library says what is
+  // wrong.
   const std::int64_t total = options.valid_cols > 0 ? options.valid_cols : shard.total_cols;
-  const std::int64_t chunks = ShardChunks(total, shard.first_col, c.cols);  // 0: the library says what is wrong
+  const bool past = options.valid_cols > 0 && shard.first_col >= 0 && c.cols > total - shard.first_col;
+  const std::int64_t chunks = ShardChunks(total, shard.first_col, past ? total - shard.first_col : c.cols);
   const std::int64_t want = detail::Times(c.rows, chunks);
   if (chunks > 0 && detail::SizeDiffers(chunk_records.size(), want)) {
     return detail::WrongSize("chunk_records", chunk_records.size(), want, "rows * ShardChunks()");

@@ -101,9 +101,7 @@ struct Call {
   bool HasIndexTargets() const { return args.targets != nullptr; }
   bool WritesGradients() const { return mode != Mode::kForward; }
   int64_t Inner() const { return args.inner > 1 ? args.inner : 1; }
-  int64_t Target(int64_t row) const {
-    return HasIndexTargets() ? Targets{args.targets, args.targets_type}[row] : -1;
-  }
+  int64_t Target(int64_t row) const { return HasIndexTargets() ? Targets{args.targets, args.targets_type}[row] : -1; }
   bool IsIgnored(int64_t target) const { return HasIndexTargets() && target == options.ignore_index; }
 
   // Where a row of the matrix begins (its columns lie Inner() apart).

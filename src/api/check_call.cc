@@ -149,8 +149,8 @@ xent_status CheckLabels(const CheckedCall &checked, ShardStep step, Matrix *prob
   }
   if (args.target_grad != nullptr) {
     XENT_RETURN_IF_ERROR(CheckLayout(args.rows, args.cols, inner, args.target_probs_dtype, target_grad, error));
-    if (args.rows > 0 && (args.target_grad == args.target_probs || args.target_grad == args.logits ||
-                          args.target_grad == args.grad)) {
+    if (args.rows > 0 &&
+        (args.target_grad == args.target_probs || args.target_grad == args.logits || args.target_grad == args.grad)) {
       return Invalid(error, "target_grad is %s, expected memory of its own",
                      args.target_grad == args.target_probs ? "target_probs"
                      : args.target_grad == args.grad       ? "grad"
@@ -228,8 +228,8 @@ xent_status CheckShard(const ShardCall &call, const xent_options *given_options,
 xent_status CheckWeights(const void *weights, int64_t count, bool wide, const char *name, xent_error *error) {
   XENT_RETURN_IF_ERROR(CheckArray(weights, 0, wide ? 8 : 4, name, error));
   for (int64_t i = 0; weights != nullptr && i < count; ++i) {
-    const double w = wide ? static_cast<const double *>(weights)[i]
-                          : static_cast<double>(static_cast<const float *>(weights)[i]);
+    const double w =
+        wide ? static_cast<const double *>(weights)[i] : static_cast<double>(static_cast<const float *>(weights)[i]);
     if (w - w == 0.0) continue;
     return FailAt(error, XENT_INVALID_ARGUMENT, i, 0, "%s: element %lld is %g, expected a finite number", name, Long(i),
                   w);
@@ -269,8 +269,8 @@ xent_status CheckCall(const xent_cross_entropy *given, const xent_options *given
       CheckArray(args.records, mode == Mode::kBackward ? args.rows : 0, alignof(Record), "records", error));
   if (mode != Mode::kForward) XENT_RETURN_IF_ERROR(CheckGradient(args, logits, &grad, error));
   XENT_RETURN_IF_ERROR(CheckStatistics(*checked, error));
-  const int64_t class_count = step == ShardStep::kForward || step == ShardStep::kBackward ? sharding.shard.total_cols
-                                                                                           : args.cols;
+  const int64_t class_count =
+      step == ShardStep::kForward || step == ShardStep::kBackward ? sharding.shard.total_cols : args.cols;
   XENT_RETURN_IF_ERROR(CheckWeights(args.class_weights, class_count, wide, "class_weights", error));
   XENT_RETURN_IF_ERROR(CheckWeights(args.row_weights, args.rows, wide, "row_weights", error));
   checked->logits_stride = logits.stride;

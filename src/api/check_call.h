@@ -9,8 +9,8 @@
 
 namespace xent::internal {
 
-// Whether rows go the way of general_job.h rather than that of index_job.h. A function of layout and options alone: what
-// is asked for beside the loss does not change its bits.
+// Whether rows go the way of general_job.h rather than that of index_job.h. A function of layout and options alone:
+// what is asked for beside the loss does not change its bits.
 inline bool IsGeneral(const xent_cross_entropy &args, const xent_options &options) {
   const bool smoothed = options.label_smoothing > 0.0;
   return args.targets == nullptr || args.inner > 1 || options.softcap > 0.0 || options.logit_scale != 1.0 ||
@@ -23,7 +23,7 @@ struct CheckedCall {
   xent_exec exec = XENT_EXEC_INIT;
   int64_t total_cols = 0;  // valid columns of the whole vocabulary
   int64_t live_rows = 0;
-  Wide weight;             // the mean's denominator
+  Wide weight;  // the mean's denominator
   int64_t logits_stride = 0, grad_stride = 0, probs_stride = 0, target_grad_stride = 0;
 
   Call MakeCall(Mode mode) const {
@@ -48,7 +48,8 @@ struct CheckedCall {
     } else if (args.loss != nullptr) {
       *static_cast<float *>(args.loss) = Reduced<float>(totals.loss, options, denominator);
     }
-    if (args.perplexity != nullptr) *args.perplexity = args.targets == nullptr ? kNan : Perplexity(totals.nll, live_rows);
+    if (args.perplexity != nullptr)
+      *args.perplexity = args.targets == nullptr ? kNan : Perplexity(totals.nll, live_rows);
     if (args.live_rows != nullptr) *args.live_rows = live_rows;
   }
 };

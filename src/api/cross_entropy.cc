@@ -23,9 +23,8 @@ xent_status CrossEntropy(const xent_cross_entropy *given, const xent_options *gi
   const FpMode fp_mode(Subnormals::kFlush);
   const Call call = checked.MakeCall(mode);
   Totals totals;
-  const bool complete = DispatchDtype(KernelDtype(args.dtype), [&](auto storage) {
-    return Run<decltype(storage)>(call, checked.exec, &totals);
-  });
+  const bool complete = DispatchDtype(
+      KernelDtype(args.dtype), [&](auto storage) { return Run<decltype(storage)>(call, checked.exec, &totals); });
   if (!complete) return FailIncomplete(error);
   checked.WriteTotals(totals);
   return XENT_OK;

@@ -1,5 +1,5 @@
-// Rows with any options, in double lanes; see kernels/general.h. Lanes run over columns where these are adjacent, else over
-// positions.
+// Rows with any options, in double lanes; see kernels/general.h. Lanes run over columns where these are adjacent, else
+// over positions.
 #ifndef XENT_SRC_API_GENERAL_JOB_H_
 #define XENT_SRC_API_GENERAL_JOB_H_
 
@@ -88,8 +88,8 @@ void FinishGeneralRow(const Call &call, int64_t row, GeneralRowState<T> &state) 
         Record::Make(call.args.dtype, state.row.IsNan() ? Record::kNanRow : Record::kLive, Record::kGeneral);
     if (!state.row.IsNan()) {
       const Wide others{state.row.others}, weight{state.row.weight};
-      record.general = {state.row.argmax,       state.row.value,          {others.hi, others.lo},
-                        {weight.hi, weight.lo}, state.row.max};
+      record.general = {
+          state.row.argmax, state.row.value, {others.hi, others.lo}, {weight.hi, weight.lo}, state.row.max};
     }
     *call.RecordOf(row) = record;
   }
@@ -159,10 +159,9 @@ void WriteExactTarget(const Call &call, const GeneralRowState<Arithmetic<In>> &s
 template <class In>
 void SumGeneralChunk(const Call &call, const In *logits, int64_t first, int64_t cols, int64_t target,
                      double target_value, const Labels &labels, GeneralSums *sums) {
-  call.kernels.general->sums[kDtypeOf<In>](
-      {logits, cols, first, call.transform, labels, target - first, target_value, true, call.args.entropy != nullptr,
-       IsWeighted(call)},
-      sums);
+  call.kernels.general->sums[kDtypeOf<In>]({logits, cols, first, call.transform, labels, target - first, target_value,
+                                            true, call.args.entropy != nullptr, IsWeighted(call)},
+                                           sums);
 }
 
 template <class In>
@@ -262,15 +261,8 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
       target_logits[i] =
           targets[i] < 0 ? 0.0 : static_cast<double>(Widen(call.Logits<In>(first + i)[targets[i] * inner]));
     }
-    const TileTask tile{call.Logits<In>(first),
-                        call.shape.cols,
-                        inner,
-                        count,
-                        call.transform,
-                        LabelsOf(call, first, 0),
-                        targets,
-                        target_values,
-                        IsWeighted(call)};
+    const TileTask tile{call.Logits<In>(first),   call.shape.cols, inner,         count,           call.transform,
+                        LabelsOf(call, first, 0), targets,         target_values, IsWeighted(call)};
     if (call.mode != Mode::kBackward && any) kernels.tile_sums[kDtypeOf<In>](tile, sums);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = first + i;

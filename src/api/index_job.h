@@ -127,8 +127,8 @@ void RestoreIndexRow(const Call &call, int64_t row, IndexRow<T> &state) {
   state.target_term = record.template Get<T>(1);
   state.logit_chunks = record.index.logit_chunks;
   if (call.options.z_loss != 0.0 && !state.nan) {
-    state.lse = state.others.IsZero() ? Number<T>{state.target_logit}
-                                      : LogOfSum(Merge<T>(state.others, state.target_term));
+    state.lse =
+        state.others.IsZero() ? Number<T>{state.target_logit} : LogOfSum(Merge<T>(state.others, state.target_term));
   }
 }
 
@@ -239,7 +239,10 @@ struct IndexJob {
     const RowShape &shape = call.shape;
     FinishIndexRow(
         call, row, shape.chunks,
-        [&](int64_t i) -> IndexPiece { return {&sums[i], i, i * shape.chunk_cols, shape.ColsOf(i)}; }, state);
+        [&](int64_t i) -> IndexPiece {
+          return {&sums[i], i, i * shape.chunk_cols, shape.ColsOf(i)};
+        },
+        state);
     if (call.mode == Mode::kForwardBackward) PrepareIndexGradient(call, row, state);
   }
 

@@ -46,10 +46,10 @@ XENT_NOINLINE GeneralRow<Arithmetic<In>> SumRow(const Call &call, int64_t row, b
   for (int64_t chunk = 0; chunk < shape.chunks; ++chunk) {
     const int64_t first = chunk * shape.chunk_cols;
     GeneralSums sums;
-    call.kernels.general->sums[kDtypeOf<In>]({call.Logits<In>(row) + first, shape.ColsOf(chunk), first, call.transform,
-                                              Labels{}, -1, 0.0, with_lse || WantsExponentials(call.args),
-                                              call.args.entropy != nullptr, false},
-                                             &sums);
+    call.kernels.general->sums[kDtypeOf<In>](
+        {call.Logits<In>(row) + first, shape.ColsOf(chunk), first, call.transform, Labels{}, -1, 0.0,
+         with_lse || WantsExponentials(call.args), call.args.entropy != nullptr, false},
+        &sums);
     Merge<T>(sums, call.transform.Factor(), &result);
   }
   return result;
@@ -142,7 +142,8 @@ void WriteIgnoredRow(const Call &call, int64_t row, const SumRowFunction &sum_ro
       WriteStatistics<In>(call, row, sums, -1);
     }
   }
-  if (call.WritesGradients()) call.FillGradients<In>(row, 0, call.args.cols, 0.0);  // last: in place the logits end here
+  if (call.WritesGradients())
+    call.FillGradients<In>(row, 0, call.args.cols, 0.0);  // last: in place the logits end here
 }
 
 }  // namespace xent::internal

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/binary.h"
 #include "kernels/general.h"
 #include "kernels/row.h"
 #include "math/array.h"
@@ -16,6 +17,7 @@ struct Kernels {
   const ExpSumKernels *sum;
   const RowWriteKernels *write;
   const GeneralKernels *general;
+  const BinaryKernels *binary;
 };
 
 // The best that the processor has, capped by XENT_MAX_TARGET as the process's first call found it.

@@ -1,5 +1,5 @@
-// Rows with any options, see general.h. Everything between loading and storing is double: for float32 that leaves 29 bits
-// beyond what the bounds need; for float64 differences to the maximum and sums carry their rounding errors along.
+// Rows with any options, see general.h. Everything between loading and storing is double: for float32 that leaves 29
+// bits beyond what the bounds need; for float64 differences to the maximum and sums carry their rounding errors along.
 #if defined(XENT_SRC_KERNELS_GENERAL_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_GENERAL_INL_H_
 #undef XENT_SRC_KERNELS_GENERAL_INL_H_
@@ -51,9 +51,7 @@ HWY_INLINE void AddDoubles(Doubles v, int64_t first, WideLanes<float> &sum) {
   const DoubleTag d;
   hn::Store(hn::Add(hn::Load(d, sum.lanes + first), v), d, sum.lanes + first);
 }
-HWY_INLINE void AddDoubles(Doubles v, int64_t first, WideLanes<double> &sum) {
-  AddToLanes(DoubleTag(), v, first, sum);
-}
+HWY_INLINE void AddDoubles(Doubles v, int64_t first, WideLanes<double> &sum) { AddToLanes(DoubleTag(), v, first, sum); }
 
 template <class T>
 struct LaneSums {
@@ -278,11 +276,11 @@ HWY_INLINE void StageTileLabels(const TileTask &task, int64_t col, double *y) {
   const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const Labels &labels = task.labels;
-  const double weight = labels.class_weights == nullptr
-                            ? 1.0
-                            : WidenSubnormal(static_cast<const T *>(labels.class_weights)[col]);
+  const double weight =
+      labels.class_weights == nullptr ? 1.0 : WidenSubnormal(static_cast<const T *>(labels.class_weights)[col]);
   const Doubles share = hn::Set(d, labels.share);
-  if (labels.probs != nullptr) StageAny(labels.probs_dtype, labels.probs, col * labels.probs_stride, task.count, kTile, y);
+  if (labels.probs != nullptr)
+    StageAny(labels.probs_dtype, labels.probs, col * labels.probs_stride, task.count, kTile, y);
   for (int64_t i = 0; i < kTile; i += lanes) {
     Doubles v = share;
     if (labels.probs != nullptr) v = hn::MulAdd(hn::Load(d, y + i), hn::Set(d, labels.probs_factor), share);
@@ -298,7 +296,8 @@ void TileSums(const TileTask &task, GeneralSums *out) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   HWY_ALIGN double z[kTile];
   HWY_ALIGN double y[kTile] = {};
-  HWY_ALIGN double max[kTile], argmax[kTile], bad[kTile] = {}, value[kTile], target[kTile] = {}, target_value[kTile] = {};
+  HWY_ALIGN double max[kTile], argmax[kTile], bad[kTile] = {}, value[kTile], target[kTile] = {},
+                                              target_value[kTile] = {};
   for (int64_t i = 0; i < kTile; ++i) {
     max[i] = kMasked;
     argmax[i] = -1.0;

@@ -1,5 +1,5 @@
-// Rows with any options, in double lanes (float64: with the rounding errors carried along): class weights under smoothing,
-// probability targets, softcap, logit_scale, statistics, and classes that are not adjacent.
+// Rows with any options, in double lanes (float64: with the rounding errors carried along): class weights under
+// smoothing, probability targets, softcap, logit_scale, statistics, and classes that are not adjacent.
 //
 // Everything counts from the chunk's own maximum, whose column is kept apart, so that every sum has terms of one sign:
 //   loss = sum_c y_c ((m' - z'_c) + L),   L = lse - m' = log1p(sum over the other columns of e^(z'_j - m')).
@@ -34,13 +34,13 @@ struct Labels {
 
 // Sums over a chunk (or a whole row), relative to its maximum.
 struct alignas(64) GeneralSums {
-  double max = 0.0;    // the largest logit as stored
-  double value = 0.0;  // and its value (Transform)
-  int64_t argmax = -1;  // its lowest column; -1 where all are masked
-  Wide others;         // sum over j != argmax of e^(z'_j - m')
-  Wide entropy;        // sum of e^(z'_j - m') (m' - z'_j)
-  Wide weight;         // sum of y_c
-  Wide weighted;       // sum of y_c (m' - z'_c) kSpreadScale
+  double max = 0.0;                  // the largest logit as stored
+  double value = 0.0;                // and its value (Transform)
+  int64_t argmax = -1;               // its lowest column; -1 where all are masked
+  Wide others;                       // sum over j != argmax of e^(z'_j - m')
+  Wide entropy;                      // sum of e^(z'_j - m') (m' - z'_j)
+  Wide weight;                       // sum of y_c
+  Wide weighted;                     // sum of y_c (m' - z'_c) kSpreadScale
   Special special = Special::kNone;  // kNan or kInfinity: the rest is unspecified
 };
 
@@ -49,20 +49,20 @@ struct GeneralTask {
   int64_t cols;        // of the chunk
   int64_t first;       // the chunk's first column within its row
   Transform transform;
-  Labels labels;       // pointers at the chunk's first column
-  int64_t target;      // relative to the chunk; outside [0, cols): not here
+  Labels labels;   // pointers at the chunk's first column
+  int64_t target;  // relative to the chunk; outside [0, cols): not here
   double target_value;
-  bool sums;           // others, entropy and what they need; without: only the maximum
+  bool sums;  // others, entropy and what they need; without: only the maximum
   bool entropy;
-  bool weighted;       // weight and weighted
+  bool weighted;  // weight and weighted
 };
 
 // What turns a row into gradients: e^(z'_j - m') times p_factor - y_c y_factor, times dz.
 struct GeneralGradient {
-  double value = 0.0;     // m' (Transform)
-  double p_factor = 0.0;  // u r (Q + 2 lambda lse) / (1 + others)
-  double y_factor = 0.0;  // u r
-  double log_total = 0.0;  // L
+  double value = 0.0;         // m' (Transform)
+  double p_factor = 0.0;      // u r (Q + 2 lambda lse) / (1 + others)
+  double y_factor = 0.0;      // u r
+  double log_total = 0.0;     // L
   double label_factor = 0.0;  // u r (1 - epsilon), of the targets' own gradient
   bool infinite = false;      // what is not 0 becomes infinite: u is
 };
@@ -76,7 +76,7 @@ struct GeneralGradientTask {
   double target_value;
   bool weighted;  // y_c is read from labels everywhere; otherwise it is 0 but at the target
   GeneralGradient row;
-  void *gradient;      // may be logits, or null
+  void *gradient;        // may be logits, or null
   void *label_gradient;  // of the dtype of probs, or null
 };
 
@@ -87,8 +87,8 @@ struct TileTask {
   const void *logits;  // first position of class 0
   int64_t cols, stride, count;
   Transform transform;
-  Labels labels;            // class_weights at class 0, probs at the first position of class 0
-  const int64_t *targets;   // [count]; outside [0, cols): none
+  Labels labels;           // class_weights at class 0, probs at the first position of class 0
+  const int64_t *targets;  // [count]; outside [0, cols): none
   const double *target_values;
   bool weighted;
 };
@@ -116,8 +116,8 @@ struct GeneralKernels {
   void (*values)(const Transform &, double *values, int64_t count);
   // Columns of the block greater than `logit`, and those equal to it before column `before`.
   int64_t (*rank[kDtypes])(const void *logits, int64_t cols, double logit, int64_t before);
-  // Merges a block that starts at column `first` into the *count <= k largest logits so far, best first, the lower column
-  // first among equals. Blocks come in the order of their columns.
+  // Merges a block that starts at column `first` into the *count <= k largest logits so far, best first, the lower
+  // column first among equals. Blocks come in the order of their columns.
   void (*top_k[kDtypes])(const void *logits, int64_t cols, int64_t first, int64_t k, RankedLogit *best, int64_t *count);
 };
 

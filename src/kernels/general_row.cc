@@ -36,7 +36,8 @@ void Merge(const GeneralSums &chunk, double factor, GeneralRow<T> *row) {
     *row = next;
     return;
   }
-  const Special special = row->special == Special::kNan || chunk.special == Special::kNone ? row->special : chunk.special;
+  const Special special =
+      row->special == Special::kNan || chunk.special == Special::kNone ? row->special : chunk.special;
   // Among equals the earlier chunk has the maximum.
   const bool keeps = next.argmax < 0 || (row->argmax >= 0 && row->max >= next.max);
   const GeneralRow<T> high = keeps ? *row : next, low = keeps ? next : *row;
@@ -88,12 +89,12 @@ Number<T> WeightedGap(const GeneralRow<T> &row) {
   return AddOrOverflow(row.weighted, Multiply(row.weight, log_total));
 }
 
-#define XENT_INSTANTIATE(T)                                                         \
-  template void Merge<T>(const GeneralSums &, double, GeneralRow<T> *);             \
-  template Number<T> LogTotal<T>(const GeneralRow<T> &);                            \
-  template Number<T> LogSumExp<T>(const GeneralRow<T> &, double);                   \
-  template Number<T> Gap<T>(const GeneralRow<T> &, double, double);                 \
-  template Number<T> Entropy<T>(const GeneralRow<T> &);                             \
+#define XENT_INSTANTIATE(T)                                             \
+  template void Merge<T>(const GeneralSums &, double, GeneralRow<T> *); \
+  template Number<T> LogTotal<T>(const GeneralRow<T> &);                \
+  template Number<T> LogSumExp<T>(const GeneralRow<T> &, double);       \
+  template Number<T> Gap<T>(const GeneralRow<T> &, double, double);     \
+  template Number<T> Entropy<T>(const GeneralRow<T> &);                 \
   template Number<T> WeightedGap<T>(const GeneralRow<T> &);
 XENT_INSTANTIATE(float)
 XENT_INSTANTIATE(double)

@@ -40,8 +40,8 @@ struct Factor {
   int64_t exponent = 0;
 };
 
-// Exact for every finite x, subnormal too, whatever the floating-point mode; mantissa magnitude in [1, 2). An infinity is a
-// power beyond all ranges.
+// Exact for every finite x, subnormal too, whatever the floating-point mode; mantissa magnitude in [1, 2). An infinity
+// is a power beyond all ranges.
 Factor Decompose(double x);
 Factor Quotient(Factor a, Factor b);
 Factor Product(Factor a, Factor b);

@@ -71,8 +71,8 @@ HWY_INLINE V Expm1(D d, V x, V x_lo) {
 }
 
 // z' = cap tanh(scale z / cap) and its derivative by z, scale sech^2(scale z / cap). z' is within 2 ULP, the derivative
-// within 4 + 4 |scale z / cap|: x = scale z / cap is formed with its rounding error, tanh|x| from expm1(-2|x|) with what
-// the denominator and the quotient lose added before the one rounding by cap.
+// within 4 + 4 |scale z / cap|: x = scale z / cap is formed with its rounding error, tanh|x| from expm1(-2|x|) with
+// what the denominator and the quotient lose added before the one rounding by cap.
 class SoftCap {
  public:
   SoftCap(double scale, double cap) : scale_(scale), cap_(cap) {

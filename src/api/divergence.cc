@@ -137,7 +137,7 @@ void FinishSums(const DivergenceCall &call, const DivergenceSums &sums, Divergen
   if (reverse) rest = Subtract(N{}, rest);
   state->loss = AddOrOverflow(cross, rest);
   state->row.log_ratio = Value(Subtract(logs[kTeacher], logs[kStudent]));
-  state->row.mean = Value(cross);  // of a - b; what of a reverse KL's logarithms is the same in all columns cancels
+  state->row.mean = Wide{cross};  // of a - b; what of a reverse KL's logarithms is the same in all columns cancels
 }
 
 template <class T>
@@ -146,7 +146,7 @@ void FinishJensenShannon(const DivergenceCall &call, const DivergenceSums &sums,
   const N student = Ratio(ToNumber<T>(sums.sides[kStudent]), state->totals[kStudent]);
   const N teacher = Ratio(ToNumber<T>(sums.sides[kTeacher]), state->totals[kTeacher]);
   state->loss = Add(TimesFinite(teacher, call.args.beta), TimesFinite(student, 1.0 - call.args.beta));
-  state->row.mean = Value(student);
+  state->row.mean = Wide{student};
 }
 
 // Writes the loss, and prepares the gradient.
@@ -163,16 +163,19 @@ void FinishRow(const DivergenceCall &call, int64_t row, DivergenceState<T> *stat
   Factor g;
   state->fill = FillOf(call.denominator, u, weight, state->nan || no_number, &g);
   if (state->fill != Fill::kCompute) return;
-  g = Quotient(g, Decompose(call.args.temperature));
+  // The same over T, with its rounding errors.
+  const Factor upstream = Decompose(u), r = Decompose(weight), t = Decompose(call.args.temperature);
   const double share = call.HasSecondSums() ? 1.0 - call.args.beta : 1.0;
+  const N divisor = Multiply(N{call.denominator.mantissa}, N{t.mantissa});
+  const N product = Multiply(Multiply(N{upstream.mantissa}, N{r.mantissa}), N{share});
+  const int64_t exponent = upstream.exponent + r.exponent - call.denominator.exponent - t.exponent;
   for (int side = 0; side < 2; ++side) {
-    state->row.factor[side] = Value(Divide(TimesFinite(N{g.mantissa}, share), state->totals[side]));
+    state->row.factor[side] = Wide{Divide(product, Multiply(divisor, state->totals[side]))};
   }
   // v is 0 or at least 2^-1022: past 2^2046 everything is infinite.
   constexpr int64_t kLargest = 2046;
-  const int64_t half = g.exponent / 2;
-  state->row.scale[0] = g.exponent > kLargest ? kInfinity : PowerOfTwo(half);
-  state->row.scale[1] = g.exponent > kLargest ? 1.0 : PowerOfTwo(g.exponent - half);
+  state->row.scale[0] = exponent > kLargest ? kInfinity : PowerOfTwo(exponent / 2);
+  state->row.scale[1] = exponent > kLargest ? 1.0 : PowerOfTwo(exponent - exponent / 2);
 }
 
 template <class T>

@@ -1,5 +1,5 @@
-// Sums and gradients of divergences, see divergence.h. Both layouts go through the same code, strip after strip of kTile
-// lanes: the next kTile columns of a row, or one column at kTile positions.
+// Sums and gradients of divergences, see divergence.h. Both layouts go through the same code, strip after strip of
+// kTile lanes: the next kTile columns of a row, or one column at kTile positions.
 #if defined(XENT_SRC_KERNELS_DIVERGENCE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_DIVERGENCE_INL_H_
 #undef XENT_SRC_KERNELS_DIVERGENCE_INL_H_
@@ -32,22 +32,25 @@ HWY_NOINLINE void StageShrunk(Dtype dtype, const void *logits, int64_t first, in
 
 // A task's rows, one to a lane or one for all lanes, and the strip that is being worked on.
 struct DivergenceLanes {
-  HWY_ALIGN double max[2][kTile], argmax[2][kTile], log_ratio[kTile], factor[2][kTile], mean[kTile], scale[2][kTile];
+  HWY_ALIGN double max[2][kTile], argmax[2][kTile], log_ratio[kTile], scale[2][kTile];
+  HWY_ALIGN double factor[2][kTile], factor_low[2][kTile], mean[kTile], mean_low[kTile];
   HWY_ALIGN double column[kTile];  // relative to the strip's
   HWY_ALIGN double logits[2][kTile];
-  double factor_low;  // of 1/T, relative to it
+  double inverse_low;  // what 1/T's high part lacks, relative to it
 
-  explicit DivergenceLanes(const DivergenceTask &task) : factor_low(task.factor.lo / task.factor.hi) {
+  explicit DivergenceLanes(const DivergenceTask &task) : inverse_low(task.factor.lo / task.factor.hi) {
     for (int64_t i = 0; i < kTile; ++i) {
       const DivergenceRow &row = task.rows[task.count > 0 ? HWY_MIN(i, task.count - 1) : 0];
       for (int side = 0; side < 2; ++side) {
         max[side][i] = row.max[side] * kDivergenceShrink;
         argmax[side][i] = row.argmax[side];
-        factor[side][i] = row.factor[side];
+        factor[side][i] = row.factor[side].hi;
+        factor_low[side][i] = row.factor[side].lo;
         scale[side][i] = row.scale[side];
       }
       log_ratio[i] = row.log_ratio;
-      mean[i] = row.mean;
+      mean[i] = row.mean.hi;
+      mean_low[i] = row.mean.lo;
       column[i] = task.count > 0 ? 0.0 : static_cast<double>(i);
     }
   }
@@ -69,20 +72,20 @@ struct DivergenceLanes {
   }
 };
 
-// e^-b, e^-a, and b - a, or b alone where the kind is cross-entropy: infinite where one of the logits is masked, NaN where
-// both are.
+// e^-b, e^-a, and b - a, or b alone where the kind is cross-entropy: infinite where one of the logits is masked, NaN
+// where both are. float64: what b - a lost too, where it is finite.
 template <class T>
 HWY_INLINE void Distances(const DivergenceTask &task, const DivergenceLanes &lanes, int64_t i, Doubles *exp_student,
-                          Doubles *exp_teacher, Doubles *gap) {
+                          Doubles *exp_teacher, Doubles *gap, Doubles *gap_low) {
   const DoubleTag d;
-  const Doubles factor = hn::Set(d, task.factor.hi), factor_low = hn::Set(d, lanes.factor_low);
+  const Doubles factor = hn::Set(d, task.factor.hi), inverse_low = hn::Set(d, lanes.inverse_low);
   Doubles student_lost, teacher_lost, lost;
   const Doubles student =
       Difference<T>(hn::Load(d, lanes.max[kStudent] + i), hn::Load(d, lanes.logits[kStudent] + i), &student_lost);
   Doubles teacher =
       Difference<T>(hn::Load(d, lanes.max[kTeacher] + i), hn::Load(d, lanes.logits[kTeacher] + i), &teacher_lost);
   const auto exponential = [&](Doubles difference, Doubles low) {
-    if constexpr (kKeepsLow<T>) low = hn::MulAdd(difference, factor_low, low);
+    if constexpr (kKeepsLow<T>) low = hn::MulAdd(difference, inverse_low, low);
     return ExpOfNegative<T>(difference, low, factor);
   };
   *exp_student = exponential(student, student_lost);
@@ -90,10 +93,14 @@ HWY_INLINE void Distances(const DivergenceTask &task, const DivergenceLanes &lan
   if (task.kind == DivergenceKind::kCrossEntropy) teacher = teacher_lost = hn::Zero(d);
   const Doubles difference = Difference<T>(student, teacher, &lost);
   *gap = hn::Mul(difference, factor);
+  *gap_low = hn::Zero(d);
   if constexpr (kKeepsLow<T>) {
-    const Doubles whole = hn::Add(difference, hn::Add(lost, hn::Sub(student_lost, teacher_lost)));
     const auto finite = hn::Lt(hn::Abs(difference), hn::Set(d, -kMasked));
-    *gap = hn::IfThenElse(finite, hn::Mul(hn::MulAdd(whole, factor_low, whole), factor), *gap);
+    const Doubles more = hn::Add(lost, hn::Sub(student_lost, teacher_lost));
+    const Doubles sum = hn::Add(difference, more);
+    const Doubles rest = hn::MulAdd(sum, inverse_low, hn::Sub(more, hn::Sub(sum, difference)));
+    *gap = hn::IfThenElse(finite, hn::Mul(sum, factor), *gap);
+    *gap_low = hn::MulAdd(rest, factor, ProductError(d, sum, factor, *gap));
   }
 }
 
@@ -121,8 +128,8 @@ void SumDivergence(const DivergenceTask &task, DivergenceSums *out) {
     for (int64_t i = 0; i < kTile; i += vector) {
       const int64_t half = i / kLanes, lane = i % kLanes;
       const Doubles column = hn::Add(base, hn::Load(d, lanes.column + i));
-      Doubles exp_student, exp_teacher, gap;
-      Distances<T>(task, lanes, i, &exp_student, &exp_teacher, &gap);
+      Doubles exp_student, exp_teacher, gap, gap_low;
+      Distances<T>(task, lanes, i, &exp_student, &exp_teacher, &gap, &gap_low);
       AddDoubles(hn::IfThenZeroElse(hn::Eq(column, hn::Load(d, lanes.argmax[kStudent] + i)), exp_student), lane,
                  student_sums[half]);
       AddDoubles(hn::IfThenZeroElse(hn::Eq(column, hn::Load(d, lanes.argmax[kTeacher] + i)), exp_teacher), lane,
@@ -169,8 +176,8 @@ void SumJensenShannon(const DivergenceTask &task, DivergenceSums *out) {
   for (int64_t strip = 0; strip < DivergenceLanes::Strips(task); ++strip) {
     lanes.Load(task, strip);
     for (int64_t i = 0; i < kTile; i += vector) {
-      Doubles exp_student, exp_teacher, gap;
-      Distances<T>(task, lanes, i, &exp_student, &exp_teacher, &gap);
+      Doubles exp_student, exp_teacher, gap, gap_low;
+      Distances<T>(task, lanes, i, &exp_student, &exp_teacher, &gap, &gap_low);
       const Doubles x = hn::Sub(gap, hn::Load(d, lanes.log_ratio + i));  // log p - log q
       const Doubles student = hn::Mul(exp_student, LogOverMixture(task.beta, 1.0 - task.beta, x));
       const Doubles teacher = hn::Mul(exp_teacher, LogOverMixture(1.0 - task.beta, task.beta, hn::Neg(x)));
@@ -183,6 +190,19 @@ void SumJensenShannon(const DivergenceTask &task, DivergenceSums *out) {
   }
 }
 
+// factor e, and for float64 what its rounding and the factor's lose.
+template <class T>
+HWY_INLINE Doubles TimesFactor(Doubles e, const DivergenceLanes &lanes, int side, int64_t i, Doubles *low) {
+  const DoubleTag d;
+  const Doubles factor = hn::Load(d, lanes.factor[side] + i);
+  const Doubles product = hn::Mul(e, factor);
+  *low = hn::Zero(d);
+  if constexpr (kKeepsLow<T>) {
+    *low = hn::MulAdd(e, hn::Load(d, lanes.factor_low[side] + i), ProductError(d, e, factor, product));
+  }
+  return product;
+}
+
 template <class T>
 void DivergenceGradient(const DivergenceTask &task) {
   const DoubleTag d;
@@ -193,24 +213,33 @@ void DivergenceGradient(const DivergenceTask &task) {
   for (int64_t strip = 0; strip < DivergenceLanes::Strips(task); ++strip) {
     const int64_t count = lanes.Load(task, strip);
     for (int64_t i = 0; i < kTile; i += vector) {
-      Doubles exp_student, exp_teacher, gap;
-      Distances<T>(task, lanes, i, &exp_student, &exp_teacher, &gap);
+      Doubles exp_student, exp_teacher, gap, gap_low;
+      Distances<T>(task, lanes, i, &exp_student, &exp_teacher, &gap, &gap_low);
       // Products and differences apart, not fused: where p = q the gradient of the forward forms is 0.
-      const Doubles student = hn::Mul(exp_student, hn::Load(d, lanes.factor[kStudent] + i));
-      Doubles v;
+      Doubles student_low, teacher_low, v;
+      const Doubles student = TimesFactor<T>(exp_student, lanes, kStudent, i, &student_low);
       if (task.kind == DivergenceKind::kReverseKl) {
-        v = hn::Mul(student, hn::Neg(hn::Add(gap, hn::Load(d, lanes.mean + i))));
+        Doubles lost;
+        const Doubles minus = Difference<T>(hn::Neg(gap), hn::Load(d, lanes.mean + i), &lost);
+        v = hn::Mul(student, minus);
+        if constexpr (kKeepsLow<T>) {
+          const Doubles low = hn::Sub(lost, hn::Add(gap_low, hn::Load(d, lanes.mean_low + i)));
+          v = hn::MulAdd(student, minus, hn::MulAdd(student, low, hn::Mul(student_low, minus)));
+        }
       } else if (task.kind == DivergenceKind::kJensenShannon) {
-        const Doubles log = LogOverMixture(task.beta, 1.0 - task.beta, hn::Sub(gap, hn::Load(d, lanes.log_ratio + i)));
-        v = hn::Mul(student, hn::Sub(log, hn::Load(d, lanes.mean + i)));
+        const Doubles x = hn::Sub(gap, hn::Load(d, lanes.log_ratio + i));
+        const Doubles log = LogOverMixture(task.beta, 1.0 - task.beta, x);
+        const Doubles minus = hn::Sub(log, hn::Load(d, lanes.mean + i));
+        v = hn::Mul(student, minus);
+        if constexpr (kKeepsLow<T>) v = hn::MulAdd(student, minus, hn::Mul(student_low, minus));
       } else {
-        v = hn::Sub(student, hn::Mul(exp_teacher, hn::Load(d, lanes.factor[kTeacher] + i)));
+        v = hn::Sub(student, TimesFactor<T>(exp_teacher, lanes, kTeacher, i, &teacher_low));
+        if constexpr (kKeepsLow<T>) v = hn::Add(v, hn::Sub(student_low, teacher_low));
       }
       if (task.kind == DivergenceKind::kReverseKl || task.kind == DivergenceKind::kJensenShannon) {
         v = hn::IfThenElseZero(hn::Gt(exp_student, zero), v);
       }
-      const Doubles scaled =
-          hn::Mul(hn::Mul(v, hn::Load(d, lanes.scale[0] + i)), hn::Load(d, lanes.scale[1] + i));
+      const Doubles scaled = hn::Mul(hn::Mul(v, hn::Load(d, lanes.scale[0] + i)), hn::Load(d, lanes.scale[1] + i));
       hn::Store(hn::IfThenElseZero(hn::Ne(v, zero), scaled), d, gradient + i);
     }
     UnstageAny(task.dtypes[kStudent], gradient, DivergenceLanes::Offset(task, strip, task.gradient_stride), count,

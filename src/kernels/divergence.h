@@ -22,22 +22,23 @@ enum class DivergenceKind : int32_t { kForwardKl, kReverseKl, kJensenShannon, kC
 enum Side : int { kStudent = 0, kTeacher = 1 };
 
 struct DivergenceRow {
-  double max[2] = {};     // the largest logit as stored
-  double argmax[2] = {};  // its column, kept out of the sums of exponentials
+  double max[2] = {};      // the largest logit as stored
+  double argmax[2] = {};   // its column, kept out of the sums of exponentials
   double log_ratio = 0.0;  // L_u - L_s; Jensen-Shannon alone needs it
   // The gradient is v scale[0] scale[1], v being
   //   forward KL, cross-entropy  factor[kStudent] e^-b - factor[kTeacher] e^-a
   //   reverse KL                 factor[kStudent] e^-b ((a - b) - mean)
   //   Jensen-Shannon             factor[kStudent] e^-b (log(q/m) - mean).
   // The scales are powers of two, or infinite: then what is not 0 becomes so.
-  double factor[2] = {};
-  double mean = 0.0;
+  // float32 takes the high parts.
+  Wide factor[2];
+  Wide mean;
   double scale[2] = {};
 };
 
 struct DivergenceSums {
-  Wide sides[2];  // sum of e^-b, of e^-a, without the maximum's column; of Jensen-Shannon's second look, in all columns,
-                  // of e^-b log(q/m), of e^-a log(p/m)
+  Wide sides[2];  // sum of e^-b, of e^-a, without the maximum's column; of Jensen-Shannon's second look, in all
+                  // columns, of e^-b log(q/m), of e^-a log(p/m)
   Wide cross;     // sum of e^-a (b - a), of e^-a b, or of e^-b (a - b)
 };
 

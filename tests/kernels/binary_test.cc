@@ -6,7 +6,6 @@
 // After a change that is meant to change results: XENT_UPDATE_BINARY_HASHES=tests/kernels/binary_hashes.txt and one run
 // of these tests writes the file anew.
 #include "testing/binary.h"
-#include "testing/hash.h"
 
 #include <gtest/gtest.h>
 
@@ -18,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "testing/hash.h"
 #include "testing/target.h"
 
 namespace xent::test {

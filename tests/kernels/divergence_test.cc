@@ -1,6 +1,6 @@
 // Divergences on every target: within the bounds of semantics.md of the oracle, counted at the sum of the terms'
-// magnitudes (loss) and the larger of a column's terms (gradient); and the bits that divergence_hashes.txt holds on every
-// target with fused multiply-add, by any number of threads, whatever strides and neighbours the rows have.
+// magnitudes (loss) and the larger of a column's terms (gradient); and the bits that divergence_hashes.txt holds on
+// every target with fused multiply-add, by any number of threads, whatever strides and neighbours the rows have.
 //
 // After a change that is meant to change results: XENT_UPDATE_DIVERGENCE_HASHES=tests/kernels/divergence_hashes.txt and
 // one run of DivergenceHashes.
@@ -27,7 +27,8 @@ constexpr const char *kFile = XENT_SOURCE_DIR "/tests/kernels/divergence_hashes.
 // Worst errors over the whole run, printed with the rest of a verbose run.
 void Print(const std::string &what, const WorstByOutput &worst) {
   if (std::getenv("XENT_VERBOSE") == nullptr) return;
-  for (const auto &[output, w] : worst) std::printf("  %s: %s %.3f ULP: %s\n", what.c_str(), output.c_str(), w.ulp, w.where.c_str());
+  for (const auto &[output, w] : worst)
+    std::printf("  %s: %s %.3f ULP: %s\n", what.c_str(), output.c_str(), w.ulp, w.where.c_str());
 }
 
 void Collect(const WorstByOutput &from, WorstByOutput *into) {
@@ -286,9 +287,9 @@ std::vector<Named> HashedCalls() {
     for (const int64_t inner : {0, 3, 40}) {
       for (const xent_divergence_kind kind : kDivergenceKinds) {
         const xent_dtype teacher = kDtypes[(student + inner + kind) % 4];
-        calls.push_back({std::string(reference::NameOf(student)) + "/" + std::to_string(inner) + "/" +
-                             kDivergenceNames[kind],
-                         MixedCall(student, teacher, 120, 131, inner, kind)});
+        calls.push_back(
+            {std::string(reference::NameOf(student)) + "/" + std::to_string(inner) + "/" + kDivergenceNames[kind],
+             MixedCall(student, teacher, 120, 131, inner, kind)});
         if (inner == 0) {
           calls.push_back({std::string(reference::NameOf(student)) + "/long/" + kDivergenceNames[kind],
                            MixedCall(student, teacher, 3, 17000, inner, kind)});
@@ -313,7 +314,8 @@ TEST_P(DivergenceHashes, AreReproducedByAnyNumberOfThreads) {
   std::vector<Named> calls = HashedCalls();
   if (const char *update = std::getenv("XENT_UPDATE_DIVERGENCE_HASHES")) {
     std::ofstream out(update);
-    out << "# Hashes (FNV-1a, 64 bits) of what divergences give for fixed inputs on every target with fused multiply-add,\n"
+    out << "# Hashes (FNV-1a, 64 bits) of what divergences give for fixed inputs on every target with fused "
+           "multiply-add,\n"
            "# by any number of threads. Written by divergence_test.cc, which says how.\n"
            "# student dtype/inner/kind losses grad\n";
     for (Named &named : calls) out << LineOf(named, 1) << "\n";

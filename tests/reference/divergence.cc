@@ -92,8 +92,7 @@ Divergence EvaluateDivergence(std::span<const double> student, std::span<const d
         result.gradient[j] = {0, 0};
         continue;
       }
-      const long double largest =
-          std::max({std::fabs(q.log[j]), std::fabs(p.log[j]), std::fabs(result.loss.exact)});
+      const long double largest = std::max({std::fabs(q.log[j]), std::fabs(p.log[j]), std::fabs(result.loss.exact)});
       result.gradient[j] = {q.probability[j] * (q.log[j] - p.log[j] - result.loss.exact) / t,
                             q.probability[j] * largest / t};
     }

@@ -1,6 +1,6 @@
 // The naive oracle of the divergences: loops over long double on the logits as stored; logarithms of probabilities come
-// from log1p of the other columns' sums, and what is added up carries its rounding errors along. Shares no code with the
-// library.
+// from log1p of the other columns' sums, and what is added up carries its rounding errors along. Shares no code with
+// the library.
 #ifndef XENT_TESTS_REFERENCE_DIVERGENCE_H_
 #define XENT_TESTS_REFERENCE_DIVERGENCE_H_
 

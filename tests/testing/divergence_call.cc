@@ -108,7 +108,8 @@ WorstByOutput DivergenceCall::Judge() const {
     WorstError &w = worst[output];
     if (ulp <= w.ulp) return;
     char text[240];
-    std::snprintf(text, sizeof(text), "%s T %g beta %g %s/%s %lldx%lld/%lld [%lld,%lld] got %.17g want %.20Lg scale %.3Lg",
+    std::snprintf(text, sizeof(text),
+                  "%s T %g beta %g %s/%s %lldx%lld/%lld [%lld,%lld] got %.17g want %.20Lg scale %.3Lg",
                   kDivergenceNames[kind], temperature, beta, reference::NameOf(student.dtype()),
                   reference::NameOf(teacher.dtype()), static_cast<long long>(student.rows()),
                   static_cast<long long>(student.cols()), static_cast<long long>(student.inner()),

@@ -1,5 +1,5 @@
-// A divergence call with its tensors, for tests of kernels and of the public API: inputs of any dtype and layout between
-// poison, outputs made anew by each run, and the oracle's verdict on what was written.
+// A divergence call with its tensors, for tests of kernels and of the public API: inputs of any dtype and layout
+// between poison, outputs made anew by each run, and the oracle's verdict on what was written.
 #ifndef XENT_TESTS_TESTING_DIVERGENCE_CALL_H_
 #define XENT_TESTS_TESTING_DIVERGENCE_CALL_H_
 
@@ -17,9 +17,9 @@
 
 namespace xent::test {
 
-inline constexpr xent_divergence_kind kDivergenceKinds[] = {
-    XENT_DIVERGENCE_FORWARD_KL, XENT_DIVERGENCE_REVERSE_KL, XENT_DIVERGENCE_JENSEN_SHANNON,
-    XENT_DIVERGENCE_CROSS_ENTROPY};
+inline constexpr xent_divergence_kind kDivergenceKinds[] = {XENT_DIVERGENCE_FORWARD_KL, XENT_DIVERGENCE_REVERSE_KL,
+                                                            XENT_DIVERGENCE_JENSEN_SHANNON,
+                                                            XENT_DIVERGENCE_CROSS_ENTROPY};
 inline constexpr const char *kDivergenceNames[] = {"forward_kl", "reverse_kl", "jensen_shannon", "cross_entropy"};
 
 // The bounds of semantics.md, "Accuracy".

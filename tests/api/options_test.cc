@@ -341,6 +341,22 @@ TEST_P(LossOptions, ClassWeightOfZeroAtAMaskedTarget) {
   for (int64_t c = 0; c < 5; ++c) EXPECT_EQ(call.grad.Get(0, c), 0);
 }
 
+TEST_P(LossOptions, InfinitiesOfBothSignsGiveTheCanonicalNan) {
+  // Weights of both signs over two masked columns: +inf - inf.
+  LossCall call = Make({{1, -kInf, 0.5, -kInf}, {1, 0, 0.5, -kInf}, {1, 0, 0.5, -kInf}}, {0, 0, 3});
+  call.options.label_smoothing = 0.25;
+  call.SetClassWeights({1, 2, 0.5, -1});
+  ExpectRight(call);
+  EXPECT_TRUE(Is(call.losses, 0, 0, kNan));
+  EXPECT_TRUE(Is(call.losses, 0, 1, -kInf));
+  EXPECT_TRUE(Is(call.losses, 0, 2, -kInf));
+  call.options.reduction = XENT_REDUCTION_SUM;
+  call.targets = {-100, 0, 0};
+  call.SetRowWeights({1, 1, -1});
+  ExpectRight(call);
+  EXPECT_TRUE(Is(call.loss, 0, 0, kNan));
+}
+
 TEST_P(LossOptions, RowWeightOfZero) {
   // 0 * inf = 0, but a row of NaN comes before that rule.
   LossCall call =
@@ -706,6 +722,25 @@ TEST_P(LossOptions, ZLossOfNegativeLse) {
   EXPECT_GT(call.losses.Get(0, 0), 0);
 }
 
+TEST_P(LossOptions, ZLossOfLseNearZeroKeepsItsDigits) {
+  // The loss is lambda lse^2 alone, or nearly, and lse the small difference of log V and the maximum: every term of the
+  // formula is positive, so the bound is 4 ULP of the loss all the same.
+  Random random(3);
+  for (const int64_t cols : {2, 3, 10, 100}) {
+    for (int attempt = 0; attempt < 50; ++attempt) {
+      LossCall call(dtype(), 1, cols);
+      const double lse = std::ldexp(random.Normal(1), -6);
+      for (int64_t c = 0; c < cols; ++c) {
+        call.logits.Set(0, c, lse - std::log(static_cast<double>(cols)) + random.Normal(0.0078125));
+      }
+      call.options.reduction = XENT_REDUCTION_NONE;
+      call.options.z_loss = 0.5;
+      call.SetClassWeights(std::vector<double>(static_cast<size_t>(cols), attempt % 2 == 0 ? 0 : 0x1p-10));
+      ExpectRight(call);
+    }
+  }
+}
+
 TEST_P(LossOptions, ZLossOfHugeLseIsInfNotNan) {
   // lambda lse^2 is formed in double: 9e76 is past float32's largest number.
   if (dtype() == XENT_F16) return;
@@ -799,6 +834,25 @@ TEST_P(LossOptions, ConfidentProbabilitiesKeepTheirDigits) {
     ExpectRight(call);
     EXPECT_GT(call.losses.Get(0, 0), 0);
     EXPECT_GT(call.target_grad.Get(0, 0), 0);
+  }
+}
+
+TEST_P(LossOptions, TargetGradientIsRoundedOnce) {
+  // Twenty thousand gradients of half-precision targets, close to the midpoints of their type often enough that going
+  // by way of float32 would round some to the wrong neighbour.
+  for (const xent_dtype probs_dtype : {XENT_BF16, XENT_F16, XENT_F32}) {
+    LossCall call(dtype(), 4, 5000);
+    call.target_probs = Tensor(probs_dtype, 4, 5000);
+    Random random(11);
+    for (int64_t i = 0; i < 4; ++i) {
+      for (int64_t c = 0; c < 5000; ++c) {
+        call.logits.Set(i, c, random.Normal(2));
+        call.target_probs->Set(i, c, random.Uniform() / 4096);
+      }
+    }
+    call.wants_target_grad = true;
+    call.options.reduction = XENT_REDUCTION_NONE;
+    ExpectRight(call);
   }
 }
 

@@ -3,6 +3,8 @@
 // be refused by the reference without it. Then what each option does to -inf, +inf, NaN, ignored rows, zero
 // coefficients and denominators; the statistics; what does not go together; and the structs of version 0.1.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstddef>
@@ -786,6 +788,77 @@ TEST_P(LossOptions, ProbabilitiesPastValidColsAreNotRead) {
     for (const int64_t c : {2, 3}) {
       EXPECT_EQ(call.grad.GetBits(i, c), 0u);
       EXPECT_EQ(call.target_grad.GetBits(i, c), 0u);
+    }
+  }
+}
+
+// Memory whose end is followed by pages that cannot be read.
+class Guarded {
+ public:
+  Guarded(const void *bytes, size_t size) {
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t readable = (size + page - 1) / page * page;
+    size_ = readable + 16 * page;
+    base_ = static_cast<char *>(mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    EXPECT_NE(base_, MAP_FAILED);
+    data_ = base_ + readable - size;
+    std::memcpy(data_, bytes, size);
+    EXPECT_EQ(mprotect(base_ + readable, 16 * page, PROT_NONE), 0);
+  }
+  ~Guarded() { munmap(base_, size_); }
+  Guarded(const Guarded &) = delete;
+  Guarded &operator=(const Guarded &) = delete;
+  const void *data() const { return data_; }
+
+ private:
+  char *base_;
+  char *data_;
+  size_t size_;
+};
+
+TEST_P(LossOptions, NothingIsReadPastValidColsNorOfIgnoredRows) {
+  // The live row (in class-major layout: the rows) ends with its last valid column at the end of readable memory. What
+  // follows, its other columns and the ignored rows, would end the process.
+  const std::function<void(LossCall &)> kOptions[] = {
+      [](LossCall &) {},
+      [](LossCall &call) { call.options.softcap = 2; },
+      [](LossCall &call) { call.options.label_smoothing = 0.5; },
+      [](LossCall &call) { call.options.z_loss = 0.5; },
+      [](LossCall &call) {
+        call.target_probs = Tensor(XENT_F32, call.rows, call.cols, call.inner);
+        for (int64_t c = 0; c < call.options.valid_cols; ++c) {
+          for (int64_t i = 0; i < call.rows; ++i) call.target_probs->Set(i, c, 0.125);
+        }
+      },
+  };
+  for (const auto &option : kOptions) {
+    for (const int64_t valid : {1, 3, 8, 16, 17, 1000, 1025, 2047}) {
+      for (const int64_t inner : {0, 2, 5}) {
+        const int64_t rows = inner == 0 ? 3 : inner;
+        LossCall call(dtype(), rows, valid + 40, inner);
+        call.options.valid_cols = valid;
+        call.options.reduction = XENT_REDUCTION_NONE;
+        for (int64_t i = 0; i < (inner == 0 ? 1 : rows); ++i) {
+          for (int64_t c = 0; c < valid; ++c)
+            call.logits.Set(i, c, static_cast<double>(c % 7) - static_cast<double>(i) / 4);
+        }
+        if (inner == 0) call.targets = {valid - 1, -100, -100};
+        option(call);
+        if (call.target_probs && inner == 0) continue;  // no row is ignored
+        call.WantEveryStatistic();
+        ASSERT_EQ(call.Forward(), XENT_OK) << call.error.message;
+        LossCall guarded = call;
+        xent_cross_entropy args = guarded.Args(true, false);
+        const size_t elements = static_cast<size_t>(valid * (inner == 0 ? 1 : inner));
+        const Guarded logits(call.logits.data(), elements * static_cast<size_t>(reference::FormatOf(dtype()).bytes));
+        const Guarded probs(call.target_probs ? call.target_probs->data() : call.logits.data(),
+                            call.target_probs ? elements * 4 : 8);
+        args.logits = logits.data();
+        if (call.target_probs) args.target_probs = probs.data();
+        ASSERT_EQ(xent_cross_entropy_forward(&args, &call.options, &call.exec, nullptr), XENT_OK);
+        EXPECT_EQ(guarded.ForwardDifference(call), "");
+        EXPECT_EQ(guarded.StatisticsDifference(call), "");
+      }
     }
   }
 }

@@ -81,6 +81,7 @@ class LossRow {
   long double Gap(int64_t column) const;       // lse - z', >= 0
   long double GapSlack(int64_t column) const;  // G
   long double LseValue() const;
+  long double LseRounding() const;  // what lse may be off by in the z-loss, beside softcap's part
   long double Probability(int64_t column) const { return exp_[static_cast<size_t>(column)] / total_; }
   // 1 - p, which does not cancel.
   long double Complement(int64_t column) const;

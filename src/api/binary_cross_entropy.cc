@@ -289,6 +289,7 @@ xent_status BinaryCrossEntropy(const xent_binary_cross_entropy *given, const xen
   }
 
   const FpMode fp_mode(Subnormals::kFlush);
+  const Factor denominator = Denominator(options, static_cast<double>(shape.elements));
   Wide sum;
   if (shape.elements > 0) {
     const BinaryTask task{shape.layout,
@@ -311,14 +312,14 @@ xent_status BinaryCrossEntropy(const xent_binary_cross_entropy *given, const xen
                           args.has_focal_alpha != 0,
                           args.focal_gamma,
                           args.focal_alpha,
-                          Denominator(options, shape.elements)};
+                          denominator};
     if (!RunElements(task, wide, shape.elements, exec, &sum)) return FailIncomplete(error);
   }
   if (args.loss != nullptr) {
     if (wide) {
-      *static_cast<double *>(args.loss) = Reduced<double>(sum, options, shape.elements);
+      *static_cast<double *>(args.loss) = Reduced<double>(sum, options, denominator);
     } else {
-      *static_cast<float *>(args.loss) = Reduced<float>(sum, options, shape.elements);
+      *static_cast<float *>(args.loss) = Reduced<float>(sum, options, denominator);
     }
   }
   return XENT_OK;

@@ -53,6 +53,7 @@ template <class In>
 struct LogSumExpJob {
   using T = Arithmetic<In>;
   static constexpr int kPasses = 1;
+  using Part = ChunkSum;
   using Sums = NoTotals;
   struct Row {};
 
@@ -64,7 +65,7 @@ struct LogSumExpJob {
   bool Begin(int64_t /*row*/, Row & /*state*/) const { return true; }
   void Chunk(int /*pass*/, int64_t row, int64_t chunk, Row & /*state*/, ChunkSum &sum) const {
     kernels.sum->exp_sum[kDtypeOf<In>](
-        {x.Row(row) + chunk * shape.chunk_cols, shape.ColsOf(chunk), -1, kNan, 0.0, nullptr, false}, &sum);
+        {x.Row(row) + chunk * shape.chunk_cols, shape.ColsOf(chunk), -1, kNan, nullptr, false}, &sum);
   }
   void Between(int /*pass*/, int64_t row, Row & /*state*/, const ChunkSum *sums) const {
     const PlainSum<T> sum = SumChunks<T>(sums, shape.chunks);
@@ -88,6 +89,7 @@ template <class In>
 struct SoftmaxJob {
   using T = Arithmetic<In>;
   static constexpr int kPasses = 2;
+  using Part = ChunkSum;
   using Sums = NoTotals;
   struct Row {
     bool nan;
@@ -105,8 +107,7 @@ struct SoftmaxJob {
     In *const out = y.Row(row) + chunk * shape.chunk_cols;
     const int64_t cols = shape.ColsOf(chunk);
     if (pass == 0) {
-      kernels.sum->exp_sum[kDtypeOf<In>]({in, cols, -1, kNan, 0.0, kKeepsExponentials<In> ? out : nullptr, false},
-                                         &sum);
+      kernels.sum->exp_sum[kDtypeOf<In>]({in, cols, -1, kNan, kKeepsExponentials<In> ? out : nullptr, false}, &sum);
     } else if (state.nan) {
       FillRow(out, cols, kNan);
     } else if constexpr (kKeepsExponentials<In>) {
@@ -119,7 +120,7 @@ struct SoftmaxJob {
     if (pass != 0) return;
     const PlainSum<T> sum = SumChunks<T>(sums, shape.chunks);
     state.nan = sum.nan || sum.infinity || sum.total.IsZero();
-    if (!state.nan) state.gradient = MakeRowGradient<In>(sum.total, {1.0, 0}, 0.0);
+    if (!state.nan) state.gradient = MakeRowGradient<T>(sum.total, {1.0, 0}, 0.0);
   }
   void End(int64_t /*row*/, const Row & /*state*/, NoTotals & /*totals*/) const {}
 };
@@ -129,6 +130,7 @@ template <class In>
 struct LogSoftmaxJob {
   using T = Arithmetic<In>;
   static constexpr int kPasses = 3;
+  using Part = ChunkSum;
   using Sums = NoTotals;
   struct Row {
     bool nan;
@@ -158,7 +160,7 @@ struct LogSoftmaxJob {
       if (state.nan) return;
       const bool usable = state.max >= -Format<T>::kLimit && state.max <= Format<T>::kLimit;
       kernels.sum->exp_sum[kDtypeOf<In>](
-          {in, cols, state.argmax - first, usable ? RoundedLog2(state.max) : kNan, state.max, nullptr, false}, &sum);
+          {in, cols, state.argmax - first, usable ? RoundedLog2(state.max) : kNan, nullptr, false}, &sum);
     } else if (state.nan) {
       FillRow(out, cols, kNan);
     } else {
@@ -193,6 +195,7 @@ template <class In, bool kLog>
 struct BackwardJob {
   using T = Arithmetic<In>;
   static constexpr int kPasses = 2;
+  using Part = ChunkSum;
   using Sums = NoTotals;
   struct Row {
     double sum;

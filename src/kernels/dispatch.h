@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/binary.h"
+#include "kernels/general.h"
 #include "kernels/row.h"
 #include "math/array.h"
 
@@ -15,6 +16,7 @@ struct Kernels {
   const ArrayKernels *array;
   const ExpSumKernels *sum;
   const RowWriteKernels *write;
+  const GeneralKernels *general;
   const BinaryKernels *binary;
 };
 

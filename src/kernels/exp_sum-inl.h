@@ -14,6 +14,7 @@
 #include "hwy/highway.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/load-inl.h"
+#include "kernels/maximum-inl.h"
 #include "kernels/restore.h"
 #include "kernels/row.h"
 #include "math/exp-inl.h"
@@ -183,50 +184,6 @@ HWY_NOINLINE void SpreadBlock(const In *logits, int64_t cols, int64_t target, do
   ForEachStep(logits, cols, target, static_cast<T>(pivot), step);
 }
 
-template <class In>
-struct MaximumStep {
-  using T = Arithmetic<In>;
-  HWY_ALIGN T max[kLanes];
-  HWY_ALIGN T nan[kLanes];  // not 0 where a NaN was seen
-
-  template <class Z>
-  HWY_INLINE void operator()(const Z *z, int64_t /*col*/, int64_t /*count*/) {
-    const hn::CappedTag<T, kLanes> d;
-    const auto zero = hn::Zero(d);
-    const auto one = hn::Set(d, T{1});
-    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-    for (int64_t part = 0; part < kLanes; part += lanes) {
-      auto m = hn::Load(d, max + part);
-      auto bad = hn::Load(d, nan + part);
-      for (int64_t group = 0; group < kStep; group += kLanes) {
-        const auto v = LoadAs(d, z + group + part);
-        m = hn::IfThenElse(hn::Gt(v, m), v, m);
-        bad = hn::Or(bad, hn::IfThenElse(hn::IsNaN(v), one, zero));
-      }
-      hn::Store(m, d, max + part);
-      hn::Store(bad, d, nan + part);
-    }
-  }
-};
-
-template <class In>
-HWY_NOINLINE Extreme Maximum(const In *logits, int64_t cols, int64_t target) {
-  using T = Arithmetic<In>;
-  const T lowest = -std::numeric_limits<T>::infinity();
-  MaximumStep<In> step;
-  for (int64_t i = 0; i < kLanes; ++i) {
-    step.max[i] = lowest;
-    step.nan[i] = 0;
-  }
-  ForEachStep(logits, cols, target, lowest, step);
-  Extreme result{lowest, false};
-  for (int64_t i = 0; i < kLanes; ++i) {
-    if (step.max[i] > result.max) result.max = step.max[i];
-    if (step.nan[i] != 0) result.nan = true;
-  }
-  return result;
-}
-
 template <class T>
 HWY_INLINE bool InRange(const WideLanes<T> &sum) {
   const hn::CappedTag<double, kLanes> d;
@@ -259,6 +216,15 @@ HWY_INLINE double Peek(const In *logits, int64_t cols) {
   return hn::ReduceMax(d, max);
 }
 
+// What differences are taken to before they are summed: one of the chunk's own logits, so that the difference between
+// it and lse is no larger than what is summed, and shards of a vocabulary take the same one.
+template <class In>
+HWY_NOINLINE double Pivot(const In *logits, int64_t cols, int64_t target) {
+  Extreme seen = Maximum(logits, HWY_MIN(cols, kStep), target);
+  if (!(seen.max - seen.max == 0.0)) seen = Maximum(logits, cols, target);
+  return seen.max - seen.max == 0.0 ? seen.max : 0.0;
+}
+
 template <class In>
 void ExpSum(const ExpSumTask &task, ChunkSum *out) {
   using T = Arithmetic<In>;
@@ -269,7 +235,8 @@ void ExpSum(const ExpSumTask &task, ChunkSum *out) {
   const int64_t target = task.target;
   const bool in_place = task.exponentials == task.logits;
 
-  ChunkSum result{0.0, {}, {}, task.pivot, Reference::kExponent, Special::kNone};
+  ChunkSum result{0.0, {}, {}, 0.0, Reference::kExponent, Special::kNone};
+  if (task.spread) result.pivot = Pivot(logits, cols, target);
   const auto find_special = [&](Extreme seen) {
     result.special = seen.nan ? Special::kNan : Special::kInfinity;
     *out = result;
@@ -286,15 +253,14 @@ void ExpSum(const ExpSumTask &task, ChunkSum *out) {
       if (kept != nullptr) std::memset(kept, 0, static_cast<size_t>(cols) * sizeof(T));
       const bool only_target = cols == 1 && target == 0;
       if (!only_target) result.spread.hi = std::numeric_limits<double>::infinity();
-      result.pivot = 0.0;
       *out = result;
       return;
     }
-    result.pivot = seen.max;
     if (seen.max >= -F::kLimit && seen.max <= F::kLimit) {
       reference = RoundedLog2(seen.max);
     } else {
       result.kind = Reference::kLogit;
+      result.pivot = seen.max;
       origin = static_cast<T>(seen.max);
       reference = 0.0;
     }

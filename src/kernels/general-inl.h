@@ -1,0 +1,538 @@
+// Rows with any options, see general.h. Everything between loading and storing is double: for float32 that leaves 29
+// bits beyond what the bounds need; for float64 differences to the maximum and sums carry their rounding errors along.
+#if defined(XENT_SRC_KERNELS_GENERAL_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef XENT_SRC_KERNELS_GENERAL_INL_H_
+#undef XENT_SRC_KERNELS_GENERAL_INL_H_
+#else
+#define XENT_SRC_KERNELS_GENERAL_INL_H_
+#endif
+
+#include <cstring>
+
+#include "hwy/highway.h"
+#include "kernels/general.h"
+#include "kernels/lanes-inl.h"
+#include "kernels/load-inl.h"
+#include "kernels/maximum-inl.h"
+#include "kernels/stage-inl.h"
+#include "math/double-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace xent::internal {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using DoubleTag = hn::CappedTag<double, kLanes>;
+using Doubles = hn::Vec<DoubleTag>;
+
+inline constexpr double kMasked = -std::numeric_limits<double>::infinity();
+
+// Whether labels and factors carry their rounding errors along.
+template <class T>
+inline constexpr bool kKeepsLow = sizeof(T) == sizeof(double);
+
+// m' - z' before the factor, exact as hi + lo (float32 needs no lo), and e^(factor (z' - m')).
+template <class T>
+struct Below {
+  Doubles difference, exponential;
+
+  HWY_INLINE Below(Doubles m, Doubles z, Doubles factor) {
+    const DoubleTag d;
+    difference = hn::Sub(m, z);
+    const Doubles product = hn::Mul(difference, factor);
+    if constexpr (sizeof(T) == 4) {
+      exponential = ExpForFloat(d, hn::Neg(product));
+    } else {
+      const Doubles bb = hn::Sub(difference, m);
+      const Doubles error = hn::Sub(hn::Sub(m, hn::Sub(difference, bb)), hn::Add(z, bb));
+      const Doubles low = hn::MulAdd(error, factor, ProductError(d, difference, factor, product));
+      exponential = ExpForDouble(d, hn::Neg(product), hn::Neg(low));  // 0 for what is masked, whatever `low` is then
+    }
+  }
+};
+
+HWY_INLINE void AddDoubles(Doubles v, int64_t first, WideLanes<float> &sum) {
+  const DoubleTag d;
+  hn::Store(hn::Add(hn::Load(d, sum.lanes + first), v), d, sum.lanes + first);
+}
+HWY_INLINE void AddDoubles(Doubles v, int64_t first, WideLanes<double> &sum) { AddToLanes(DoubleTag(), v, first, sum); }
+
+template <class T>
+struct LaneSums {
+  WideLanes<T> others, entropy, weight, weighted;
+
+  // Terms of a vector of values z (masked at the maximum's own column) and labels y (0 there).
+  HWY_INLINE void Add(int64_t first, Doubles m, Doubles z, Doubles y, Doubles factor, bool with_entropy,
+                      bool with_weighted) {
+    const DoubleTag d;
+    const Doubles zero = hn::Zero(d);
+    const Below<T> below(m, z, factor);
+    AddDoubles(below.exponential, first, others);
+    if (with_entropy) {
+      const auto counts = hn::Gt(below.exponential, zero);
+      AddDoubles(hn::IfThenElseZero(counts, hn::Mul(below.exponential, below.difference)), first, entropy);
+    }
+    if (with_weighted) {
+      Doubles difference = below.difference;
+      if constexpr (Format<T>::kSpreadScale != 1.0) {
+        const Doubles scale = hn::Set(d, Format<T>::kSpreadScale);
+        difference = hn::Sub(hn::Mul(m, scale), hn::Mul(z, scale));
+      }
+      AddDoubles(hn::IfThenElseZero(hn::Ne(y, zero), hn::Mul(y, difference)), first, weighted);
+    }
+  }
+};
+
+// w (probs_factor q + share), and for float64 what its roundings lose.
+template <class T>
+struct Label {
+  Doubles value, low;
+
+  HWY_INLINE Label(const Labels &labels, Doubles q, Doubles weight) {
+    const DoubleTag d;
+    const Doubles factor = hn::Set(d, labels.probs_factor.hi), share = hn::Set(d, labels.share.hi);
+    if constexpr (sizeof(T) == 4) {
+      value = hn::Mul(hn::MulAdd(q, factor, share), weight);
+      low = hn::Zero(d);
+    } else {
+      const Doubles product = hn::Mul(q, factor);
+      const Doubles sum = hn::Add(product, share);
+      const Doubles bb = hn::Sub(sum, product);
+      const Doubles lost = hn::Add(hn::Sub(product, hn::Sub(sum, bb)), hn::Sub(share, bb));
+      const Doubles more = hn::MulAdd(q, hn::Set(d, labels.probs_factor.lo), hn::Set(d, labels.share.lo));
+      const Doubles sum_low = hn::Add(hn::Add(lost, ProductError(d, q, factor, product)), more);
+      value = hn::Mul(sum, weight);
+      low = hn::MulAdd(sum_low, weight, ProductError(d, sum, weight, value));
+    }
+  }
+};
+
+// The labels of `count` columns of a chunk (Labels::probs_stride is 1), 0 past them, and their low parts where asked
+// for.
+template <class T>
+HWY_INLINE void StageLabels(const Labels &labels, int64_t col, int64_t count, double *y, double *low) {
+  const DoubleTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  HWY_ALIGN double weights[kStep];
+  if (labels.probs != nullptr) StageAny(labels.probs_dtype, labels.probs, col, count, kStep, y);
+  if (labels.class_weights != nullptr) {
+    Stage(static_cast<const T *>(labels.class_weights) + col, count, kStep, 0.0, weights);
+  }
+  for (int64_t i = 0; i < kStep; i += lanes) {
+    const Doubles q = labels.probs != nullptr ? hn::Load(d, y + i) : hn::Zero(d);
+    const Doubles weight = labels.class_weights != nullptr ? hn::Load(d, weights + i) : hn::Set(d, 1.0);
+    const Label<T> label(labels, q, weight);
+    hn::Store(label.value, d, y + i);
+    if (low != nullptr) hn::Store(label.low, d, low + i);
+  }
+  for (int64_t i = count; i < kStep; ++i) {
+    y[i] = 0.0;
+    if (low != nullptr) low[i] = 0.0;
+  }
+}
+
+HWY_INLINE void TransformValues(const Transform &transform, double *z, int64_t count) {
+  if (transform.cap == 0.0) return;
+  const DoubleTag d;
+  const SoftCap cap(transform.scale, transform.cap);
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t i = 0; i < count; i += lanes) hn::Store(cap.Value(d, hn::Load(d, z + i)), d, z + i);
+}
+
+// `count` values in place, of any alignment.
+HWY_INLINE void Values(const Transform &transform, double *values, int64_t count) {
+  HWY_ALIGN double copy[kLanes];
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const int64_t part = HWY_MIN(kLanes, count - i);
+    Stage(values + i, part, kLanes, 0.0, copy);
+    TransformValues(transform, copy, kLanes);
+    std::memcpy(values + i, copy, static_cast<size_t>(part) * sizeof(double));
+  }
+}
+
+template <class In>
+HWY_INLINE int64_t FindFirst(const In *logits, int64_t cols, Arithmetic<In> value) {
+  const Tag<In> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto wanted = hn::Set(d, value);
+  int64_t i = 0;
+  for (; i + lanes <= cols; i += lanes) {
+    const intptr_t found = hn::FindFirstTrue(d, hn::Eq(LoadAs(d, logits + i), wanted));
+    if (found >= 0) return i + found;
+  }
+  while (i < cols && Widen(logits[i]) != value) ++i;
+  return i;
+}
+
+template <class In>
+void Sums(const GeneralTask &task, GeneralSums *out) {
+  using T = Arithmetic<In>;
+  const In *const logits = static_cast<const In *>(task.logits);
+  GeneralSums result;
+  const Extreme seen = Maximum(logits, task.cols, int64_t{-1});
+  result.max = seen.max;
+  int64_t argmax = -1;
+  if (seen.nan || seen.max == -kMasked) {
+    result.special = seen.nan ? Special::kNan : Special::kInfinity;
+  } else if (seen.max != kMasked) {
+    argmax = FindFirst(logits, task.cols, static_cast<T>(seen.max));
+    result.argmax = task.first + argmax;
+    result.value = seen.max;
+    Values(task.transform, &result.value, 1);
+  }
+  if (result.special != Special::kNone || !task.sums) {
+    *out = result;
+    return;
+  }
+
+  const DoubleTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const double factor = task.transform.Factor();
+  LaneSums<T> sums;
+  double weight_of_max = 0.0;
+  HWY_ALIGN double z[kStep];
+  HWY_ALIGN double y[kStep] = {};
+  HWY_ALIGN double y_low[kStep];
+  for (int64_t col = 0; col < task.cols; col += kStep) {
+    const int64_t count = HWY_MIN(kStep, task.cols - col);
+    Stage(logits + col, count, kStep, kMasked, z);
+    TransformValues(task.transform, z, kStep);
+    if (task.weighted) {
+      StageLabels<T>(task.labels, col, count, y, kKeepsLow<T> ? y_low : nullptr);
+      if (task.target >= col && task.target < col + count) {
+        y[task.target - col] = task.target_value.hi;
+        y_low[task.target - col] = task.target_value.lo;
+      }
+    }
+    if (argmax >= col && argmax < col + count) {
+      z[argmax - col] = kMasked;
+      weight_of_max = y[argmax - col];
+      y[argmax - col] = 0.0;
+    }
+    for (int64_t part = 0; part < kLanes; part += lanes) {
+      for (int64_t i = part; i < kStep; i += kLanes) {
+        const Doubles label = hn::Load(d, y + i);
+        if (task.weighted) {
+          AddDoubles(label, part, sums.weight);
+          if constexpr (kKeepsLow<T>) AddDoubles(hn::Load(d, y_low + i), part, sums.weight);
+        }
+        sums.Add(part, hn::Set(d, result.value), hn::Load(d, z + i), label, hn::Set(d, factor), task.entropy,
+                 task.weighted);
+      }
+    }
+  }
+  result.others = sums.others.Total();
+  result.entropy = TimesFinite(sums.entropy.Total(), factor);
+  result.weight = Add(sums.weight.Total(), Wide{weight_of_max});
+  result.weighted = TimesFinite(sums.weighted.Total(), factor);
+  *out = result;
+}
+
+// p_factor e^(z' - m') - y y_factor, with a cap times dz. For float64 the low parts of factors and labels, and what the
+// product of the latter loses, are added to the difference.
+template <class T>
+struct GradientOf {
+  const Transform transform;
+  const SoftCap cap;
+
+  explicit GradientOf(const Transform &t) : transform(t), cap(t.scale, t.cap > 0.0 ? t.cap : 1.0) {}
+
+  struct Factors {
+    Doubles p, p_low, y, y_low;
+  };
+  struct Result {
+    Doubles gradient, difference;  // the latter m' - z', unscaled
+  };
+  HWY_INLINE Result operator()(Doubles raw, Doubles m, Doubles y, Doubles y_low, const Factors &factors) const {
+    const DoubleTag d;
+    const bool capped = transform.cap > 0.0;
+    const Doubles z = capped ? cap.Value(d, raw) : raw;
+    const Below<T> below(m, z, hn::Set(d, transform.Factor()));
+    const Doubles label = hn::Mul(y, factors.y);
+    Doubles v = hn::MulSub(below.exponential, factors.p, label);
+    if constexpr (kKeepsLow<T>) {
+      const Doubles label_low =
+          hn::MulAdd(y_low, factors.y, hn::MulAdd(y, factors.y_low, ProductError(d, y, factors.y, label)));
+      v = hn::Add(v, hn::MulSub(below.exponential, factors.p_low, label_low));
+    }
+    if (capped) v = hn::Mul(v, cap.Derivative(d, raw));
+    return {v, below.difference};
+  }
+};
+
+// factor w (m' - z' + L); 0 where the coefficient is.
+template <class T>
+HWY_INLINE Doubles LabelGradient(Doubles weight, Doubles difference, Doubles factor, Doubles log_total,
+                                 Doubles label_factor) {
+  const DoubleTag d;
+  const Doubles coefficient = hn::Mul(weight, label_factor);
+  const Doubles gap = hn::MulAdd(difference, factor, log_total);
+  return hn::IfThenElseZero(hn::Ne(coefficient, hn::Zero(d)), hn::Mul(coefficient, gap));
+}
+
+HWY_INLINE Doubles Infinite(Doubles v) {
+  const DoubleTag d;
+  return hn::IfThenElseZero(hn::Ne(v, hn::Zero(d)), hn::Mul(v, hn::Set(d, -kMasked)));
+}
+
+template <class In>
+void GeneralGradientOf(const GeneralGradientTask &task) {
+  using T = Arithmetic<In>;
+  const In *const logits = static_cast<const In *>(task.logits);
+  const DoubleTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const GradientOf<T> gradient_of(task.transform);
+  const GeneralGradient &row = task.row;
+  const Doubles factor = hn::Set(d, task.transform.Factor());
+  HWY_ALIGN double z[kStep];
+  HWY_ALIGN double y[kStep] = {};
+  HWY_ALIGN double y_low[kStep] = {};
+  HWY_ALIGN double weights[kStep];
+  const typename GradientOf<T>::Factors factors{hn::Set(d, row.p_factor.hi), hn::Set(d, row.p_factor.lo),
+                                                hn::Set(d, row.y_factor.hi), hn::Set(d, row.y_factor.lo)};
+  for (int64_t col = 0; col < task.cols; col += kStep) {
+    const int64_t count = HWY_MIN(kStep, task.cols - col);
+    Stage(logits + col, count, kStep, kMasked, z);
+    if (task.weighted) StageLabels<T>(task.labels, col, count, y, kKeepsLow<T> ? y_low : nullptr);
+    const bool has_target = task.target >= col && task.target < col + count;
+    if (has_target) {
+      y[task.target - col] = task.target_value.hi;
+      y_low[task.target - col] = task.target_value.lo;
+    }
+    if (task.label_gradient != nullptr) {
+      if (task.labels.class_weights != nullptr) {
+        Stage(static_cast<const T *>(task.labels.class_weights) + col, count, kStep, 0.0, weights);
+      } else {
+        for (int64_t i = 0; i < kStep; i += lanes) hn::Store(hn::Set(d, 1.0), d, weights + i);
+      }
+    }
+    for (int64_t i = 0; i < kStep; i += lanes) {
+      const auto v =
+          gradient_of(hn::Load(d, z + i), hn::Set(d, row.value), hn::Load(d, y + i), hn::Load(d, y_low + i), factors);
+      hn::Store(row.infinite ? Infinite(v.gradient) : v.gradient, d, z + i);
+      if (task.label_gradient != nullptr) {
+        const Doubles w = LabelGradient<T>(hn::Load(d, weights + i), v.difference, factor, hn::Set(d, row.log_total),
+                                           hn::Set(d, row.label_factor));
+        hn::Store(row.infinite ? Infinite(w) : w, d, weights + i);
+      }
+    }
+    if (task.gradient != nullptr) Unstage(z, count, static_cast<In *>(task.gradient) + col);
+    if (task.label_gradient != nullptr) UnstageAny(task.labels.probs_dtype, weights, col, count, task.label_gradient);
+    if (has_target) y[task.target - col] = y_low[task.target - col] = 0.0;  // the next step may not fill them anew
+  }
+}
+
+// y of one class at the positions of a tile, and its low parts where asked for.
+template <class T>
+HWY_INLINE void StageTileLabels(const TileTask &task, int64_t col, double *y, double *low) {
+  const DoubleTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const Labels &labels = task.labels;
+  const double weight =
+      labels.class_weights == nullptr ? 1.0 : WidenSubnormal(static_cast<const T *>(labels.class_weights)[col]);
+  if (labels.probs != nullptr) {
+    StageAny(labels.probs_dtype, labels.probs, col * labels.probs_stride, task.count, kTile, y);
+  }
+  for (int64_t i = 0; i < kTile; i += lanes) {
+    const Label<T> label(labels, labels.probs != nullptr ? hn::Load(d, y + i) : hn::Zero(d), hn::Set(d, weight));
+    hn::Store(label.value, d, y + i);
+    if (low != nullptr) hn::Store(label.low, d, low + i);
+  }
+}
+
+template <class In>
+void TileSums(const TileTask &task, GeneralSums *out) {
+  using T = Arithmetic<In>;
+  const In *const logits = static_cast<const In *>(task.logits);
+  const DoubleTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  HWY_ALIGN double z[kTile];
+  HWY_ALIGN double y[kTile] = {};
+  HWY_ALIGN double y_low[kTile] = {}, target_low[kTile] = {};
+  HWY_ALIGN double max[kTile], argmax[kTile], bad[kTile] = {}, value[kTile], target[kTile] = {},
+                                              target_value[kTile] = {};
+  for (int64_t i = 0; i < kTile; ++i) {
+    max[i] = kMasked;
+    argmax[i] = -1.0;
+  }
+  for (int64_t i = 0; i < task.count; ++i) {
+    target[i] = static_cast<double>(task.targets[i]);
+    target_value[i] = task.target_values[i].hi;
+    target_low[i] = task.target_values[i].lo;
+  }
+  for (int64_t col = 0; col < task.cols; ++col) {
+    Stage(logits + col * task.stride, task.count, kTile, 0.0, z);
+    for (int64_t i = 0; i < kTile; i += lanes) {
+      const Doubles v = hn::Load(d, z + i), m = hn::Load(d, max + i);
+      const auto above = hn::Gt(v, m);
+      hn::Store(hn::IfThenElse(above, v, m), d, max + i);
+      hn::Store(hn::IfThenElse(above, hn::Set(d, static_cast<double>(col)), hn::Load(d, argmax + i)), d, argmax + i);
+      hn::Store(hn::IfThenElse(hn::IsNaN(v), hn::Set(d, 1.0), hn::Load(d, bad + i)), d, bad + i);
+    }
+  }
+  for (int64_t i = 0; i < kTile; ++i) value[i] = max[i] - max[i] == 0.0 ? max[i] : 0.0;
+  TransformValues(task.transform, value, kTile);
+
+  const Doubles factor = hn::Set(d, task.transform.Factor());
+  LaneSums<T> sums[kTile / kLanes];
+  for (int64_t col = 0; col < task.cols; ++col) {
+    Stage(logits + col * task.stride, task.count, kTile, 0.0, z);
+    TransformValues(task.transform, z, kTile);
+    if (task.weighted) StageTileLabels<T>(task, col, y, kKeepsLow<T> ? y_low : nullptr);
+    const Doubles column = hn::Set(d, static_cast<double>(col));
+    for (int64_t i = 0; i < kTile; i += lanes) {
+      LaneSums<T> &lane_sums = sums[i / kLanes];
+      Doubles label = hn::Load(d, y + i);
+      if (task.weighted) {
+        const auto is_target = hn::Eq(hn::Load(d, target + i), column);
+        label = hn::IfThenElse(is_target, hn::Load(d, target_value + i), label);
+        AddDoubles(label, i % kLanes, lane_sums.weight);
+        if constexpr (kKeepsLow<T>) {
+          AddDoubles(hn::IfThenElse(is_target, hn::Load(d, target_low + i), hn::Load(d, y_low + i)), i % kLanes,
+                     lane_sums.weight);
+        }
+      }
+      const auto is_max = hn::Eq(hn::Load(d, argmax + i), column);
+      const Doubles logit = hn::IfThenElse(is_max, hn::Set(d, kMasked), hn::Load(d, z + i));
+      lane_sums.Add(i % kLanes, hn::Load(d, value + i), logit, hn::IfThenZeroElse(is_max, label), factor, true,
+                    task.weighted);
+    }
+  }
+  const double scale = task.transform.Factor();
+  const auto total = [](const WideLanes<T> &sum, int64_t lane) -> Wide {
+    if constexpr (sizeof(T) == 4) {
+      return {sum.lanes[lane], 0.0};
+    } else {
+      const double plain = sum.lanes[lane];
+      return plain - plain == 0.0 ? FastTwoSum(plain, sum.lanes[kLanes + lane]) : Wide{plain, 0.0};
+    }
+  };
+  for (int64_t i = 0; i < task.count; ++i) {
+    const LaneSums<T> &lane_sums = sums[i / kLanes];
+    const int64_t lane = i % kLanes;
+    GeneralSums &result = out[i];
+    result = {};
+    result.max = max[i];
+    result.value = value[i];
+    result.argmax = static_cast<int64_t>(argmax[i]);
+    if (max[i] == -kMasked) result.special = Special::kInfinity;
+    if (bad[i] != 0.0) result.special = Special::kNan;
+    result.others = total(lane_sums.others, lane);
+    result.entropy = TimesFinite(total(lane_sums.entropy, lane), scale);
+    result.weight = total(lane_sums.weight, lane);
+    result.weighted = TimesFinite(total(lane_sums.weighted, lane), scale);
+  }
+}
+
+template <class In>
+void TileGradient(const TileGradientTask &gradient_task) {
+  using T = Arithmetic<In>;
+  const TileTask &task = gradient_task.tile;
+  const In *const logits = static_cast<const In *>(task.logits);
+  const DoubleTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const GradientOf<T> gradient_of(task.transform);
+  const Doubles factor = hn::Set(d, task.transform.Factor());
+  HWY_ALIGN double z[kTile];
+  HWY_ALIGN double y[kTile] = {};
+  HWY_ALIGN double by_label[kTile];
+  HWY_ALIGN double y_low[kTile] = {}, target_low[kTile] = {}, p_low[kTile] = {}, y_factor_low[kTile] = {};
+  HWY_ALIGN double value[kTile] = {}, p_factor[kTile] = {}, y_factor[kTile] = {}, log_total[kTile] = {},
+                   label_factor[kTile] = {}, target[kTile] = {}, target_value[kTile] = {}, blow_up[kTile] = {};
+  for (int64_t i = 0; i < task.count; ++i) {
+    const GeneralGradient &row = gradient_task.rows[i];
+    value[i] = row.value;
+    p_factor[i] = row.p_factor.hi;
+    p_low[i] = row.p_factor.lo;
+    y_factor[i] = row.y_factor.hi;
+    y_factor_low[i] = row.y_factor.lo;
+    log_total[i] = row.log_total;
+    label_factor[i] = row.label_factor;
+    blow_up[i] = row.infinite ? 1.0 : 0.0;
+    target[i] = static_cast<double>(task.targets[i]);
+    target_value[i] = task.target_values[i].hi;
+    target_low[i] = task.target_values[i].lo;
+  }
+  for (int64_t col = 0; col < task.cols; ++col) {
+    Stage(logits + col * task.stride, task.count, kTile, 0.0, z);
+    if (task.weighted) StageTileLabels<T>(task, col, y, kKeepsLow<T> ? y_low : nullptr);
+    const Doubles column = hn::Set(d, static_cast<double>(col));
+    const double weight = task.labels.class_weights == nullptr
+                              ? 1.0
+                              : WidenSubnormal(static_cast<const T *>(task.labels.class_weights)[col]);
+    for (int64_t i = 0; i < kTile; i += lanes) {
+      const auto is_target = hn::Eq(hn::Load(d, target + i), column);
+      const Doubles label = hn::IfThenElse(is_target, hn::Load(d, target_value + i), hn::Load(d, y + i));
+      const Doubles label_low = hn::IfThenElse(is_target, hn::Load(d, target_low + i), hn::Load(d, y_low + i));
+      const auto v = gradient_of(hn::Load(d, z + i), hn::Load(d, value + i), label, label_low,
+                                 {hn::Load(d, p_factor + i), hn::Load(d, p_low + i), hn::Load(d, y_factor + i),
+                                  hn::Load(d, y_factor_low + i)});
+      const auto infinite = hn::Gt(hn::Load(d, blow_up + i), hn::Zero(d));
+      hn::Store(hn::IfThenElse(infinite, Infinite(v.gradient), v.gradient), d, z + i);
+      if (gradient_task.label_gradient != nullptr) {
+        const Doubles w = LabelGradient<T>(hn::Set(d, weight), v.difference, factor, hn::Load(d, log_total + i),
+                                           hn::Load(d, label_factor + i));
+        hn::Store(hn::IfThenElse(infinite, Infinite(w), w), d, by_label + i);
+      }
+    }
+    if (gradient_task.gradient != nullptr) {
+      Unstage(z, task.count, static_cast<In *>(gradient_task.gradient) + col * gradient_task.gradient_stride);
+    }
+    if (gradient_task.label_gradient != nullptr) {
+      UnstageAny(task.labels.probs_dtype, by_label, col * gradient_task.label_gradient_stride, task.count,
+                 gradient_task.label_gradient);
+    }
+  }
+}
+
+template <class In>
+int64_t Rank(const void *data, int64_t cols, double logit, int64_t before) {
+  const In *const logits = static_cast<const In *>(data);
+  const Tag<In> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const Arithmetic<In> value = static_cast<Arithmetic<In>>(logit);
+  const auto own = hn::Set(d, value);
+  int64_t rank = 0, i = 0;
+  before = HWY_MAX(before, int64_t{0});
+  for (; i + lanes <= HWY_MIN(cols, before); i += lanes) {
+    rank += static_cast<int64_t>(hn::CountTrue(d, hn::Ge(LoadAs(d, logits + i), own)));
+  }
+  for (; i < HWY_MIN(cols, before); ++i) rank += Widen(logits[i]) >= value;
+  for (; i + lanes <= cols; i += lanes) {
+    rank += static_cast<int64_t>(hn::CountTrue(d, hn::Gt(LoadAs(d, logits + i), own)));
+  }
+  for (; i < cols; ++i) rank += Widen(logits[i]) > value;
+  return rank;
+}
+
+template <class In>
+void TopK(const void *data, int64_t cols, int64_t first, int64_t k, RankedLogit *best, int64_t *count) {
+  const In *const logits = static_cast<const In *>(data);
+  const Tag<In> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  // Behind every entry that is at least as large: the lower column stays first.
+  const auto insert = [&](int64_t i) {
+    const double logit = static_cast<double>(Widen(logits[i]));
+    int64_t place = *count < k ? (*count)++ : k - 1;
+    for (; place > 0 && best[place - 1].logit < logit; --place) best[place] = best[place - 1];
+    best[place] = {logit, first + i};
+  };
+  int64_t i = 0;
+  for (; i < cols && *count < k; ++i) insert(i);
+  const auto above_last = [&](int64_t j) { return static_cast<double>(Widen(logits[j])) > best[k - 1].logit; };
+  for (; i + lanes <= cols; i += lanes) {
+    const auto last = hn::Set(d, static_cast<Arithmetic<In>>(best[k - 1].logit));
+    if (hn::AllFalse(d, hn::Gt(LoadAs(d, logits + i), last))) continue;
+    for (int64_t j = i; j < i + lanes; ++j) {
+      if (above_last(j)) insert(j);
+    }
+  }
+  for (; i < cols; ++i) {
+    if (above_last(i)) insert(i);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace xent::internal
+HWY_AFTER_NAMESPACE();
+#endif  // include guard

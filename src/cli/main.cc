@@ -231,17 +231,17 @@ CLI::App* AddScoreCommand(CLI::App& app, ScoreArguments& arguments) {
   AddNumber(
       score, "--top-k", "How often the target is among the K best, and which these are", "K", "an integer from 1 to 64",
       [](int32_t value) { return value >= 1 && value <= 64; }, &arguments.top_k);
-  AddText(
-      score, "--out",
-      "Write lse, logprob, argmax, entropy and rank (with --top-k topk_indices and topk_logprobs), each into a file\n"
-      "of that name and .npy",
-      "DIR", &arguments.out);
+  AddText(score, "--out", "Write the numbers of each row into this directory, a file for each kind", "DIR",
+          &arguments.out);
   AddThreads(score, arguments.inputs);
   AddInputs(score, arguments.inputs,
             {{"LOGITS.npy", kLogitsHelp, &arguments.inputs.first},
              {"TARGETS.npy", "int32 or int64", &arguments.inputs.second}},
             {"--out"});
-  score->footer(kOutputFooter);
+  score->footer(
+      std::string("Files in DIR, each NAME.npy: lse, logprob, argmax, entropy, rank; with --top-k topk_indices and\n"
+                  "topk_logprobs. DIR is made if need be.\n") +
+      kOutputFooter);
   return score;
 }
 

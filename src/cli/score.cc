@@ -148,6 +148,11 @@ class ScoreCommand {
   // `results` are filled on the way where there are any.
   Totals Score(const CrossEntropyInputs& inputs, const Results* results) {
     const Layout& layout = inputs.layout();
+    const int64_t cols = options_.valid_cols > 0 ? options_.valid_cols : layout.cols;
+    if (arguments_.top_k > cols) {
+      throw Error(inputs.logits().path() + ": --top-k is " + std::to_string(arguments_.top_k) + ", expected at most " +
+                  std::to_string(cols) + ", the number of columns");
+    }
     constexpr size_t kRowBytes = sizeof(int64_t) + sizeof(double) + 1;  // rank, entropy, hit
     const Batches batches(layout.blocks, kRowBytes * static_cast<size_t>(layout.inner));
     const auto rows = static_cast<size_t>(batches.size() * layout.inner);

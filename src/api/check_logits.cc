@@ -17,6 +17,7 @@ namespace {
 template <class In>
 struct ProbabilitiesJob {
   static constexpr int kPasses = 1;
+  using Part = ChunkSum;
   using Sums = NoTotals;
   struct Row {};
 

@@ -19,19 +19,19 @@ struct Targets {
   }
 };
 
-// What sums, and gradients, are divided by; zero for the mean of no live row.
-inline Factor Denominator(const xent_options &options, int64_t live_rows) {
+// What sums, and gradients, are divided by; `weight` is the mean's. Zero: the mean over nothing.
+inline Factor Denominator(const xent_options &options, double weight) {
   if (options.has_divisor) return Decompose(options.divisor);
-  return Decompose(options.reduction == XENT_REDUCTION_MEAN ? static_cast<double>(live_rows) : 1.0);
+  return Decompose(options.reduction == XENT_REDUCTION_MEAN ? weight : 1.0);
 }
 
 template <class T>
-T Reduced(Wide sum, const xent_options &options, int64_t live_rows) {
-  const Factor denominator = Denominator(options, live_rows);
+T Reduced(Wide sum, const xent_options &options, Factor denominator) {
   constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
   if (denominator.mantissa == 0.0) return options.empty_mean == XENT_EMPTY_MEAN_ZERO ? T{0} : kNan;
   if (sum.hi != sum.hi) return kNan;
-  if (sum.hi - sum.hi != 0.0 || sum.hi == 0.0) return static_cast<T>(sum.hi);
+  if (sum.hi - sum.hi != 0.0) return static_cast<T>(sum.hi * denominator.mantissa);
+  if (sum.hi == 0.0) return T{0};
   // Exponents apart, so that huge sums and tiny or huge divisors cost no digits.
   const int64_t exponent = ExponentOf(sum.hi);
   const Wide quotient = Divide(Scale(sum, -exponent), {denominator.mantissa, 0.0});

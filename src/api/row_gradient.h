@@ -60,9 +60,9 @@ struct RowGradient {
   int lift = 0;
 };
 
-template <class In>
-RowGradient<Arithmetic<In>> MakeRowGradient(const RowSum<Arithmetic<In>> &total, Factor g, double others_weight) {
-  using F = Format<Arithmetic<In>>;
+template <class T>
+RowGradient<T> MakeRowGradient(const RowSum<T> &total, Factor g, double others_weight) {
+  using F = Format<T>;
   constexpr int64_t kLargest = F::kBias - 2, kSmallest = -F::kBias / 2;
   int64_t lift = 0;
   if (g.exponent > kLargest) lift = g.exponent - kLargest;

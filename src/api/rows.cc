@@ -53,6 +53,7 @@ template <class In>
 struct LogSumExpJob {
   using T = Arithmetic<In>;
   static constexpr int kPasses = 1;
+  using Part = ChunkSum;
   using Sums = NoTotals;
   struct Row {};
 
@@ -88,6 +89,7 @@ template <class In>
 struct SoftmaxJob {
   using T = Arithmetic<In>;
   static constexpr int kPasses = 2;
+  using Part = ChunkSum;
   using Sums = NoTotals;
   struct Row {
     bool nan;
@@ -119,7 +121,7 @@ struct SoftmaxJob {
     if (pass != 0) return;
     const PlainSum<T> sum = SumChunks<T>(sums, shape.chunks);
     state.nan = sum.nan || sum.infinity || sum.total.IsZero();
-    if (!state.nan) state.gradient = MakeRowGradient<In>(sum.total, {1.0, 0}, 0.0);
+    if (!state.nan) state.gradient = MakeRowGradient<T>(sum.total, {1.0, 0}, 0.0);
   }
   void End(int64_t /*row*/, const Row & /*state*/, NoTotals & /*totals*/) const {}
 };
@@ -129,6 +131,7 @@ template <class In>
 struct LogSoftmaxJob {
   using T = Arithmetic<In>;
   static constexpr int kPasses = 3;
+  using Part = ChunkSum;
   using Sums = NoTotals;
   struct Row {
     bool nan;
@@ -193,6 +196,7 @@ template <class In, bool kLog>
 struct BackwardJob {
   using T = Arithmetic<In>;
   static constexpr int kPasses = 2;
+  using Part = ChunkSum;
   using Sums = NoTotals;
   struct Row {
     double sum;

@@ -4,11 +4,12 @@
 //
 //   struct Job {
 //     static constexpr int kPasses;
+//     using Part = ...;                                          // what a pass leaves of a chunk: ChunkSum or another
 //     using Sums = Totals or NoTotals;
 //     struct Row;                                                // what a row's passes share
 //     bool Begin(int64_t row, Row &) const;                      // false: the row is finished
-//     void Chunk(int pass, int64_t row, int64_t chunk, Row &, ChunkSum &) const;
-//     void Between(int pass, int64_t row, Row &, const ChunkSum *) const;
+//     void Chunk(int pass, int64_t row, int64_t chunk, Row &, Part &) const;
+//     void Between(int pass, int64_t row, Row &, const Part *) const;
 //     void End(int64_t row, const Row &, Sums &) const;
 //   };
 #ifndef XENT_SRC_API_RUN_ROWS_H_
@@ -51,13 +52,15 @@ struct RowShape {
 
 // Below this many logits a call stays on its thread, and no task is smaller.
 inline constexpr int64_t kTaskLogits = 32768;
-inline constexpr int64_t kSplitRows = 6;
+// Rows whose chunks are worked on at once where rows are split: as many parts as 6 KB of stack take.
+template <class Part>
+inline constexpr int64_t kSplitRows = 6144 / (kMaxChunks * sizeof(Part));
 
 template <class Job>
 XENT_NOINLINE void RunRow(const Job &job, const RowShape &shape, int64_t row, typename Job::Sums &totals) {
   typename Job::Row state{};
   if (!job.Begin(row, state)) return;
-  ChunkSum sums[kMaxChunks];
+  typename Job::Part sums[kMaxChunks];
   for (int pass = 0; pass < Job::kPasses; ++pass) {
     for (int64_t chunk = 0; chunk < shape.chunks; ++chunk) job.Chunk(pass, row, chunk, state, sums[chunk]);
     job.Between(pass, row, state, sums);
@@ -65,49 +68,62 @@ XENT_NOINLINE void RunRow(const Job &job, const RowShape &shape, int64_t row, ty
   job.End(row, state, totals);
 }
 
-template <class Job>
-XENT_NOINLINE bool RunWholeRows(const Job &job, const RowShape &shape, const xent_exec &exec, int32_t concurrency,
-                                typename Job::Sums *totals) {
+// run(first row, end row, totals): one task's rows, each added to totals[row / RowsPerGroup(rows)]. A task has at least
+// `task_rows` rows where there are as many.
+template <class Sums, class RunRange>
+XENT_NOINLINE bool RunGroups(const RowShape &shape, int64_t task_rows, const xent_exec &exec, int32_t concurrency,
+                             const RunRange &run, Sums *totals) {
   struct Work {
-    const Job &job;
-    const RowShape &shape;
-    int64_t group_rows, groups, task_groups;
-    typename Job::Sums group_totals[kMaxTasks];
+    const RunRange &run;
+    int64_t rows, group_rows, groups, task_groups;
+    Sums group_totals[kMaxTasks];
   };
   const int64_t group_rows = RowsPerGroup(shape.rows);
   const int64_t groups = (shape.rows - 1) / group_rows + 1;
   const int64_t group_logits = group_rows > INT64_MAX / shape.cols ? INT64_MAX : group_rows * shape.cols;
-  const int64_t task_groups = concurrency == 1 ? groups : std::max<int64_t>(1, kTaskLogits / group_logits);
-  Work work{job, shape, group_rows, groups, task_groups, {}};
+  const int64_t task_groups =
+      concurrency == 1 ? groups : std::max({int64_t{1}, kTaskLogits / group_logits, (task_rows - 1) / group_rows + 1});
+  Work work{run, shape.rows, group_rows, groups, task_groups, {}};
   const bool complete = ParallelFor(
       exec, concurrency, (groups - 1) / task_groups + 1,
       [](void *arg, int64_t task) {
         Work &w = *static_cast<Work *>(arg);
         const int64_t end_group = std::min(w.groups, (task + 1) * w.task_groups);
-        for (int64_t group = task * w.task_groups; group < end_group; ++group) {
-          const int64_t end_row = std::min(w.shape.rows, (group + 1) * w.group_rows);
-          for (int64_t row = group * w.group_rows; row < end_row; ++row) {
-            RunRow(w.job, w.shape, row, w.group_totals[group]);
-          }
-        }
+        w.run(task * w.task_groups * w.group_rows, std::min(w.rows, end_group * w.group_rows), w.group_totals);
       },
       &work);
   for (int64_t group = 0; group < groups; ++group) totals->Add(work.group_totals[group]);
   return complete;
 }
 
+template <class Job>
+bool RunWholeRows(const Job &job, const RowShape &shape, const xent_exec &exec, int32_t concurrency,
+                  typename Job::Sums *totals) {
+  const int64_t group_rows = RowsPerGroup(shape.rows);
+  const auto run = [&](int64_t first, int64_t end, typename Job::Sums *group_totals) {
+    int64_t group = first / group_rows;
+    for (int64_t row = first; row < end; ++group) {
+      for (const int64_t group_end = std::min(end, (group + 1) * group_rows); row < group_end; ++row) {
+        RunRow(job, shape, row, group_totals[group]);
+      }
+    }
+  };
+  return RunGroups(shape, 1, exec, concurrency, run, totals);
+}
+
 // For at most kMaxTasks rows, of which each is a group of its own.
 template <class Job>
 XENT_NOINLINE bool RunSplitRows(const Job &job, const RowShape &shape, const xent_exec &exec, int32_t concurrency,
                                 typename Job::Sums *totals) {
+  constexpr int64_t kSplit = kSplitRows<typename Job::Part>;
   struct Work {
     const Job &job;
     const RowShape &shape;
     int pass;
     int64_t count;
-    int64_t rows[kSplitRows];
-    typename Job::Row states[kSplitRows];
-    ChunkSum sums[kSplitRows][kMaxChunks];
+    int64_t rows[kSplit];
+    typename Job::Row states[kSplit];
+    typename Job::Part sums[kSplit][kMaxChunks];
   };
   Work work{job, shape, 0, 0, {}, {}, {}};
   const auto run_chunk = [](void *arg, int64_t task) {
@@ -117,7 +133,7 @@ XENT_NOINLINE bool RunSplitRows(const Job &job, const RowShape &shape, const xen
     w.job.Chunk(w.pass, w.rows[slot], chunk, w.states[slot], w.sums[slot][chunk]);
   };
   for (int64_t next = 0; next < shape.rows;) {
-    for (work.count = 0; work.count < kSplitRows && next < shape.rows; ++next) {
+    for (work.count = 0; work.count < kSplit && next < shape.rows; ++next) {
       typename Job::Row &state = work.states[work.count];
       state = {};
       if (job.Begin(next, state)) work.rows[work.count++] = next;
@@ -136,13 +152,16 @@ XENT_NOINLINE bool RunSplitRows(const Job &job, const RowShape &shape, const xen
   return true;
 }
 
+inline int32_t ConcurrencyFor(const RowShape &shape, const xent_exec &exec) {
+  return shape.rows <= kTaskLogits / shape.cols ? 1 : Concurrency(exec);
+}
+
 // False: incomplete. The caller has set the floating-point mode.
 template <class Job>
 XENT_NOINLINE bool RunRows(const Job &job, const RowShape &shape, const xent_exec &exec, typename Job::Sums *totals) {
   *totals = {};
   if (shape.rows == 0) return true;
-  const bool small = shape.rows <= kTaskLogits / shape.cols;
-  const int32_t concurrency = small ? 1 : Concurrency(exec);
+  const int32_t concurrency = ConcurrencyFor(shape, exec);
   if (shape.rows < concurrency && shape.chunks > 1 && shape.rows <= kMaxTasks) {
     return RunSplitRows(job, shape, exec, concurrency, totals);
   }

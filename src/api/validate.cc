@@ -181,6 +181,39 @@ xent_status CheckMatrix(int64_t rows, int64_t cols, int32_t dtype, Matrix *matri
   return CheckArray(matrix->data, rows, static_cast<size_t>(size), matrix->name, error);
 }
 
+xent_status CheckInner(int64_t rows, int64_t inner, xent_error *error) {
+  if (inner < 0) return Invalid(error, "inner is %lld, expected 0 or more", static_cast<long long>(inner));
+  if (inner <= 1 || rows % inner == 0) return XENT_OK;
+  return Invalid(error, "rows is %lld, expected a multiple of inner, which is %lld", static_cast<long long>(rows),
+                 static_cast<long long>(inner));
+}
+
+xent_status CheckLayout(int64_t rows, int64_t cols, int64_t inner, int32_t dtype, Matrix *matrix, xent_error *error) {
+  if (inner <= 1) return CheckMatrix(rows, cols, dtype, matrix, error);
+  if (cols > INT64_MAX / inner) {
+    return Invalid(error, "%s: %lld columns of %lld positions exceed 2^63 - 1 elements", matrix->name,
+                   static_cast<long long>(cols), static_cast<long long>(inner));
+  }
+  if (matrix->stride != 0 && matrix->stride < cols * inner) {
+    return Invalid(error, "%s is %lld, expected 0 or at least cols times inner, which is %lld", matrix->stride_name,
+                   static_cast<long long>(matrix->stride), static_cast<long long>(cols * inner));
+  }
+  return CheckMatrix(rows / inner, cols * inner, dtype, matrix, error);
+}
+
+xent_status CheckUpstream(const void *upstream, int32_t kind, int64_t rows, int32_t dtype, xent_error *error) {
+  if (kind < XENT_UPSTREAM_ONE || kind > XENT_UPSTREAM_ROWS) {
+    return Invalid(error, "upstream_kind is %d, expected XENT_UPSTREAM_ONE, XENT_UPSTREAM_SCALAR or XENT_UPSTREAM_ROWS",
+                   kind);
+  }
+  if (kind == XENT_UPSTREAM_ONE) {
+    if (upstream == nullptr) return XENT_OK;
+    return Invalid(error, "upstream is set, expected XENT_UPSTREAM_SCALAR or XENT_UPSTREAM_ROWS as upstream_kind");
+  }
+  const int64_t count = kind == XENT_UPSTREAM_ROWS ? rows : rows > 0;
+  return CheckArray(upstream, count, dtype == XENT_F64 ? 8 : 4, "upstream", error);
+}
+
 xent_status CheckTargets(const void *targets, int32_t type, int64_t rows, xent_error *error) {
   if (type != XENT_I32 && type != XENT_I64) {
     return Invalid(error, "targets_type is %d, expected XENT_I32 or XENT_I64", type);

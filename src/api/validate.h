@@ -45,6 +45,11 @@ struct Matrix {
 };
 xent_status CheckShape(int64_t rows, int64_t cols, int32_t dtype, xent_error *error);
 xent_status CheckMatrix(int64_t rows, int64_t cols, int32_t dtype, Matrix *matrix, xent_error *error);
+// inner as xent.h describes it, and a matrix in that layout.
+xent_status CheckInner(int64_t rows, int64_t inner, xent_error *error);
+xent_status CheckLayout(int64_t rows, int64_t cols, int64_t inner, int32_t dtype, Matrix *matrix, xent_error *error);
+// The upstream gradient of a number a call or a row, of the arithmetic type that belongs to dtype.
+xent_status CheckUpstream(const void *upstream, int32_t kind, int64_t rows, int32_t dtype, xent_error *error);
 // Null or misaligned. `count` elements of `size` bytes; null is fine for none.
 xent_status CheckArray(const void *data, int64_t count, size_t size, const char *name, xent_error *error);
 xent_status CheckTargets(const void *targets, int32_t type, int64_t rows, xent_error *error);

@@ -29,7 +29,12 @@ struct Registry {
       const int64_t target = int64_t{1} << bit;
       const char *const name = hwy::TargetName(target);
       if (has_cap && cap == 0 && std::strcmp(name, cap_name) == 0 && std::strcmp(name, "Unknown") != 0) cap = target;
-      const Kernels kernels{name, ArrayKernelsOf(target), ExpSumKernelsOf(target), RowWriteKernelsOf(target)};
+      const Kernels kernels{name,
+                            ArrayKernelsOf(target),
+                            ExpSumKernelsOf(target),
+                            RowWriteKernelsOf(target),
+                            GeneralKernelsOf(target),
+                            BinaryKernelsOf(target)};
       if (kernels.array == nullptr || count == kMaxTargets) continue;
       compiled[count] = kernels;
       available[count] = (supported & target) != 0;

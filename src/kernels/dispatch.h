@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels/binary.h"
+#include "kernels/general.h"
 #include "kernels/row.h"
 #include "math/array.h"
 
@@ -14,6 +16,8 @@ struct Kernels {
   const ArrayKernels *array;
   const ExpSumKernels *sum;
   const RowWriteKernels *write;
+  const GeneralKernels *general;
+  const BinaryKernels *binary;
 };
 
 // The best that the processor has, capped by XENT_MAX_TARGET as the process's first call found it.

@@ -14,6 +14,7 @@
 #include "hwy/highway.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/load-inl.h"
+#include "kernels/maximum-inl.h"
 #include "kernels/restore.h"
 #include "kernels/row.h"
 #include "math/exp-inl.h"
@@ -181,50 +182,6 @@ template <class In, class T = Arithmetic<In>>
 HWY_NOINLINE void SpreadBlock(const In *logits, int64_t cols, int64_t target, double pivot, WideLanes<T> &sum) {
   SpreadStep<In> step{pivot, &sum};
   ForEachStep(logits, cols, target, static_cast<T>(pivot), step);
-}
-
-template <class In>
-struct MaximumStep {
-  using T = Arithmetic<In>;
-  HWY_ALIGN T max[kLanes];
-  HWY_ALIGN T nan[kLanes];  // not 0 where a NaN was seen
-
-  template <class Z>
-  HWY_INLINE void operator()(const Z *z, int64_t /*col*/, int64_t /*count*/) {
-    const hn::CappedTag<T, kLanes> d;
-    const auto zero = hn::Zero(d);
-    const auto one = hn::Set(d, T{1});
-    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-    for (int64_t part = 0; part < kLanes; part += lanes) {
-      auto m = hn::Load(d, max + part);
-      auto bad = hn::Load(d, nan + part);
-      for (int64_t group = 0; group < kStep; group += kLanes) {
-        const auto v = LoadAs(d, z + group + part);
-        m = hn::IfThenElse(hn::Gt(v, m), v, m);
-        bad = hn::Or(bad, hn::IfThenElse(hn::IsNaN(v), one, zero));
-      }
-      hn::Store(m, d, max + part);
-      hn::Store(bad, d, nan + part);
-    }
-  }
-};
-
-template <class In>
-HWY_NOINLINE Extreme Maximum(const In *logits, int64_t cols, int64_t target) {
-  using T = Arithmetic<In>;
-  const T lowest = -std::numeric_limits<T>::infinity();
-  MaximumStep<In> step;
-  for (int64_t i = 0; i < kLanes; ++i) {
-    step.max[i] = lowest;
-    step.nan[i] = 0;
-  }
-  ForEachStep(logits, cols, target, lowest, step);
-  Extreme result{lowest, false};
-  for (int64_t i = 0; i < kLanes; ++i) {
-    if (step.max[i] > result.max) result.max = step.max[i];
-    if (step.nan[i] != 0) result.nan = true;
-  }
-  return result;
 }
 
 template <class T>

@@ -66,6 +66,16 @@ HWY_INLINE hn::Vec<D> LoadAs(D d, const F16 *p) {
 #endif
 }
 
+// What an output is stored as: zero where its magnitude is at most the smallest normal number, the canonical NaN.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V FinishWithNan(D d, V v) {
+  using T = hn::TFromD<D>;
+  const hn::RebindToUnsigned<D> du;
+  const V smallest = hn::Set(d, static_cast<T>(PowerOfTwo(Format<T>::kMinExponent)));
+  const V nan = hn::BitCast(d, hn::Set(du, Format<T>::kNan));
+  return hn::IfThenElse(hn::IsNaN(v), nan, hn::IfThenZeroElse(hn::Le(hn::Abs(v), smallest), v));
+}
+
 template <class D>
 HWY_INLINE void StoreAs(D d, hn::Vec<D> v, float *p) {
   hn::StoreU(v, d, p);

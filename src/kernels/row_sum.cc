@@ -172,17 +172,24 @@ Factor Quotient(Factor a, Factor b) {
   return {Scale(q, -exponent), a.exponent - b.exponent + exponent};
 }
 
+Factor Product(Factor a, Factor b) {
+  if (a.mantissa == 0.0 || b.mantissa == 0.0) return {};
+  const double p = a.mantissa * b.mantissa;
+  const int64_t exponent = ExponentOf(p);
+  return {Scale(p, -exponent), a.exponent + b.exponent + exponent};
+}
+
 template <class T>
-T ScaledRatio(Factor g, const RowSum<T> &part, const RowSum<T> &total, double minus) {
+T ScaledRatio(Factor g, const RowSum<T> &part, const RowSum<T> &total, double times, double minus) {
   using N = Number<T>;
   N x{};
   if (!part.IsZero()) {
     const NumberFactor<T> r = Ratio(part, total);
     // Nothing is subtracted: the quotient may lie below the normal range, and g bring it back.
     if (minus == 0.0)
-      return RoundTo<T>(
-          Scale(Multiply(r.mantissa, N{g.mantissa}), Clamped(r.exponent + static_cast<double>(g.exponent))));
-    x = Scale(r.mantissa, Clamped(r.exponent));
+      return RoundTo<T>(Scale(Multiply(Multiply(r.mantissa, N{times}), N{g.mantissa}),
+                              Clamped(r.exponent + static_cast<double>(g.exponent))));
+    x = Multiply(Scale(r.mantissa, Clamped(r.exponent)), N{times});
   }
   if (minus != 0.0) x = Add(x, N{-minus});
   if (Value(x) == 0.0) return T{0};
@@ -202,14 +209,14 @@ Factor FactorOf(Factor g, const RowSum<T> &total, Reference kind, double referen
   return {mantissa, static_cast<int64_t>(ratio.exponent) + exponent + g.exponent};
 }
 
-#define XENT_INSTANTIATE(T)                                                          \
-  template RowSum<T> SumOfLogit<T>(double);                                          \
-  template RowSum<T> SumOfChunk<T>(const ChunkSum &);                                \
-  template RowSum<T> Merge<T>(const RowSum<T> &, const RowSum<T> &);                 \
-  template Number<T> LogOfSum<T>(const RowSum<T> &);                                 \
-  template Number<T> NegativeLogLikelihood<T>(const RowSum<T> &, const RowSum<T> &); \
-  template T ScaledRatio<T>(Factor, const RowSum<T> &, const RowSum<T> &, double);   \
-  template Factor FactorOf<T>(Factor, const RowSum<T> &, Reference, double);         \
+#define XENT_INSTANTIATE(T)                                                                \
+  template RowSum<T> SumOfLogit<T>(double);                                                \
+  template RowSum<T> SumOfChunk<T>(const ChunkSum &);                                      \
+  template RowSum<T> Merge<T>(const RowSum<T> &, const RowSum<T> &);                       \
+  template Number<T> LogOfSum<T>(const RowSum<T> &);                                       \
+  template Number<T> NegativeLogLikelihood<T>(const RowSum<T> &, const RowSum<T> &);       \
+  template T ScaledRatio<T>(Factor, const RowSum<T> &, const RowSum<T> &, double, double); \
+  template Factor FactorOf<T>(Factor, const RowSum<T> &, Reference, double);               \
   template T RoundTo<T>(Number<T>);
 XENT_INSTANTIATE(float)
 XENT_INSTANTIATE(double)

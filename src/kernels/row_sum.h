@@ -40,14 +40,15 @@ struct Factor {
   int64_t exponent = 0;
 };
 
-// Exact for every finite x, subnormal too, whatever the floating-point mode; mantissa magnitude in [1, 2). An infinity is a
-// power beyond all ranges.
+// Exact for every finite x, subnormal too, whatever the floating-point mode; mantissa magnitude in [1, 2). An infinity
+// is a power beyond all ranges.
 Factor Decompose(double x);
 Factor Quotient(Factor a, Factor b);
+Factor Product(Factor a, Factor b);
 
-// g (part / total - minus), rounded to T once; zero where it is no larger than T's smallest normal number.
+// g (times part / total - minus), rounded to T once; zero where it is no larger than T's smallest normal number.
 template <class T>
-T ScaledRatio(Factor g, const RowSum<T> &part, const RowSum<T> &total, double minus);
+T ScaledRatio(Factor g, const RowSum<T> &part, const RowSum<T> &total, double times, double minus);
 // What e^z relative to the reference is multiplied by to give g e^z / total.
 template <class T>
 Factor FactorOf(Factor g, const RowSum<T> &total, Reference kind, double reference);

@@ -45,15 +45,6 @@ struct Affine {
   }
 };
 
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V FinishWithNan(D d, V v) {
-  using T = hn::TFromD<D>;
-  const hn::RebindToUnsigned<D> du;
-  const V smallest = hn::Set(d, static_cast<T>(PowerOfTwo(Format<T>::kMinExponent)));
-  const V nan = hn::BitCast(d, hn::Set(du, Format<T>::kNan));
-  return hn::IfThenElse(hn::IsNaN(v), nan, hn::IfThenZeroElse(hn::Le(hn::Abs(v), smallest), v));
-}
-
 template <class T>
 void Scale(const ScaleTask &task) {
   T *const values = static_cast<T *>(task.values);

@@ -79,6 +79,7 @@ inline double AddOrOverflow(double a, double b) { return a + b; }
 inline double Subtract(double a, double b) { return a - b; }
 inline double Multiply(double a, double b) { return a * b; }
 inline double Divide(double a, double b) { return a / b; }
+inline double TimesFinite(double a, double b) { return a * b; }
 
 inline double Value(double x) { return x; }
 inline double Value(Wide x) { return x.hi; }
@@ -98,6 +99,14 @@ inline double Scale(double x, int64_t k) {
   return (x * PowerOfTwo(half)) * PowerOfTwo(rest);
 }
 inline Wide Scale(Wide x, int64_t k) { return {Scale(x.hi, k), Scale(x.lo, k)}; }
+
+// a b for a finite b where a may be huge (its parts' products would overflow), infinite or NaN.
+inline Wide TimesFinite(Wide a, double b) {
+  constexpr double kHuge = 0x1p900;
+  if (!(a.hi - a.hi == 0.0)) return {a.hi * b, 0.0};
+  if (a.hi <= kHuge && a.hi >= -kHuge) return Multiply(a, {b, 0.0});
+  return Scale(Multiply(Scale(a, -200), {b, 0.0}), 200);
+}
 
 // Floor of log2 |x| for normal x; -1023 for zero and subnormals.
 inline int64_t ExponentOf(double x) { return static_cast<int64_t>((std::bit_cast<uint64_t>(x) >> 52) & 0x7ff) - 1023; }

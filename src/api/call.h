@@ -1,0 +1,193 @@
+// A checked cross-entropy call: what its rows have in common, whichever way they are computed.
+#ifndef XENT_SRC_API_CALL_H_
+#define XENT_SRC_API_CALL_H_
+
+#include <cstdint>
+#include <limits>
+
+#include "api/reduction.h"
+#include "api/row_gradient.h"
+#include "api/run_rows.h"
+#include "kernels/dispatch.h"
+#include "kernels/general.h"
+#include "kernels/half.h"
+#include "kernels/row_sum.h"
+#include "xent/xent.h"
+
+namespace xent::internal {
+
+inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+enum class Mode { kForward, kForwardBackward, kBackward };
+
+// q' of an index target: at the target, and in every other column.
+struct Shares {
+  double target = 1.0;
+  double other = 0.0;
+
+  Shares(const xent_options &options, int64_t cols) {
+    const double epsilon = options.label_smoothing;
+    if (epsilon == 0.0 || cols == 1) return;  // one column: the same loss, which is 0
+    if (options.smoothing == XENT_SMOOTHING_EXCLUSIVE) {
+      other = epsilon / static_cast<double>(cols - 1);
+      target = 1.0 - epsilon;
+    } else {
+      other = epsilon / static_cast<double>(cols);
+      target = (1.0 - epsilon) + other;
+    }
+  }
+};
+
+// What forward leaves of a row for backward; xent.h promises the size for ever and zeros in what is unused.
+struct Record {
+  static constexpr uint32_t kTag = 0x746e6578;  // "xent"
+  enum State : uint8_t { kLive = 1, kIgnored = 2, kNanRow = 3 };
+  enum Kind : uint8_t { kIndex = 0, kGeneral = 1 };  // of a live row: which of the two ways it went
+
+  uint32_t tag;
+  uint8_t dtype;  // xent_dtype
+  uint8_t state;
+  uint8_t logit_sums;  // kIndex; bit 0: of the others' sum, bit 1: of the target's term
+  uint8_t kind;
+  union {
+    struct {
+      uint16_t logit_chunks;  // bit i: chunk i was summed relative to its maximum
+      uint16_t zeros[3];
+      double sums[2][3];  // others, target: sum, its low part, reference
+    } index;
+    struct {
+      int64_t argmax;
+      double value, others[2], weight[2], max;
+    } general;
+  };
+
+  static Record Make(int32_t dtype, State state, Kind kind = kIndex) {
+    Record record{};
+    record.tag = kTag;
+    record.dtype = static_cast<uint8_t>(dtype);
+    record.state = state;
+    record.kind = kind;
+    return record;
+  }
+  template <class T>
+  void Set(int i, const RowSum<T> &s) {
+    const Wide sum{s.sum};
+    index.sums[i][0] = sum.hi;
+    index.sums[i][1] = sum.lo;
+    index.sums[i][2] = s.reference;
+    if (s.logit) logit_sums = static_cast<uint8_t>(logit_sums | 1 << i);
+  }
+  template <class T>
+  RowSum<T> Get(int i) const {
+    return {ToNumber<T>({index.sums[i][0], index.sums[i][1]}), index.sums[i][2], (logit_sums >> i & 1) != 0};
+  }
+};
+static_assert(sizeof(Record) == XENT_RECORD_BYTES);
+
+// What a row's gradient is by rule, or that it has to be computed.
+enum class Fill : uint8_t { kCompute, kZero, kNan };
+
+struct Call {
+  const Kernels &kernels;
+  const xent_cross_entropy &args;
+  const xent_options &options;
+  const Mode mode;
+  const RowShape shape;  // of the valid columns
+  const int64_t logits_stride, grad_stride, probs_stride, target_grad_stride;
+  const Factor denominator;
+  const Shares shares;
+  const Transform transform;
+
+  bool HasIndexTargets() const { return args.targets != nullptr; }
+  bool WritesGradients() const { return mode != Mode::kForward; }
+  int64_t Inner() const { return args.inner > 1 ? args.inner : 1; }
+  int64_t Target(int64_t row) const { return HasIndexTargets() ? Targets{args.targets, args.targets_type}[row] : -1; }
+  bool IsIgnored(int64_t target) const { return HasIndexTargets() && target == options.ignore_index; }
+
+  // Where a row of the matrix begins (its columns lie Inner() apart).
+  int64_t Offset(int64_t row, int64_t stride) const { return row / Inner() * stride + row % Inner(); }
+  template <class In>
+  const In *Logits(int64_t row) const {
+    return static_cast<const In *>(args.logits) + Offset(row, logits_stride);
+  }
+  template <class In>
+  In *Grad(int64_t row) const {
+    return args.grad == nullptr ? nullptr : static_cast<In *>(args.grad) + Offset(row, grad_stride);
+  }
+  const void *Probs(int64_t row) const {
+    return static_cast<const char *>(args.target_probs) + Offset(row, probs_stride) * ProbsSize();
+  }
+  void *TargetGrad(int64_t row) const {
+    if (args.target_grad == nullptr) return nullptr;
+    return static_cast<char *>(args.target_grad) + Offset(row, target_grad_stride) * ProbsSize();
+  }
+  int64_t ProbsSize() const {
+    return args.target_probs_dtype == XENT_F64 ? 8 : args.target_probs_dtype == XENT_F32 ? 4 : 2;
+  }
+  Record *RecordOf(int64_t row) const {
+    return args.records == nullptr ? nullptr : static_cast<Record *>(args.records) + row;
+  }
+  template <class T>
+  static void Write(void *array, int64_t row, T value) {
+    if (array != nullptr) static_cast<T *>(array)[row] = value;
+  }
+
+  double Weight(const void *weights, int64_t i) const {
+    if (weights == nullptr) return 1.0;
+    return args.dtype == XENT_F64 ? static_cast<const double *>(weights)[i]
+                                  : WidenSubnormal(static_cast<const float *>(weights)[i]);
+  }
+  double RowWeight(int64_t row) const { return Weight(args.row_weights, row); }
+  double TargetWeight(int64_t target) const { return target < 0 ? 1.0 : Weight(args.class_weights, target); }
+
+  double Upstream(int64_t row) const {
+    if (args.upstream_kind == XENT_UPSTREAM_ONE) return 1.0;
+    const int64_t i = args.upstream_kind == XENT_UPSTREAM_ROWS ? row : 0;
+    return args.dtype == XENT_F64 ? static_cast<const double *>(args.upstream)[i]
+                                  : WidenSubnormal(static_cast<const float *>(args.upstream)[i]);
+  }
+  // What the row's gradient is if it is given by rule; else kCompute, and u r over the denominator.
+  Fill FillOf(int64_t row, bool nan_row, Factor *g) const {
+    if (denominator.mantissa == 0.0) return Fill::kZero;
+    const double u = Upstream(row);
+    if (nan_row || u != u) return Fill::kNan;
+    *g = Product(Quotient(Decompose(u), denominator), Decompose(RowWeight(row)));
+    return g->mantissa == 0.0 ? Fill::kZero : Fill::kCompute;
+  }
+
+  // Columns of a gradient from `first` on, of `total`.
+  template <class Out>
+  void FillColumns(Out *row, int64_t first, int64_t end, double value) const {
+    const int64_t step = Inner();
+    for (int64_t col = first; col < end; ++col) row[col * step] = Narrow<Out>(static_cast<Arithmetic<Out>>(value));
+  }
+  template <class In>
+  void FillGradients(int64_t row, int64_t first, int64_t end, double value) const {
+    if (args.grad != nullptr) FillColumns(Grad<In>(row), first, end, value);
+    if (args.target_grad != nullptr) {
+      DispatchDtype(static_cast<Dtype>(args.target_probs_dtype - XENT_F32), [&](auto storage) {
+        FillColumns(static_cast<decltype(storage) *>(TargetGrad(row)), first, end, value);
+      });
+    }
+  }
+  // The columns past valid_cols.
+  template <class In>
+  void FillPadding(int64_t row) const {
+    if (shape.cols < args.cols) FillGradients<In>(row, shape.cols, args.cols, 0.0);
+  }
+};
+
+// lambda lse^2.
+template <class N>
+N ZLoss(N lse, double lambda) {
+  const double plain = Value(lse) * Value(lse);
+  return TimesFinite(plain - plain == 0.0 ? Multiply(lse, lse) : N{plain}, lambda);
+}
+// a b, 0 where the coefficient b is exactly 0.
+template <class N>
+N Weighted(N a, double b) {
+  return b == 0.0 ? N{} : TimesFinite(a, b);
+}
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_API_CALL_H_

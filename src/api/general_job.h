@@ -1,0 +1,331 @@
+// Rows with any options, in double lanes; see kernels/general.h. Lanes run over columns where these are adjacent, else
+// over positions.
+#ifndef XENT_SRC_API_GENERAL_JOB_H_
+#define XENT_SRC_API_GENERAL_JOB_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "api/call.h"
+#include "api/statistics.h"
+#include "kernels/general_row.h"
+
+namespace xent::internal {
+
+// Where the labels have to be read in every column.
+inline bool IsWeighted(const Call &call) { return !call.HasIndexTargets() || call.shares.other != 0.0; }
+
+// The labels of a row from column `first` on.
+inline Labels LabelsOf(const Call &call, int64_t row, int64_t first) {
+  Labels labels;
+  if (call.args.class_weights != nullptr) {
+    labels.class_weights =
+        static_cast<const char *>(call.args.class_weights) + first * (call.args.dtype == XENT_F64 ? 8 : 4);
+  }
+  if (call.HasIndexTargets()) {
+    labels.share = call.shares.other;
+  } else {
+    const double epsilon = call.options.label_smoothing;
+    labels.probs_factor = 1.0 - epsilon;
+    labels.share = epsilon / static_cast<double>(call.shape.cols);
+    labels.probs_dtype = static_cast<Dtype>(call.args.target_probs_dtype - XENT_F32);
+    labels.probs_stride = call.Inner();
+    if (call.args.target_probs != nullptr) {
+      labels.probs = static_cast<const char *>(call.Probs(row)) + first * call.Inner() * call.ProbsSize();
+    }
+  }
+  return labels;
+}
+
+template <class T>
+struct GeneralRowState {
+  int64_t target;       // -1: probability targets
+  double target_logit;  // as stored
+  double target_value;  // y_t
+  GeneralRow<T> row;
+  T loss;
+  double nll;
+  Fill fill;
+  GeneralGradient gradient;
+  double exact_target;  // y_factor of a gradient that is the others' sum alone; 0: the target has no such
+};
+
+template <class T>
+double LabelOfTarget(const Call &call, int64_t target) {
+  return target < 0 ? 0.0 : call.TargetWeight(target) * call.shares.target;
+}
+
+// Writes what forward gives of a live row.
+template <class T>
+void FinishGeneralRow(const Call &call, int64_t row, GeneralRowState<T> &state) {
+  using N = Number<T>;
+  const double factor = call.transform.Factor();
+  T lse = std::numeric_limits<T>::quiet_NaN();
+  T log_probability = lse;
+  state.loss = lse;
+  state.nll = kNan;
+  if (!state.row.IsNan()) {
+    const N wide_lse = LogSumExp(state.row, factor);
+    lse = RoundTo<T>(wide_lse);
+    N gap{};
+    if (state.target >= 0) {
+      double value = state.target_logit;
+      call.kernels.general->values(call.transform, &value, 1);
+      gap = Gap(state.row, factor, value);
+      state.nll = Value(gap);
+      log_probability = T{0} - RoundTo<T>(gap);
+    }
+    const int64_t scale = ExponentOf(Format<T>::kSpreadScale);
+    N loss = IsWeighted(call) ? WeightedGap(state.row) : Weighted(Scale(gap, scale), call.TargetWeight(state.target));
+    if (call.options.z_loss != 0.0) loss = AddOrOverflow(loss, Scale(ZLoss(wide_lse, call.options.z_loss), scale));
+    state.loss = RoundTo<T>(Scale(Weighted(loss, call.RowWeight(row)), -scale));
+  }
+  Call::Write(call.args.losses, row, state.loss);
+  Call::Write(call.args.lse, row, lse);
+  Call::Write(call.args.logprobs, row, log_probability);
+  if (call.args.records != nullptr) {
+    Record record =
+        Record::Make(call.args.dtype, state.row.IsNan() ? Record::kNanRow : Record::kLive, Record::kGeneral);
+    if (!state.row.IsNan()) {
+      const Wide others{state.row.others}, weight{state.row.weight};
+      record.general = {
+          state.row.argmax, state.row.value, {others.hi, others.lo}, {weight.hi, weight.lo}, state.row.max};
+    }
+    *call.RecordOf(row) = record;
+  }
+}
+
+template <class T>
+void RestoreGeneralRow(const Call &call, int64_t row, GeneralRow<T> &sums) {
+  const Record &record = *call.RecordOf(row);
+  sums = {};
+  if (record.state == Record::kNanRow) {
+    sums.special = Special::kNan;
+    return;
+  }
+  sums.argmax = record.general.argmax;
+  sums.value = record.general.value;
+  sums.max = record.general.max;
+  sums.others = ToNumber<T>({record.general.others[0], record.general.others[1]});
+  sums.weight = ToNumber<T>({record.general.weight[0], record.general.weight[1]});
+}
+
+template <class T>
+void PrepareGeneralGradient(const Call &call, int64_t row, GeneralRowState<T> &state) {
+  using N = Number<T>;
+  Factor g;
+  state.exact_target = 0.0;
+  state.fill = call.FillOf(row, state.row.IsNan(), &g);
+  if (state.fill != Fill::kCompute) return;
+  GeneralGradient &gradient = state.gradient;
+  gradient.infinite = g.exponent > 4000;
+  const double u = gradient.infinite ? g.mantissa : Scale(g.mantissa, g.exponent);
+  const bool weighted = IsWeighted(call);
+  const double lambda = call.options.z_loss;
+  N mass = weighted ? state.row.weight : N{call.TargetWeight(state.target)};
+  if (lambda != 0.0) {
+    mass = AddOrOverflow(mass, Scale(TimesFinite(LogSumExp(state.row, call.transform.Factor()), lambda), 1));
+  }
+  const N total = Add(state.row.others, N{1.0});
+  gradient.value = state.row.value;
+  gradient.p_factor = Value(TimesFinite(Divide(mass, total), u));
+  gradient.y_factor = u;
+  gradient.log_total = Value(LogTotal(state.row));
+  gradient.label_factor = u * (1.0 - call.options.label_smoothing);
+  if (!weighted && lambda == 0.0 && state.target == state.row.argmax) {
+    const double share = Value(Divide(state.row.others, total));
+    state.exact_target = share * call.TargetWeight(state.target) * u;
+  }
+}
+
+// p_t - 1 of the row's largest logit is -(the others' sum) / total: a task of that column alone, with no p in it.
+template <class In>
+void WriteExactTarget(const Call &call, const GeneralRowState<Arithmetic<In>> &state, In *grad) {
+  const In logit = Narrow<In>(static_cast<Arithmetic<In>>(state.target_logit));
+  GeneralGradientTask task{};
+  task.logits = &logit;
+  task.cols = 1;
+  task.transform = call.transform;
+  task.target = 0;
+  task.target_value = 1.0;
+  task.row.value = state.gradient.value;
+  task.row.y_factor = state.exact_target;
+  task.row.infinite = state.gradient.infinite;
+  task.gradient = grad;
+  call.kernels.general->gradient[kDtypeOf<In>](task);
+}
+
+// Adjacent columns: `cols` from `first` on, a chunk or a part of one.
+template <class In>
+void SumGeneralChunk(const Call &call, const In *logits, int64_t first, int64_t cols, int64_t target,
+                     double target_value, const Labels &labels, GeneralSums *sums) {
+  call.kernels.general->sums[kDtypeOf<In>]({logits, cols, first, call.transform, labels, target - first, target_value,
+                                            true, call.args.entropy != nullptr, IsWeighted(call)},
+                                           sums);
+}
+
+template <class In>
+void WriteGeneralGradient(const Call &call, const GeneralRowState<Arithmetic<In>> &state, int64_t first, int64_t cols,
+                          const In *logits, const Labels &labels, In *grad, void *label_grad) {
+  const int64_t target = state.target < 0 ? -1 : state.target - first;
+  call.kernels.general->gradient[kDtypeOf<In>]({logits, cols, call.transform, labels, target, state.target_value,
+                                                IsWeighted(call), state.gradient, grad, label_grad});
+  if (state.exact_target != 0.0 && grad != nullptr && target >= 0 && target < cols) {
+    WriteExactTarget(call, state, grad + target);
+  }
+}
+
+template <class In>
+struct GeneralJob {
+  using T = Arithmetic<In>;
+  static constexpr int kPasses = 2;
+  using Part = GeneralSums;
+  using Sums = Totals;
+  using Row = GeneralRowState<T>;
+
+  const Call &call;
+
+  bool Begin(int64_t row, Row &state) const {
+    state.target = call.Target(row);
+    if (call.IsIgnored(state.target)) {
+      WriteIgnoredRow<In>(call, row, [&] { return SumRow<In>(call, row, call.args.lse != nullptr); });
+      return false;
+    }
+    state.target_logit = state.target < 0 ? 0.0 : static_cast<double>(Widen(call.Logits<In>(row)[state.target]));
+    state.target_value = LabelOfTarget<T>(call, state.target);
+    if (call.mode == Mode::kBackward) {
+      RestoreGeneralRow(call, row, state.row);
+      PrepareGeneralGradient(call, row, state);
+    }
+    return true;
+  }
+
+  void Chunk(int pass, int64_t row, int64_t chunk, Row &state, GeneralSums &sums) const {
+    const int64_t first = chunk * call.shape.chunk_cols;
+    const int64_t cols = call.shape.ColsOf(chunk);
+    const In *const logits = call.Logits<In>(row) + first;
+    if (pass == 0) {
+      if (call.mode == Mode::kBackward) return;
+      const int64_t target = state.target < 0 ? first - 1 : state.target;
+      SumGeneralChunk(call, logits, first, cols, target, state.target_value, LabelsOf(call, row, first), &sums);
+    } else if (call.WritesGradients() && state.fill == Fill::kCompute) {
+      In *const grad = call.args.grad == nullptr ? nullptr : call.Grad<In>(row) + first;
+      void *const label_grad = call.args.target_grad == nullptr
+                                   ? nullptr
+                                   : static_cast<char *>(call.TargetGrad(row)) + first * call.ProbsSize();
+      WriteGeneralGradient(call, state, first, cols, logits, LabelsOf(call, row, first), grad, label_grad);
+    }
+  }
+
+  void Between(int pass, int64_t row, Row &state, const GeneralSums *sums) const {
+    if (pass != 0 || call.mode == Mode::kBackward) return;
+    state.row = {};
+    for (int64_t i = 0; i < call.shape.chunks; ++i) Merge<T>(sums[i], call.transform.Factor(), &state.row);
+    FinishGeneralRow(call, row, state);
+    if (WantsStatistics(call.args)) WriteStatistics<In>(call, row, state.row, state.target);
+    if (call.mode == Mode::kForwardBackward) PrepareGeneralGradient(call, row, state);
+  }
+
+  void End(int64_t row, const Row &state, Totals &totals) const {
+    if (call.WritesGradients()) {
+      if (state.fill != Fill::kCompute) {
+        call.FillGradients<In>(row, 0, call.shape.cols, state.fill == Fill::kNan ? kNan : 0.0);
+      }
+      call.FillPadding<In>(row);
+    }
+    if (call.mode != Mode::kBackward) totals.Add({{static_cast<double>(state.loss), 0.0}, state.nll});
+  }
+};
+
+// Lanes over positions: rows [first, end), tile after tile, each row added to its group's totals in order.
+template <class In>
+XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row, Totals *group_totals) {
+  using T = Arithmetic<In>;
+  const int64_t group_rows = RowsPerGroup(call.shape.rows);
+  const int64_t inner = call.Inner();
+  const auto &kernels = *call.kernels.general;
+  GeneralSums sums[kTile];
+  GeneralGradient gradients[kTile];
+  int64_t targets[kTile];
+  double target_values[kTile], target_logits[kTile], exact_targets[kTile];
+  Fill fills[kTile];
+  for (int64_t first = first_row, count; first < end_row; first += count) {
+    count = std::min({kTile, end_row - first, inner - first % inner});
+    bool any = false;
+    for (int64_t i = 0; i < count; ++i) {
+      targets[i] = call.Target(first + i);
+      const bool ignored = call.IsIgnored(targets[i]);
+      any = any || !ignored || call.options.stats_of_ignored != 0;
+      if (ignored) targets[i] = -1;
+      target_values[i] = LabelOfTarget<T>(call, targets[i]);
+      target_logits[i] =
+          targets[i] < 0 ? 0.0 : static_cast<double>(Widen(call.Logits<In>(first + i)[targets[i] * inner]));
+    }
+    const TileTask tile{call.Logits<In>(first),   call.shape.cols, inner,         count,           call.transform,
+                        LabelsOf(call, first, 0), targets,         target_values, IsWeighted(call)};
+    if (call.mode != Mode::kBackward && any) kernels.tile_sums[kDtypeOf<In>](tile, sums);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = first + i;
+      gradients[i] = {};
+      fills[i] = Fill::kZero;
+      exact_targets[i] = 0.0;
+      GeneralRowState<T> state{};
+      if (call.mode != Mode::kBackward && any) Merge<T>(sums[i], call.transform.Factor(), &state.row);
+      if (call.IsIgnored(call.Target(row))) continue;
+      state.target = targets[i];
+      state.target_logit = target_logits[i];
+      if (call.mode == Mode::kBackward) {
+        RestoreGeneralRow(call, row, state.row);
+      } else {
+        FinishGeneralRow(call, row, state);
+        if (WantsStatistics(call.args)) WriteStatistics<In>(call, row, state.row, state.target);
+        group_totals[row / group_rows].Add({{static_cast<double>(state.loss), 0.0}, state.nll});
+      }
+      if (call.WritesGradients()) {
+        PrepareGeneralGradient(call, row, state);
+        fills[i] = state.fill;
+        if (state.fill == Fill::kCompute) {
+          gradients[i] = state.gradient;
+          exact_targets[i] = state.exact_target;
+        }
+      }
+    }
+    // Ignored rows' statistics, before gradients take the logits' place.
+    for (int64_t i = 0; i < count; ++i) {
+      if (!call.IsIgnored(call.Target(first + i))) continue;
+      WriteIgnoredRow<In>(call, first + i, [&] {
+        GeneralRow<T> row;
+        Merge<T>(sums[i], call.transform.Factor(), &row);
+        return row;
+      });
+    }
+    if (!call.WritesGradients()) continue;
+    kernels.tile_gradient[kDtypeOf<In>]({tile, gradients, call.Grad<In>(first), inner, call.TargetGrad(first), inner});
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = first + i;
+      if (fills[i] != Fill::kCompute) {
+        call.FillGradients<In>(row, 0, call.shape.cols, fills[i] == Fill::kNan ? kNan : 0.0);
+      } else if (exact_targets[i] != 0.0 && call.args.grad != nullptr) {
+        GeneralRowState<T> state{};
+        state.target_logit = target_logits[i];
+        state.gradient = gradients[i];
+        state.exact_target = exact_targets[i];
+        WriteExactTarget(call, state, call.Grad<In>(row) + targets[i] * inner);
+      }
+      call.FillPadding<In>(row);
+    }
+  }
+}
+
+template <class In>
+bool RunTiledRows(const Call &call, const xent_exec &exec, Totals *totals) {
+  *totals = {};
+  if (call.shape.rows == 0) return true;
+  const auto run = [&](int64_t first, int64_t end, Totals *group_totals) {
+    RunTiles<In>(call, first, end, group_totals);
+  };
+  return RunGroups(call.shape, kTile, exec, ConcurrencyFor(call.shape, exec), run, totals);
+}
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_API_GENERAL_JOB_H_

@@ -1,0 +1,256 @@
+// Rows with an index target and adjacent columns, in the arithmetic type: the exponentials are summed in one sweep, and
+// kept for the gradient where they can be.
+#ifndef XENT_SRC_API_INDEX_JOB_H_
+#define XENT_SRC_API_INDEX_JOB_H_
+
+#include <cstdint>
+
+#include "api/call.h"
+#include "api/statistics.h"
+
+namespace xent::internal {
+
+template <class T>
+struct IndexRow {
+  int64_t target;
+  double target_logit;
+  bool nan;
+  RowSum<T> others, target_term;
+  T loss;
+  double nll;  // unrounded, for the perplexity
+  uint16_t logit_chunks;
+  Number<T> lse;
+  Fill fill;
+  RowGradient<T> gradient;
+  T target_gradient;
+};
+
+// A chunk's sum, which chunk of the row it is of (two shards may share one), and its columns.
+struct IndexPiece {
+  const ChunkSum *sum;
+  int64_t chunk;
+  int64_t first, cols;
+};
+
+// kSpreadScale times the sum over c != t of lse - z_c: per chunk the differences to its pivot, and the pivot's own.
+template <class T, class PieceOf>
+Number<T> OthersLoss(const IndexRow<T> &state, int64_t cols, int64_t pieces, const PieceOf &piece_of) {
+  using N = Number<T>;
+  const int64_t scale = ExponentOf(Format<T>::kSpreadScale);
+  if (cols == 2 && !state.others.IsZero()) {
+    // The one other column may be the confident one, where lse - z cancels. (Where its exponential has vanished, be
+    // it masked or far below, the difference to the pivot says which.)
+    return Scale(NegativeLogLikelihood(state.target_term, state.others), scale);
+  }
+  // lse as the part that a pivot is near to and the rest: beyond 2^20 nothing of log sum is left in lse itself.
+  const RowSum<T> sum = Merge<T>(state.others, state.target_term);
+  N near{state.target_logit}, rest{};
+  if (!state.others.IsZero()) {
+    near = sum.logit ? N{sum.reference} : LogOfSum(sum);
+    if (sum.logit) rest = Log(sum.sum);
+  }
+  N total{};
+  for (int64_t i = 0; i < pieces; ++i) {
+    const IndexPiece piece = piece_of(i);
+    const bool has_target = state.target >= piece.first && state.target < piece.first + piece.cols;
+    const double others = static_cast<double>(piece.cols - has_target);
+    const N below = Scale(Add(Subtract(near, N{piece.sum->pivot}), rest), scale);
+    total = AddOrOverflow(total, AddOrOverflow(ToNumber<T>(piece.sum->spread), Multiply(below, N{others})));
+  }
+  return total;
+}
+
+// Merges a live row's chunks and writes what forward gives.
+template <class T, class PieceOf>
+void FinishIndexRow(const Call &call, int64_t row, int64_t pieces, const PieceOf &piece_of, IndexRow<T> &state) {
+  using N = Number<T>;
+  state.logit_chunks = 0;
+  for (int64_t i = 0; !state.nan && i < pieces; ++i) {
+    const IndexPiece piece = piece_of(i);
+    if (piece.sum->special != Special::kNone) state.nan = true;
+    if (piece.sum->kind == Reference::kLogit) {
+      state.logit_chunks = static_cast<uint16_t>(state.logit_chunks | 1u << piece.chunk);
+    }
+  }
+  if (!state.nan) {
+    state.others = {};
+    for (int64_t i = 0; i < pieces; ++i) state.others = Merge<T>(state.others, SumOfChunk<T>(*piece_of(i).sum));
+    state.target_term = SumOfLogit<T>(state.target_logit);
+    if (state.others.IsZero() && state.target_term.IsZero()) state.nan = true;  // a row of -inf
+  }
+  T lse = std::numeric_limits<T>::quiet_NaN();
+  state.loss = lse;
+  state.nll = kNan;
+  T log_probability = lse;
+  if (!state.nan) {
+    const N nll = state.target_term.IsZero() ? N{kInfinity} : NegativeLogLikelihood(state.others, state.target_term);
+    state.nll = Value(nll);
+    log_probability = T{0} - RoundTo<T>(nll);
+    const double lambda = call.options.z_loss;
+    const bool smoothed = call.shares.other != 0.0;
+    if (call.args.lse != nullptr || smoothed || lambda != 0.0) {
+      state.lse = state.others.IsZero() ? N{state.target_logit} : LogOfSum(Merge<T>(state.others, state.target_term));
+      lse = RoundTo<T>(state.lse);
+    }
+    N loss = Weighted(nll, call.TargetWeight(state.target));
+    int64_t scale = 0;
+    if (smoothed) {
+      scale = ExponentOf(Format<T>::kSpreadScale);
+      loss = Weighted(Scale(nll, scale), call.shares.target);
+      const N others = OthersLoss(state, call.shape.cols, pieces, piece_of);
+      loss = AddOrOverflow(loss, TimesFinite(others, call.shares.other));
+    } else if (lambda != 0.0) {
+      loss = AddOrOverflow(loss, ZLoss(state.lse, lambda));
+    }
+    state.loss = RoundTo<T>(Scale(Weighted(loss, call.RowWeight(row)), -scale));
+  }
+  Call::Write(call.args.losses, row, state.loss);
+  Call::Write(call.args.lse, row, lse);
+  Call::Write(call.args.logprobs, row, log_probability);
+  if (call.args.records != nullptr) {
+    Record record = Record::Make(call.args.dtype, state.nan ? Record::kNanRow : Record::kLive);
+    if (!state.nan) {
+      record.index.logit_chunks = state.logit_chunks;
+      record.Set(0, state.others);
+      record.Set(1, state.target_term);
+    }
+    *call.RecordOf(row) = record;
+  }
+}
+
+// A row as forward left it.
+template <class T>
+void RestoreIndexRow(const Call &call, int64_t row, IndexRow<T> &state) {
+  const Record &record = *call.RecordOf(row);
+  state.nan = record.state == Record::kNanRow;
+  state.others = record.template Get<T>(0);
+  state.target_term = record.template Get<T>(1);
+  state.logit_chunks = record.index.logit_chunks;
+  if (call.options.z_loss != 0.0 && !state.nan) {
+    state.lse =
+        state.others.IsZero() ? Number<T>{state.target_logit} : LogOfSum(Merge<T>(state.others, state.target_term));
+  }
+}
+
+// u r over the denominator, times (w_t + 2 lambda lse) p - w_t y.
+template <class T>
+void PrepareIndexGradient(const Call &call, int64_t row, IndexRow<T> &state) {
+  Factor g;
+  state.fill = call.FillOf(row, state.nan, &g);
+  if (state.fill != Fill::kCompute) return;
+  const RowSum<T> total = Merge<T>(state.others, state.target_term);
+  const double weight = call.TargetWeight(state.target);
+  const double lambda = call.options.z_loss;
+  const double mass =
+      lambda == 0.0 ? weight : Value(AddOrOverflow(Scale(TimesFinite(state.lse, lambda), 1), Number<T>{weight}));
+  if (mass == 0.0 && weight == 0.0) {
+    state.fill = Fill::kZero;
+    return;
+  }
+  state.gradient = MakeRowGradient<T>(total, Product(g, Decompose(mass)), call.shares.other);
+  if (call.shares.other != 0.0) {
+    state.target_gradient = ScaledRatio<T>(g, state.target_term, total, 1.0, call.shares.target);
+  } else if (lambda != 0.0) {
+    state.target_gradient = ScaledRatio<T>(g, state.target_term, total, mass, weight);
+  } else {  // p_t - 1 is -(the others' sum) / total
+    state.target_gradient = ScaledRatio<T>(Product(g, Decompose(-weight)), state.others, total, 1.0, 0.0);
+  }
+}
+
+// The gradient of `cols` columns, a chunk or a part of one: `first` is the first one's column in the row.
+template <class In>
+void WriteIndexGradient(const Call &call, const IndexRow<Arithmetic<In>> &state, const ChunkSum *kept, int64_t chunk,
+                        int64_t first, int64_t cols, const In *logits, In *grad) {
+  if (state.fill == Fill::kNan) return FillRow(grad, cols, kNan);
+  if (state.fill == Fill::kZero) return FillRow(grad, cols, 0.0);
+  const int64_t target = state.target - first;
+  if (kept != nullptr && kKeepsExponentials<In>) {
+    if constexpr (kKeepsExponentials<In>) {
+      GradientFromExponentials(*call.kernels.write, state.gradient, *kept, grad, cols);
+    }
+  } else {
+    Reference kind = Reference::kExponent;
+    double origin = 0.0;
+    if ((state.logit_chunks >> chunk & 1) != 0) {
+      kind = Reference::kLogit;
+      origin = kept != nullptr ? kept->reference : call.kernels.sum->maximum[kDtypeOf<In>](logits, cols, target).max;
+    }
+    GradientFromLogits(*call.kernels.write, state.gradient, kind, origin, logits, grad, cols);
+  }
+  if (target >= 0 && target < cols) grad[target] = Narrow<In>(state.target_gradient);
+}
+
+// The task of summing `cols` columns from `first` on.
+template <class In>
+void SumIndexChunk(const Call &call, double target_logit, int64_t target, const In *logits, int64_t cols, In *grad,
+                   ChunkSum *sum) {
+  using T = Arithmetic<In>;
+  const double z = target_logit;
+  const bool usable = z >= -Format<T>::kLimit && z <= Format<T>::kLimit;
+  call.kernels.sum->exp_sum[kDtypeOf<In>]({logits, cols, target, usable ? RoundedLog2(z) : kNan, z,
+                                           kKeepsExponentials<In> ? grad : nullptr, call.shares.other != 0.0},
+                                          sum);
+}
+
+template <class In>
+struct IndexJob {
+  using T = Arithmetic<In>;
+  static constexpr int kPasses = 2;
+  using Part = ChunkSum;
+  using Sums = Totals;
+  using Row = IndexRow<T>;
+
+  const Call &call;
+
+  bool Begin(int64_t row, Row &state) const {
+    state.target = call.Target(row);
+    if (call.IsIgnored(state.target)) {
+      WriteIgnoredRow<In>(call, row, [&] { return SumRow<In>(call, row, call.args.lse != nullptr); });
+      return false;
+    }
+    state.target_logit = static_cast<double>(Widen(call.Logits<In>(row)[state.target]));
+    if (call.mode == Mode::kBackward) {
+      RestoreIndexRow(call, row, state);
+      PrepareIndexGradient(call, row, state);
+    } else {
+      state.nan = !(state.target_logit < kInfinity);
+      if (WantsStatistics(call.args)) WriteStatistics<In>(call, row, SumRow<In>(call, row), state.target);
+    }
+    return true;
+  }
+
+  void Chunk(int pass, int64_t row, int64_t chunk, Row &state, ChunkSum &sum) const {
+    const RowShape &shape = call.shape;
+    const int64_t first = chunk * shape.chunk_cols;
+    const int64_t cols = shape.ColsOf(chunk);
+    const In *const logits = call.Logits<In>(row) + first;
+    In *const grad = call.args.grad == nullptr ? nullptr : call.Grad<In>(row) + first;
+    if (pass == 0) {
+      if (call.mode == Mode::kBackward || state.nan) return;
+      SumIndexChunk(call, state.target_logit, state.target - first, logits, cols, grad, &sum);
+    } else if (grad != nullptr) {
+      WriteIndexGradient(call, state, call.mode == Mode::kForwardBackward ? &sum : nullptr, chunk, first, cols, logits,
+                         grad);
+    }
+  }
+
+  void Between(int pass, int64_t row, Row &state, const ChunkSum *sums) const {
+    if (pass != 0 || call.mode == Mode::kBackward) return;
+    const RowShape &shape = call.shape;
+    FinishIndexRow(
+        call, row, shape.chunks,
+        [&](int64_t i) -> IndexPiece {
+          return {&sums[i], i, i * shape.chunk_cols, shape.ColsOf(i)};
+        },
+        state);
+    if (call.mode == Mode::kForwardBackward) PrepareIndexGradient(call, row, state);
+  }
+
+  void End(int64_t row, const Row &state, Totals &totals) const {
+    if (call.WritesGradients()) call.FillPadding<In>(row);
+    if (call.mode != Mode::kBackward) totals.Add({{static_cast<double>(state.loss), 0.0}, state.nll});
+  }
+};
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_API_INDEX_JOB_H_

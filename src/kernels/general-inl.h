@@ -1,0 +1,473 @@
+// Rows with any options, see general.h. Everything between loading and storing is double: for float32 that leaves 29
+// bits beyond what the bounds need; for float64 differences to the maximum and sums carry their rounding errors along.
+#if defined(XENT_SRC_KERNELS_GENERAL_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef XENT_SRC_KERNELS_GENERAL_INL_H_
+#undef XENT_SRC_KERNELS_GENERAL_INL_H_
+#else
+#define XENT_SRC_KERNELS_GENERAL_INL_H_
+#endif
+
+#include <cstring>
+
+#include "hwy/highway.h"
+#include "kernels/general.h"
+#include "kernels/lanes-inl.h"
+#include "kernels/load-inl.h"
+#include "kernels/maximum-inl.h"
+#include "kernels/stage-inl.h"
+#include "math/double-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace xent::internal {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using DoubleTag = hn::CappedTag<double, kLanes>;
+using Doubles = hn::Vec<DoubleTag>;
+
+inline constexpr double kMasked = -std::numeric_limits<double>::infinity();
+
+// m' - z' before the factor, exact as hi + lo (float32 needs no lo), and e^(factor (z' - m')).
+template <class T>
+struct Below {
+  Doubles difference, exponential;
+
+  HWY_INLINE Below(Doubles m, Doubles z, Doubles factor) {
+    const DoubleTag d;
+    difference = hn::Sub(m, z);
+    const Doubles product = hn::Mul(difference, factor);
+    if constexpr (sizeof(T) == 4) {
+      exponential = ExpForFloat(d, hn::Neg(product));
+    } else {
+      const Doubles bb = hn::Sub(difference, m);
+      const Doubles error = hn::Sub(hn::Sub(m, hn::Sub(difference, bb)), hn::Add(z, bb));
+      const Doubles low = hn::MulAdd(error, factor, ProductError(d, difference, factor, product));
+      exponential = ExpForDouble(d, hn::Neg(product), hn::Neg(low));  // 0 for what is masked, whatever `low` is then
+    }
+  }
+};
+
+HWY_INLINE void AddDoubles(Doubles v, int64_t first, WideLanes<float> &sum) {
+  const DoubleTag d;
+  hn::Store(hn::Add(hn::Load(d, sum.lanes + first), v), d, sum.lanes + first);
+}
+HWY_INLINE void AddDoubles(Doubles v, int64_t first, WideLanes<double> &sum) { AddToLanes(DoubleTag(), v, first, sum); }
+
+template <class T>
+struct LaneSums {
+  WideLanes<T> others, entropy, weight, weighted;
+
+  // Terms of a vector of values z (masked at the maximum's own column) and labels y (0 there).
+  HWY_INLINE void Add(int64_t first, Doubles m, Doubles z, Doubles y, Doubles factor, bool with_entropy,
+                      bool with_weighted) {
+    const DoubleTag d;
+    const Doubles zero = hn::Zero(d);
+    const Below<T> below(m, z, factor);
+    AddDoubles(below.exponential, first, others);
+    if (with_entropy) {
+      const auto counts = hn::Gt(below.exponential, zero);
+      AddDoubles(hn::IfThenElseZero(counts, hn::Mul(below.exponential, below.difference)), first, entropy);
+    }
+    if (with_weighted) {
+      Doubles difference = below.difference;
+      if constexpr (Format<T>::kSpreadScale != 1.0) {
+        const Doubles scale = hn::Set(d, Format<T>::kSpreadScale);
+        difference = hn::Sub(hn::Mul(m, scale), hn::Mul(z, scale));
+      }
+      AddDoubles(hn::IfThenElseZero(hn::Ne(y, zero), hn::Mul(y, difference)), first, weighted);
+    }
+  }
+};
+
+// The labels of `count` columns of a chunk (Labels::probs_stride is 1), 0 past them.
+template <class T>
+HWY_INLINE void StageLabels(const Labels &labels, int64_t col, int64_t count, double *y) {
+  const DoubleTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  if (labels.probs != nullptr) {
+    StageAny(labels.probs_dtype, labels.probs, col, count, kStep, y);
+    const Doubles factor = hn::Set(d, labels.probs_factor), share = hn::Set(d, labels.share);
+    for (int64_t i = 0; i < kStep; i += lanes) hn::Store(hn::MulAdd(hn::Load(d, y + i), factor, share), d, y + i);
+  } else {
+    const Doubles share = hn::Set(d, labels.share);
+    for (int64_t i = 0; i < kStep; i += lanes) hn::Store(share, d, y + i);
+  }
+  if (labels.class_weights != nullptr) {
+    HWY_ALIGN double weights[kStep];
+    Stage(static_cast<const T *>(labels.class_weights) + col, count, kStep, 0.0, weights);
+    for (int64_t i = 0; i < kStep; i += lanes) {
+      hn::Store(hn::Mul(hn::Load(d, y + i), hn::Load(d, weights + i)), d, y + i);
+    }
+  }
+  for (int64_t i = count; i < kStep; ++i) y[i] = 0.0;
+}
+
+HWY_INLINE void TransformValues(const Transform &transform, double *z, int64_t count) {
+  if (transform.cap == 0.0) return;
+  const DoubleTag d;
+  const SoftCap cap(transform.scale, transform.cap);
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t i = 0; i < count; i += lanes) hn::Store(cap.Value(d, hn::Load(d, z + i)), d, z + i);
+}
+
+// `count` values in place, of any alignment.
+HWY_INLINE void Values(const Transform &transform, double *values, int64_t count) {
+  HWY_ALIGN double copy[kLanes];
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const int64_t part = HWY_MIN(kLanes, count - i);
+    Stage(values + i, part, kLanes, 0.0, copy);
+    TransformValues(transform, copy, kLanes);
+    std::memcpy(values + i, copy, static_cast<size_t>(part) * sizeof(double));
+  }
+}
+
+template <class In>
+HWY_INLINE int64_t FindFirst(const In *logits, int64_t cols, Arithmetic<In> value) {
+  const Tag<In> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto wanted = hn::Set(d, value);
+  int64_t i = 0;
+  for (; i + lanes <= cols; i += lanes) {
+    const intptr_t found = hn::FindFirstTrue(d, hn::Eq(LoadAs(d, logits + i), wanted));
+    if (found >= 0) return i + found;
+  }
+  while (i < cols && Widen(logits[i]) != value) ++i;
+  return i;
+}
+
+template <class In>
+void Sums(const GeneralTask &task, GeneralSums *out) {
+  using T = Arithmetic<In>;
+  const In *const logits = static_cast<const In *>(task.logits);
+  GeneralSums result;
+  const Extreme seen = Maximum(logits, task.cols, int64_t{-1});
+  result.max = seen.max;
+  int64_t argmax = -1;
+  if (seen.nan || seen.max == -kMasked) {
+    result.special = seen.nan ? Special::kNan : Special::kInfinity;
+  } else if (seen.max != kMasked) {
+    argmax = FindFirst(logits, task.cols, static_cast<T>(seen.max));
+    result.argmax = task.first + argmax;
+    result.value = seen.max;
+    Values(task.transform, &result.value, 1);
+  }
+  if (result.special != Special::kNone || !task.sums) {
+    *out = result;
+    return;
+  }
+
+  const DoubleTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const double factor = task.transform.Factor();
+  LaneSums<T> sums;
+  double weight_of_max = 0.0;
+  HWY_ALIGN double z[kStep];
+  HWY_ALIGN double y[kStep] = {};
+  for (int64_t col = 0; col < task.cols; col += kStep) {
+    const int64_t count = HWY_MIN(kStep, task.cols - col);
+    Stage(logits + col, count, kStep, kMasked, z);
+    TransformValues(task.transform, z, kStep);
+    if (task.weighted) {
+      StageLabels<T>(task.labels, col, count, y);
+      if (task.target >= col && task.target < col + count) y[task.target - col] = task.target_value;
+    }
+    if (argmax >= col && argmax < col + count) {
+      z[argmax - col] = kMasked;
+      weight_of_max = y[argmax - col];
+      y[argmax - col] = 0.0;
+    }
+    for (int64_t part = 0; part < kLanes; part += lanes) {
+      for (int64_t i = part; i < kStep; i += kLanes) {
+        const Doubles label = hn::Load(d, y + i);
+        if (task.weighted) AddDoubles(label, part, sums.weight);
+        sums.Add(part, hn::Set(d, result.value), hn::Load(d, z + i), label, hn::Set(d, factor), task.entropy,
+                 task.weighted);
+      }
+    }
+  }
+  result.others = sums.others.Total();
+  result.entropy = TimesFinite(sums.entropy.Total(), factor);
+  result.weight = Add(sums.weight.Total(), Wide{weight_of_max});
+  result.weighted = TimesFinite(sums.weighted.Total(), factor);
+  *out = result;
+}
+
+// p_factor e^(z' - m') - y y_factor, times dz.
+template <class T>
+struct GradientOf {
+  const Transform transform;
+  const SoftCap cap;
+
+  explicit GradientOf(const Transform &t) : transform(t), cap(t.scale, t.cap > 0.0 ? t.cap : 1.0) {}
+
+  struct Result {
+    Doubles gradient, difference;  // the latter m' - z', unscaled
+  };
+  HWY_INLINE Result operator()(Doubles raw, Doubles m, Doubles y, Doubles p_factor, Doubles y_factor) const {
+    const DoubleTag d;
+    const bool capped = transform.cap > 0.0;
+    const Doubles z = capped ? cap.Value(d, raw) : raw;
+    const Below<T> below(m, z, hn::Set(d, transform.Factor()));
+    const Doubles dz = capped ? cap.Derivative(d, raw) : hn::Set(d, transform.scale);
+    const Doubles v = hn::MulSub(below.exponential, p_factor, hn::Mul(y, y_factor));
+    return {hn::Mul(v, dz), below.difference};
+  }
+};
+
+// factor w (m' - z' + L); 0 where the coefficient is.
+template <class T>
+HWY_INLINE Doubles LabelGradient(Doubles weight, Doubles difference, Doubles factor, Doubles log_total,
+                                 Doubles label_factor) {
+  const DoubleTag d;
+  const Doubles coefficient = hn::Mul(weight, label_factor);
+  const Doubles gap = hn::MulAdd(difference, factor, log_total);
+  return hn::IfThenElseZero(hn::Ne(coefficient, hn::Zero(d)), hn::Mul(coefficient, gap));
+}
+
+HWY_INLINE Doubles Infinite(Doubles v) {
+  const DoubleTag d;
+  return hn::IfThenElseZero(hn::Ne(v, hn::Zero(d)), hn::Mul(v, hn::Set(d, -kMasked)));
+}
+
+template <class In>
+void GeneralGradientOf(const GeneralGradientTask &task) {
+  using T = Arithmetic<In>;
+  const In *const logits = static_cast<const In *>(task.logits);
+  const DoubleTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const GradientOf<T> gradient_of(task.transform);
+  const GeneralGradient &row = task.row;
+  const Doubles factor = hn::Set(d, task.transform.Factor());
+  HWY_ALIGN double z[kStep];
+  HWY_ALIGN double y[kStep] = {};
+  HWY_ALIGN double weights[kStep];
+  for (int64_t col = 0; col < task.cols; col += kStep) {
+    const int64_t count = HWY_MIN(kStep, task.cols - col);
+    Stage(logits + col, count, kStep, kMasked, z);
+    if (task.weighted) StageLabels<T>(task.labels, col, count, y);
+    const bool has_target = task.target >= col && task.target < col + count;
+    if (has_target) y[task.target - col] = task.target_value;
+    if (task.label_gradient != nullptr) {
+      if (task.labels.class_weights != nullptr) {
+        Stage(static_cast<const T *>(task.labels.class_weights) + col, count, kStep, 0.0, weights);
+      } else {
+        for (int64_t i = 0; i < kStep; i += lanes) hn::Store(hn::Set(d, 1.0), d, weights + i);
+      }
+    }
+    for (int64_t i = 0; i < kStep; i += lanes) {
+      const auto v = gradient_of(hn::Load(d, z + i), hn::Set(d, row.value), hn::Load(d, y + i),
+                                 hn::Set(d, row.p_factor), hn::Set(d, row.y_factor));
+      hn::Store(row.infinite ? Infinite(v.gradient) : v.gradient, d, z + i);
+      if (task.label_gradient != nullptr) {
+        const Doubles w = LabelGradient<T>(hn::Load(d, weights + i), v.difference, factor, hn::Set(d, row.log_total),
+                                           hn::Set(d, row.label_factor));
+        hn::Store(row.infinite ? Infinite(w) : w, d, weights + i);
+      }
+    }
+    if (task.gradient != nullptr) Unstage(z, count, static_cast<In *>(task.gradient) + col);
+    if (task.label_gradient != nullptr) UnstageAny(task.labels.probs_dtype, weights, col, count, task.label_gradient);
+    if (has_target) y[task.target - col] = 0.0;  // for the next step, where `weighted` does not fill y anew
+  }
+}
+
+// y of one class at the positions of a tile.
+template <class T>
+HWY_INLINE void StageTileLabels(const TileTask &task, int64_t col, double *y) {
+  const DoubleTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const Labels &labels = task.labels;
+  const double weight =
+      labels.class_weights == nullptr ? 1.0 : WidenSubnormal(static_cast<const T *>(labels.class_weights)[col]);
+  const Doubles share = hn::Set(d, labels.share);
+  if (labels.probs != nullptr)
+    StageAny(labels.probs_dtype, labels.probs, col * labels.probs_stride, task.count, kTile, y);
+  for (int64_t i = 0; i < kTile; i += lanes) {
+    Doubles v = share;
+    if (labels.probs != nullptr) v = hn::MulAdd(hn::Load(d, y + i), hn::Set(d, labels.probs_factor), share);
+    hn::Store(hn::Mul(v, hn::Set(d, weight)), d, y + i);
+  }
+}
+
+template <class In>
+void TileSums(const TileTask &task, GeneralSums *out) {
+  using T = Arithmetic<In>;
+  const In *const logits = static_cast<const In *>(task.logits);
+  const DoubleTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  HWY_ALIGN double z[kTile];
+  HWY_ALIGN double y[kTile] = {};
+  HWY_ALIGN double max[kTile], argmax[kTile], bad[kTile] = {}, value[kTile], target[kTile] = {},
+                                              target_value[kTile] = {};
+  for (int64_t i = 0; i < kTile; ++i) {
+    max[i] = kMasked;
+    argmax[i] = -1.0;
+  }
+  for (int64_t i = 0; i < task.count; ++i) {
+    target[i] = static_cast<double>(task.targets[i]);
+    target_value[i] = task.target_values[i];
+  }
+  for (int64_t col = 0; col < task.cols; ++col) {
+    Stage(logits + col * task.stride, task.count, kTile, 0.0, z);
+    for (int64_t i = 0; i < kTile; i += lanes) {
+      const Doubles v = hn::Load(d, z + i), m = hn::Load(d, max + i);
+      const auto above = hn::Gt(v, m);
+      hn::Store(hn::IfThenElse(above, v, m), d, max + i);
+      hn::Store(hn::IfThenElse(above, hn::Set(d, static_cast<double>(col)), hn::Load(d, argmax + i)), d, argmax + i);
+      hn::Store(hn::IfThenElse(hn::IsNaN(v), hn::Set(d, 1.0), hn::Load(d, bad + i)), d, bad + i);
+    }
+  }
+  for (int64_t i = 0; i < kTile; ++i) value[i] = max[i] - max[i] == 0.0 ? max[i] : 0.0;
+  TransformValues(task.transform, value, kTile);
+
+  const Doubles factor = hn::Set(d, task.transform.Factor());
+  LaneSums<T> sums[kTile / kLanes];
+  for (int64_t col = 0; col < task.cols; ++col) {
+    Stage(logits + col * task.stride, task.count, kTile, 0.0, z);
+    TransformValues(task.transform, z, kTile);
+    if (task.weighted) StageTileLabels<T>(task, col, y);
+    const Doubles column = hn::Set(d, static_cast<double>(col));
+    for (int64_t i = 0; i < kTile; i += lanes) {
+      LaneSums<T> &lane_sums = sums[i / kLanes];
+      Doubles label = hn::Load(d, y + i);
+      if (task.weighted) {
+        label = hn::IfThenElse(hn::Eq(hn::Load(d, target + i), column), hn::Load(d, target_value + i), label);
+        AddDoubles(label, i % kLanes, lane_sums.weight);
+      }
+      const auto is_max = hn::Eq(hn::Load(d, argmax + i), column);
+      const Doubles logit = hn::IfThenElse(is_max, hn::Set(d, kMasked), hn::Load(d, z + i));
+      lane_sums.Add(i % kLanes, hn::Load(d, value + i), logit, hn::IfThenZeroElse(is_max, label), factor, true,
+                    task.weighted);
+    }
+  }
+  const double scale = task.transform.Factor();
+  const auto total = [](const WideLanes<T> &sum, int64_t lane) -> Wide {
+    if constexpr (sizeof(T) == 4) {
+      return {sum.lanes[lane], 0.0};
+    } else {
+      const double plain = sum.lanes[lane];
+      return plain - plain == 0.0 ? FastTwoSum(plain, sum.lanes[kLanes + lane]) : Wide{plain, 0.0};
+    }
+  };
+  for (int64_t i = 0; i < task.count; ++i) {
+    const LaneSums<T> &lane_sums = sums[i / kLanes];
+    const int64_t lane = i % kLanes;
+    GeneralSums &result = out[i];
+    result = {};
+    result.max = max[i];
+    result.value = value[i];
+    result.argmax = static_cast<int64_t>(argmax[i]);
+    if (max[i] == -kMasked) result.special = Special::kInfinity;
+    if (bad[i] != 0.0) result.special = Special::kNan;
+    result.others = total(lane_sums.others, lane);
+    result.entropy = TimesFinite(total(lane_sums.entropy, lane), scale);
+    result.weight = total(lane_sums.weight, lane);
+    result.weighted = TimesFinite(total(lane_sums.weighted, lane), scale);
+  }
+}
+
+template <class In>
+void TileGradient(const TileGradientTask &gradient_task) {
+  using T = Arithmetic<In>;
+  const TileTask &task = gradient_task.tile;
+  const In *const logits = static_cast<const In *>(task.logits);
+  const DoubleTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const GradientOf<T> gradient_of(task.transform);
+  const Doubles factor = hn::Set(d, task.transform.Factor());
+  HWY_ALIGN double z[kTile];
+  HWY_ALIGN double y[kTile] = {};
+  HWY_ALIGN double by_label[kTile];
+  HWY_ALIGN double value[kTile] = {}, p_factor[kTile] = {}, y_factor[kTile] = {}, log_total[kTile] = {},
+                   label_factor[kTile] = {}, target[kTile] = {}, target_value[kTile] = {}, blow_up[kTile] = {};
+  for (int64_t i = 0; i < task.count; ++i) {
+    const GeneralGradient &row = gradient_task.rows[i];
+    value[i] = row.value;
+    p_factor[i] = row.p_factor;
+    y_factor[i] = row.y_factor;
+    log_total[i] = row.log_total;
+    label_factor[i] = row.label_factor;
+    blow_up[i] = row.infinite ? 1.0 : 0.0;
+    target[i] = static_cast<double>(task.targets[i]);
+    target_value[i] = task.target_values[i];
+  }
+  for (int64_t col = 0; col < task.cols; ++col) {
+    Stage(logits + col * task.stride, task.count, kTile, 0.0, z);
+    if (task.weighted) StageTileLabels<T>(task, col, y);
+    const Doubles column = hn::Set(d, static_cast<double>(col));
+    const double weight = task.labels.class_weights == nullptr
+                              ? 1.0
+                              : WidenSubnormal(static_cast<const T *>(task.labels.class_weights)[col]);
+    for (int64_t i = 0; i < kTile; i += lanes) {
+      const Doubles label =
+          hn::IfThenElse(hn::Eq(hn::Load(d, target + i), column), hn::Load(d, target_value + i), hn::Load(d, y + i));
+      const auto v = gradient_of(hn::Load(d, z + i), hn::Load(d, value + i), label, hn::Load(d, p_factor + i),
+                                 hn::Load(d, y_factor + i));
+      const auto infinite = hn::Gt(hn::Load(d, blow_up + i), hn::Zero(d));
+      hn::Store(hn::IfThenElse(infinite, Infinite(v.gradient), v.gradient), d, z + i);
+      if (gradient_task.label_gradient != nullptr) {
+        const Doubles w = LabelGradient<T>(hn::Set(d, weight), v.difference, factor, hn::Load(d, log_total + i),
+                                           hn::Load(d, label_factor + i));
+        hn::Store(hn::IfThenElse(infinite, Infinite(w), w), d, by_label + i);
+      }
+    }
+    if (gradient_task.gradient != nullptr) {
+      Unstage(z, task.count, static_cast<In *>(gradient_task.gradient) + col * gradient_task.gradient_stride);
+    }
+    if (gradient_task.label_gradient != nullptr) {
+      UnstageAny(task.labels.probs_dtype, by_label, col * gradient_task.label_gradient_stride, task.count,
+                 gradient_task.label_gradient);
+    }
+  }
+}
+
+template <class In>
+int64_t Rank(const void *data, int64_t cols, double logit, int64_t before) {
+  const In *const logits = static_cast<const In *>(data);
+  const Tag<In> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const Arithmetic<In> value = static_cast<Arithmetic<In>>(logit);
+  const auto own = hn::Set(d, value);
+  int64_t rank = 0, i = 0;
+  before = HWY_MAX(before, int64_t{0});
+  for (; i + lanes <= HWY_MIN(cols, before); i += lanes) {
+    rank += static_cast<int64_t>(hn::CountTrue(d, hn::Ge(LoadAs(d, logits + i), own)));
+  }
+  for (; i < HWY_MIN(cols, before); ++i) rank += Widen(logits[i]) >= value;
+  for (; i + lanes <= cols; i += lanes) {
+    rank += static_cast<int64_t>(hn::CountTrue(d, hn::Gt(LoadAs(d, logits + i), own)));
+  }
+  for (; i < cols; ++i) rank += Widen(logits[i]) > value;
+  return rank;
+}
+
+template <class In>
+void TopK(const void *data, int64_t cols, int64_t first, int64_t k, RankedLogit *best, int64_t *count) {
+  const In *const logits = static_cast<const In *>(data);
+  const Tag<In> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  // Behind every entry that is at least as large: the lower column stays first.
+  const auto insert = [&](int64_t i) {
+    const double logit = static_cast<double>(Widen(logits[i]));
+    int64_t place = *count < k ? (*count)++ : k - 1;
+    for (; place > 0 && best[place - 1].logit < logit; --place) best[place] = best[place - 1];
+    best[place] = {logit, first + i};
+  };
+  int64_t i = 0;
+  for (; i < cols && *count < k; ++i) insert(i);
+  const auto above_last = [&](int64_t j) { return static_cast<double>(Widen(logits[j])) > best[k - 1].logit; };
+  for (; i + lanes <= cols; i += lanes) {
+    const auto last = hn::Set(d, static_cast<Arithmetic<In>>(best[k - 1].logit));
+    if (hn::AllFalse(d, hn::Gt(LoadAs(d, logits + i), last))) continue;
+    for (int64_t j = i; j < i + lanes; ++j) {
+      if (above_last(j)) insert(j);
+    }
+  }
+  for (; i < cols; ++i) {
+    if (above_last(i)) insert(i);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace xent::internal
+HWY_AFTER_NAMESPACE();
+#endif  // include guard

@@ -1,0 +1,39 @@
+// Compiles general-inl.h for every target.
+#include "kernels/general.h"
+
+#include "math/target_list.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/general.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+#include "kernels/general-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace xent::internal {
+namespace HWY_NAMESPACE {
+
+void ValuesOf(const Transform &transform, double *values, int64_t count) { Values(transform, values, count); }
+
+const GeneralKernels *GeneralTable() {
+  static constexpr GeneralKernels kTable = {
+      {Sums<float>, Sums<double>, Sums<Bf16>, Sums<F16>},
+      {GeneralGradientOf<float>, GeneralGradientOf<double>, GeneralGradientOf<Bf16>, GeneralGradientOf<F16>},
+      {TileSums<float>, TileSums<double>, TileSums<Bf16>, TileSums<F16>},
+      {TileGradient<float>, TileGradient<double>, TileGradient<Bf16>, TileGradient<F16>},
+      ValuesOf,
+      {Rank<float>, Rank<double>, Rank<Bf16>, Rank<F16>},
+      {TopK<float>, TopK<double>, TopK<Bf16>, TopK<F16>},
+  };
+  return &kTable;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace xent::internal
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace xent::internal {
+const GeneralKernels *GeneralKernelsOf(int64_t target) { XENT_TABLE_OF_TARGET(GeneralKernels, GeneralTable, target) }
+}  // namespace xent::internal
+#endif

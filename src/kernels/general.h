@@ -1,0 +1,128 @@
+// Rows with any options, in double lanes (float64: with the rounding errors carried along): class weights under
+// smoothing, probability targets, softcap, logit_scale, statistics, and classes that are not adjacent.
+//
+// Everything counts from the chunk's own maximum, whose column is kept apart, so that every sum has terms of one sign:
+//   loss = sum_c y_c ((m' - z'_c) + L),   L = lse - m' = log1p(sum over the other columns of e^(z'_j - m')).
+// A first look finds the maximum among the logits as stored, the second sums; both find the chunk in cache.
+#ifndef XENT_SRC_KERNELS_GENERAL_H_
+#define XENT_SRC_KERNELS_GENERAL_H_
+
+#include <cstdint>
+
+#include "kernels/row.h"
+
+namespace xent::internal {
+
+// z' = factor * value: without a cap a logit's value is the logit and the factor is logit_scale; with one the value is
+// z' itself, rounded, and the factor 1.
+struct Transform {
+  double scale = 1.0;
+  double cap = 0.0;
+
+  double Factor() const { return cap > 0.0 ? 1.0 : scale; }
+};
+
+// y_c = class_weights[c] (probs_factor probs[c] + share), or target_value at the target.
+struct Labels {
+  const void *class_weights = nullptr;  // of the arithmetic type; null: 1
+  const void *probs = nullptr;          // null: 0
+  int64_t probs_stride = 1;             // between classes; only where lanes run over positions
+  Dtype probs_dtype = kF32;
+  double probs_factor = 0.0;
+  double share = 0.0;
+};
+
+// Sums over a chunk (or a whole row), relative to its maximum.
+struct alignas(64) GeneralSums {
+  double max = 0.0;                  // the largest logit as stored
+  double value = 0.0;                // and its value (Transform)
+  int64_t argmax = -1;               // its lowest column; -1 where all are masked
+  Wide others;                       // sum over j != argmax of e^(z'_j - m')
+  Wide entropy;                      // sum of e^(z'_j - m') (m' - z'_j)
+  Wide weight;                       // sum of y_c
+  Wide weighted;                     // sum of y_c (m' - z'_c) kSpreadScale
+  Special special = Special::kNone;  // kNan or kInfinity: the rest is unspecified
+};
+
+struct GeneralTask {
+  const void *logits;  // the chunk's first
+  int64_t cols;        // of the chunk
+  int64_t first;       // the chunk's first column within its row
+  Transform transform;
+  Labels labels;   // pointers at the chunk's first column
+  int64_t target;  // relative to the chunk; outside [0, cols): not here
+  double target_value;
+  bool sums;  // others, entropy and what they need; without: only the maximum
+  bool entropy;
+  bool weighted;  // weight and weighted
+};
+
+// What turns a row into gradients: e^(z'_j - m') times p_factor - y_c y_factor, times dz.
+struct GeneralGradient {
+  double value = 0.0;         // m' (Transform)
+  double p_factor = 0.0;      // u r (Q + 2 lambda lse) / (1 + others)
+  double y_factor = 0.0;      // u r
+  double log_total = 0.0;     // L
+  double label_factor = 0.0;  // u r (1 - epsilon), of the targets' own gradient
+  bool infinite = false;      // what is not 0 becomes infinite: u is
+};
+
+struct GeneralGradientTask {
+  const void *logits;
+  int64_t cols;
+  Transform transform;
+  Labels labels;
+  int64_t target;
+  double target_value;
+  bool weighted;  // y_c is read from labels everywhere; otherwise it is 0 but at the target
+  GeneralGradient row;
+  void *gradient;        // may be logits, or null
+  void *label_gradient;  // of the dtype of probs, or null
+};
+
+// Lanes over positions: `count` <= kTile rows whose classes lie `stride` apart and whose positions are adjacent.
+inline constexpr int64_t kTile = 32;
+
+struct TileTask {
+  const void *logits;  // first position of class 0
+  int64_t cols, stride, count;
+  Transform transform;
+  Labels labels;           // class_weights at class 0, probs at the first position of class 0
+  const int64_t *targets;  // [count]; outside [0, cols): none
+  const double *target_values;
+  bool weighted;
+};
+
+struct TileGradientTask {
+  TileTask tile;
+  const GeneralGradient *rows;  // [count]
+  void *gradient;               // may be logits, or null
+  int64_t gradient_stride;      // between classes
+  void *label_gradient;
+  int64_t label_gradient_stride;
+};
+
+struct RankedLogit {
+  double logit;
+  int64_t column;
+};
+
+struct GeneralKernels {
+  void (*sums[kDtypes])(const GeneralTask &, GeneralSums *);
+  void (*gradient[kDtypes])(const GeneralGradientTask &);
+  void (*tile_sums[kDtypes])(const TileTask &, GeneralSums *);
+  void (*tile_gradient[kDtypes])(const TileGradientTask &);
+  // values = Transform's values of `count` logits, in place.
+  void (*values)(const Transform &, double *values, int64_t count);
+  // Columns of the block greater than `logit`, and those equal to it before column `before`.
+  int64_t (*rank[kDtypes])(const void *logits, int64_t cols, double logit, int64_t before);
+  // Merges a block that starts at column `first` into the *count <= k largest logits so far, best first, the lower
+  // column first among equals. Blocks come in the order of their columns.
+  void (*top_k[kDtypes])(const void *logits, int64_t cols, int64_t first, int64_t k, RankedLogit *best, int64_t *count);
+};
+
+// The kernels of a target, one of Highway's bits; null when this build lacks it.
+const GeneralKernels *GeneralKernelsOf(int64_t target);
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_KERNELS_GENERAL_H_

@@ -1,0 +1,134 @@
+// exp, expm1, and tanh with a cap, of double vectors, for the rows that are computed in double lanes.
+#if defined(XENT_SRC_MATH_DOUBLE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef XENT_SRC_MATH_DOUBLE_INL_H_
+#undef XENT_SRC_MATH_DOUBLE_INL_H_
+#else
+#define XENT_SRC_MATH_DOUBLE_INL_H_
+#endif
+
+#include <array>
+#include <limits>
+
+#include "hwy/highway.h"
+#include "math/exp-inl.h"
+#include "math/wide.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace xent::internal {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Below this e^x counts as 0: results stay normal, so that no processor's rule for subnormal ones matters.
+inline constexpr double kLowestExponent = -708.0;
+
+// e^x for x <= 709; 0 below kLowestExponent and for NaN. The polynomial is that of float32, off by 2^-27: 0.12 ULP of a
+// float32 result.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ExpForFloat(D d, V x) {
+  const V origin = hn::Set(d, ExpFormat<double>::kRound + 1023.0);
+  const V z = hn::Max(x, hn::Set(d, kLowestExponent));
+  const V product = hn::Mul(z, hn::Set(d, kLog2E_F64_Hi));
+  const V m = hn::Add(product, origin);
+  const V f = hn::Sub(product, hn::Sub(m, origin));
+  V p = hn::Set(d, static_cast<double>(kExp2F32[6]));
+  HWY_UNROLL(8)
+  for (int i = 5; i >= 0; --i) p = hn::MulAdd(p, f, hn::Set(d, static_cast<double>(kExp2F32[i])));
+  return hn::IfThenElseZero(hn::Ge(x, hn::Set(d, kLowestExponent)), ScaleByExponent(d, p, m));
+}
+
+// e^(x + x_lo) within 0.8 ULP, otherwise the same.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ExpForDouble(D d, V x, V x_lo) {
+  const V z = hn::Max(x, hn::Set(d, kLowestExponent));
+  V m = hn::Zero(d);
+  const V p = ReducedExp(d, ExpFormat<double>::kRound + 1023.0, z, x_lo, &m);
+  return hn::IfThenElseZero(hn::Ge(x, hn::Set(d, kLowestExponent)), ScaleByExponent(d, p, m));
+}
+
+// e^(x + x_lo) - 1 for |x| <= 709: with x = k ln 2 + r it is 2^k (e^r - 1) + (2^k - 1), which cancels nowhere since
+// |r| <= ln(2)/2. e^r - 1 by the terms of its series up to r^14, which leave 2^-58 of it. About 1 ULP.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Expm1(D d, V x, V x_lo) {
+  constexpr int kTerms = 14;
+  constexpr std::array<double, kTerms + 1> kInverseFactorial = [] {
+    std::array<double, kTerms + 1> c{};
+    double factorial = 1.0;
+    for (int i = 1; i <= kTerms; ++i) c[i] = 1.0 / (factorial *= i);
+    return c;
+  }();
+  const V origin = hn::Set(d, ExpFormat<double>::kRound + 1023.0);
+  const V m = hn::MulAdd(x, hn::Set(d, kLog2E_F64_Hi), origin);
+  const V k = hn::Sub(m, origin);
+  V r = hn::NegMulAdd(k, hn::Set(d, kLn2HiShort), x);  // exact
+  r = hn::Add(r, hn::NegMulAdd(k, hn::Set(d, kLn2LoShort), x_lo));
+  V q = hn::Set(d, kInverseFactorial[kTerms]);
+  HWY_UNROLL(16)
+  for (int i = kTerms - 1; i >= 2; --i) q = hn::MulAdd(q, r, hn::Set(d, kInverseFactorial[i]));
+  const V p = hn::MulAdd(hn::Mul(r, r), q, r);
+  const V one = hn::Set(d, 1.0);
+  const V power = ScaleByExponent(d, one, m);
+  return hn::MulAdd(power, p, hn::Sub(power, one));
+}
+
+// z' = cap tanh(scale z / cap) and its derivative by z, scale sech^2(scale z / cap). z' is within 2 ULP, the derivative
+// within 4 + 4 |scale z / cap|: x = scale z / cap is formed with its rounding error, tanh|x| from expm1(-2|x|) with
+// what the denominator and the quotient lose added before the one rounding by cap.
+class SoftCap {
+ public:
+  SoftCap(double scale, double cap) : scale_(scale), cap_(cap) {
+    const Wide ratio = Divide(Wide{scale}, Wide{cap});
+    ratio_ = ratio.hi;
+    ratio_lo_ = ratio.lo;
+  }
+
+  // -inf stays -inf; +inf gives cap, NaN anything.
+  template <class D, class V = hn::Vec<D>>
+  HWY_INLINE V Value(D d, V z) const {
+    V x = hn::Zero(d), x_lo = hn::Zero(d);
+    Argument(d, z, &x, &x_lo);
+    const V t = Expm1(d, x, x_lo);  // in [-1, 0]
+    const V two = hn::Set(d, 2.0);
+    const V w = hn::Add(t, two);
+    const V w_lo = hn::Sub(t, hn::Sub(w, two));
+    const V q = hn::Neg(hn::Div(t, w));
+    // -t = q w + rest, so that tanh = q + (rest - q w_lo) / w.
+    const V rest = hn::Neg(hn::Add(t, hn::Mul(q, w)));
+    const V exact_rest = hn::Sub(rest, ProductError(d, q, w, hn::Mul(q, w)));
+    const V more = hn::Div(hn::NegMulAdd(q, w_lo, exact_rest), w);
+    const V cap = hn::Set(d, cap_);
+    const V product = hn::Mul(cap, q);
+    const V magnitude = hn::Add(product, hn::MulAdd(cap, more, ProductError(d, cap, q, product)));
+    return hn::IfThenElse(hn::Eq(z, hn::Set(d, -std::numeric_limits<double>::infinity())), z,
+                          hn::CopySign(magnitude, z));
+  }
+
+  template <class D, class V = hn::Vec<D>>
+  HWY_INLINE V Derivative(D d, V z) const {
+    V x = hn::Zero(d), x_lo = hn::Zero(d);
+    Argument(d, z, &x, &x_lo);
+    const V e = ExpForDouble(d, x, x_lo);  // e^(-2|x|)
+    const V w = hn::Add(hn::Set(d, 1.0), e);
+    return hn::Mul(hn::Set(d, 4.0 * scale_), hn::Div(hn::Div(e, w), w));
+  }
+
+ private:
+  // -2 |scale z / cap|, at least -709, where tanh is 1 and e^x counts as 0.
+  template <class D, class V = hn::Vec<D>>
+  HWY_INLINE void Argument(D d, V z, V *x, V *x_lo) const {
+    const V lowest = hn::Set(d, -709.0);
+    const V magnitude = hn::Abs(z);
+    const V ratio = hn::Set(d, -2.0 * ratio_);
+    const V product = hn::Mul(magnitude, ratio);
+    const auto inside = hn::Gt(product, lowest);
+    *x = hn::IfThenElse(inside, product, lowest);
+    const V lost = hn::MulAdd(magnitude, hn::Set(d, -2.0 * ratio_lo_), ProductError(d, magnitude, ratio, product));
+    *x_lo = hn::IfThenElseZero(inside, lost);
+  }
+
+  double scale_, cap_, ratio_, ratio_lo_;
+};
+
+}  // namespace HWY_NAMESPACE
+}  // namespace xent::internal
+HWY_AFTER_NAMESPACE();
+#endif  // include guard

@@ -1,0 +1,311 @@
+// Binary cross-entropy on every target: each element within the bounds of semantics.md of the long double oracle
+// (tests/reference/binary.h), over ordinary inputs and over a grid of those that break formulas (sigmoids that
+// underflow, softplus that cancels, subnormal targets, infinities); and the same bits on every target with fused
+// multiply-add, of any number of threads, held by binary_hashes.txt.
+//
+// After a change that is meant to change results: XENT_UPDATE_BINARY_HASHES=tests/kernels/binary_hashes.txt and one run
+// of these tests writes the file anew.
+#include "testing/binary.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "testing/target.h"
+
+namespace xent::test {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr const char *kFile = XENT_SOURCE_DIR "/tests/kernels/binary_hashes.txt";
+
+class BinaryKernel : public TargetTest {
+ protected:
+  // Everything once, judged; the worst error of each output is recorded with the test.
+  void Check(Binary &call) {
+    call.MustRun(Pass::kForwardBackward);
+    call.ExpectAccurate();
+    const WorstBinary worst = call.Judge();
+    most_.loss = std::fmax(most_.loss, worst.loss);
+    most_.grad = std::fmax(most_.grad, worst.grad);
+    most_.target_grad = std::fmax(most_.target_grad, worst.target_grad);
+    if (HasFailure()) printf("%s\n", worst.where.c_str());
+  }
+  void TearDown() override {
+    if (!IsSkipped()) {
+      std::printf("worst: loss %.3f grad %.3f target_grad %.3f ULP\n", most_.loss, most_.grad, most_.target_grad);
+    }
+    TargetTest::TearDown();
+  }
+
+ private:
+  WorstBinary most_;
+};
+XENT_INSTANTIATE_TARGETS(BinaryKernel);
+
+TEST_P(BinaryKernel, OrdinaryLogits) {
+  for (const xent_dtype dtype : kDtypes) {
+    for (const xent_dtype targets_dtype : kDtypes) {
+      for (const double deviation : {1.0, 8.0, 64.0}) {
+        Binary call(dtype, targets_dtype, 60, 67);
+        call.FillNormal(static_cast<uint64_t>(dtype * 10 + targets_dtype), deviation);
+        Check(call);
+        call.FillWeights(7);
+        Check(call);
+      }
+    }
+  }
+}
+
+TEST_P(BinaryKernel, ManyOrdinaryLogitsOfFloat64) {
+  // The type without a wider one under it.
+  for (int seed = 0; seed < 6; ++seed) {
+    Binary call(XENT_F64, XENT_F64, 100, 300);
+    call.FillNormal(static_cast<uint64_t>(seed), seed < 3 ? 2.0 : 16.0);
+    call.FillWeights(static_cast<uint64_t>(seed), seed % 2 == 1);
+    Check(call);
+  }
+}
+
+TEST_P(BinaryKernel, NegativeWeights) {
+  for (const xent_dtype dtype : kDtypes) {
+    Binary call(dtype, dtype, 40, 67);
+    call.FillNormal(3, 4);
+    call.FillWeights(11, true);
+    Check(call);
+  }
+}
+
+TEST_P(BinaryKernel, Probabilities) {
+  for (const xent_dtype dtype : kDtypes) {
+    for (const xent_dtype targets_dtype : kDtypes) {
+      Binary call(dtype, targets_dtype, 40, 67);
+      call.probabilities = true;
+      call.FillNormal(5, 1);
+      // Near both ends, and at them.
+      Random random(9);
+      for (int64_t i = 0; i < 20; ++i) {
+        for (int64_t c = 0; c < 67; ++c) {
+          const double tiny = std::ldexp(1.0 + random.Uniform(), -static_cast<int>(random.Below(150)) - 1);
+          call.Set(call.x, i, c, c % 2 == 0 ? tiny : 1 - tiny);
+        }
+        call.Set(call.x, i, 0, 0);
+        call.Set(call.x, i, 1, 1);
+      }
+      Check(call);
+      call.FillWeights(13);
+      Check(call);
+    }
+  }
+}
+
+TEST_P(BinaryKernel, Focal) {
+  for (const xent_dtype dtype : kDtypes) {
+    for (const double gamma : {0.0, 0.25, 1.0, 2.0, 5.0, 33.5}) {
+      for (const bool has_alpha : {false, true}) {
+        Binary call(dtype, dtype, 30, 67);
+        call.FillNormal(17, 4);
+        call.gamma = gamma;
+        call.has_alpha = has_alpha;
+        if (has_alpha) call.alpha = 0.25;
+        Check(call);
+        call.FillWeights(19);
+        Check(call);
+      }
+    }
+  }
+}
+
+// Logits at which one of the parts leaves its range or loses its digits.
+std::vector<double> HardLogits(xent_dtype dtype) {
+  std::vector<double> z = {0.0,    1e-300, 1e-45,   1e-39, 1e-20,  1e-8,  1e-4,  0.3,   0.6931472, 1.0,
+                           17.0,   36.0,   37.5,    86.6,  87.4,   88.5,  89.0,  100.0, 103.9,     110.0,
+                           349.0,  351.0,  700.0,   707.9, 708.1,  709.0, 744.4, 746.0, 800.0,     1061.0,
+                           1063.0, 5000.0, 65504.0, 1e6,   0x1p41, 1e30,  3e38,  1e300, kInfinity};
+  const size_t n = z.size();
+  for (size_t i = 0; i < n; ++i) {
+    z[i] = reference::Decode(dtype, reference::Encode(dtype, z[i]));
+    if (std::isinf(z[i]) && i + 1 < n) z[i] = reference::LargestFinite(dtype);
+    z.push_back(-z[i]);
+  }
+  return z;
+}
+
+constexpr double kHardTargets[] = {0.0,    1.0,   0.5,         0.9,         0.1,     1e-45,
+                                   1e-300, 1e-20, 1 - 0x1p-24, 1 - 0x1p-53, 0x1p-24, 0.3};
+
+Binary HardCall(xent_dtype dtype, double weight, double upstream) {
+  const std::vector<double> z = HardLogits(dtype);
+  const int64_t cols = static_cast<int64_t>(z.size());
+  const int64_t rows = static_cast<int64_t>(std::size(kHardTargets));
+  Binary call(dtype, dtype, rows, cols);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t c = 0; c < cols; ++c) {
+      call.x.Set(i, c, z[static_cast<size_t>(c)]);
+      call.Set(call.y, i, c, kHardTargets[i]);
+    }
+  }
+  call.options.reduction = XENT_REDUCTION_SUM;
+  if (weight != 1) call.row_weights = call.Vector(std::vector<double>(static_cast<size_t>(rows), weight));
+  if (upstream != 1) {
+    call.upstream_kind = XENT_UPSTREAM_SCALAR;
+    call.upstream = call.Vector({upstream});
+  }
+  return call;
+}
+
+TEST_P(BinaryKernel, HardLogits) {
+  for (const xent_dtype dtype : kDtypes) {
+    for (const double scale : {1.0, 0x1p-100, 0x1p100}) {
+      for (const double upstream : {1.0, 0x1p120, kInfinity}) {
+        Binary call = HardCall(dtype, scale, upstream);
+        // Past 2^510 a sigmoid below 2^-1532 shows as 0, and where z is finite too.
+        if (std::isinf(upstream)) call.x = HardCall(XENT_F32, 1, 1).x;
+        if (std::isinf(upstream) && dtype != XENT_F32) continue;
+        Check(call);
+      }
+    }
+  }
+}
+
+TEST_P(BinaryKernel, HugeAndTinyFactorsOfFloat64) {
+  // No product on the way leaves the range where the result does not.
+  for (const double w : {1e-300, 1e300}) {
+    Binary call(XENT_F64, XENT_F64, 30, 67);
+    call.FillNormal(23, 16);
+    call.FillWeights(29);
+    call.row_weights = call.Vector(std::vector<double>(30, w));
+    call.class_weights = call.Vector(std::vector<double>(67, w));
+    call.upstream_kind = XENT_UPSTREAM_SCALAR;
+    call.upstream = call.Vector({w > 1 ? 1e-308 : 1e308});
+    call.options.has_divisor = 1;
+    call.options.divisor = w > 1 ? 1e292 : 1e-292;
+    for (const double gamma : {0.0, 2.0}) {
+      call.gamma = gamma;
+      Check(call);
+    }
+  }
+}
+
+TEST_P(BinaryKernel, HardFocal) {
+  for (const xent_dtype dtype : kDtypes) {
+    for (const double gamma : {0.001, 0.5, 1.0, 2.0, 40.0, 1e6}) {
+      Binary call = HardCall(dtype, 1, 1);
+      call.gamma = gamma;
+      call.has_alpha = true;
+      call.alpha = 0.75;
+      Check(call);
+    }
+  }
+}
+
+TEST_P(BinaryKernel, TargetsOutsideZeroToOne) {
+  for (const xent_dtype dtype : kDtypes) {
+    for (const double y : {-0.5, 1.5, -3.0, 7.0}) {
+      Binary call = HardCall(dtype, 1, 1);
+      for (int64_t i = 0; i < call.rows; ++i) {
+        for (int64_t c = 0; c < call.cols; ++c) call.y.Set(i, c, y);
+      }
+      Check(call);
+    }
+  }
+}
+
+// ---- the same bits ----
+
+class Hash {
+ public:
+  void Add(const Matrix &m) {
+    for (int64_t i = 0; i < m.rows(); ++i) {
+      for (int64_t j = 0; j < m.cols(); ++j) {
+        const uint64_t bits = m.GetBits(i, j);
+        for (int64_t k = 0; k < m.Bytes(); ++k) state_ = (state_ ^ ((bits >> (8 * k)) & 0xff)) * 0x100000001b3u;
+      }
+    }
+  }
+  std::string Text() const {
+    char text[20];
+    std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(state_));
+    return text;
+  }
+
+ private:
+  uint64_t state_ = 0xcbf29ce484222325u;
+};
+
+struct Named {
+  std::string name;
+  Binary call;
+};
+
+std::vector<Named> HashedCalls() {
+  std::vector<Named> calls;
+  for (const xent_dtype dtype : kDtypes) {
+    for (const int64_t inner : {0, 3, 50}) {
+      for (const char *kind : {"plain", "weights", "probabilities", "focal", "hard"}) {
+        const xent_dtype targets_dtype = kDtypes[(dtype + inner) % 4];
+        Binary call(dtype, targets_dtype, 300, 167, inner);
+        const std::string name = kind;
+        call.probabilities = name == "probabilities";
+        call.FillNormal(static_cast<uint64_t>(dtype * 100 + inner), 8);
+        if (name == "weights" || name == "focal") call.FillWeights(31);
+        if (name == "focal") {
+          call.gamma = 1.5;
+          call.has_alpha = true;
+          call.alpha = 0.25;
+        }
+        if (name == "hard") call = HardCall(dtype, 0x1p-30, 0x1p40);
+        calls.push_back({std::string(reference::NameOf(dtype)) + "/" + std::to_string(inner) + "/" + kind, call});
+      }
+    }
+  }
+  return calls;
+}
+
+std::string LineOf(Named &named, int32_t threads) {
+  named.call.exec = {sizeof(xent_exec), XENT_EXEC_OPENMP, threads, nullptr, nullptr};
+  named.call.MustRun(Pass::kForwardBackward);
+  std::string line = named.name;
+  for (const Matrix *m : {&named.call.losses, &named.call.loss, &named.call.grad, &named.call.target_grad}) {
+    Hash hash;
+    hash.Add(*m);
+    line += " " + hash.Text();
+  }
+  return line;
+}
+
+class BinaryHashes : public TargetTest {};
+XENT_INSTANTIATE_TARGETS(BinaryHashes);
+
+TEST_P(BinaryHashes, AreReproducedByAnyNumberOfThreads) {
+  if (!HasFusedMultiplyAdd(GetParam())) GTEST_SKIP() << GetParam() << " has no fused multiply-add";
+  std::vector<Named> calls = HashedCalls();
+  std::vector<std::string> want;
+  if (const char *update = std::getenv("XENT_UPDATE_BINARY_HASHES")) {
+    std::ofstream out(update);
+    out << "# Hashes (FNV-1a, 64 bits) of what binary cross-entropy gives for fixed inputs on every target with fused\n"
+           "# multiply-add, by any number of threads. Written by binary_test.cc, which says how.\n"
+           "# dtype/inner/kind losses loss grad target_grad\n";
+    for (Named &named : calls) out << LineOf(named, 1) << "\n";
+    ASSERT_TRUE(out.good()) << update;
+  }
+  std::ifstream in(kFile);
+  for (std::string line; std::getline(in, line);) {
+    if (!line.empty() && line[0] != '#') want.push_back(line);
+  }
+  ASSERT_EQ(want.size(), calls.size()) << kFile << " is missing or not of these calls";
+  for (const int32_t threads : {1, 2, 3, 8}) {
+    for (size_t k = 0; k < calls.size(); ++k) {
+      EXPECT_EQ(LineOf(calls[k], threads), want[k]) << GetParam() << ", " << threads << " threads";
+    }
+  }
+}
+
+}  // namespace
+}  // namespace xent::test

@@ -71,7 +71,8 @@ class ManifestTest : public DirectoryTest {
     return Xent(arguments, run);
   }
 
-  // The same numbers, within 4 ULP of the loss's type.
+  // The same numbers, within 4 ULP of the loss's type; perplexity is a double, but no better than the library's sum of
+  // nll in plain double makes it.
   void ExpectAsOneMatrix(const std::string& command, const std::vector<std::string>& flags,
                          const std::vector<std::string>& keys, bool wide) {
     SCOPED_TRACE(command + ::testing::PrintToString(flags));
@@ -93,7 +94,8 @@ class ManifestTest : public DirectoryTest {
       if (text == "null" || text[0] == '"') {
         EXPECT_EQ(JsonText(got.out, key), text);
       } else {
-        EXPECT_LE(ErrorInUlp(JsonNumber(got.out, key), JsonNumber(expected.out, key), wide ? 53 : 24, -126), 4)
+        const int digits = !wide ? 24 : key == "perplexity" ? 47 : 53;
+        EXPECT_LE(ErrorInUlp(JsonNumber(got.out, key), JsonNumber(expected.out, key), digits, -126), 4)
             << got.out << expected.out;
       }
     }

@@ -375,15 +375,16 @@ TEST_F(ManifestTest, WrongUsage) {
   ExpectFailure(Run("check", {"--manifest", manifest_, logits_}), 2, "--manifest: not together with LOGITS.npy");
 }
 
-// 64 MB of logits and 32 MB of targets a file, under a limit of 36 MB for what is not a file's.
+// 32 MB of logits and 16 MB of targets a file, under a limit of 28 MB for what is not a file's, of which stacks are
+// half.
 TEST_F(ManifestTest, MemoryIsBounded) {
   if (kAddressSanitizer) GTEST_SKIP() << "the sanitizer's own memory is beyond the limit";
-  constexpr int64_t kManyRows = 8'000'000;
+  constexpr int64_t kManyRows = 4'000'000;
   WriteZeros(kManyRows, 2);
   const std::string list = Write("list", "logits.npy\ttargets.npy\nlogits.npy\ttargets.npy\n");
   const RunOptions limited = {{}, [] {
                                 const rlimit stack = {8 << 20, 8 << 20};
-                                const rlimit data = {36 << 20, 36 << 20};
+                                const rlimit data = {28 << 20, 28 << 20};
                                 if (setrlimit(RLIMIT_STACK, &stack) != 0 || setrlimit(RLIMIT_DATA, &data) != 0)
                                   _exit(125);
                               }};

@@ -27,10 +27,9 @@ class LineReader {
 
   // The next line without its end; false after the last.
   bool Next(std::string_view& line) {
-    errno = 0;
     const ssize_t length = getline(&line_, &capacity_, file_.get());
     if (length < 0) {
-      if (std::ferror(file_.get()) != 0 || errno != 0) throw SystemError("cannot read", path_, errno);
+      if (std::feof(file_.get()) == 0) throw SystemError("cannot read", path_, errno);
       return false;
     }
     line = {line_, static_cast<size_t>(length)};

@@ -71,8 +71,8 @@ struct Totals {
 class OutputDirectory {
  public:
   explicit OutputDirectory(const std::optional<std::string>& path) {
-    if (!path || std::filesystem::is_directory(*path)) return;
     std::error_code error;
+    if (!path || std::filesystem::is_directory(*path, error)) return;
     if (!std::filesystem::create_directory(*path, error)) {
       throw SystemError("cannot create", *path, error ? error.value() : EEXIST);
     }

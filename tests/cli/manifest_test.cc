@@ -381,7 +381,7 @@ TEST_F(ManifestTest, MemoryIsBounded) {
   if (kAddressSanitizer) GTEST_SKIP() << "the sanitizer's own memory is beyond the limit";
   constexpr int64_t kManyRows = 4'000'000;
   WriteZeros(kManyRows, 2);
-  const std::string list = Write("list", "logits.npy\ttargets.npy\nlogits.npy\ttargets.npy\n");
+  const std::string list = Write("list", "logits.npy\ttargets.npy\n");
   const RunOptions limited = {{}, [] {
                                 const rlimit stack = {8 << 20, 8 << 20};
                                 const rlimit data = {28 << 20, 28 << 20};
@@ -391,7 +391,7 @@ TEST_F(ManifestTest, MemoryIsBounded) {
   for (const auto& [command, key] : {std::pair("loss", "loss"), {"score", "mean_entropy"}}) {
     const Result result = Run(command, {"--manifest", list, "--threads", "2"}, limited);
     ExpectSuccess(result);
-    EXPECT_EQ(JsonNumber(result.out, "rows"), 2.0 * kManyRows);
+    EXPECT_EQ(JsonNumber(result.out, "rows"), kManyRows);
     EXPECT_NEAR(JsonNumber(result.out, key), 0.69314718055994529, 4 * 0x1p-24) << result.out;
   }
 }

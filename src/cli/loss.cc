@@ -1,6 +1,5 @@
 // `xent loss`: the loss of a file of logits, and what belongs to it, in one call over the mapped files; or that of many
 // files as if they were one.
-#include <algorithm>
 #include <optional>
 
 #include "batches.h"
@@ -33,20 +32,24 @@ class LossCommand {
     for (const Result result : {kPerRow, kLse, kGrad}) SetResult(call, result, results.data(result));
     ReducedLoss loss(options_, inputs.arithmetic());
     call.loss = loss.data();
-    RowCounts counts;
+    double perplexity = 0;
+    int64_t live_rows = 0;
+    call.perplexity = &perplexity;
+    call.live_rows = &live_rows;
     progress_.Begin("loss");
-    inputs.RunAndCount(call, 0, options_, pool_, counts);
+    inputs.Run(call, 0, options_, pool_);
 
     // A result that is written in place. Targets have been checked, and live rows counted, by the call above.
     xent_options options = options_;
-    DivideByWhole(options, inputs.has_probabilities() ? counts.rows() : counts.live_rows());
+    DivideByWhole(options, live_rows);  // all rows where targets are probabilities
     const auto fill = [&](int result, int64_t first, int64_t blocks, char* data) {
       xent_cross_entropy part = Call(inputs, first, blocks);
       SetResult(part, static_cast<Result>(result), data);
       inputs.Run(part, first, IsWeightedMean(inputs) ? options_ : options, pool_);
     };
     Report report(arguments_.inputs.json);
-    Add(report, loss.value(), loss.is_float32(), inputs.has_probabilities(), counts);
+    report.AddNumber("loss", loss.value(), loss.is_float32());
+    AddRowCounts(report, inputs.has_probabilities(), perplexity, call.rows, live_rows);
     AddExecution(report, pool_.threads());
     results.Complete(fill, progress_, report.Text());
     return kExitOk;
@@ -72,7 +75,8 @@ class LossCommand {
       (inputs.has_probabilities() ? probability_targets : index_targets) = targets;
     });
     Report report(arguments_.inputs.json);
-    Add(report, losses.Reduced(options_), losses.is_float32(), probability_targets.has_value(), counts);
+    report.AddNumber("loss", losses.Reduced(options_), losses.is_float32());
+    AddRowCounts(report, probability_targets.has_value(), counts.perplexity(), counts.rows(), counts.live_rows());
     return corpus.Finish(report, pool_.threads());
   }
 
@@ -152,14 +156,10 @@ class LossCommand {
     });
   }
 
-  void Add(Report& report, const std::optional<double>& loss, bool is_float32, bool has_probabilities,
-           const RowCounts& counts) const {
-    std::optional<double> perplexity;
-    if (!has_probabilities) perplexity = counts.perplexity();
-    report.AddNumber("loss", loss, is_float32);
-    report.AddNumber("perplexity", perplexity, false);
-    report.Add("rows", counts.rows());
-    report.Add("ignored", counts.rows() - counts.live_rows());
+  static void AddRowCounts(Report& report, bool has_probabilities, double perplexity, int64_t rows, int64_t live_rows) {
+    report.AddNumber("perplexity", has_probabilities ? std::nullopt : std::optional(perplexity), false);
+    report.Add("rows", rows);
+    report.Add("ignored", rows - live_rows);
   }
 
   const LossArguments& arguments_;

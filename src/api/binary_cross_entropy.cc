@@ -62,18 +62,20 @@ xent_status CheckLayoutMatrix(const Shape &shape, bool required, int32_t dtype, 
   return CheckMatrix(shape.blocks, shape.block_elements, dtype, matrix, error);
 }
 
+// One weight a row or a column.
 template <class T>
-xent_status CheckFiniteVector(const void *vector, int64_t count, const char *name, xent_error *error) {
+xent_status CheckFiniteVector(const void *vector, int64_t count, bool of_rows, const char *name, xent_error *error) {
   const T *const values = static_cast<const T *>(vector);
   for (int64_t i = 0; values != nullptr && i < count; ++i) {
     if (values[i] - values[i] == T{0}) continue;
-    return FailAt(error, XENT_INVALID_ARGUMENT, -1, i, "%s: element %lld is %.17g, expected a finite number", name,
-                  static_cast<long long>(i), static_cast<double>(values[i]));
+    return FailAt(error, XENT_INVALID_ARGUMENT, of_rows ? i : -1, of_rows ? 0 : i,
+                  "%s: element %lld is %.17g, expected a finite number", name, static_cast<long long>(i),
+                  static_cast<double>(values[i]));
   }
   return XENT_OK;
 }
 
-// Calls check(row, column, value) for the elements in memory order until one is not good.
+// The first element, in memory order, that is not good.
 template <class In, class Good>
 bool FindBad(const Shape &shape, const Matrix &matrix, Good good, int64_t *row, int64_t *column, double *value) {
   const BinaryLayout &layout = shape.layout;
@@ -94,9 +96,9 @@ bool FindBad(const Shape &shape, const Matrix &matrix, Good good, int64_t *row, 
 template <class T>
 xent_status CheckWeights(const xent_binary_cross_entropy &args, const Shape &shape, const Matrix &element_weights,
                          xent_error *error) {
-  XENT_RETURN_IF_ERROR(CheckFiniteVector<T>(args.pos_weight, args.cols, "pos_weight", error));
-  XENT_RETURN_IF_ERROR(CheckFiniteVector<T>(args.class_weights, args.cols, "class_weights", error));
-  XENT_RETURN_IF_ERROR(CheckFiniteVector<T>(args.row_weights, args.rows, "row_weights", error));
+  XENT_RETURN_IF_ERROR(CheckFiniteVector<T>(args.pos_weight, args.cols, false, "pos_weight", error));
+  XENT_RETURN_IF_ERROR(CheckFiniteVector<T>(args.class_weights, args.cols, false, "class_weights", error));
+  XENT_RETURN_IF_ERROR(CheckFiniteVector<T>(args.row_weights, args.rows, true, "row_weights", error));
   int64_t row, column;
   double value;
   const auto good = [](double x) { return x - x == 0.0; };

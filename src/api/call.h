@@ -21,20 +21,18 @@ inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
 enum class Mode { kForward, kForwardBackward, kBackward };
 
 // q' of an index target: at the target, and in every other column.
+template <class N>
 struct Shares {
-  double target = 1.0;
-  double other = 0.0;
+  N target{1.0};
+  N other{};
 
   Shares(const xent_options &options, int64_t cols) {
     const double epsilon = options.label_smoothing;
     if (epsilon == 0.0 || cols == 1) return;  // one column: the same loss, which is 0
-    if (options.smoothing == XENT_SMOOTHING_EXCLUSIVE) {
-      other = epsilon / static_cast<double>(cols - 1);
-      target = 1.0 - epsilon;
-    } else {
-      other = epsilon / static_cast<double>(cols);
-      target = (1.0 - epsilon) + other;
-    }
+    target = Subtract(N{1.0}, N{epsilon});
+    const bool exclusive = options.smoothing == XENT_SMOOTHING_EXCLUSIVE;
+    other = Divide(N{epsilon}, N{static_cast<double>(exclusive ? cols - 1 : cols)});
+    if (!exclusive) target = Add(target, other);
   }
 };
 
@@ -95,7 +93,8 @@ struct Call {
   const RowShape shape;  // of the valid columns
   const int64_t logits_stride, grad_stride, probs_stride, target_grad_stride;
   const Factor denominator;
-  const Shares shares;
+  const Shares<double> shares;
+  const Shares<Wide> wide_shares;
   const Transform transform;
 
   bool HasIndexTargets() const { return args.targets != nullptr; }

@@ -37,7 +37,8 @@ struct CheckedCall {
             probs_stride,
             target_grad_stride,
             Denominator(options, weight.hi),
-            Shares(options, total_cols),
+            Shares<double>(options, total_cols),
+            Shares<Wide>(options, total_cols),
             {options.logit_scale, options.softcap}};
   }
   // The reduced outputs that are wanted.

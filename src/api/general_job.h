@@ -15,23 +15,24 @@ namespace xent::internal {
 // Where the labels have to be read in every column.
 inline bool IsWeighted(const Call &call) { return !call.HasIndexTargets() || call.shares.other != 0.0; }
 
-// The labels of a row from column `first` on.
-inline Labels LabelsOf(const Call &call, int64_t row, int64_t first) {
+// The labels of a row from column `first` on; target_probs begin with column `probs_first`.
+inline Labels LabelsOf(const Call &call, int64_t row, int64_t first, int64_t probs_first = 0) {
   Labels labels;
   if (call.args.class_weights != nullptr) {
     labels.class_weights =
         static_cast<const char *>(call.args.class_weights) + first * (call.args.dtype == XENT_F64 ? 8 : 4);
   }
   if (call.HasIndexTargets()) {
-    labels.share = call.shares.other;
+    labels.share = call.wide_shares.other;
   } else {
     const double epsilon = call.options.label_smoothing;
-    labels.probs_factor = 1.0 - epsilon;
-    labels.share = epsilon / static_cast<double>(call.shape.cols);
+    labels.probs_factor = TwoSum(1.0, -epsilon);
+    labels.share = Divide(Wide{epsilon}, Wide{static_cast<double>(call.shape.cols)});
     labels.probs_dtype = static_cast<Dtype>(call.args.target_probs_dtype - XENT_F32);
     labels.probs_stride = call.Inner();
     if (call.args.target_probs != nullptr) {
-      labels.probs = static_cast<const char *>(call.Probs(row)) + first * call.Inner() * call.ProbsSize();
+      labels.probs =
+          static_cast<const char *>(call.Probs(row)) + (first - probs_first) * call.Inner() * call.ProbsSize();
     }
   }
   return labels;
@@ -41,7 +42,7 @@ template <class T>
 struct GeneralRowState {
   int64_t target;       // -1: probability targets
   double target_logit;  // as stored
-  double target_value;  // y_t
+  Wide target_value;    // y_t
   GeneralRow<T> row;
   T loss;
   double nll;
@@ -50,9 +51,16 @@ struct GeneralRowState {
   double exact_target;  // y_factor of a gradient that is the others' sum alone; 0: the target has no such
 };
 
-template <class T>
-double LabelOfTarget(const Call &call, int64_t target) {
-  return target < 0 ? 0.0 : call.TargetWeight(target) * call.shares.target;
+inline Wide LabelOfTarget(const Call &call, int64_t target) {
+  return target < 0 ? Wide{} : Multiply(call.wide_shares.target, Wide{call.TargetWeight(target)});
+}
+
+// a b, of which b may be too large or small for its parts to be exact.
+inline double TimesNumber(double a, double b) { return a * b; }
+inline Wide TimesNumber(Wide a, Wide b) {
+  const double plain = a.hi * b.hi;
+  const bool tame = plain - plain == 0.0 && (plain > 0x1p-900 || plain < -0x1p-900);
+  return tame ? Add(TimesFinite(a, b.hi), TimesFinite(a, b.lo)) : Wide{plain};
 }
 
 // Writes what forward gives of a live row.
@@ -127,14 +135,16 @@ void PrepareGeneralGradient(const Call &call, int64_t row, GeneralRowState<T> &s
     mass = AddOrOverflow(mass, Scale(TimesFinite(LogSumExp(state.row, call.transform.Factor()), lambda), 1));
   }
   const N total = Add(state.row.others, N{1.0});
+  // Without a cap dz is logit_scale throughout.
+  const N with_dz = TimesFinite(N{u}, call.transform.cap > 0.0 ? 1.0 : call.transform.scale);
   gradient.value = state.row.value;
-  gradient.p_factor = Value(TimesFinite(Divide(mass, total), u));
-  gradient.y_factor = u;
+  gradient.p_factor = Wide{TimesNumber(Divide(mass, total), with_dz)};
+  gradient.y_factor = Wide{with_dz};
   gradient.log_total = Value(LogTotal(state.row));
   gradient.label_factor = u * (1.0 - call.options.label_smoothing);
   if (!weighted && lambda == 0.0 && state.target == state.row.argmax) {
-    const double share = Value(Divide(state.row.others, total));
-    state.exact_target = share * call.TargetWeight(state.target) * u;
+    const N share = TimesFinite(Divide(state.row.others, total), call.TargetWeight(state.target));
+    state.exact_target = Value(TimesNumber(share, with_dz));
   }
 }
 
@@ -147,9 +157,9 @@ void WriteExactTarget(const Call &call, const GeneralRowState<Arithmetic<In>> &s
   task.cols = 1;
   task.transform = call.transform;
   task.target = 0;
-  task.target_value = 1.0;
+  task.target_value = Wide{1.0};
   task.row.value = state.gradient.value;
-  task.row.y_factor = state.exact_target;
+  task.row.y_factor = Wide{state.exact_target};
   task.row.infinite = state.gradient.infinite;
   task.gradient = grad;
   call.kernels.general->gradient[kDtypeOf<In>](task);
@@ -157,8 +167,8 @@ void WriteExactTarget(const Call &call, const GeneralRowState<Arithmetic<In>> &s
 
 // Adjacent columns: `cols` from `first` on, a chunk or a part of one.
 template <class In>
-void SumGeneralChunk(const Call &call, const In *logits, int64_t first, int64_t cols, int64_t target,
-                     double target_value, const Labels &labels, GeneralSums *sums) {
+void SumGeneralChunk(const Call &call, const In *logits, int64_t first, int64_t cols, int64_t target, Wide target_value,
+                     const Labels &labels, GeneralSums *sums) {
   call.kernels.general->sums[kDtypeOf<In>]({logits, cols, first, call.transform, labels, target - first, target_value,
                                             true, call.args.entropy != nullptr, IsWeighted(call)},
                                            sums);
@@ -192,7 +202,7 @@ struct GeneralJob {
       return false;
     }
     state.target_logit = state.target < 0 ? 0.0 : static_cast<double>(Widen(call.Logits<In>(row)[state.target]));
-    state.target_value = LabelOfTarget<T>(call, state.target);
+    state.target_value = LabelOfTarget(call, state.target);
     if (call.mode == Mode::kBackward) {
       RestoreGeneralRow(call, row, state.row);
       PrepareGeneralGradient(call, row, state);
@@ -247,7 +257,8 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
   GeneralSums sums[kTile];
   GeneralGradient gradients[kTile];
   int64_t targets[kTile];
-  double target_values[kTile], target_logits[kTile], exact_targets[kTile];
+  Wide target_values[kTile];
+  double target_logits[kTile], exact_targets[kTile];
   Fill fills[kTile];
   for (int64_t first = first_row, count; first < end_row; first += count) {
     count = std::min({kTile, end_row - first, inner - first % inner});
@@ -257,7 +268,7 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
       const bool ignored = call.IsIgnored(targets[i]);
       any = any || !ignored || call.options.stats_of_ignored != 0;
       if (ignored) targets[i] = -1;
-      target_values[i] = LabelOfTarget<T>(call, targets[i]);
+      target_values[i] = LabelOfTarget(call, targets[i]);
       target_logits[i] =
           targets[i] < 0 ? 0.0 : static_cast<double>(Widen(call.Logits<In>(first + i)[targets[i] * inner]));
     }

@@ -19,7 +19,6 @@ struct IndexRow {
   T loss;
   double nll;  // unrounded, for the perplexity
   uint16_t logit_chunks;
-  Number<T> lse;
   Fill fill;
   RowGradient<T> gradient;
   T target_gradient;
@@ -88,9 +87,10 @@ void FinishIndexRow(const Call &call, int64_t row, int64_t pieces, const PieceOf
     log_probability = T{0} - RoundTo<T>(nll);
     const double lambda = call.options.z_loss;
     const bool smoothed = call.shares.other != 0.0;
-    if (call.args.lse != nullptr || smoothed || lambda != 0.0) {
-      state.lse = state.others.IsZero() ? N{state.target_logit} : LogOfSum(Merge<T>(state.others, state.target_term));
-      lse = RoundTo<T>(state.lse);
+    N wide_lse{};
+    if (call.args.lse != nullptr || lambda != 0.0) {
+      wide_lse = state.others.IsZero() ? N{state.target_logit} : LogOfSum(Merge<T>(state.others, state.target_term));
+      lse = RoundTo<T>(wide_lse);
     }
     N loss = Weighted(nll, call.TargetWeight(state.target));
     int64_t scale = 0;
@@ -100,7 +100,7 @@ void FinishIndexRow(const Call &call, int64_t row, int64_t pieces, const PieceOf
       const N others = OthersLoss(state, call.shape.cols, pieces, piece_of);
       loss = AddOrOverflow(loss, TimesFinite(others, call.shares.other));
     } else if (lambda != 0.0) {
-      loss = AddOrOverflow(loss, ZLoss(state.lse, lambda));
+      loss = AddOrOverflow(loss, ZLoss(wide_lse, lambda));
     }
     state.loss = RoundTo<T>(Scale(Weighted(loss, call.RowWeight(row)), -scale));
   }
@@ -126,10 +126,6 @@ void RestoreIndexRow(const Call &call, int64_t row, IndexRow<T> &state) {
   state.others = record.template Get<T>(0);
   state.target_term = record.template Get<T>(1);
   state.logit_chunks = record.index.logit_chunks;
-  if (call.options.z_loss != 0.0 && !state.nan) {
-    state.lse =
-        state.others.IsZero() ? Number<T>{state.target_logit} : LogOfSum(Merge<T>(state.others, state.target_term));
-  }
 }
 
 // u r over the denominator, times (w_t + 2 lambda lse) p - w_t y.
@@ -142,7 +138,7 @@ void PrepareIndexGradient(const Call &call, int64_t row, IndexRow<T> &state) {
   const double weight = call.TargetWeight(state.target);
   const double lambda = call.options.z_loss;
   const double mass =
-      lambda == 0.0 ? weight : Value(AddOrOverflow(Scale(TimesFinite(state.lse, lambda), 1), Number<T>{weight}));
+      lambda == 0.0 ? weight : Value(AddOrOverflow(Scale(TimesFinite(LogOfSum(total), lambda), 1), Number<T>{weight}));
   if (mass == 0.0 && weight == 0.0) {
     state.fill = Fill::kZero;
     return;
@@ -187,7 +183,7 @@ void SumIndexChunk(const Call &call, double target_logit, int64_t target, const 
   using T = Arithmetic<In>;
   const double z = target_logit;
   const bool usable = z >= -Format<T>::kLimit && z <= Format<T>::kLimit;
-  call.kernels.sum->exp_sum[kDtypeOf<In>]({logits, cols, target, usable ? RoundedLog2(z) : kNan, z,
+  call.kernels.sum->exp_sum[kDtypeOf<In>]({logits, cols, target, usable ? RoundedLog2(z) : kNan,
                                            kKeepsExponentials<In> ? grad : nullptr, call.shares.other != 0.0},
                                           sum);
 }

@@ -65,7 +65,7 @@ struct LogSumExpJob {
   bool Begin(int64_t /*row*/, Row & /*state*/) const { return true; }
   void Chunk(int /*pass*/, int64_t row, int64_t chunk, Row & /*state*/, ChunkSum &sum) const {
     kernels.sum->exp_sum[kDtypeOf<In>](
-        {x.Row(row) + chunk * shape.chunk_cols, shape.ColsOf(chunk), -1, kNan, 0.0, nullptr, false}, &sum);
+        {x.Row(row) + chunk * shape.chunk_cols, shape.ColsOf(chunk), -1, kNan, nullptr, false}, &sum);
   }
   void Between(int /*pass*/, int64_t row, Row & /*state*/, const ChunkSum *sums) const {
     const PlainSum<T> sum = SumChunks<T>(sums, shape.chunks);
@@ -107,8 +107,7 @@ struct SoftmaxJob {
     In *const out = y.Row(row) + chunk * shape.chunk_cols;
     const int64_t cols = shape.ColsOf(chunk);
     if (pass == 0) {
-      kernels.sum->exp_sum[kDtypeOf<In>]({in, cols, -1, kNan, 0.0, kKeepsExponentials<In> ? out : nullptr, false},
-                                         &sum);
+      kernels.sum->exp_sum[kDtypeOf<In>]({in, cols, -1, kNan, kKeepsExponentials<In> ? out : nullptr, false}, &sum);
     } else if (state.nan) {
       FillRow(out, cols, kNan);
     } else if constexpr (kKeepsExponentials<In>) {
@@ -161,7 +160,7 @@ struct LogSoftmaxJob {
       if (state.nan) return;
       const bool usable = state.max >= -Format<T>::kLimit && state.max <= Format<T>::kLimit;
       kernels.sum->exp_sum[kDtypeOf<In>](
-          {in, cols, state.argmax - first, usable ? RoundedLog2(state.max) : kNan, state.max, nullptr, false}, &sum);
+          {in, cols, state.argmax - first, usable ? RoundedLog2(state.max) : kNan, nullptr, false}, &sum);
     } else if (state.nan) {
       FillRow(out, cols, kNan);
     } else {

@@ -47,7 +47,7 @@ XENT_NOINLINE GeneralRow<Arithmetic<In>> SumRow(const Call &call, int64_t row, b
     const int64_t first = chunk * shape.chunk_cols;
     GeneralSums sums;
     call.kernels.general->sums[kDtypeOf<In>](
-        {call.Logits<In>(row) + first, shape.ColsOf(chunk), first, call.transform, Labels{}, -1, 0.0,
+        {call.Logits<In>(row) + first, shape.ColsOf(chunk), first, call.transform, Labels{}, -1, Wide{},
          with_lse || WantsExponentials(call.args), call.args.entropy != nullptr, false},
         &sums);
     Merge<T>(sums, call.transform.Factor(), &result);

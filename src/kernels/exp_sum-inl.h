@@ -216,6 +216,15 @@ HWY_INLINE double Peek(const In *logits, int64_t cols) {
   return hn::ReduceMax(d, max);
 }
 
+// What differences are taken to before they are summed: one of the chunk's own logits, so that the difference between
+// it and lse is no larger than what is summed, and shards of a vocabulary take the same one.
+template <class In>
+HWY_NOINLINE double Pivot(const In *logits, int64_t cols, int64_t target) {
+  Extreme seen = Maximum(logits, HWY_MIN(cols, kStep), target);
+  if (!(seen.max - seen.max == 0.0)) seen = Maximum(logits, cols, target);
+  return seen.max - seen.max == 0.0 ? seen.max : 0.0;
+}
+
 template <class In>
 void ExpSum(const ExpSumTask &task, ChunkSum *out) {
   using T = Arithmetic<In>;
@@ -226,7 +235,8 @@ void ExpSum(const ExpSumTask &task, ChunkSum *out) {
   const int64_t target = task.target;
   const bool in_place = task.exponentials == task.logits;
 
-  ChunkSum result{0.0, {}, {}, task.pivot, Reference::kExponent, Special::kNone};
+  ChunkSum result{0.0, {}, {}, 0.0, Reference::kExponent, Special::kNone};
+  if (task.spread) result.pivot = Pivot(logits, cols, target);
   const auto find_special = [&](Extreme seen) {
     result.special = seen.nan ? Special::kNan : Special::kInfinity;
     *out = result;
@@ -243,15 +253,14 @@ void ExpSum(const ExpSumTask &task, ChunkSum *out) {
       if (kept != nullptr) std::memset(kept, 0, static_cast<size_t>(cols) * sizeof(T));
       const bool only_target = cols == 1 && target == 0;
       if (!only_target) result.spread.hi = std::numeric_limits<double>::infinity();
-      result.pivot = 0.0;
       *out = result;
       return;
     }
-    result.pivot = seen.max;
     if (seen.max >= -F::kLimit && seen.max <= F::kLimit) {
       reference = RoundedLog2(seen.max);
     } else {
       result.kind = Reference::kLogit;
+      result.pivot = seen.max;
       origin = static_cast<T>(seen.max);
       reference = 0.0;
     }

@@ -27,6 +27,10 @@ using Doubles = hn::Vec<DoubleTag>;
 
 inline constexpr double kMasked = -std::numeric_limits<double>::infinity();
 
+// Whether labels and factors carry their rounding errors along.
+template <class T>
+inline constexpr bool kKeepsLow = sizeof(T) == sizeof(double);
+
 // m' - z' before the factor, exact as hi + lo (float32 needs no lo), and e^(factor (z' - m')).
 template <class T>
 struct Below {
@@ -79,27 +83,52 @@ struct LaneSums {
   }
 };
 
-// The labels of `count` columns of a chunk (Labels::probs_stride is 1), 0 past them.
+// w (probs_factor q + share), and for float64 what its roundings lose.
 template <class T>
-HWY_INLINE void StageLabels(const Labels &labels, int64_t col, int64_t count, double *y) {
-  const DoubleTag d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  if (labels.probs != nullptr) {
-    StageAny(labels.probs_dtype, labels.probs, col, count, kStep, y);
-    const Doubles factor = hn::Set(d, labels.probs_factor), share = hn::Set(d, labels.share);
-    for (int64_t i = 0; i < kStep; i += lanes) hn::Store(hn::MulAdd(hn::Load(d, y + i), factor, share), d, y + i);
-  } else {
-    const Doubles share = hn::Set(d, labels.share);
-    for (int64_t i = 0; i < kStep; i += lanes) hn::Store(share, d, y + i);
-  }
-  if (labels.class_weights != nullptr) {
-    HWY_ALIGN double weights[kStep];
-    Stage(static_cast<const T *>(labels.class_weights) + col, count, kStep, 0.0, weights);
-    for (int64_t i = 0; i < kStep; i += lanes) {
-      hn::Store(hn::Mul(hn::Load(d, y + i), hn::Load(d, weights + i)), d, y + i);
+struct Label {
+  Doubles value, low;
+
+  HWY_INLINE Label(const Labels &labels, Doubles q, Doubles weight) {
+    const DoubleTag d;
+    const Doubles factor = hn::Set(d, labels.probs_factor.hi), share = hn::Set(d, labels.share.hi);
+    if constexpr (sizeof(T) == 4) {
+      value = hn::Mul(hn::MulAdd(q, factor, share), weight);
+      low = hn::Zero(d);
+    } else {
+      const Doubles product = hn::Mul(q, factor);
+      const Doubles sum = hn::Add(product, share);
+      const Doubles bb = hn::Sub(sum, product);
+      const Doubles lost = hn::Add(hn::Sub(product, hn::Sub(sum, bb)), hn::Sub(share, bb));
+      const Doubles more = hn::MulAdd(q, hn::Set(d, labels.probs_factor.lo), hn::Set(d, labels.share.lo));
+      const Doubles sum_low = hn::Add(hn::Add(lost, ProductError(d, q, factor, product)), more);
+      value = hn::Mul(sum, weight);
+      low = hn::MulAdd(sum_low, weight, ProductError(d, sum, weight, value));
     }
   }
-  for (int64_t i = count; i < kStep; ++i) y[i] = 0.0;
+};
+
+// The labels of `count` columns of a chunk (Labels::probs_stride is 1), 0 past them, and their low parts where asked
+// for.
+template <class T>
+HWY_INLINE void StageLabels(const Labels &labels, int64_t col, int64_t count, double *y, double *low) {
+  const DoubleTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  HWY_ALIGN double weights[kStep];
+  if (labels.probs != nullptr) StageAny(labels.probs_dtype, labels.probs, col, count, kStep, y);
+  if (labels.class_weights != nullptr) {
+    Stage(static_cast<const T *>(labels.class_weights) + col, count, kStep, 0.0, weights);
+  }
+  for (int64_t i = 0; i < kStep; i += lanes) {
+    const Doubles q = labels.probs != nullptr ? hn::Load(d, y + i) : hn::Zero(d);
+    const Doubles weight = labels.class_weights != nullptr ? hn::Load(d, weights + i) : hn::Set(d, 1.0);
+    const Label<T> label(labels, q, weight);
+    hn::Store(label.value, d, y + i);
+    if (low != nullptr) hn::Store(label.low, d, low + i);
+  }
+  for (int64_t i = count; i < kStep; ++i) {
+    y[i] = 0.0;
+    if (low != nullptr) low[i] = 0.0;
+  }
 }
 
 HWY_INLINE void TransformValues(const Transform &transform, double *z, int64_t count) {
@@ -163,13 +192,17 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
   double weight_of_max = 0.0;
   HWY_ALIGN double z[kStep];
   HWY_ALIGN double y[kStep] = {};
+  HWY_ALIGN double y_low[kStep];
   for (int64_t col = 0; col < task.cols; col += kStep) {
     const int64_t count = HWY_MIN(kStep, task.cols - col);
     Stage(logits + col, count, kStep, kMasked, z);
     TransformValues(task.transform, z, kStep);
     if (task.weighted) {
-      StageLabels<T>(task.labels, col, count, y);
-      if (task.target >= col && task.target < col + count) y[task.target - col] = task.target_value;
+      StageLabels<T>(task.labels, col, count, y, kKeepsLow<T> ? y_low : nullptr);
+      if (task.target >= col && task.target < col + count) {
+        y[task.target - col] = task.target_value.hi;
+        y_low[task.target - col] = task.target_value.lo;
+      }
     }
     if (argmax >= col && argmax < col + count) {
       z[argmax - col] = kMasked;
@@ -179,7 +212,10 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
     for (int64_t part = 0; part < kLanes; part += lanes) {
       for (int64_t i = part; i < kStep; i += kLanes) {
         const Doubles label = hn::Load(d, y + i);
-        if (task.weighted) AddDoubles(label, part, sums.weight);
+        if (task.weighted) {
+          AddDoubles(label, part, sums.weight);
+          if constexpr (kKeepsLow<T>) AddDoubles(hn::Load(d, y_low + i), part, sums.weight);
+        }
         sums.Add(part, hn::Set(d, result.value), hn::Load(d, z + i), label, hn::Set(d, factor), task.entropy,
                  task.weighted);
       }
@@ -192,7 +228,8 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
   *out = result;
 }
 
-// p_factor e^(z' - m') - y y_factor, times dz.
+// p_factor e^(z' - m') - y y_factor, with a cap times dz. For float64 the low parts of factors and labels, and what the
+// product of the latter loses, are added to the difference.
 template <class T>
 struct GradientOf {
   const Transform transform;
@@ -200,17 +237,26 @@ struct GradientOf {
 
   explicit GradientOf(const Transform &t) : transform(t), cap(t.scale, t.cap > 0.0 ? t.cap : 1.0) {}
 
+  struct Factors {
+    Doubles p, p_low, y, y_low;
+  };
   struct Result {
     Doubles gradient, difference;  // the latter m' - z', unscaled
   };
-  HWY_INLINE Result operator()(Doubles raw, Doubles m, Doubles y, Doubles p_factor, Doubles y_factor) const {
+  HWY_INLINE Result operator()(Doubles raw, Doubles m, Doubles y, Doubles y_low, const Factors &factors) const {
     const DoubleTag d;
     const bool capped = transform.cap > 0.0;
     const Doubles z = capped ? cap.Value(d, raw) : raw;
     const Below<T> below(m, z, hn::Set(d, transform.Factor()));
-    const Doubles dz = capped ? cap.Derivative(d, raw) : hn::Set(d, transform.scale);
-    const Doubles v = hn::MulSub(below.exponential, p_factor, hn::Mul(y, y_factor));
-    return {hn::Mul(v, dz), below.difference};
+    const Doubles label = hn::Mul(y, factors.y);
+    Doubles v = hn::MulSub(below.exponential, factors.p, label);
+    if constexpr (kKeepsLow<T>) {
+      const Doubles label_low =
+          hn::MulAdd(y_low, factors.y, hn::MulAdd(y, factors.y_low, ProductError(d, y, factors.y, label)));
+      v = hn::Add(v, hn::MulSub(below.exponential, factors.p_low, label_low));
+    }
+    if (capped) v = hn::Mul(v, cap.Derivative(d, raw));
+    return {v, below.difference};
   }
 };
 
@@ -240,13 +286,19 @@ void GeneralGradientOf(const GeneralGradientTask &task) {
   const Doubles factor = hn::Set(d, task.transform.Factor());
   HWY_ALIGN double z[kStep];
   HWY_ALIGN double y[kStep] = {};
+  HWY_ALIGN double y_low[kStep] = {};
   HWY_ALIGN double weights[kStep];
+  const typename GradientOf<T>::Factors factors{hn::Set(d, row.p_factor.hi), hn::Set(d, row.p_factor.lo),
+                                                hn::Set(d, row.y_factor.hi), hn::Set(d, row.y_factor.lo)};
   for (int64_t col = 0; col < task.cols; col += kStep) {
     const int64_t count = HWY_MIN(kStep, task.cols - col);
     Stage(logits + col, count, kStep, kMasked, z);
-    if (task.weighted) StageLabels<T>(task.labels, col, count, y);
+    if (task.weighted) StageLabels<T>(task.labels, col, count, y, kKeepsLow<T> ? y_low : nullptr);
     const bool has_target = task.target >= col && task.target < col + count;
-    if (has_target) y[task.target - col] = task.target_value;
+    if (has_target) {
+      y[task.target - col] = task.target_value.hi;
+      y_low[task.target - col] = task.target_value.lo;
+    }
     if (task.label_gradient != nullptr) {
       if (task.labels.class_weights != nullptr) {
         Stage(static_cast<const T *>(task.labels.class_weights) + col, count, kStep, 0.0, weights);
@@ -255,8 +307,8 @@ void GeneralGradientOf(const GeneralGradientTask &task) {
       }
     }
     for (int64_t i = 0; i < kStep; i += lanes) {
-      const auto v = gradient_of(hn::Load(d, z + i), hn::Set(d, row.value), hn::Load(d, y + i),
-                                 hn::Set(d, row.p_factor), hn::Set(d, row.y_factor));
+      const auto v =
+          gradient_of(hn::Load(d, z + i), hn::Set(d, row.value), hn::Load(d, y + i), hn::Load(d, y_low + i), factors);
       hn::Store(row.infinite ? Infinite(v.gradient) : v.gradient, d, z + i);
       if (task.label_gradient != nullptr) {
         const Doubles w = LabelGradient<T>(hn::Load(d, weights + i), v.difference, factor, hn::Set(d, row.log_total),
@@ -266,25 +318,25 @@ void GeneralGradientOf(const GeneralGradientTask &task) {
     }
     if (task.gradient != nullptr) Unstage(z, count, static_cast<In *>(task.gradient) + col);
     if (task.label_gradient != nullptr) UnstageAny(task.labels.probs_dtype, weights, col, count, task.label_gradient);
-    if (has_target) y[task.target - col] = 0.0;  // for the next step, where `weighted` does not fill y anew
+    if (has_target) y[task.target - col] = y_low[task.target - col] = 0.0;  // the next step may not fill them anew
   }
 }
 
-// y of one class at the positions of a tile.
+// y of one class at the positions of a tile, and its low parts where asked for.
 template <class T>
-HWY_INLINE void StageTileLabels(const TileTask &task, int64_t col, double *y) {
+HWY_INLINE void StageTileLabels(const TileTask &task, int64_t col, double *y, double *low) {
   const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const Labels &labels = task.labels;
   const double weight =
       labels.class_weights == nullptr ? 1.0 : WidenSubnormal(static_cast<const T *>(labels.class_weights)[col]);
-  const Doubles share = hn::Set(d, labels.share);
-  if (labels.probs != nullptr)
+  if (labels.probs != nullptr) {
     StageAny(labels.probs_dtype, labels.probs, col * labels.probs_stride, task.count, kTile, y);
+  }
   for (int64_t i = 0; i < kTile; i += lanes) {
-    Doubles v = share;
-    if (labels.probs != nullptr) v = hn::MulAdd(hn::Load(d, y + i), hn::Set(d, labels.probs_factor), share);
-    hn::Store(hn::Mul(v, hn::Set(d, weight)), d, y + i);
+    const Label<T> label(labels, labels.probs != nullptr ? hn::Load(d, y + i) : hn::Zero(d), hn::Set(d, weight));
+    hn::Store(label.value, d, y + i);
+    if (low != nullptr) hn::Store(label.low, d, low + i);
   }
 }
 
@@ -296,6 +348,7 @@ void TileSums(const TileTask &task, GeneralSums *out) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   HWY_ALIGN double z[kTile];
   HWY_ALIGN double y[kTile] = {};
+  HWY_ALIGN double y_low[kTile] = {}, target_low[kTile] = {};
   HWY_ALIGN double max[kTile], argmax[kTile], bad[kTile] = {}, value[kTile], target[kTile] = {},
                                               target_value[kTile] = {};
   for (int64_t i = 0; i < kTile; ++i) {
@@ -304,7 +357,8 @@ void TileSums(const TileTask &task, GeneralSums *out) {
   }
   for (int64_t i = 0; i < task.count; ++i) {
     target[i] = static_cast<double>(task.targets[i]);
-    target_value[i] = task.target_values[i];
+    target_value[i] = task.target_values[i].hi;
+    target_low[i] = task.target_values[i].lo;
   }
   for (int64_t col = 0; col < task.cols; ++col) {
     Stage(logits + col * task.stride, task.count, kTile, 0.0, z);
@@ -324,14 +378,19 @@ void TileSums(const TileTask &task, GeneralSums *out) {
   for (int64_t col = 0; col < task.cols; ++col) {
     Stage(logits + col * task.stride, task.count, kTile, 0.0, z);
     TransformValues(task.transform, z, kTile);
-    if (task.weighted) StageTileLabels<T>(task, col, y);
+    if (task.weighted) StageTileLabels<T>(task, col, y, kKeepsLow<T> ? y_low : nullptr);
     const Doubles column = hn::Set(d, static_cast<double>(col));
     for (int64_t i = 0; i < kTile; i += lanes) {
       LaneSums<T> &lane_sums = sums[i / kLanes];
       Doubles label = hn::Load(d, y + i);
       if (task.weighted) {
-        label = hn::IfThenElse(hn::Eq(hn::Load(d, target + i), column), hn::Load(d, target_value + i), label);
+        const auto is_target = hn::Eq(hn::Load(d, target + i), column);
+        label = hn::IfThenElse(is_target, hn::Load(d, target_value + i), label);
         AddDoubles(label, i % kLanes, lane_sums.weight);
+        if constexpr (kKeepsLow<T>) {
+          AddDoubles(hn::IfThenElse(is_target, hn::Load(d, target_low + i), hn::Load(d, y_low + i)), i % kLanes,
+                     lane_sums.weight);
+        }
       }
       const auto is_max = hn::Eq(hn::Load(d, argmax + i), column);
       const Doubles logit = hn::IfThenElse(is_max, hn::Set(d, kMasked), hn::Load(d, z + i));
@@ -377,31 +436,37 @@ void TileGradient(const TileGradientTask &gradient_task) {
   HWY_ALIGN double z[kTile];
   HWY_ALIGN double y[kTile] = {};
   HWY_ALIGN double by_label[kTile];
+  HWY_ALIGN double y_low[kTile] = {}, target_low[kTile] = {}, p_low[kTile] = {}, y_factor_low[kTile] = {};
   HWY_ALIGN double value[kTile] = {}, p_factor[kTile] = {}, y_factor[kTile] = {}, log_total[kTile] = {},
                    label_factor[kTile] = {}, target[kTile] = {}, target_value[kTile] = {}, blow_up[kTile] = {};
   for (int64_t i = 0; i < task.count; ++i) {
     const GeneralGradient &row = gradient_task.rows[i];
     value[i] = row.value;
-    p_factor[i] = row.p_factor;
-    y_factor[i] = row.y_factor;
+    p_factor[i] = row.p_factor.hi;
+    p_low[i] = row.p_factor.lo;
+    y_factor[i] = row.y_factor.hi;
+    y_factor_low[i] = row.y_factor.lo;
     log_total[i] = row.log_total;
     label_factor[i] = row.label_factor;
     blow_up[i] = row.infinite ? 1.0 : 0.0;
     target[i] = static_cast<double>(task.targets[i]);
-    target_value[i] = task.target_values[i];
+    target_value[i] = task.target_values[i].hi;
+    target_low[i] = task.target_values[i].lo;
   }
   for (int64_t col = 0; col < task.cols; ++col) {
     Stage(logits + col * task.stride, task.count, kTile, 0.0, z);
-    if (task.weighted) StageTileLabels<T>(task, col, y);
+    if (task.weighted) StageTileLabels<T>(task, col, y, kKeepsLow<T> ? y_low : nullptr);
     const Doubles column = hn::Set(d, static_cast<double>(col));
     const double weight = task.labels.class_weights == nullptr
                               ? 1.0
                               : WidenSubnormal(static_cast<const T *>(task.labels.class_weights)[col]);
     for (int64_t i = 0; i < kTile; i += lanes) {
-      const Doubles label =
-          hn::IfThenElse(hn::Eq(hn::Load(d, target + i), column), hn::Load(d, target_value + i), hn::Load(d, y + i));
-      const auto v = gradient_of(hn::Load(d, z + i), hn::Load(d, value + i), label, hn::Load(d, p_factor + i),
-                                 hn::Load(d, y_factor + i));
+      const auto is_target = hn::Eq(hn::Load(d, target + i), column);
+      const Doubles label = hn::IfThenElse(is_target, hn::Load(d, target_value + i), hn::Load(d, y + i));
+      const Doubles label_low = hn::IfThenElse(is_target, hn::Load(d, target_low + i), hn::Load(d, y_low + i));
+      const auto v = gradient_of(hn::Load(d, z + i), hn::Load(d, value + i), label, label_low,
+                                 {hn::Load(d, p_factor + i), hn::Load(d, p_low + i), hn::Load(d, y_factor + i),
+                                  hn::Load(d, y_factor_low + i)});
       const auto infinite = hn::Gt(hn::Load(d, blow_up + i), hn::Zero(d));
       hn::Store(hn::IfThenElse(infinite, Infinite(v.gradient), v.gradient), d, z + i);
       if (gradient_task.label_gradient != nullptr) {

@@ -22,14 +22,15 @@ struct Transform {
   double Factor() const { return cap > 0.0 ? 1.0 : scale; }
 };
 
-// y_c = class_weights[c] (probs_factor probs[c] + share), or target_value at the target.
+// y_c = class_weights[c] (probs_factor probs[c] + share), or target_value at the target. float64 takes the low parts
+// too: where labels of both signs cancel, their sum has to be more exact than each of them.
 struct Labels {
   const void *class_weights = nullptr;  // of the arithmetic type; null: 1
   const void *probs = nullptr;          // null: 0
   int64_t probs_stride = 1;             // between classes; only where lanes run over positions
   Dtype probs_dtype = kF32;
-  double probs_factor = 0.0;
-  double share = 0.0;
+  Wide probs_factor;
+  Wide share;
 };
 
 // Sums over a chunk (or a whole row), relative to its maximum.
@@ -51,17 +52,18 @@ struct GeneralTask {
   Transform transform;
   Labels labels;   // pointers at the chunk's first column
   int64_t target;  // relative to the chunk; outside [0, cols): not here
-  double target_value;
+  Wide target_value;
   bool sums;  // others, entropy and what they need; without: only the maximum
   bool entropy;
   bool weighted;  // weight and weighted
 };
 
-// What turns a row into gradients: e^(z'_j - m') times p_factor - y_c y_factor, times dz.
+// What turns a row into gradients: e^(z'_j - m') p_factor - y_j y_factor, with a cap times dz, whose constant the
+// factors hold otherwise. float32 takes the high parts.
 struct GeneralGradient {
   double value = 0.0;         // m' (Transform)
-  double p_factor = 0.0;      // u r (Q + 2 lambda lse) / (1 + others)
-  double y_factor = 0.0;      // u r
+  Wide p_factor;              // u r (Q + 2 lambda lse) / (1 + others)
+  Wide y_factor;              // u r
   double log_total = 0.0;     // L
   double label_factor = 0.0;  // u r (1 - epsilon), of the targets' own gradient
   bool infinite = false;      // what is not 0 becomes infinite: u is
@@ -73,7 +75,7 @@ struct GeneralGradientTask {
   Transform transform;
   Labels labels;
   int64_t target;
-  double target_value;
+  Wide target_value;
   bool weighted;  // y_c is read from labels everywhere; otherwise it is 0 but at the target
   GeneralGradient row;
   void *gradient;        // may be logits, or null
@@ -89,7 +91,7 @@ struct TileTask {
   Transform transform;
   Labels labels;           // class_weights at class 0, probs at the first position of class 0
   const int64_t *targets;  // [count]; outside [0, cols): none
-  const double *target_values;
+  const Wide *target_values;
   bool weighted;
 };
 

@@ -83,7 +83,6 @@ struct ExpSumTask {
   int64_t cols;            // of the chunk
   int64_t target;          // relative to the chunk; outside [0, cols): not here
   double first_reference;  // an integer, or NaN: take it from the chunk
-  double pivot;            // used with first_reference
   void *exponentials;      // where to keep e^z, in the arithmetic type; may be logits; null: nowhere
   bool spread;
 };

@@ -55,13 +55,26 @@ HWY_INLINE void StageAny(Dtype dtype, const void *values, int64_t first, int64_t
   }
 }
 
+// What rounds to every type of at most 22 significant bits as v does, and is a float32 number: the digits past
+// float32's become one sticky digit, so that a half-precision result is rounded once. In float32's normal range.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V StickyFloat(D d, V v) {
+  const hn::RebindToUnsigned<D> du;
+  const auto bits = hn::BitCast(du, v);
+  const auto past = hn::Set(du, (uint64_t{1} << 29) - 1);
+  // Adding 2^29 - 1 to the digits past carries into the last digit kept unless they are all 0.
+  const auto sticky = hn::And(hn::Add(hn::And(bits, past), past), hn::Set(du, uint64_t{1} << 29));
+  return hn::BitCast(d, hn::Or(hn::AndNot(past, bits), sticky));
+}
+
 // A vector of the arithmetic type from doubles: rounded once, zero up to its smallest normal number (decided before the
 // rounding: processors differ on which results count as below the normal range), the canonical NaN.
-template <class D>
+template <bool kHalf, class D>
 HWY_INLINE hn::Vec<D> LoadRounded(D d, const double *values) {
   using T = hn::TFromD<D>;
   const hn::RebindToUnsigned<D> du;
   const auto finish = [](auto dd, auto v) {
+    if constexpr (kHalf) v = hn::IfThenElse(hn::IsNaN(v), v, StickyFloat(dd, v));
     return hn::IfThenZeroElse(hn::Le(hn::Abs(v), hn::Set(dd, PowerOfTwo(Format<T>::kMinExponent))), v);
   };
   const auto canonical = [&](hn::Vec<D> v) {
@@ -84,10 +97,10 @@ HWY_INLINE void Unstage(const double *values, int64_t count, Out *out) {
   const Tag<Out> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
-  for (; i + lanes <= count; i += lanes) StoreAs(d, LoadRounded(d, values + i), out + i);
+  for (; i + lanes <= count; i += lanes) StoreAs(d, LoadRounded<sizeof(Out) == 2>(d, values + i), out + i);
   if (i < count) {
     HWY_ALIGN Out last[kLanes];
-    StoreAs(d, LoadRounded(d, values + i), last);
+    StoreAs(d, LoadRounded<sizeof(Out) == 2>(d, values + i), last);
     std::memcpy(static_cast<void *>(out + i), last, static_cast<size_t>(count - i) * sizeof(Out));
   }
 }

@@ -8,20 +8,14 @@
 #include <cstring>
 #include <span>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "api/call.h"
+#include "api/cpp_call.h"
 #include "xent/xent.hpp"
 
 namespace xent::test {
 namespace {
-
-template <class T>
-constexpr xent_dtype kDtypeOf = std::is_same_v<T, float>              ? XENT_F32
-                                : std::is_same_v<T, double>           ? XENT_F64
-                                : std::is_same_v<T, ::xent::bfloat16> ? XENT_BF16
-                                                                      : XENT_F16;
 
 template <class T>
 class CppLayer : public ::testing::Test {
@@ -69,16 +63,6 @@ struct ElementNames {
 };
 using Elements = ::testing::Types<float, double, ::xent::bfloat16, ::xent::float16>;
 TYPED_TEST_SUITE(CppLayer, Elements, ElementNames);
-
-::testing::AssertionResult Refused(const Status &status, const char *word) {
-  if (status.ok() || status.code() != Code::kInvalidArgument) {
-    return ::testing::AssertionFailure() << "code " << static_cast<int>(status.code());
-  }
-  if (std::string(status.message()).find(word) == std::string::npos) {
-    return ::testing::AssertionFailure() << "no '" << word << "' in: " << status.message();
-  }
-  return ::testing::AssertionSuccess();
-}
 
 TYPED_TEST(CppLayer, CrossEntropyGivesTheBitsOfTheCApi) {
   Call want = this->call;

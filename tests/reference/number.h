@@ -147,10 +147,12 @@ inline long double UlpAt(xent_dtype dtype, long double value) {
                                << 52);
 }
 
-// What an output should be, and the magnitude at which its error is counted (semantics.md, "Accuracy").
+// What an output should be, the magnitude at which its error is counted (semantics.md, "Accuracy"), and an absolute
+// error that is allowed beside it, not counted at all: what inexact inputs of a formula are worth (losses.h, softcap).
 struct Value {
   long double exact;
   long double scale;
+  long double slack = 0;
 };
 
 enum class Tiny {
@@ -162,14 +164,15 @@ enum class Tiny {
 // canonical NaN, infinity by infinity; anything else in their place, or they in place of a number, counts as infinitely
 // wrong. A half-precision element stands for all reals that round to it, so that its own rounding is not counted.
 // Under Tiny::kZero a zero stands for everything up to the smallest normal number (design.md has outputs up to
-// and including it stored as zero), and a subnormal number of the arithmetic type's range is wrong.
-inline double ErrorInUlp(xent_dtype stored, const void *base, int64_t index, Value want, Tiny tiny = Tiny::kZero) {
+// and including it stored as zero), and a subnormal number of the arithmetic type's range is wrong. The arithmetic type
+// may be the narrower or the wider of the two (gradients of targets whose type is not the logits').
+inline double ErrorInUlp(xent_dtype stored, xent_dtype arithmetic, const void *base, int64_t index, Value want,
+                         Tiny tiny = Tiny::kZero) {
   constexpr double kWrong = std::numeric_limits<double>::infinity();
-  const xent_dtype arithmetic = ArithmeticType(stored);
   const uint64_t bits = LoadBits(stored, base, index);
   const double got = Decode(stored, bits);
   if (std::isnan(want.exact)) return bits == CanonicalNanBits(stored) ? 0 : kWrong;
-  if (std::isnan(got)) return kWrong;
+  if (std::isnan(got) || !std::isfinite(want.slack)) return kWrong;
   if (std::isinf(want.exact)) return got == want.exact ? 0 : kWrong;
 
   // The interval of reals that the element stands for.
@@ -192,13 +195,17 @@ inline double ErrorInUlp(xent_dtype stored, const void *base, int64_t index, Val
     if (magnitude_bits == 0) {
       high = std::max(high, smallest);
       low = std::min(low, -smallest);
-    } else if (magnitude < smallest) {
+    } else if (magnitude < smallest && FormatOf(stored).min_exponent >= FormatOf(arithmetic).min_exponent) {
       return kWrong;
     }
   }
   const long double exact = std::signbit(got) ? -want.exact : want.exact;
-  const long double distance = std::max({0.0L, low - exact, exact - high});
+  const long double distance = std::max({0.0L, low - exact - want.slack, exact - high - want.slack});
   return static_cast<double>(distance / UlpAt(arithmetic, want.scale));
+}
+
+inline double ErrorInUlp(xent_dtype stored, const void *base, int64_t index, Value want, Tiny tiny = Tiny::kZero) {
+  return ErrorInUlp(stored, ArithmeticType(stored), base, index, want, tiny);
 }
 
 }  // namespace xent::reference

@@ -1,0 +1,387 @@
+// The naive oracle of the cross-entropy with every option; see losses.h.
+#include "reference/losses.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "reference/rows.h"
+
+namespace xent::reference {
+namespace {
+
+constexpr long double kNan = std::numeric_limits<long double>::quiet_NaN();
+constexpr long double kInfinity = std::numeric_limits<long double>::infinity();
+
+// Knuth's TwoSum, exact.
+Wide Add(long double a, long double b) {
+  const long double high = a + b;
+  const long double b_part = high - a;
+  const long double a_part = high - b_part;
+  return {high, (a - a_part) + (b - b_part)};
+}
+
+// Veltkamp's split into two halves of the significand, and Dekker's exact product of them.
+Wide Split(long double a) {
+  constexpr int kHalf = (std::numeric_limits<long double>::digits + 1) / 2;
+  const long double spread = (std::ldexp(1.0L, kHalf) + 1) * a;
+  const long double high = spread - (spread - a);
+  return {high, a - high};
+}
+Wide Multiply(long double a, long double b) {
+  const long double high = a * b;
+  if (!std::isfinite(high)) return {high, 0};
+  const Wide x = Split(a);
+  const Wide y = Split(b);
+  return {high, ((x.high * y.high - high) + x.high * y.low + x.low * y.high) + x.low * y.low};
+}
+
+Wide Subtract(Wide a, Wide b) {
+  const Wide d = Add(a.high, -b.high);
+  return Add(d.high, d.low + (a.low - b.low));
+}
+
+// 0 * infinity is 0 where the coefficient is exactly 0.
+long double Weighted(long double coefficient, long double value) { return coefficient == 0 ? 0 : coefficient * value; }
+
+size_t At(int64_t i) { return static_cast<size_t>(i); }
+
+}  // namespace
+
+LossRow::LossRow(const LossInputs &inputs, int64_t row)
+    : cols_(inputs.valid_cols()),
+      target_(inputs.targets.empty() || inputs.IsIgnored(row) ? -1 : inputs.targets[At(row)]),
+      logits_(inputs.logits.data() + row * inputs.cols),
+      arithmetic_(ArithmeticType(inputs.dtype)),
+      scale_(inputs.options.logit_scale),
+      cap_(inputs.options.softcap),
+      z_loss_(inputs.options.z_loss),
+      epsilon_(inputs.options.label_smoothing),
+      row_weight_(inputs.row_weights.empty() ? 1 : inputs.row_weights[At(row)]),
+      is_plain_(!inputs.has_probs() && epsilon_ == 0 && z_loss_ == 0) {
+  // "A row with NaN or +inf, and a row that is -inf throughout": of the logits as stored, whatever scale and cap.
+  for (int64_t j = 0; j < cols_; ++j) {
+    if (std::isnan(logits_[j]) || logits_[j] == kInfinity) is_nan_ = true;
+    // Among equals the target is preferred: the sum that is kept apart then is the one without the target.
+    if (top_ < 0 || logits_[j] > logits_[top_] || (j == target_ && logits_[j] == logits_[top_])) top_ = j;
+  }
+  is_nan_ = is_nan_ || std::isinf(logits_[top_]);
+  if (is_nan_) return;
+
+  long double largest_h = 0;
+  for (int64_t j = 0; j < cols_; ++j) {
+    const long double z = logits_[j];
+    if (std::isinf(z)) {
+      z_.push_back({-kInfinity, 0});
+      h_.push_back(0);
+    } else if (cap_ > 0) {
+      z_.push_back({cap_ * std::tanh(scale_ * z / cap_), 0});
+      h_.push_back(2 * UlpAt(arithmetic_, z_.back().high));
+    } else {
+      z_.push_back(Multiply(scale_, z));
+      h_.push_back(0);
+    }
+    largest_h = std::max(largest_h, h_.back());
+  }
+  growth_ = std::exp(4 * largest_h);
+
+  Sum others;
+  Sum not_target;
+  for (int64_t j = 0; j < cols_; ++j) {
+    if (std::isinf(z_[At(j)].high)) {
+      exp_.push_back(0);
+    } else {
+      // The low part is below 2^-50 wherever the result is not zero, so 1 + low is its exponential to 2^-100.
+      const Wide d = Subtract(z_[At(j)], z_[At(top_)]);
+      exp_.push_back(std::exp(d.high) * (1 + d.low));
+    }
+    if (j != top_) others.Add(exp_.back());
+    if (j != target_) not_target.Add(exp_.back());
+  }
+  others_ = others.Total();
+  not_target_ = not_target.Total();
+  total_ = 1 + others_;
+  log_total_ = std::log1p(others_);
+
+  Sum label_sum;
+  Sum others_slack;
+  const long double v = static_cast<long double>(cols_);
+  const bool exclusive = inputs.options.smoothing == XENT_SMOOTHING_EXCLUSIVE;
+  for (int64_t c = 0; c < cols_; ++c) {
+    const long double q = inputs.has_probs() ? static_cast<long double>(inputs.target_probs[At(row * inputs.cols + c)])
+                          : c == target_     ? 1.0L
+                                             : 0.0L;
+    long double smoothed = q;
+    if (epsilon_ != 0 && exclusive) {
+      smoothed = c == target_ ? 1 - epsilon_ : epsilon_ / (v - 1);
+    } else if (epsilon_ != 0) {
+      smoothed = (1 - epsilon_) * q + epsilon_ / v;
+    }
+    weights_.push_back(inputs.class_weights.empty() ? 1 : inputs.class_weights[At(c)]);
+    y_.push_back(weights_.back() * smoothed);
+    label_sum.Add(y_.back());
+    if (c != top_) others_slack.Add(Probability(c) * h_[At(c)]);
+  }
+  label_sum_ = label_sum.Total();
+  others_slack_ = others_slack.Total();
+  lse_slack_ = others_slack_ + Probability(top_) * h_[At(top_)];
+}
+
+long double LossRow::Gap(int64_t column) const {
+  if (std::isinf(z_[At(column)].high)) return kInfinity;
+  const Wide d = Subtract(z_[At(top_)], z_[At(column)]);
+  return d.high + (d.low + log_total_);
+}
+
+long double LossRow::Complement(int64_t column) const {
+  if (column == top_) return others_ / total_;
+  if (column == target_) return not_target_ / total_;
+  return 1 - Probability(column);  // at most 1/2, or nearly
+}
+
+long double LossRow::GapSlack(int64_t column) const {
+  if (cap_ == 0) return 0;
+  // Where the column is not the maximum's, its complement is about 1/2 at least: the difference may cancel beside it.
+  const long double own = Probability(column) * h_[At(column)];
+  const long double rest = column == top_ ? others_slack_ : std::max(0.0L, lse_slack_ - own);
+  return (rest + Complement(column) * h_[At(column)]) * growth_;
+}
+
+long double LossRow::LseValue() const {
+  const Wide sum = Add(z_[At(top_)].high, log_total_);
+  return sum.high + (sum.low + z_[At(top_)].low);
+}
+
+Value LossRow::Lse() const {
+  if (is_nan_) return {kNan, 0};
+  return {LseValue(), std::max(std::fabs(z_[At(top_)].high), std::log(static_cast<long double>(cols_))),
+          lse_slack_ * growth_};
+}
+
+Value LossRow::NegativeLogLikelihood() const {
+  if (is_nan_) return {kNan, 0};
+  return {Gap(target_), Gap(target_), GapSlack(target_)};
+}
+
+LossRow::Bracket LossRow::BracketOf(int64_t column) const {
+  const long double p = Probability(column);
+  const long double w = is_plain_ ? y_[At(target_)] : 0;
+  if (is_plain_) {
+    const long double value = column == target_ ? -w * (not_target_ / total_) : w * p;
+    return {value, std::fabs(value)};
+  }
+  const long double z_term = z_loss_ == 0 ? 0 : 2 * z_loss_ * LseValue();
+  return {(label_sum_ + z_term) * p - y_[At(column)],
+          std::max({std::fabs(label_sum_) * p, std::fabs(z_term) * p, std::fabs(y_[At(column)])})};
+}
+
+Value LossRow::Loss() const {
+  if (is_nan_) return {kNan, 0};
+  Sum sum;
+  Sum magnitudes;
+  Sum slack;
+  for (int64_t c = 0; c < cols_; ++c) {
+    if (y_[At(c)] != 0) {
+      sum.Add(y_[At(c)] * Gap(c));
+      magnitudes.Add(std::fabs(y_[At(c)]) * Gap(c));
+    }
+    if (cap_ > 0) slack.Add(std::fabs(BracketOf(c).value) * h_[At(c)]);
+  }
+  if (z_loss_ != 0) {
+    const long double lse = LseValue();
+    sum.Add(z_loss_ * lse * lse);
+    magnitudes.Add(z_loss_ * lse * lse);
+  }
+  return {Weighted(row_weight_, sum.Total()), Weighted(std::fabs(row_weight_), magnitudes.Total()),
+          std::fabs(row_weight_) * slack.Total() * growth_};
+}
+
+Value LossRow::Gradient(int64_t column, long double factor) const {
+  if (column >= cols_) return {0, 0};
+  if (is_nan_ || std::isnan(factor)) return {kNan, 0};
+  const Bracket bracket = BracketOf(column);
+  long double dz = scale_;
+  long double dz_error = 0;
+  if (cap_ > 0) {
+    const long double x = std::fabs(scale_ * logits_[column] / cap_);
+    const long double cosh = std::cosh(x);
+    dz = scale_ / (cosh * cosh);
+    dz_error = std::isinf(x) ? 0 : (4 + 4 * x) * UlpAt(arithmetic_, dz);
+    if (std::min(dz, std::exp(-2 * x)) < SmallestNormal(arithmetic_)) dz_error = std::max(dz_error, dz);
+  }
+  // An infinite upstream gradient gives 0 where the formula's other factor is 0.
+  const long double f = row_weight_ == 0 ? 0 : factor * row_weight_;
+  const auto times = [&](long double value) { return Weighted(value * dz, f); };
+  Value result = {times(bracket.value), std::fabs(times(bracket.largest))};
+  if (cap_ > 0 && std::isfinite(f)) {
+    const long double p = Probability(column);
+    const long double z_term = z_loss_ == 0 ? 0 : 2 * z_loss_ * LseValue();
+    const long double a = std::fabs((is_plain_ ? y_[At(target_)] : label_sum_) + z_term);
+    result.slack = std::fabs(f) * growth_ *
+                   (dz * p * (a * GapSlack(column) + 2 * z_loss_ * lse_slack_) + std::fabs(bracket.value) * dz_error);
+  }
+  return result;
+}
+
+Value LossRow::TargetGradient(int64_t column, long double factor) const {
+  if (column >= cols_) return {0, 0};
+  if (is_nan_ || std::isnan(factor)) return {kNan, 0};
+  const long double coefficient = row_weight_ * weights_[At(column)] * (1 - epsilon_);
+  const long double f = coefficient == 0 ? 0 : factor * coefficient;
+  const long double exact = Weighted(f, Gap(column));
+  return {exact, std::fabs(exact), std::isfinite(f) ? std::fabs(f) * GapSlack(column) : 0};
+}
+
+Value LossRow::LogProbability(int64_t column) const {
+  if (is_nan_) return {kNan, 0};
+  const long double gap = Gap(column);
+  return {-gap, gap, std::isinf(gap) ? 0 : GapSlack(column)};
+}
+
+Value LossRow::Entropy() const {
+  if (is_nan_) return {kNan, 0};
+  Sum sum;
+  for (int64_t j = 0; j < cols_; ++j) {
+    if (exp_[At(j)] == 0) continue;
+    const Wide d = Subtract(z_[At(top_)], z_[At(j)]);
+    sum.Add(Probability(j) * (d.high + d.low));
+  }
+  const long double entropy = log_total_ + sum.Total();
+  Sum slack;
+  for (int64_t j = 0; cap_ > 0 && j < cols_; ++j) {
+    if (exp_[At(j)] != 0) slack.Add(Probability(j) * std::fabs(Gap(j) - entropy) * h_[At(j)]);
+  }
+  return {entropy, entropy, slack.Total() * growth_};
+}
+
+int64_t LossRow::Argmax() const { return is_nan_ ? -1 : TopK(1)[0]; }
+
+int64_t LossRow::Rank(int64_t column) const {
+  if (is_nan_) return -1;
+  int64_t rank = 0;
+  for (int64_t j = 0; j < cols_; ++j) {
+    if (logits_[j] > logits_[column] || (logits_[j] == logits_[column] && j < column)) ++rank;
+  }
+  return rank;
+}
+
+std::vector<int64_t> LossRow::TopK(int64_t k) const {
+  if (is_nan_) return std::vector<int64_t>(At(k), -1);
+  std::vector<int64_t> order(At(cols_));
+  std::iota(order.begin(), order.end(), 0);
+  std::partial_sort(order.begin(), order.begin() + k, order.end(), [&](int64_t a, int64_t b) {
+    return logits_[a] > logits_[b] || (logits_[a] == logits_[b] && a < b);
+  });
+  order.resize(At(k));
+  return order;
+}
+
+Losses EvaluateLosses(const LossInputs &inputs) {
+  const xent_options &options = inputs.options;
+  const long double largest = LargestFinite(ArithmeticType(inputs.dtype));
+  const long double smallest = SmallestNormal(ArithmeticType(inputs.dtype));
+  Losses result{};
+  Sum nll;
+  Sum nll_slack;
+  Sum weight;
+  Sum sum;
+  Sum magnitudes;
+  Sum slack;
+  for (int64_t i = 0; i < inputs.rows; ++i) {
+    result.rows.emplace_back(inputs, i);
+    const LossRow &row = result.rows.back();
+    if (inputs.IsIgnored(i)) {
+      result.losses.push_back({0, 0});
+      result.lse.push_back(options.stats_of_ignored != 0 ? row.Lse() : Value{0, 0});
+      continue;
+    }
+    ++result.live_rows;
+    const Value loss = row.Loss();
+    result.losses.push_back(loss);
+    result.lse.push_back(row.Lse());
+    // The reduction takes losses as they are stored.
+    const long double magnitude = std::fabs(loss.exact);
+    sum.Add(magnitude > largest ? std::copysign(kInfinity, loss.exact) : magnitude < smallest ? 0 : loss.exact);
+    magnitudes.Add(std::isfinite(loss.scale) ? loss.scale : magnitude);
+    slack.Add(loss.slack);
+    if (inputs.has_probs()) {
+      weight.Add(1);
+      continue;
+    }
+    const int64_t target = inputs.targets[At(i)];
+    const long double r = inputs.row_weights.empty() ? 1 : inputs.row_weights[At(i)];
+    weight.Add(r * (inputs.class_weights.empty() ? 1 : static_cast<long double>(inputs.class_weights[At(target)])));
+    nll.Add(row.NegativeLogLikelihood().exact);
+    nll_slack.Add(row.NegativeLogLikelihood().slack);
+  }
+
+  long double d = 1;
+  if (options.has_divisor != 0) {
+    d = options.divisor;
+  } else if (options.reduction == XENT_REDUCTION_MEAN) {
+    d = weight.Total();
+  }
+  result.gradients_are_zero = options.reduction == XENT_REDUCTION_MEAN && d == 0;
+  result.denominator = d;
+  result.loss = {sum.Total() / d, magnitudes.Total() / std::fabs(d), slack.Total() / std::fabs(d)};
+  if (result.gradients_are_zero) result.loss = {options.empty_mean == XENT_EMPTY_MEAN_ZERO ? 0 : kNan, 0};
+
+  result.perplexity = kNan;
+  if (!inputs.has_probs() && result.live_rows > 0) {
+    // Each nll is within 4 ULP, at most 4 eps of itself, and what softcap is worth; so is their mean, and exp turns
+    // that absolute error into a relative one. The last term is for the double arithmetic around it, where the
+    // exponent's own rounding weighs |mean| 2^-53.
+    const long double n = static_cast<long double>(result.live_rows);
+    const long double mean = nll.Total() / n;
+    result.perplexity = std::exp(mean);
+    result.perplexity_relative_error =
+        std::expm1(4 * UlpAt(ArithmeticType(inputs.dtype), 1) * mean + nll_slack.Total() / n) + 0x1p-50L * (1 + mean);
+  }
+  return result;
+}
+
+long double FactorOf(const LossInputs &inputs, const Losses &losses, int64_t row) {
+  long double upstream = 1;
+  if (!inputs.upstream.empty()) upstream = inputs.upstream[inputs.upstream_per_row ? At(row) : 0];
+  return upstream / losses.denominator;
+}
+
+Value GradientOf(const LossInputs &inputs, const Losses &losses, int64_t row, int64_t column) {
+  if (inputs.IsIgnored(row) || losses.gradients_are_zero) return {0, 0};
+  return losses.rows[At(row)].Gradient(column, FactorOf(inputs, losses, row));
+}
+
+Value TargetGradientOf(const LossInputs &inputs, const Losses &losses, int64_t row, int64_t column) {
+  if (losses.gradients_are_zero) return {0, 0};
+  return losses.rows[At(row)].TargetGradient(column, FactorOf(inputs, losses, row));
+}
+
+RowStatistics StatisticsOf(const LossInputs &inputs, const Losses &losses, int64_t i, int64_t top_k,
+                           const std::vector<int64_t> &gather_cols) {
+  const LossRow &row = losses.rows[At(i)];
+  const bool ignored = inputs.IsIgnored(i);
+  RowStatistics result{{0, 0}, {0, 0}, -1, -1, false, {}, {}, {}};
+  if (ignored && inputs.options.stats_of_ignored == 0) {
+    result.topk_indices.assign(At(top_k), -1);
+    result.topk_logprobs.assign(At(top_k), {0, 0});
+    result.gathered.assign(gather_cols.size(), {0, 0});
+    return result;
+  }
+  if (!ignored && !inputs.has_probs()) {
+    const int64_t target = inputs.targets[At(i)];
+    result.logprob = row.LogProbability(target);
+    result.rank = row.Rank(target);
+    result.hit = row.Argmax() == target;
+  }
+  result.entropy = row.Entropy();
+  result.argmax = row.Argmax();
+  if (top_k > 0) result.topk_indices = row.TopK(top_k);
+  for (const int64_t c : result.topk_indices) {
+    result.topk_logprobs.push_back(c < 0 ? Value{kNan, 0} : row.LogProbability(c));
+  }
+  for (const int64_t c : gather_cols) result.gathered.push_back(row.LogProbability(c));
+  return result;
+}
+
+}  // namespace xent::reference

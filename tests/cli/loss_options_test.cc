@@ -302,6 +302,31 @@ TEST_F(ClassAxisTest, AnyDimension) {
   ExpectAxis({5, 9}, 0, {"--class-axis", "0"});
 }
 
+// Blocks of more than one batch of 8 MB.
+TEST_F(ClassAxisTest, InPlaceGivesTheSameBytes) {
+  constexpr int64_t kBlocks = 45, kClasses = 6, kPositions = 10000;
+  Random random(5);
+  std::vector<float> logits(kBlocks * kClasses * kPositions), weights(kBlocks * kPositions);
+  for (float& logit : logits) logit = static_cast<float>(random.Uniform(-6, 6));
+  for (float& weight : weights) weight = static_cast<float>(random.Uniform(0, 2));
+  std::vector<int32_t> targets(kBlocks * kPositions);
+  for (int32_t& target : targets) target = static_cast<int32_t>(random.Next() % kClasses);
+  Write("logits.npy", Npy("<f4", {kBlocks, kClasses, kPositions}, Bytes(logits)));
+  Write("targets.npy", Npy("<i4", {kBlocks, kPositions}, Bytes(targets)));
+  Write("weights.npy", Npy("<f4", {kBlocks, kPositions}, Bytes(weights)));
+  for (const std::vector<std::string>& options : std::vector<std::vector<std::string>>{
+           {}, {"--row-weights", Path("weights.npy")}, {"--row-weights", Path("weights.npy"), "--divisor", "7"}}) {
+    for (const char* output : {"--per-row", "--grad"}) {
+      std::vector<std::string> arguments = {"loss", Path("logits.npy"), Path("targets.npy")};
+      arguments.insert(arguments.end(), options.begin(), options.end());
+      arguments.insert(arguments.end(), {output, Path("file.npy")});
+      ExpectSuccess(Xent(arguments));
+      arguments.back() = "/dev/stdout";
+      EXPECT_TRUE(Xent(arguments).out == ReadFile(Path("file.npy"))) << ::testing::PrintToString(arguments);
+    }
+  }
+}
+
 TEST_F(ClassAxisTest, OneRow) {
   const std::vector<double> logits = RandomNumbers(3, 6);
   const Row row = RowOf(logits, 4);

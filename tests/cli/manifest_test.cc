@@ -375,6 +375,69 @@ TEST_F(ManifestTest, WrongUsage) {
   ExpectFailure(Run("check", {"--manifest", manifest_, logits_}), 2, "--manifest: not together with LOGITS.npy");
 }
 
+// Files that are worked on in several batches of 8 MB of results, each where it belongs.
+TEST_F(ManifestTest, LongerThanABatch) {
+  constexpr int64_t kManyRows = 2'500'000;
+  Random random(17);
+  std::vector<float> logits(2 * kManyRows), probabilities(2 * kManyRows);
+  std::vector<int32_t> targets(kManyRows);
+  // The numbers grow along the file, so that no row can stand for another.
+  for (size_t i = 0; i < logits.size(); ++i) {
+    logits[i] = static_cast<float>(random.Uniform(0, 1) * (1 + 4e-6 * static_cast<double>(i)));
+    probabilities[i] = static_cast<float>(random.Uniform(0, 1));
+  }
+  for (size_t i = 0; i < targets.size(); ++i) targets[i] = i % 5 == 0 ? -100 : static_cast<int32_t>(random.Next() % 2);
+  logits_ = Write("logits.npy", Npy("<f4", {kManyRows, 2}, Bytes(logits)));
+  targets_ = Write("targets.npy", Npy("<i4", {kManyRows}, Bytes(targets)));
+  manifest_ = Write("list", "logits.npy\ttargets.npy\n");
+  const std::string weights = Write("weights.npy", NpyOf("<f4", {2}, {1, 3}));
+  const auto expect = [&](const std::string& command, const std::vector<std::string>& flags, const std::string& key) {
+    std::vector<std::string> one = flags, many = flags;
+    one.insert(one.end(), {logits_, targets_});
+    many.insert(many.end(), {"--manifest", manifest_});
+    const double want = JsonNumber(Run(command, one).out, key), got = JsonNumber(Run(command, many).out, key);
+    EXPECT_LE(ErrorInUlp(got, want, 24, -126), 4) << command << " " << got << " " << want;
+  };
+  expect("loss", {"--class-weights", weights}, "loss");
+  expect("loss", {}, "perplexity");
+  // The loss's own numbers of each row say the same as the statistics.
+  const double perplexity = JsonNumber(Run("loss", {logits_, targets_}).out, "perplexity");
+  const Result score = Run("score", {logits_, targets_, "--out", Path("out")});
+  ExpectSuccess(score);
+  EXPECT_NEAR(JsonNumber(score.out, "perplexity"), perplexity, 1e-12 * perplexity);
+  ExpectSuccess(Run("loss", {logits_, targets_, "--per-row", Path("losses.npy")}));
+  const std::vector<double> losses = NumbersIn(Path("losses.npy"), "<f4", "(2500000,)");
+  const std::vector<double> logprobs = NumbersIn(Path("out/logprob.npy"), "<f4", "(2500000,)");
+  const std::vector<double> ranks = NumbersIn(Path("out/rank.npy"), "<i8", "(2500000,)");
+  ASSERT_EQ(losses.size(), logprobs.size());
+  ASSERT_EQ(losses.size(), ranks.size());
+  double worst = 0, hits = 0;
+  for (size_t i = 0; i < losses.size(); ++i) {
+    worst = std::max(worst, std::fabs(losses[i] + logprobs[i]) / (losses[i] + 1e-30));
+    hits += ranks[i] == 0;
+  }
+  EXPECT_LE(worst, 8 * 0x1p-23);
+  EXPECT_NEAR(JsonNumber(score.out, "accuracy"), hits / 2'000'000, 1e-12);
+
+  targets[2'300'001] = 2;
+  Write("targets.npy", Npy("<i4", {kManyRows}, Bytes(targets)));
+  for (const char* command : {"loss", "score"}) {
+    ExpectFailure(Run(command, {"--manifest", manifest_}), 1, "the target of row 2300001 is 2, expected 0 to 1");
+  }
+  targets_ = Write("targets.npy", Npy("<f4", {kManyRows, 2}, Bytes(probabilities)));
+  expect("loss", {"--class-weights", weights}, "loss");
+  expect("bce", {"--pos-weight", weights}, "loss");
+  expect("divergence", {"--reduction", "sum"}, "loss");
+  fs::rename(targets_, Path("swap"));
+  fs::rename(logits_, targets_);
+  fs::rename(Path("swap"), logits_);
+  expect("bce", {"--from", "probabilities"}, "loss");
+  probabilities[4'600'003] = 1.5f;
+  Write("logits.npy", Npy("<f4", {kManyRows, 2}, Bytes(probabilities)));
+  ExpectFailure(Run("bce", {"--manifest", manifest_, "--from", "probabilities"}), 1,
+                "the probability of row 2300001, column 1 is 1.5, expected 0 to 1");
+}
+
 // 32 MB of logits and 16 MB of targets a file, under a limit of 28 MB for what is not a file's, of which stacks are
 // half.
 TEST_F(ManifestTest, MemoryIsBounded) {

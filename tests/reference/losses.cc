@@ -52,7 +52,7 @@ const long double kVanishing = 16 * SmallestNormal(XENT_F64);
 // semantics.md has the loss within 4 ULP "however small it is (every term of the formula is >= 0: nothing cancels)". Of
 // the z-loss that asks for more than lse itself is promised: 4 ULP of the larger of |m| and log V, while lse may cross
 // 0. Where true, that much of lse is allowed in l lse^2 and 2 l lse; false is the letter.
-constexpr bool kLseOfZLossIsRounded = false;
+constexpr bool kLseOfZLossIsRounded = true;
 
 size_t At(int64_t i) { return static_cast<size_t>(i); }
 

@@ -243,10 +243,7 @@ xent_status BinaryCrossEntropy(const xent_binary_cross_entropy *given, const xen
   XENT_RETURN_IF_ERROR(RefuseOptions(options, 0, "binary cross-entropy", error));
   XENT_RETURN_IF_ERROR(CheckExec(given_exec, &exec, error));
   XENT_RETURN_IF_ERROR(CheckLayout(args, &shape, error));
-  if (args.targets_dtype < XENT_F32 || args.targets_dtype > XENT_F16) {
-    return Invalid(error, "targets_dtype is %d, expected XENT_F32, XENT_F64, XENT_BF16 or XENT_F16",
-                   args.targets_dtype);
-  }
+  XENT_RETURN_IF_ERROR(CheckDtype(args.targets_dtype, "targets_dtype", error));
   XENT_RETURN_IF_ERROR(CheckKind(args, error));
   XENT_RETURN_IF_ERROR(CheckUnused(args, options, mode, error));
 
@@ -273,13 +270,7 @@ xent_status BinaryCrossEntropy(const xent_binary_cross_entropy *given, const xen
   XENT_RETURN_IF_ERROR(CheckArray(args.loss, 0, size, "loss", error));
   if (mode != Mode::kForward) {
     XENT_RETURN_IF_ERROR(CheckUpstream(args, shape, float_dtype, &upstream, error));
-    if (args.in_place != 0 && args.in_place != 1) {
-      return Invalid(error, "in_place is %d, expected 0 or 1", args.in_place);
-    }
-    if (args.rows > 0 && args.grad == args.input && args.in_place == 0) {
-      return Invalid(error, "grad is input, expected in_place to be 1 then");
-    }
-    XENT_RETURN_IF_ERROR(CheckSameStride(input, grad, shape.blocks, error));
+    XENT_RETURN_IF_ERROR(CheckInPlace(input, grad, shape.blocks, args.in_place, error));
   }
   shape.elements = shape.blocks * shape.block_elements;
   XENT_RETURN_IF_ERROR(wide ? CheckWeights<double>(args, shape, element_weights, error)
@@ -315,13 +306,7 @@ xent_status BinaryCrossEntropy(const xent_binary_cross_entropy *given, const xen
                           denominator};
     if (!RunElements(task, wide, shape.elements, exec, &sum)) return FailIncomplete(error);
   }
-  if (args.loss != nullptr) {
-    if (wide) {
-      *static_cast<double *>(args.loss) = Reduced<double>(sum, options, denominator);
-    } else {
-      *static_cast<float *>(args.loss) = Reduced<float>(sum, options, denominator);
-    }
-  }
+  if (args.loss != nullptr) WriteReduced(args.loss, wide, sum, options, denominator);
   return XENT_OK;
 }
 

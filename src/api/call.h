@@ -85,6 +85,28 @@ static_assert(sizeof(Record) == XENT_RECORD_BYTES);
 // What a row's gradient is by rule, or that it has to be computed.
 enum class Fill : uint8_t { kCompute, kZero, kNan };
 
+// The i-th number of an array of the arithmetic type.
+inline double NumberAt(const void *values, bool wide, int64_t i) {
+  return wide ? static_cast<const double *>(values)[i] : WidenSubnormal(static_cast<const float *>(values)[i]);
+}
+// One number a call or a row.
+inline double UpstreamOf(const void *upstream, int32_t kind, bool wide, int64_t row) {
+  return kind == XENT_UPSTREAM_ONE ? 1.0 : NumberAt(upstream, wide, kind == XENT_UPSTREAM_ROWS ? row : 0);
+}
+// What a row's gradient is if it is given by rule; else kCompute, and u r over the denominator.
+inline Fill FillOf(Factor denominator, double u, double row_weight, bool nan_row, Factor *g) {
+  if (denominator.mantissa == 0.0) return Fill::kZero;
+  if (nan_row || u != u) return Fill::kNan;
+  *g = Quotient(Decompose(u), denominator);
+  if (row_weight != 1.0) *g = Product(*g, Decompose(row_weight));
+  return g->mantissa == 0.0 ? Fill::kZero : Fill::kCompute;
+}
+// Columns [first, end) of a gradient, which lie `step` apart.
+template <class Out>
+void FillColumns(Out *row, int64_t step, int64_t first, int64_t end, double value) {
+  for (int64_t col = first; col < end; ++col) row[col * step] = Narrow<Out>(static_cast<Arithmetic<Out>>(value));
+}
+
 struct Call {
   const Kernels &kernels;
   const xent_cross_entropy &args;
@@ -134,41 +156,24 @@ struct Call {
   }
 
   double Weight(const void *weights, int64_t i) const {
-    if (weights == nullptr) return 1.0;
-    return args.dtype == XENT_F64 ? static_cast<const double *>(weights)[i]
-                                  : WidenSubnormal(static_cast<const float *>(weights)[i]);
+    return weights == nullptr ? 1.0 : NumberAt(weights, args.dtype == XENT_F64, i);
   }
   double RowWeight(int64_t row) const { return Weight(args.row_weights, row); }
   double TargetWeight(int64_t target) const { return target < 0 ? 1.0 : Weight(args.class_weights, target); }
 
-  double Upstream(int64_t row) const {
-    if (args.upstream_kind == XENT_UPSTREAM_ONE) return 1.0;
-    const int64_t i = args.upstream_kind == XENT_UPSTREAM_ROWS ? row : 0;
-    return args.dtype == XENT_F64 ? static_cast<const double *>(args.upstream)[i]
-                                  : WidenSubnormal(static_cast<const float *>(args.upstream)[i]);
-  }
   // What the row's gradient is if it is given by rule; else kCompute, and u r over the denominator.
   Fill FillOf(int64_t row, bool nan_row, Factor *g) const {
-    if (denominator.mantissa == 0.0) return Fill::kZero;
-    const double u = Upstream(row);
-    if (nan_row || u != u) return Fill::kNan;
-    *g = Quotient(Decompose(u), denominator);
-    if (args.row_weights != nullptr) *g = Product(*g, Decompose(RowWeight(row)));
-    return g->mantissa == 0.0 ? Fill::kZero : Fill::kCompute;
+    const double u = UpstreamOf(args.upstream, args.upstream_kind, args.dtype == XENT_F64, row);
+    return internal::FillOf(denominator, u, RowWeight(row), nan_row, g);
   }
 
-  // Columns of a gradient from `first` on, of `total`.
-  template <class Out>
-  void FillColumns(Out *row, int64_t first, int64_t end, double value) const {
-    const int64_t step = Inner();
-    for (int64_t col = first; col < end; ++col) row[col * step] = Narrow<Out>(static_cast<Arithmetic<Out>>(value));
-  }
+  // Columns [first, end) of the gradients.
   template <class In>
   void FillGradients(int64_t row, int64_t first, int64_t end, double value) const {
-    if (args.grad != nullptr) FillColumns(Grad<In>(row), first, end, value);
+    if (args.grad != nullptr) FillColumns(Grad<In>(row), Inner(), first, end, value);
     if (args.target_grad != nullptr) {
       DispatchDtype(static_cast<Dtype>(args.target_probs_dtype - XENT_F32), [&](auto storage) {
-        FillColumns(static_cast<decltype(storage) *>(TargetGrad(row)), first, end, value);
+        FillColumns(static_cast<decltype(storage) *>(TargetGrad(row)), Inner(), first, end, value);
       });
     }
   }

@@ -44,13 +44,7 @@ xent_status CheckGradient(const xent_cross_entropy &args, const Matrix &logits, 
   if (args.target_grad == nullptr || args.grad != nullptr) {
     XENT_RETURN_IF_ERROR(CheckLayout(args.rows, args.cols, inner, args.dtype, grad, error));
   }
-  if (args.in_place != 0 && args.in_place != 1) {
-    return Invalid(error, "in_place is %d, expected 0 or 1", args.in_place);
-  }
-  if (args.rows > 0 && args.grad == args.logits && args.in_place == 0) {
-    return Invalid(error, "grad is logits, expected in_place to be 1 then");
-  }
-  XENT_RETURN_IF_ERROR(CheckSameStride(logits, *grad, args.rows, error));
+  XENT_RETURN_IF_ERROR(CheckInPlace(logits, *grad, args.rows, args.in_place, error));
   return CheckUpstream(args.upstream, args.upstream_kind, args.rows, args.dtype, error);
 }
 
@@ -147,10 +141,7 @@ xent_status CheckLabels(const CheckedCall &checked, ShardStep step, Matrix *prob
     if (args.target_probs_stride != 0) return Invalid(error, "target_probs_stride is set, expected target_probs then");
     return XENT_OK;
   }
-  if (args.target_probs_dtype < XENT_F32 || args.target_probs_dtype > XENT_F16) {
-    return Invalid(error, "target_probs_dtype is %d, expected XENT_F32, XENT_F64, XENT_BF16 or XENT_F16",
-                   args.target_probs_dtype);
-  }
+  XENT_RETURN_IF_ERROR(CheckDtype(args.target_probs_dtype, "target_probs_dtype", error));
   if (step != ShardStep::kCombine) {
     XENT_RETURN_IF_ERROR(CheckLayout(args.rows, args.cols, inner, args.target_probs_dtype, probs, error));
   }

@@ -42,11 +42,8 @@ struct CheckedCall {
   }
   // The reduced outputs that are wanted.
   void WriteTotals(const Totals &totals) const {
-    const Factor denominator = Denominator(options, weight.hi);
-    if (args.loss != nullptr && args.dtype == XENT_F64) {
-      *static_cast<double *>(args.loss) = Reduced<double>(totals.loss, options, denominator);
-    } else if (args.loss != nullptr) {
-      *static_cast<float *>(args.loss) = Reduced<float>(totals.loss, options, denominator);
+    if (args.loss != nullptr) {
+      WriteReduced(args.loss, args.dtype == XENT_F64, totals.loss, options, Denominator(options, weight.hi));
     }
     if (args.perplexity != nullptr)
       *args.perplexity = args.targets == nullptr ? kNan : Perplexity(totals.nll, live_rows);

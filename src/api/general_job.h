@@ -331,12 +331,10 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
 
 template <class In>
 bool RunTiledRows(const Call &call, const xent_exec &exec, Totals *totals) {
-  *totals = {};
-  if (call.shape.rows == 0) return true;
   const auto run = [&](int64_t first, int64_t end, Totals *group_totals) {
     RunTiles<In>(call, first, end, group_totals);
   };
-  return RunGroups(call.shape, kTile, exec, ConcurrencyFor(call.shape, exec), run, totals);
+  return RunTiled(call.shape, exec, run, totals);
 }
 
 }  // namespace xent::internal

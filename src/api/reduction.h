@@ -38,6 +38,14 @@ T Reduced(Wide sum, const xent_options &options, Factor denominator) {
   return RoundTo<T>(Number<T>{Scale(quotient.hi, exponent - denominator.exponent)});
 }
 
+inline void WriteReduced(void *loss, bool wide, Wide sum, const xent_options &options, Factor denominator) {
+  if (wide) {
+    *static_cast<double *>(loss) = Reduced<double>(sum, options, denominator);
+  } else {
+    *static_cast<float *>(loss) = Reduced<float>(sum, options, denominator);
+  }
+}
+
 // exp(sum of nll / live rows).
 inline double Perplexity(double nll, int64_t live_rows) {
   if (live_rows == 0 || nll != nll) return std::numeric_limits<double>::quiet_NaN();

@@ -156,6 +156,13 @@ inline int32_t ConcurrencyFor(const RowShape &shape, const xent_exec &exec) {
   return shape.rows <= kTaskLogits / shape.cols ? 1 : Concurrency(exec);
 }
 
+// Where rows are not cut; `run` as RunGroups takes it, with tiles of rows inside.
+template <class Sums, class RunRange>
+bool RunTiled(const RowShape &shape, const xent_exec &exec, const RunRange &run, Sums *totals) {
+  *totals = {};
+  return shape.rows == 0 || RunGroups(shape, kTile, exec, ConcurrencyFor(shape, exec), run, totals);
+}
+
 // False: incomplete. The caller has set the floating-point mode.
 template <class Job>
 XENT_NOINLINE bool RunRows(const Job &job, const RowShape &shape, const xent_exec &exec, typename Job::Sums *totals) {

@@ -154,10 +154,13 @@ xent_status CheckExec(const xent_exec *given, xent_exec *exec, xent_error *error
   return XENT_OK;
 }
 
+xent_status CheckDtype(int32_t dtype, const char *name, xent_error *error) {
+  if (dtype >= XENT_F32 && dtype <= XENT_F16) return XENT_OK;
+  return Invalid(error, "%s is %d, expected XENT_F32, XENT_F64, XENT_BF16 or XENT_F16", name, dtype);
+}
+
 xent_status CheckShape(int64_t rows, int64_t cols, int32_t dtype, xent_error *error) {
-  if (dtype < XENT_F32 || dtype > XENT_F16) {
-    return Invalid(error, "dtype is %d, expected XENT_F32, XENT_F64, XENT_BF16 or XENT_F16", dtype);
-  }
+  XENT_RETURN_IF_ERROR(CheckDtype(dtype, "dtype", error));
   if (rows < 0) {
     return Invalid(error, "rows is %lld, expected 0 or more", static_cast<long long>(rows));
   }
@@ -219,6 +222,14 @@ xent_status CheckTargets(const void *targets, int32_t type, int64_t rows, xent_e
     return Invalid(error, "targets_type is %d, expected XENT_I32 or XENT_I64", type);
   }
   return CheckArray(targets, rows, type == XENT_I32 ? 4 : 8, "targets", error);
+}
+
+xent_status CheckInPlace(const Matrix &in, const Matrix &out, int64_t rows, int32_t in_place, xent_error *error) {
+  if (in_place != 0 && in_place != 1) return Invalid(error, "in_place is %d, expected 0 or 1", in_place);
+  if (rows > 0 && out.data == in.data && in_place == 0) {
+    return Invalid(error, "%s is %s, expected in_place to be 1 then", out.name, in.name);
+  }
+  return CheckSameStride(in, out, rows, error);
 }
 
 xent_status CheckSameStride(const Matrix &in, const Matrix &out, int64_t rows, xent_error *error) {

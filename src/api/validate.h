@@ -43,6 +43,7 @@ struct Matrix {
   const void *data;
   int64_t stride;  // 0 means cols; CheckMatrix replaces it
 };
+xent_status CheckDtype(int32_t dtype, const char *name, xent_error *error);
 xent_status CheckShape(int64_t rows, int64_t cols, int32_t dtype, xent_error *error);
 xent_status CheckMatrix(int64_t rows, int64_t cols, int32_t dtype, Matrix *matrix, xent_error *error);
 // inner as xent.h describes it, and a matrix in that layout.
@@ -53,6 +54,8 @@ xent_status CheckUpstream(const void *upstream, int32_t kind, int64_t rows, int3
 // Null or misaligned. `count` elements of `size` bytes; null is fine for none.
 xent_status CheckArray(const void *data, int64_t count, size_t size, const char *name, xent_error *error);
 xent_status CheckTargets(const void *targets, int32_t type, int64_t rows, xent_error *error);
+// A gradient in the place of its input needs the caller's consent.
+xent_status CheckInPlace(const Matrix &in, const Matrix &out, int64_t rows, int32_t in_place, xent_error *error);
 // An output in the place of an input needs its stride.
 xent_status CheckSameStride(const Matrix &in, const Matrix &out, int64_t rows, xent_error *error);
 xent_status FailIncomplete(xent_error *error);

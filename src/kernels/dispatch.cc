@@ -34,7 +34,8 @@ struct Registry {
                             ExpSumKernelsOf(target),
                             RowWriteKernelsOf(target),
                             GeneralKernelsOf(target),
-                            BinaryKernelsOf(target)};
+                            BinaryKernelsOf(target),
+                            DivergenceKernelsOf(target)};
       if (kernels.array == nullptr || count == kMaxTargets) continue;
       compiled[count] = kernels;
       available[count] = (supported & target) != 0;

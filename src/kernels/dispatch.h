@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/binary.h"
+#include "kernels/divergence.h"
 #include "kernels/general.h"
 #include "kernels/row.h"
 #include "math/array.h"
@@ -18,6 +19,7 @@ struct Kernels {
   const RowWriteKernels *write;
   const GeneralKernels *general;
   const BinaryKernels *binary;
+  const DivergenceKernels *divergence;
 };
 
 // The best that the processor has, capped by XENT_MAX_TARGET as the process's first call found it.

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "hwy/highway.h"
+#include "kernels/below-inl.h"
 #include "kernels/general.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/load-inl.h"
@@ -22,40 +23,17 @@ namespace xent::internal {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using DoubleTag = hn::CappedTag<double, kLanes>;
-using Doubles = hn::Vec<DoubleTag>;
-
-inline constexpr double kMasked = -std::numeric_limits<double>::infinity();
-
-// Whether labels and factors carry their rounding errors along.
-template <class T>
-inline constexpr bool kKeepsLow = sizeof(T) == sizeof(double);
-
-// m' - z' before the factor, exact as hi + lo (float32 needs no lo), and e^(factor (z' - m')).
+// m' - z' before the factor, and e^(factor (z' - m')).
 template <class T>
 struct Below {
   Doubles difference, exponential;
 
   HWY_INLINE Below(Doubles m, Doubles z, Doubles factor) {
-    const DoubleTag d;
-    difference = hn::Sub(m, z);
-    const Doubles product = hn::Mul(difference, factor);
-    if constexpr (sizeof(T) == 4) {
-      exponential = ExpForFloat(d, hn::Neg(product));
-    } else {
-      const Doubles bb = hn::Sub(difference, m);
-      const Doubles error = hn::Sub(hn::Sub(m, hn::Sub(difference, bb)), hn::Add(z, bb));
-      const Doubles low = hn::MulAdd(error, factor, ProductError(d, difference, factor, product));
-      exponential = ExpForDouble(d, hn::Neg(product), hn::Neg(low));  // 0 for what is masked, whatever `low` is then
-    }
+    Doubles lost;
+    difference = Difference<T>(m, z, &lost);
+    exponential = ExpOfNegative<T>(difference, lost, factor);
   }
 };
-
-HWY_INLINE void AddDoubles(Doubles v, int64_t first, WideLanes<float> &sum) {
-  const DoubleTag d;
-  hn::Store(hn::Add(hn::Load(d, sum.lanes + first), v), d, sum.lanes + first);
-}
-HWY_INLINE void AddDoubles(Doubles v, int64_t first, WideLanes<double> &sum) { AddToLanes(DoubleTag(), v, first, sum); }
 
 template <class T>
 struct LaneSums {
@@ -355,7 +333,7 @@ void TileSums(const TileTask &task, GeneralSums *out) {
     max[i] = kMasked;
     argmax[i] = -1.0;
   }
-  for (int64_t i = 0; i < task.count; ++i) {
+  for (int64_t i = 0; task.sums && i < task.count; ++i) {
     target[i] = static_cast<double>(task.targets[i]);
     target_value[i] = task.target_values[i].hi;
     target_low[i] = task.target_values[i].lo;
@@ -375,7 +353,7 @@ void TileSums(const TileTask &task, GeneralSums *out) {
 
   const Doubles factor = hn::Set(d, task.transform.Factor());
   LaneSums<T> sums[kTile / kLanes];
-  for (int64_t col = 0; col < task.cols; ++col) {
+  for (int64_t col = 0; task.sums && col < task.cols; ++col) {
     Stage(logits + col * task.stride, task.count, kTile, 0.0, z);
     TransformValues(task.transform, z, kTile);
     if (task.weighted) StageTileLabels<T>(task, col, y, kKeepsLow<T> ? y_low : nullptr);
@@ -399,14 +377,6 @@ void TileSums(const TileTask &task, GeneralSums *out) {
     }
   }
   const double scale = task.transform.Factor();
-  const auto total = [](const WideLanes<T> &sum, int64_t lane) -> Wide {
-    if constexpr (sizeof(T) == 4) {
-      return {sum.lanes[lane], 0.0};
-    } else {
-      const double plain = sum.lanes[lane];
-      return plain - plain == 0.0 ? FastTwoSum(plain, sum.lanes[kLanes + lane]) : Wide{plain, 0.0};
-    }
-  };
   for (int64_t i = 0; i < task.count; ++i) {
     const LaneSums<T> &lane_sums = sums[i / kLanes];
     const int64_t lane = i % kLanes;
@@ -417,10 +387,10 @@ void TileSums(const TileTask &task, GeneralSums *out) {
     result.argmax = static_cast<int64_t>(argmax[i]);
     if (max[i] == -kMasked) result.special = Special::kInfinity;
     if (bad[i] != 0.0) result.special = Special::kNan;
-    result.others = total(lane_sums.others, lane);
-    result.entropy = TimesFinite(total(lane_sums.entropy, lane), scale);
-    result.weight = total(lane_sums.weight, lane);
-    result.weighted = TimesFinite(total(lane_sums.weighted, lane), scale);
+    result.others = lane_sums.others.Lane(lane);
+    result.entropy = TimesFinite(lane_sums.entropy.Lane(lane), scale);
+    result.weight = lane_sums.weight.Lane(lane);
+    result.weighted = TimesFinite(lane_sums.weighted.Lane(lane), scale);
   }
 }
 

@@ -83,8 +83,6 @@ struct GeneralGradientTask {
 };
 
 // Lanes over positions: `count` <= kTile rows whose classes lie `stride` apart and whose positions are adjacent.
-inline constexpr int64_t kTile = 32;
-
 struct TileTask {
   const void *logits;  // first position of class 0
   int64_t cols, stride, count;
@@ -93,6 +91,7 @@ struct TileTask {
   const int64_t *targets;  // [count]; outside [0, cols): none
   const Wide *target_values;
   bool weighted;
+  bool sums = true;  // without: only the maximum, and no target is read
 };
 
 struct TileGradientTask {

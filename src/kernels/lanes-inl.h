@@ -41,6 +41,15 @@ struct WideLanes {
     }
   }
 
+  // One lane's sum, infinities and NaN likewise.
+  Wide Lane(int64_t lane) const {
+    const double plain = lanes[lane];
+    if constexpr (kRows == 2) {
+      if (plain - plain == 0.0) return FastTwoSum(plain, lanes[kLanes + lane]);
+    }
+    return {plain, 0.0};
+  }
+
   void Scale(int64_t exponent) {
     for (double &lane : lanes) lane = internal::Scale(lane, exponent);
   }

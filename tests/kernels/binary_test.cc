@@ -6,6 +6,7 @@
 // After a change that is meant to change results: XENT_UPDATE_BINARY_HASHES=tests/kernels/binary_hashes.txt and one run
 // of these tests writes the file anew.
 #include "testing/binary.h"
+#include "testing/hash.h"
 
 #include <gtest/gtest.h>
 
@@ -224,26 +225,6 @@ TEST_P(BinaryKernel, TargetsOutsideZeroToOne) {
 
 // ---- the same bits ----
 
-class Hash {
- public:
-  void Add(const Matrix &m) {
-    for (int64_t i = 0; i < m.rows(); ++i) {
-      for (int64_t j = 0; j < m.cols(); ++j) {
-        const uint64_t bits = m.GetBits(i, j);
-        for (int64_t k = 0; k < m.Bytes(); ++k) state_ = (state_ ^ ((bits >> (8 * k)) & 0xff)) * 0x100000001b3u;
-      }
-    }
-  }
-  std::string Text() const {
-    char text[20];
-    std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(state_));
-    return text;
-  }
-
- private:
-  uint64_t state_ = 0xcbf29ce484222325u;
-};
-
 struct Named {
   std::string name;
   Binary call;
@@ -278,9 +259,7 @@ std::string LineOf(Named &named, int32_t threads) {
   named.call.MustRun(Pass::kForwardBackward);
   std::string line = named.name;
   for (const Matrix *m : {&named.call.losses, &named.call.loss, &named.call.grad, &named.call.target_grad}) {
-    Hash hash;
-    hash.Add(*m);
-    line += " " + hash.Text();
+    line += " " + Hash(*m).Text();
   }
   return line;
 }

@@ -1,0 +1,224 @@
+// Sums and gradients of divergences, see divergence.h. Both layouts go through the same code, strip after strip of kTile
+// lanes: the next kTile columns of a row, or one column at kTile positions.
+#if defined(XENT_SRC_KERNELS_DIVERGENCE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef XENT_SRC_KERNELS_DIVERGENCE_INL_H_
+#undef XENT_SRC_KERNELS_DIVERGENCE_INL_H_
+#else
+#define XENT_SRC_KERNELS_DIVERGENCE_INL_H_
+#endif
+
+#include "hwy/highway.h"
+#include "kernels/below-inl.h"
+#include "kernels/divergence.h"
+#include "kernels/stage-inl.h"
+#include "math/double-inl.h"
+#include "math/log-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace xent::internal {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// `count` logits times kDivergenceShrink, masked past them.
+HWY_NOINLINE void StageShrunk(Dtype dtype, const void *logits, int64_t first, int64_t count, double *out) {
+  const DoubleTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  StageAny(dtype, logits, first, count, kTile, out);
+  for (int64_t i = count; i < kTile; ++i) out[i] = kMasked;
+  for (int64_t i = 0; i < kTile; i += lanes) {
+    hn::Store(hn::Mul(hn::Load(d, out + i), hn::Set(d, kDivergenceShrink)), d, out + i);
+  }
+}
+
+// A task's rows, one to a lane or one for all lanes, and the strip that is being worked on.
+struct DivergenceLanes {
+  HWY_ALIGN double max[2][kTile], argmax[2][kTile], log_ratio[kTile], factor[2][kTile], mean[kTile], scale[2][kTile];
+  HWY_ALIGN double column[kTile];  // relative to the strip's
+  HWY_ALIGN double logits[2][kTile];
+  double factor_low;  // of 1/T, relative to it
+
+  explicit DivergenceLanes(const DivergenceTask &task) : factor_low(task.factor.lo / task.factor.hi) {
+    for (int64_t i = 0; i < kTile; ++i) {
+      const DivergenceRow &row = task.rows[task.count > 0 ? HWY_MIN(i, task.count - 1) : 0];
+      for (int side = 0; side < 2; ++side) {
+        max[side][i] = row.max[side] * kDivergenceShrink;
+        argmax[side][i] = row.argmax[side];
+        factor[side][i] = row.factor[side];
+        scale[side][i] = row.scale[side];
+      }
+      log_ratio[i] = row.log_ratio;
+      mean[i] = row.mean;
+      column[i] = task.count > 0 ? 0.0 : static_cast<double>(i);
+    }
+  }
+
+  // Where the strip lies in a matrix whose columns are `stride` apart.
+  static int64_t Offset(const DivergenceTask &task, int64_t strip, int64_t stride) {
+    return task.count > 0 ? strip * stride : strip * kTile;
+  }
+  // Loads the strip; the number of its lanes in use.
+  int64_t Load(const DivergenceTask &task, int64_t strip) {
+    const int64_t count = task.count > 0 ? task.count : HWY_MIN(kTile, task.cols - strip * kTile);
+    for (int side = 0; side < 2; ++side) {
+      StageShrunk(task.dtypes[side], task.logits[side], Offset(task, strip, task.strides[side]), count, logits[side]);
+    }
+    return count;
+  }
+  static int64_t Strips(const DivergenceTask &task) {
+    return task.count > 0 ? task.cols : (task.cols + kTile - 1) / kTile;
+  }
+};
+
+// e^-b, e^-a, and b - a, or b alone where the kind is cross-entropy: infinite where one of the logits is masked, NaN where
+// both are.
+template <class T>
+HWY_INLINE void Distances(const DivergenceTask &task, const DivergenceLanes &lanes, int64_t i, Doubles *exp_student,
+                          Doubles *exp_teacher, Doubles *gap) {
+  const DoubleTag d;
+  const Doubles factor = hn::Set(d, task.factor.hi), factor_low = hn::Set(d, lanes.factor_low);
+  Doubles student_lost, teacher_lost, lost;
+  const Doubles student =
+      Difference<T>(hn::Load(d, lanes.max[kStudent] + i), hn::Load(d, lanes.logits[kStudent] + i), &student_lost);
+  Doubles teacher =
+      Difference<T>(hn::Load(d, lanes.max[kTeacher] + i), hn::Load(d, lanes.logits[kTeacher] + i), &teacher_lost);
+  const auto exponential = [&](Doubles difference, Doubles low) {
+    if constexpr (kKeepsLow<T>) low = hn::MulAdd(difference, factor_low, low);
+    return ExpOfNegative<T>(difference, low, factor);
+  };
+  *exp_student = exponential(student, student_lost);
+  *exp_teacher = exponential(teacher, teacher_lost);
+  if (task.kind == DivergenceKind::kCrossEntropy) teacher = teacher_lost = hn::Zero(d);
+  const Doubles difference = Difference<T>(student, teacher, &lost);
+  *gap = hn::Mul(difference, factor);
+  if constexpr (kKeepsLow<T>) {
+    const Doubles whole = hn::Add(difference, hn::Add(lost, hn::Sub(student_lost, teacher_lost)));
+    const auto finite = hn::Lt(hn::Abs(difference), hn::Set(d, -kMasked));
+    *gap = hn::IfThenElse(finite, hn::Mul(hn::MulAdd(whole, factor_low, whole), factor), *gap);
+  }
+}
+
+// A lane's total of kTile lanes, or that of all.
+template <class T>
+HWY_INLINE Wide LaneTotal(const DivergenceTask &task, const WideLanes<T> *sums, int64_t lane) {
+  static_assert(kTile == 2 * kLanes);
+  if (task.count > 0) return sums[lane / kLanes].Lane(lane % kLanes);
+  return AddOrOverflow(sums[0].Total(), sums[1].Total());
+}
+
+template <class T>
+void SumDivergence(const DivergenceTask &task, DivergenceSums *out) {
+  const DoubleTag d;
+  const int64_t vector = static_cast<int64_t>(hn::Lanes(d));
+  const Doubles zero = hn::Zero(d), masked = hn::Set(d, kMasked);
+  const bool reverse = task.kind == DivergenceKind::kReverseKl;
+  const bool crosses = task.kind != DivergenceKind::kJensenShannon;
+  const int weight_side = reverse ? kStudent : kTeacher;
+  DivergenceLanes lanes(task);
+  WideLanes<T> student_sums[2], teacher_sums[2], cross[2];
+  for (int64_t strip = 0; strip < DivergenceLanes::Strips(task); ++strip) {
+    lanes.Load(task, strip);
+    const Doubles base = hn::Set(d, static_cast<double>(task.first + (task.count > 0 ? strip : strip * kTile)));
+    for (int64_t i = 0; i < kTile; i += vector) {
+      const int64_t half = i / kLanes, lane = i % kLanes;
+      const Doubles column = hn::Add(base, hn::Load(d, lanes.column + i));
+      Doubles exp_student, exp_teacher, gap;
+      Distances<T>(task, lanes, i, &exp_student, &exp_teacher, &gap);
+      AddDoubles(hn::IfThenZeroElse(hn::Eq(column, hn::Load(d, lanes.argmax[kStudent] + i)), exp_student), lane,
+                 student_sums[half]);
+      AddDoubles(hn::IfThenZeroElse(hn::Eq(column, hn::Load(d, lanes.argmax[kTeacher] + i)), exp_teacher), lane,
+                 teacher_sums[half]);
+      if (!crosses) continue;
+      const Doubles weight = reverse ? exp_student : exp_teacher;
+      const Doubles distance = reverse ? hn::Neg(gap) : gap;
+      const Doubles term = hn::IfThenElseZero(hn::Gt(weight, zero), hn::Mul(weight, distance));
+      // Whether a probability is 0 is for its logit to say, not for an exponential that counts as 0.
+      const auto infinite = hn::And(hn::Gt(hn::Load(d, lanes.logits[weight_side] + i), masked),
+                                    hn::Eq(hn::Load(d, lanes.logits[1 - weight_side] + i), masked));
+      AddDoubles(hn::IfThenElse(infinite, hn::Neg(masked), term), lane, cross[half]);
+    }
+  }
+  for (int64_t i = 0; i < HWY_MAX(task.count, int64_t{1}); ++i) {
+    out[i] = {{LaneTotal(task, student_sums, i), LaneTotal(task, teacher_sums, i)}, LaneTotal(task, cross, i)};
+  }
+}
+
+// -log(rest + c e^x), rest = 1 - c: log(q/m) with c = beta, x = log p - log q; log(p/m) with c = 1 - beta and -x.
+HWY_INLINE Doubles LogOverMixture(double c, double rest, Doubles x) {
+  const DoubleTag d;
+  const Doubles limit = hn::Set(d, 709.0);  // beyond it log(c e^x) = log(c e^709) + (x - 709)
+  const Doubles inside = hn::Min(hn::Max(x, hn::Neg(limit)), limit);
+  const Doubles beyond = hn::Max(hn::Sub(x, limit), hn::Zero(d));
+  const Doubles change = hn::Mul(hn::Set(d, c), Expm1(d, inside, hn::Zero(d)));
+  Doubles log = Log1pDouble(d, change);
+  // Where 1 + change would cancel the two terms are added; never so with c <= 1/2.
+  const auto keeps = hn::Ge(change, hn::Set(d, -0.5));
+  if (HWY_UNLIKELY(!hn::AllTrue(d, keeps))) {
+    const Doubles sum = hn::MulAdd(ExpForDouble(d, inside, hn::Zero(d)), hn::Set(d, c), hn::Set(d, rest));
+    log = hn::IfThenElse(keeps, log, LogDouble(d, sum));
+  }
+  return hn::Neg(hn::Add(log, beyond));
+}
+
+template <class T>
+void SumJensenShannon(const DivergenceTask &task, DivergenceSums *out) {
+  const DoubleTag d;
+  const int64_t vector = static_cast<int64_t>(hn::Lanes(d));
+  const Doubles zero = hn::Zero(d);
+  DivergenceLanes lanes(task);
+  WideLanes<T> student_sums[2], teacher_sums[2];
+  for (int64_t strip = 0; strip < DivergenceLanes::Strips(task); ++strip) {
+    lanes.Load(task, strip);
+    for (int64_t i = 0; i < kTile; i += vector) {
+      Doubles exp_student, exp_teacher, gap;
+      Distances<T>(task, lanes, i, &exp_student, &exp_teacher, &gap);
+      const Doubles x = hn::Sub(gap, hn::Load(d, lanes.log_ratio + i));  // log p - log q
+      const Doubles student = hn::Mul(exp_student, LogOverMixture(task.beta, 1.0 - task.beta, x));
+      const Doubles teacher = hn::Mul(exp_teacher, LogOverMixture(1.0 - task.beta, task.beta, hn::Neg(x)));
+      AddDoubles(hn::IfThenElseZero(hn::Gt(exp_student, zero), student), i % kLanes, student_sums[i / kLanes]);
+      AddDoubles(hn::IfThenElseZero(hn::Gt(exp_teacher, zero), teacher), i % kLanes, teacher_sums[i / kLanes]);
+    }
+  }
+  for (int64_t i = 0; i < HWY_MAX(task.count, int64_t{1}); ++i) {
+    out[i] = {{LaneTotal(task, student_sums, i), LaneTotal(task, teacher_sums, i)}, {}};
+  }
+}
+
+template <class T>
+void DivergenceGradient(const DivergenceTask &task) {
+  const DoubleTag d;
+  const int64_t vector = static_cast<int64_t>(hn::Lanes(d));
+  const Doubles zero = hn::Zero(d);
+  DivergenceLanes lanes(task);
+  HWY_ALIGN double gradient[kTile];
+  for (int64_t strip = 0; strip < DivergenceLanes::Strips(task); ++strip) {
+    const int64_t count = lanes.Load(task, strip);
+    for (int64_t i = 0; i < kTile; i += vector) {
+      Doubles exp_student, exp_teacher, gap;
+      Distances<T>(task, lanes, i, &exp_student, &exp_teacher, &gap);
+      // Products and differences apart, not fused: where p = q the gradient of the forward forms is 0.
+      const Doubles student = hn::Mul(exp_student, hn::Load(d, lanes.factor[kStudent] + i));
+      Doubles v;
+      if (task.kind == DivergenceKind::kReverseKl) {
+        v = hn::Mul(student, hn::Neg(hn::Add(gap, hn::Load(d, lanes.mean + i))));
+      } else if (task.kind == DivergenceKind::kJensenShannon) {
+        const Doubles log = LogOverMixture(task.beta, 1.0 - task.beta, hn::Sub(gap, hn::Load(d, lanes.log_ratio + i)));
+        v = hn::Mul(student, hn::Sub(log, hn::Load(d, lanes.mean + i)));
+      } else {
+        v = hn::Sub(student, hn::Mul(exp_teacher, hn::Load(d, lanes.factor[kTeacher] + i)));
+      }
+      if (task.kind == DivergenceKind::kReverseKl || task.kind == DivergenceKind::kJensenShannon) {
+        v = hn::IfThenElseZero(hn::Gt(exp_student, zero), v);
+      }
+      const Doubles scaled =
+          hn::Mul(hn::Mul(v, hn::Load(d, lanes.scale[0] + i)), hn::Load(d, lanes.scale[1] + i));
+      hn::Store(hn::IfThenElseZero(hn::Ne(v, zero), scaled), d, gradient + i);
+    }
+    UnstageAny(task.dtypes[kStudent], gradient, DivergenceLanes::Offset(task, strip, task.gradient_stride), count,
+               task.gradient);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace xent::internal
+HWY_AFTER_NAMESPACE();
+#endif  // include guard

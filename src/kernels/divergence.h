@@ -1,0 +1,74 @@
+// Divergences between the softmaxes of two rows of logits, student and teacher, in double lanes (float64: with the
+// rounding errors carried along).
+//
+// With b = (m_s - s_j)/T and a = (m_u - u_j)/T, the distances below the rows' maxima, and L = log1p(sum over the other
+// columns of e^-b or e^-a):
+//   log q_j = -(b + L_s),  log p_j = -(a + L_u),  log q_j - log p_j = (a - b) + (L_u - L_s).
+// a - b is formed from the exact differences of logits, so that rows that agree give exactly 0. Maxima are looked for
+// first (kernels/general.h); every sum counts from the row's own, so that chunks are simply added.
+#ifndef XENT_SRC_KERNELS_DIVERGENCE_H_
+#define XENT_SRC_KERNELS_DIVERGENCE_H_
+
+#include <cstdint>
+
+#include "kernels/general.h"
+#include "kernels/row.h"
+
+namespace xent::internal {
+
+enum class DivergenceKind : int32_t { kForwardKl, kReverseKl, kJensenShannon, kCrossEntropy };
+
+// In arrays of two.
+enum Side : int { kStudent = 0, kTeacher = 1 };
+
+struct DivergenceRow {
+  double max[2] = {};     // the largest logit as stored
+  double argmax[2] = {};  // its column, kept out of the sums of exponentials
+  double log_ratio = 0.0;  // L_u - L_s; Jensen-Shannon alone needs it
+  // The gradient is v scale[0] scale[1], v being
+  //   forward KL, cross-entropy  factor[kStudent] e^-b - factor[kTeacher] e^-a
+  //   reverse KL                 factor[kStudent] e^-b ((a - b) - mean)
+  //   Jensen-Shannon             factor[kStudent] e^-b (log(q/m) - mean).
+  // The scales are powers of two, or infinite: then what is not 0 becomes so.
+  double factor[2] = {};
+  double mean = 0.0;
+  double scale[2] = {};
+};
+
+struct DivergenceSums {
+  Wide sides[2];  // sum of e^-b, of e^-a, without the maximum's column; of Jensen-Shannon's second look, in all columns,
+                  // of e^-b log(q/m), of e^-a log(p/m)
+  Wide cross;     // sum of e^-a (b - a), of e^-a b, or of e^-b (a - b)
+};
+
+// Lanes run over columns, or, where `count` > 0, over so many <= kTile adjacent positions.
+struct DivergenceTask {
+  const void *logits[2];  // of the first column
+  Dtype dtypes[2];
+  int64_t strides[2];  // between columns; not read where lanes run over columns
+  int64_t cols;
+  int64_t first;  // the first column within its row
+  int64_t count;
+  const DivergenceRow *rows;  // one, or `count`
+  DivergenceKind kind;
+  double beta;
+  Wide factor;     // 1/T over kDivergenceShrink
+  void *gradient;  // of the student's dtype; may be the student's logits
+  int64_t gradient_stride;
+};
+
+// Logits are multiplied by it where they are loaded, exactly: differences of the largest ones stay finite.
+inline constexpr double kDivergenceShrink = 0.25;
+
+// By arithmetic type: float32, float64. One result, or `count`.
+struct DivergenceKernels {
+  void (*sums[2])(const DivergenceTask &, DivergenceSums *);
+  void (*jensen_shannon[2])(const DivergenceTask &, DivergenceSums *);
+  void (*gradient[2])(const DivergenceTask &);
+};
+
+// The kernels of a target, one of Highway's bits; null when this build lacks it.
+const DivergenceKernels *DivergenceKernelsOf(int64_t target);
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_KERNELS_DIVERGENCE_H_

@@ -1,0 +1,336 @@
+// Divergences on every target: within the bounds of semantics.md of the oracle, counted at the sum of the terms'
+// magnitudes (loss) and the larger of a column's terms (gradient); and the bits that divergence_hashes.txt holds on every
+// target with fused multiply-add, by any number of threads, whatever strides and neighbours the rows have.
+//
+// After a change that is meant to change results: XENT_UPDATE_DIVERGENCE_HASHES=tests/kernels/divergence_hashes.txt and
+// one run of DivergenceHashes.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "testing/divergence_call.h"
+#include "testing/hash.h"
+#include "testing/target.h"
+
+namespace xent::test {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr const char *kFile = XENT_SOURCE_DIR "/tests/kernels/divergence_hashes.txt";
+
+// Worst errors over the whole run, printed with the rest of a verbose run.
+void Print(const std::string &what, const WorstByOutput &worst) {
+  if (std::getenv("XENT_VERBOSE") == nullptr) return;
+  for (const auto &[output, w] : worst) std::printf("  %s: %s %.3f ULP: %s\n", what.c_str(), output.c_str(), w.ulp, w.where.c_str());
+}
+
+void Collect(const WorstByOutput &from, WorstByOutput *into) {
+  for (const auto &[output, w] : from) {
+    if (w.ulp > (*into)[output].ulp) (*into)[output] = w;
+  }
+}
+
+class DivergenceAccuracy : public TargetTest {
+ protected:
+  void Check(DivergenceCall &call) {
+    call.MustRun(true);
+    Collect(call.Judge(), &worst_);
+    const DivergenceCall forward_backward = call;
+    call.MustRun(false);
+    EXPECT_EQ(FirstDifference(forward_backward, call, false), "") << "forward and forward_backward";
+  }
+  // Each kind, Jensen-Shannon with several betas.
+  void CheckKinds(DivergenceCall &call) {
+    for (const xent_divergence_kind kind : kDivergenceKinds) {
+      call.kind = kind;
+      if (kind != XENT_DIVERGENCE_JENSEN_SHANNON) {
+        call.beta = 0.5;
+        Check(call);
+        continue;
+      }
+      for (const double beta : {0.5, 0.1, 0.9, 1e-6}) {
+        call.beta = beta;
+        Check(call);
+      }
+      call.beta = 0.5;
+    }
+  }
+  void TearDown() override {
+    for (const auto &[output, worst] : worst_) {
+      const double bound = output == "losses" ? kDivergenceUlp : output == "grad" ? kDivergenceGradientUlp : 4;
+      EXPECT_LE(worst.ulp, bound) << output << ": " << worst.where;
+    }
+    Print(GetParam(), worst_);
+    TargetTest::TearDown();
+  }
+
+ private:
+  WorstByOutput worst_;
+};
+XENT_INSTANTIATE_TARGETS(DivergenceAccuracy);
+
+TEST_P(DivergenceAccuracy, NormalRowsOfAllTypes) {
+  for (const xent_dtype student : kDtypes) {
+    for (const xent_dtype teacher : kDtypes) {
+      for (const int64_t inner : {0, 3, 40}) {
+        DivergenceCall call(student, teacher, inner == 0 ? 5 : 2 * inner, inner == 0 ? 201 : 17, inner, 2);
+        call.FillNormal(static_cast<uint64_t>(student * 10 + teacher), 4);
+        CheckKinds(call);
+        call.temperature = 3;
+        CheckKinds(call);
+      }
+    }
+  }
+}
+
+TEST_P(DivergenceAccuracy, EveryShortLengthAndThoseAroundBorders) {
+  std::vector<int64_t> lengths = {63, 64, 65, 127, 128, 129, 1023, 1024, 1025, 2049, 16385, 33000};
+  for (int64_t cols = 1; cols <= 36; ++cols) lengths.push_back(cols);
+  for (const xent_dtype dtype : {XENT_F32, XENT_F64, XENT_BF16}) {
+    for (const int64_t cols : lengths) {
+      DivergenceCall call(dtype, dtype, cols > 1000 ? 2 : 5, cols);
+      call.FillNormal(static_cast<uint64_t>(cols), 3);
+      // The maximum, and the teacher's elsewhere, go through all places.
+      call.student.Set(0, cols - 1, 20);
+      call.teacher.Set(0, cols / 2, 18);
+      CheckKinds(call);
+    }
+  }
+}
+
+TEST_P(DivergenceAccuracy, Temperatures) {
+  for (const xent_dtype dtype : kDtypes) {
+    for (const double temperature : {1e-3, 0.3, 0.7, 1.0 / 3, 10.0, 1e3, 1e30, 1e300}) {
+      DivergenceCall call(dtype, dtype, 4, 133);
+      call.FillNormal(7, 5);
+      call.temperature = temperature;
+      CheckKinds(call);
+    }
+  }
+}
+
+TEST_P(DivergenceAccuracy, ConfidentRows) {
+  // p and q are 1 but for 1e-9 to 1e-35: in the same column, in different ones, of one or of both.
+  for (const xent_dtype dtype : kDtypes) {
+    for (const int64_t inner : {0, 5}) {
+      DivergenceCall call(dtype, dtype, 60, 50, inner);
+      call.FillNormal(3, 1);
+      for (int64_t i = 0; i < 60; ++i) {
+        const double margin = 20 + 5.0 * static_cast<double>(i / 4);
+        if (i % 4 != 1) call.student.Set(i, i % 50, margin);
+        if (i % 4 != 2) call.teacher.Set(i, i % 4 == 3 ? (i + 7) % 50 : i % 50, margin + static_cast<double>(i % 3));
+      }
+      CheckKinds(call);
+    }
+  }
+}
+
+TEST_P(DivergenceAccuracy, RowsThatNearlyAgree) {
+  for (const xent_dtype dtype : kDtypes) {
+    for (const double difference : {0x1p-4, 0x1p-9, 0x1p-20, 0x1p-40}) {
+      DivergenceCall call(dtype, dtype, 3, 700);
+      Random random(5);
+      for (int64_t i = 0; i < 3; ++i) {
+        for (int64_t j = 0; j < 700; ++j) {
+          const double z = random.Normal(4);
+          call.student.Set(i, j, z + difference * random.Normal(1));
+          call.teacher.Set(i, j, z);
+        }
+      }
+      CheckKinds(call);
+      for (int64_t i = 0; i < 3; ++i) EXPECT_GE(call.losses.Get(0, i), 0);
+    }
+  }
+}
+
+TEST_P(DivergenceAccuracy, LargeLogitsTiesMasksAndFarTails) {
+  for (const xent_dtype dtype : {XENT_F32, XENT_F64}) {
+    for (const int64_t inner : {0, 4}) {
+      DivergenceCall call(dtype, dtype, 12, 140, inner);
+      Random random(11);
+      for (int64_t i = 0; i < 12; ++i) {
+        for (int64_t j = 0; j < 140; ++j) {
+          double s = random.Normal(4), u = random.Normal(4);
+          if (i == 1) s += 1e4, u -= 1e4;
+          if (i == 2) s = random.Normal(1e38), u = random.Normal(3);
+          if (i == 3) s = random.Normal(3), u = random.Normal(1e38);
+          if (i == 4) s = u = 2;
+          if (i == 5) s = static_cast<double>(j % 2), u = static_cast<double>(j % 3);
+          if (i == 6 && j % 3 == 0) s = u = -kInfinity;
+          if (i == 7) u = j % 3 == 0 ? -kInfinity : u;
+          if (i == 8) s = j % 3 == 0 ? -kInfinity : s;
+          if (i == 9) s *= 200, u *= 200;
+          if (i == 10) s *= 60, u *= 60;
+          if (i == 11) s *= 3000;
+          call.student.Set(i, j, s);
+          call.teacher.Set(i, j, u);
+        }
+      }
+      CheckKinds(call);
+    }
+  }
+}
+
+TEST_P(DivergenceAccuracy, WeightsAndUpstreamGradients) {
+  for (const xent_dtype dtype : kDtypes) {
+    for (const int64_t inner : {0, 2}) {
+      DivergenceCall call(dtype, dtype, 6, 33, inner);
+      call.FillNormal(2, 3);
+      call.row_weights = call.Vector({1, 0.3, -2, 0, 7, 1e-3});
+      call.upstream = call.Vector({0.1, -3, 0.7, 5, 1e3, 1});
+      call.upstream_kind = XENT_UPSTREAM_ROWS;
+      for (const xent_reduction reduction : {XENT_REDUCTION_NONE, XENT_REDUCTION_SUM, XENT_REDUCTION_MEAN}) {
+        call.options.reduction = reduction;
+        CheckKinds(call);
+      }
+      call.options.has_divisor = 1;
+      call.options.divisor = 17.5;
+      CheckKinds(call);
+    }
+  }
+}
+
+// ---- the same bits ----
+
+class DivergenceBits : public TargetTest {};
+XENT_INSTANTIATE_TARGETS(DivergenceBits);
+
+DivergenceCall MixedCall(xent_dtype student, xent_dtype teacher, int64_t rows, int64_t cols, int64_t inner,
+                         xent_divergence_kind kind, int64_t padding = 0, int64_t misalign = 0) {
+  DivergenceCall call(student, teacher, rows, cols, inner, padding, misalign);
+  Random random(static_cast<uint64_t>(rows * 1009 + cols));
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < cols; ++j) {
+      double s = random.Normal(4), u = random.Normal(4);
+      const bool masked = random.Below(10) < 2;
+      if (i % 7 == 1 && masked) s = u = -kInfinity;
+      if (i % 7 == 2) s = u;
+      if (i % 7 == 3 && j == cols / 2) s += 200;
+      if (i % 7 == 4 && j == cols / 3) u = std::numeric_limits<double>::quiet_NaN();
+      if (i % 7 == 5) s *= 100;
+      if (i % 7 == 6 && masked) s = -kInfinity;
+      call.student.Set(i, j, s);
+      call.teacher.Set(i, j, u);
+    }
+  }
+  call.kind = kind;
+  if (kind == XENT_DIVERGENCE_JENSEN_SHANNON) call.beta = 0.3;
+  call.temperature = 1.7;
+  return call;
+}
+
+TEST_P(DivergenceBits, StridesMisalignmentNeighboursAndThreadsChangeNone) {
+  for (const xent_dtype dtype : {XENT_F32, XENT_F64, XENT_F16}) {
+    for (const xent_divergence_kind kind : kDivergenceKinds) {
+      for (const int64_t inner : {0, 3, 50}) {
+        DivergenceCall plain = MixedCall(dtype, kDtypes[kind], 150, 45, inner, kind);
+        plain.MustRun(true);
+        DivergenceCall strided = MixedCall(dtype, kDtypes[kind], 150, 45, inner, kind, 5, 3);
+        strided.MustRun(true);
+        EXPECT_EQ(FirstDifference(plain, strided, true), "");
+        DivergenceCall in_place = plain;
+        in_place.in_place = true;
+        in_place.MustRun(true);
+        EXPECT_EQ(FirstDifference(plain, in_place, true), "") << "in place";
+        for (const int32_t threads : {2, 3, 8}) {
+          strided.exec = {sizeof(xent_exec), XENT_EXEC_OPENMP, threads, nullptr, nullptr};
+          strided.MustRun(true);
+          EXPECT_EQ(FirstDifference(plain, strided, true), "") << threads << " threads";
+        }
+      }
+      // A row alone.
+      DivergenceCall batch = MixedCall(dtype, dtype, 7, 300, 0, kind);
+      batch.options.reduction = XENT_REDUCTION_NONE;
+      batch.MustRun(true);
+      for (int64_t i = 0; i < 7; ++i) {
+        DivergenceCall alone(dtype, dtype, 1, 300);
+        for (int64_t j = 0; j < 300; ++j) {
+          alone.student.Set(0, j, batch.student.Get(i, j));
+          alone.teacher.Set(0, j, batch.teacher.Get(i, j));
+        }
+        alone.kind = kind;
+        alone.beta = batch.beta;
+        alone.temperature = batch.temperature;
+        alone.options = batch.options;
+        alone.MustRun(true);
+        EXPECT_EQ(alone.losses.GetBits(0, 0), batch.losses.GetBits(0, i));
+        for (int64_t j = 0; j < 300; ++j) EXPECT_EQ(alone.grad.GetBits(0, j), batch.grad.GetBits(i, j));
+      }
+      // Fewer rows than threads: chunks inside rows.
+      DivergenceCall few = MixedCall(dtype, dtype, 6, 40000, 0, kind);
+      few.MustRun(true);
+      DivergenceCall split = few;
+      for (const int32_t threads : {7, 16}) {
+        split.exec = {sizeof(xent_exec), XENT_EXEC_OPENMP, threads, nullptr, nullptr};
+        split.MustRun(true);
+        EXPECT_EQ(FirstDifference(few, split, true), "") << threads << " threads, rows split";
+      }
+    }
+  }
+}
+
+struct Named {
+  std::string name;
+  DivergenceCall call;
+};
+
+std::vector<Named> HashedCalls() {
+  std::vector<Named> calls;
+  for (const xent_dtype student : kDtypes) {
+    for (const int64_t inner : {0, 3, 40}) {
+      for (const xent_divergence_kind kind : kDivergenceKinds) {
+        const xent_dtype teacher = kDtypes[(student + inner + kind) % 4];
+        calls.push_back({std::string(reference::NameOf(student)) + "/" + std::to_string(inner) + "/" +
+                             kDivergenceNames[kind],
+                         MixedCall(student, teacher, 120, 131, inner, kind)});
+        if (inner == 0) {
+          calls.push_back({std::string(reference::NameOf(student)) + "/long/" + kDivergenceNames[kind],
+                           MixedCall(student, teacher, 3, 17000, inner, kind)});
+        }
+      }
+    }
+  }
+  return calls;
+}
+
+std::string LineOf(Named &named, int32_t threads) {
+  named.call.exec = {sizeof(xent_exec), XENT_EXEC_OPENMP, threads, nullptr, nullptr};
+  named.call.MustRun(true);
+  return named.name + " " + Hash(named.call.losses).Text() + " " + Hash(named.call.grad.matrix()).Text();
+}
+
+class DivergenceHashes : public TargetTest {};
+XENT_INSTANTIATE_TARGETS(DivergenceHashes);
+
+TEST_P(DivergenceHashes, AreReproducedByAnyNumberOfThreads) {
+  if (!HasFusedMultiplyAdd(GetParam())) GTEST_SKIP() << GetParam() << " has no fused multiply-add";
+  std::vector<Named> calls = HashedCalls();
+  if (const char *update = std::getenv("XENT_UPDATE_DIVERGENCE_HASHES")) {
+    std::ofstream out(update);
+    out << "# Hashes (FNV-1a, 64 bits) of what divergences give for fixed inputs on every target with fused multiply-add,\n"
+           "# by any number of threads. Written by divergence_test.cc, which says how.\n"
+           "# student dtype/inner/kind losses grad\n";
+    for (Named &named : calls) out << LineOf(named, 1) << "\n";
+    ASSERT_TRUE(out.good()) << update;
+  }
+  std::vector<std::string> want;
+  std::ifstream in(kFile);
+  for (std::string line; std::getline(in, line);) {
+    if (!line.empty() && line[0] != '#') want.push_back(line);
+  }
+  ASSERT_EQ(want.size(), calls.size()) << kFile << " is missing or not of these calls";
+  for (const int32_t threads : {1, 3}) {
+    for (size_t k = 0; k < calls.size(); ++k) {
+      EXPECT_EQ(LineOf(calls[k], threads), want[k]) << GetParam() << ", " << threads << " threads";
+    }
+  }
+}
+
+}  // namespace
+}  // namespace xent::test

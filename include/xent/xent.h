@@ -287,7 +287,7 @@ typedef struct xent_cross_entropy {
   int64_t *rank;               /* out [N]: of the target, 0 the best: columns greater, and equal ones of smaller index */
   void *topk_logprobs;         /* out, float [N, k]: descending, the lower index first among equals */
   int64_t *topk_indices;       /* out [N, k] */
-  const int64_t *gather_cols;  /* [N, K], each in [0, valid_cols) */
+  const int64_t *gather_cols;  /* [N, K], each in [0, valid_cols), else XENT_INVALID_ARGUMENT with row and value */
   void *gathered;              /* out, float [N, K]: z'_c - lse at the columns of gather_cols */
   int64_t gather_count;        /* K >= 0 */
 } xent_cross_entropy;
@@ -315,7 +315,7 @@ typedef struct xent_cross_entropy {
  *   Error: loss 4 ULP of the exact loss however small it is (negative weights: of the sum of the terms' magnitudes);
  *   lse 4 ULP of the larger of |max z'| and log V; reduced 4 ULP of sum |loss| over the denominator; logprobs,
  *   topk_logprobs and gathered 4 ULP of the exact value; entropy 8 of the exact value. softcap: z' itself is within 2 of
- *   its ULP and everything else as above for that z'.
+ *   its ULP and everything else as above for that z'. z_loss: lambda lse^2 for an lse within its own bound.
  *   grad, grad_stride, upstream, upstream_kind, in_place, target_grad and its stride are not used and must be unset.
  *   Cost: logits are read once from memory. softcap, logit_scale, class weights under smoothing, target_probs and inner > 1
  *   compute in double lanes (float64: with the rounding errors carried along); statistics add a pass over the row in cache.
@@ -336,7 +336,7 @@ XENT_API xent_status xent_cross_entropy_forward(const xent_cross_entropy *args, 
  *   target too (-sum_{j!=t} p_j, never p_t - 1). float16 and bfloat16: then one rounding. p below 2^-198 (float64:
  *   2^-1532; where the lanes are double, 2^-1022) counts as 0, which shows only where |u| is above 2^72 (2^510). An
  *   infinite u gives infinities of the formula's signs, and 0 where the formula's other factor is 0; a NaN makes the
- *   gradients of its live rows NaN.
+ *   gradients of its live rows NaN. target_grad is 0 below the smallest normal number of its own arithmetic type.
  *   float32 and float64 take one exp per logit (the exponentials are stored in grad, then scaled), half precision and
  *   the options that compute in double lanes two. grad may be logits where in_place is 1 and the strides are equal. */
 XENT_API xent_status xent_cross_entropy_forward_backward(const xent_cross_entropy *args, const xent_options *options,
@@ -378,8 +378,8 @@ XENT_API xent_status xent_reduce_weighted(int64_t rows, const void *losses, xent
  * byte order that runs the same version of the library. */
 #define XENT_CHUNK_RECORD_BYTES 128
 
-/* Chunk records per row of a slice of `cols` columns from `first_col` on, of `total_cols` (options: valid_cols or all);
- * 0 where the slice is empty or does not lie inside. */
+/* Chunk records per row of a slice of `cols` columns from `first_col` on, of `total_cols`, which is valid_cols where that
+ * option is set: columns from there on have no records. 0 where nothing of the slice lies inside. */
 XENT_API int64_t xent_shard_chunks(int64_t total_cols, int64_t first_col, int64_t cols) XENT_NOEXCEPT;
 
 typedef struct xent_shard {
@@ -391,7 +391,8 @@ typedef struct xent_shard {
 
 /* chunk_records: out, [rows, xent_shard_chunks(...)] records. Of args: rows, cols (of the slice), logits (the slice), dtype,
  * targets (columns of the whole vocabulary, checked against it) or target_probs (the slice), class_weights (of the whole
- * vocabulary). Every output of args must be NULL, inner 0 or 1. options->valid_cols counts columns of the whole vocabulary.
+ * vocabulary). Every output of args must be NULL, inner 0 or 1, stats_of_ignored 0. options->valid_cols counts columns of
+ * the whole vocabulary.
  * Otherwise as xent_cross_entropy_forward. */
 XENT_API xent_status xent_shard_forward(const xent_cross_entropy *args, const xent_options *options,
                                         const xent_shard *shard, void *chunk_records, const xent_exec *exec,

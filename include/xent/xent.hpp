@@ -729,8 +729,8 @@ inline Status Reduce(std::span<const double> losses, std::span<const std::int64_
 // Columns of one chunk: a vocabulary of `cols` columns cut at multiples of it gives the bits of the unsharded call.
 inline std::int64_t ChunkCols(std::int64_t cols) noexcept { return xent_chunk_cols(cols); }
 
-// Chunk records per row of a slice of `cols` columns from first_col on, of total_cols (Options: valid_cols or all); 0
-// where the slice is empty or does not lie inside.
+// Chunk records per row of a slice of `cols` columns from first_col on, of total_cols (Options: valid_cols or all).
+// Columns past total_cols do not count; 0 where none is left.
 inline std::int64_t ShardChunks(std::int64_t total_cols, std::int64_t first_col, std::int64_t cols) noexcept {
   return xent_shard_chunks(total_cols, first_col, cols);
 }
@@ -765,12 +765,10 @@ Status ShardForward(const CrossEntropy<T, I, Q>& args, const Shard& shard, std::
   xent_cross_entropy c = XENT_CROSS_ENTROPY_INIT;
   const Status status = detail::Fill(args, detail::ShardRules(shard), &c);
   if (!status.ok()) return status;
-  // Of the slice only what lies before valid_cols counts. 0 chunks: nothing is written, or the library says what is
-  // wrong.
   const std::int64_t total = options.valid_cols > 0 ? options.valid_cols : shard.total_cols;
-  const bool past = options.valid_cols > 0 && shard.first_col >= 0 && c.cols > total - shard.first_col;
-  const std::int64_t chunks = ShardChunks(total, shard.first_col, past ? total - shard.first_col : c.cols);
+  const std::int64_t chunks = ShardChunks(total, shard.first_col, c.cols);
   const std::int64_t want = detail::Times(c.rows, chunks);
+  // Without chunks nothing is written, or the library says what is wrong.
   if (chunks > 0 && detail::SizeDiffers(chunk_records.size(), want)) {
     return detail::WrongSize("chunk_records", chunk_records.size(), want, "rows * ShardChunks()");
   }

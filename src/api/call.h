@@ -97,7 +97,8 @@ inline double UpstreamOf(const void *upstream, int32_t kind, bool wide, int64_t 
 inline Fill FillOf(Factor denominator, double u, double row_weight, bool nan_row, Factor *g) {
   if (denominator.mantissa == 0.0) return Fill::kZero;
   if (nan_row || u != u) return Fill::kNan;
-  *g = Product(Quotient(Decompose(u), denominator), Decompose(row_weight));
+  *g = Quotient(Decompose(u), denominator);
+  if (row_weight != 1.0) *g = Product(*g, Decompose(row_weight));
   return g->mantissa == 0.0 ? Fill::kZero : Fill::kCompute;
 }
 // Columns [first, end) of a gradient, which lie `step` apart.
@@ -115,7 +116,6 @@ struct Call {
   const int64_t logits_stride, grad_stride, probs_stride, target_grad_stride;
   const Factor denominator;
   const Shares<double> shares;
-  const Shares<Wide> wide_shares;
   const Transform transform;
 
   bool HasIndexTargets() const { return args.targets != nullptr; }
@@ -125,7 +125,10 @@ struct Call {
   bool IsIgnored(int64_t target) const { return HasIndexTargets() && target == options.ignore_index; }
 
   // Where a row of the matrix begins (its columns lie Inner() apart).
-  int64_t Offset(int64_t row, int64_t stride) const { return row / Inner() * stride + row % Inner(); }
+  int64_t Offset(int64_t row, int64_t stride) const {
+    if (args.inner <= 1) return row * stride;
+    return row / args.inner * stride + row % args.inner;
+  }
   template <class In>
   const In *Logits(int64_t row) const {
     return static_cast<const In *>(args.logits) + Offset(row, logits_stride);
@@ -190,7 +193,7 @@ N ZLoss(N lse, double lambda) {
 // a b, 0 where the coefficient b is exactly 0.
 template <class N>
 N Weighted(N a, double b) {
-  return b == 0.0 ? N{} : TimesFinite(a, b);
+  return b == 1.0 ? a : b == 0.0 ? N{} : TimesFinite(a, b);
 }
 
 }  // namespace xent::internal

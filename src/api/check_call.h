@@ -38,7 +38,6 @@ struct CheckedCall {
             target_grad_stride,
             Denominator(options, weight.hi),
             Shares<double>(options, total_cols),
-            Shares<Wide>(options, total_cols),
             {options.logit_scale, options.softcap}};
   }
   // The reduced outputs that are wanted.

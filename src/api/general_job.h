@@ -23,7 +23,7 @@ inline Labels LabelsOf(const Call &call, int64_t row, int64_t first, int64_t pro
         static_cast<const char *>(call.args.class_weights) + first * (call.args.dtype == XENT_F64 ? 8 : 4);
   }
   if (call.HasIndexTargets()) {
-    labels.share = call.wide_shares.other;
+    labels.share = Shares<Wide>(call.options, call.shape.cols).other;
   } else {
     const double epsilon = call.options.label_smoothing;
     labels.probs_factor = TwoSum(1.0, -epsilon);
@@ -52,7 +52,8 @@ struct GeneralRowState {
 };
 
 inline Wide LabelOfTarget(const Call &call, int64_t target) {
-  return target < 0 ? Wide{} : Multiply(call.wide_shares.target, Wide{call.TargetWeight(target)});
+  if (target < 0) return {};
+  return Multiply(Shares<Wide>(call.options, call.shape.cols).target, Wide{call.TargetWeight(target)});
 }
 
 // a b, of which b may be too large or small for its parts to be exact.

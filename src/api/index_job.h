@@ -143,13 +143,14 @@ void PrepareIndexGradient(const Call &call, int64_t row, IndexRow<T> &state) {
     state.fill = Fill::kZero;
     return;
   }
-  state.gradient = MakeRowGradient<T>(total, Product(g, Decompose(mass)), call.shares.other);
+  state.gradient = MakeRowGradient<T>(total, mass == 1.0 ? g : Product(g, Decompose(mass)), call.shares.other);
   if (call.shares.other != 0.0) {
     state.target_gradient = ScaledRatio<T>(g, state.target_term, total, 1.0, call.shares.target);
   } else if (lambda != 0.0) {
     state.target_gradient = ScaledRatio<T>(g, state.target_term, total, mass, weight);
   } else {  // p_t - 1 is -(the others' sum) / total
-    state.target_gradient = ScaledRatio<T>(Product(g, Decompose(-weight)), state.others, total, 1.0, 0.0);
+    if (weight != 1.0) g = Product(g, Decompose(weight));
+    state.target_gradient = ScaledRatio<T>({-g.mantissa, g.exponent}, state.others, total, 1.0, 0.0);
   }
 }
 

@@ -7,7 +7,9 @@
 #include <charconv>
 #include <cmath>
 #include <exception>
+#include <functional>
 #include <new>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -44,6 +46,16 @@ T ParseNumber(const std::string& option, const std::string& text, const char* ex
   return value;
 }
 
+template <typename T>
+struct NumberOf {
+  using type = T;
+};
+template <typename T>
+struct NumberOf<std::optional<T>> {
+  using type = T;
+};
+
+// `value` is a number, or an optional one that stays empty where the option is not given.
 template <typename T, typename Valid>
 CLI::Option* AddNumber(CLI::App* command, const std::string& option, const std::string& help, const char* type_name,
                        const char* expected, Valid valid, T* value) {
@@ -51,8 +63,9 @@ CLI::Option* AddNumber(CLI::App* command, const std::string& option, const std::
       ->add_option_function<std::string>(
           option,
           [=](const std::string& text) {
-            *value = ParseNumber<T>(option, text, expected);
-            if (!valid(*value)) throw WrongValue(option, expected, text);
+            const auto number = ParseNumber<typename NumberOf<T>::type>(option, text, expected);
+            if (!valid(number)) throw WrongValue(option, expected, text);
+            *value = number;
           },
           help)
       ->type_name(type_name);
@@ -79,53 +92,221 @@ CLI::Option* AddChoice(CLI::App* command, const std::string& option, const std::
       ->type_name(words);
 }
 
-void AddLossCommand(CLI::App& app, LossArguments& arguments) {
-  CLI::App* loss = app.add_subcommand("loss", "Cross-entropy of logits [N, V] against target classes [N]");
-  loss->add_option("LOGITS.npy", arguments.logits, "float32, float64, float16, or bfloat16 as two-byte void")
-      ->type_name("")
-      ->required();
-  loss->add_option("TARGETS.npy", arguments.targets, "int32 or int64")->type_name("")->required();
-  xent_options& options = arguments.options;
-  AddChoice(loss, "--reduction", "How the rows' losses become one (mean)",
+// A word that is taken as it is, empty too.
+CLI::Option* AddText(CLI::App* command, const std::string& option, const std::string& help, const char* type_name,
+                     std::optional<std::string>* value) {
+  return command
+      ->add_option_function<std::string>(
+          option, [value](const std::string& text) { *value = text; }, help)
+      ->type_name(type_name);
+}
+
+bool IsPositive(double value) { return std::isfinite(value) && value > 0; }
+bool IsNotNegative(double value) { return std::isfinite(value) && value >= 0; }
+bool IsShare(double value) { return value >= 0 && value <= 1; }
+constexpr char kPositive[] = "a finite number above 0";
+constexpr char kNotNegative[] = "a finite number from 0 on";
+constexpr char kShare[] = "a number from 0 to 1";
+
+// An input file's name on the command line.
+struct Path {
+  std::string name, help;
+  std::string* value;
+};
+
+// The input files or a manifest of such, and --json. `check` runs after the command line has been read.
+void AddInputs(CLI::App* command, InputArguments& inputs, const std::vector<Path>& paths,
+               const std::vector<std::string>& not_with_manifest, const std::function<void()>& check = {}) {
+  std::vector<CLI::Option*> positionals;
+  for (const Path& path : paths) {
+    positionals.push_back(command
+                              ->add_option_function<std::string>(
+                                  path.name, [path](const std::string& text) { *path.value = text; }, path.help)
+                              ->type_name(""));
+  }
+  AddText(command, "--manifest",
+          paths.size() == 1
+              ? "Take the files from a list: one path a line, relative to the list"
+              : "Take the files from a list: two paths a line with a TAB between them, relative to the list",
+          "FILE", &inputs.manifest);
+  command->add_flag("--keep-going", inputs.keep_going, "Name a bad file of the manifest and do the rest");
+  command->add_flag("--json", inputs.json, "Print one JSON object on one line");
+  command->callback([=, &inputs] {
+    for (const CLI::Option* positional : positionals) {
+      const bool given = positional->count() > 0;
+      if (!inputs.manifest && !given) throw CLI::RequiredError(positional->get_name());
+      if (inputs.manifest && given) {
+        throw CLI::ValidationError("--manifest", "not together with " + positional->get_name());
+      }
+    }
+    for (const std::string& option : not_with_manifest) {
+      if (inputs.manifest && command->get_option(option)->count() > 0) {
+        throw CLI::ValidationError(option, "not together with --manifest");
+      }
+    }
+    if (inputs.keep_going && !inputs.manifest) throw CLI::ValidationError("--keep-going", "only with --manifest");
+    if (check) check();
+  });
+}
+
+void AddThreads(CLI::App* command, InputArguments& inputs) {
+  AddNumber(
+      command, "--threads", "Threads, 0 for all; results do not depend on it (0)", "N", "an integer from 0 to 1024",
+      [](int value) { return value >= 0 && value <= kMaxThreads; }, &inputs.threads);
+}
+
+// How losses become one.
+void AddReduction(CLI::App* command, xent_options& options, const std::string& empty) {
+  AddChoice(command, "--reduction", "How the losses become one (mean)",
             {{"mean", XENT_REDUCTION_MEAN}, {"sum", XENT_REDUCTION_SUM}, {"none", XENT_REDUCTION_NONE}},
             &options.reduction);
+  AddNumber(command, "--divisor", "Divide the sum of the losses by D; not with --reduction none", "D", kPositive,
+            IsPositive, &options.divisor);
+  AddChoice(command, "--empty-mean", "The mean when " + empty + " (nan)",
+            {{"nan", XENT_EMPTY_MEAN_NAN}, {"zero", XENT_EMPTY_MEAN_ZERO}}, &options.empty_mean);
+}
+
+void CheckReduction(const CLI::App* command, xent_options& options) {
+  options.has_divisor = command->get_option("--divisor")->count() > 0;
+  if (options.has_divisor && options.reduction == XENT_REDUCTION_NONE) {
+    throw CLI::ValidationError("--divisor", "not together with --reduction none");
+  }
+}
+
+// What is done to the logits before anything else, and which rows count.
+void AddLogitsOptions(CLI::App* command, xent_options& options, std::optional<int64_t>& class_axis) {
   AddNumber(
-      loss, "--ignore-index", "Rows with this target count for nothing (-100)", "I", "a 64-bit integer",
+      command, "--ignore-index", "Rows with this target count for nothing (-100)", "I", "a 64-bit integer",
       [](int64_t) { return true; }, &options.ignore_index);
+  AddNumber(command, "--logit-scale", "Multiply the logits by S; a temperature T is the scale 1/T (1)", "S", kPositive,
+            IsPositive, &options.logit_scale);
+  AddNumber(command, "--softcap", "Then cap them softly: C tanh(z/C); 0 is off (0)", "C", kNotNegative, IsNotNegative,
+            &options.softcap);
   AddNumber(
-      loss, "--label-smoothing", "Share of the target that the other classes get, 0 to 1 (0)", "E",
-      "a number from 0 to 1", [](double value) { return value >= 0 && value <= 1; }, &options.label_smoothing);
+      command, "--valid-cols", "Columns from V on are padding", "V", "an integer above 0",
+      [](int64_t value) { return value > 0; }, &options.valid_cols);
+  AddNumber(
+      command, "--class-axis", "Dimension of the classes, from the end where negative (1, or 0 for a vector)", "A",
+      "a 64-bit integer", [](int64_t) { return true; }, &class_axis);
+}
+
+constexpr char kLogitsHelp[] = "float32, float64, float16, or bfloat16 as two-byte void";
+constexpr char kOutputFooter[] =
+    "A regular output file is replaced in one step when everything is complete; a device or pipe is\n"
+    "written in place, front to back, in the order of the options above. With an output on /dev/stdout\n"
+    "the report goes to standard error. A manifest's totals are those of one matrix of all its rows; array\n"
+    "outputs and weights of rows or elements belong to one file and do not go with it.";
+
+CLI::App* AddLossCommand(CLI::App& app, LossArguments& arguments) {
+  CLI::App* loss =
+      app.add_subcommand("loss", "Cross-entropy of logits [N, V] against target classes [N] or probabilities [N, V]");
+  xent_options& options = arguments.options;
+  AddReduction(loss, options, "every row is ignored");
+  AddLogitsOptions(loss, options, arguments.class_axis);
+  AddNumber(loss, "--label-smoothing", "Share of the target that the other classes get, 0 to 1 (0)", "E", kShare,
+            IsShare, &options.label_smoothing);
   AddChoice(loss, "--smoothing", "Whether the target's class has part of that share (uniform)",
             {{"uniform", XENT_SMOOTHING_UNIFORM}, {"exclusive", XENT_SMOOTHING_EXCLUSIVE}}, &options.smoothing);
-  CLI::Option* divisor = AddNumber(
-      loss, "--divisor", "Divide the sum of the losses by D; not with --reduction none", "D", "a finite number above 0",
-      [](double value) { return std::isfinite(value) && value > 0; }, &options.divisor);
-  AddChoice(loss, "--empty-mean", "The mean when every row is ignored (nan)",
-            {{"nan", XENT_EMPTY_MEAN_NAN}, {"zero", XENT_EMPTY_MEAN_ZERO}}, &options.empty_mean);
-  CLI::Option* per_row =
-      loss->add_option("--per-row", arguments.per_row, "Write the losses, [N]")->type_name("OUT.npy");
-  CLI::Option* lse =
-      loss->add_option("--lse", arguments.lse, "Write the logsumexp of each row, [N]")->type_name("OUT.npy");
-  CLI::Option* grad =
-      loss->add_option("--grad", arguments.grad, "Write the gradient, [N, V] in the dtype of the logits")
-          ->type_name("OUT.npy");
+  AddNumber(loss, "--z-loss", "Add L logsumexp^2 to the loss of a row (0)", "L", kNotNegative, IsNotNegative,
+            &options.z_loss);
+  AddText(loss, "--class-weights", "A weight for each class, [V]", "W.npy", &arguments.class_weights);
+  AddText(loss, "--row-weights", "A weight for each row, [N]", "R.npy", &arguments.row_weights);
+  AddText(loss, "--per-row", "Write the losses, [N]", "OUT.npy", &arguments.per_row);
+  AddText(loss, "--lse", "Write the logsumexp of each row, [N]", "OUT.npy", &arguments.lse);
+  AddText(loss, "--grad", "Write the gradient, [N, V] in the dtype of the logits", "OUT.npy", &arguments.grad);
+  AddThreads(loss, arguments.inputs);
+  AddInputs(loss, arguments.inputs,
+            {{"LOGITS.npy", kLogitsHelp, &arguments.inputs.first},
+             {"TARGETS.npy", "int32 or int64; of a floating type and the logits' shape: probabilities",
+              &arguments.inputs.second}},
+            {"--row-weights", "--per-row", "--lse", "--grad"}, [=, &options] { CheckReduction(loss, options); });
+  loss->footer(kOutputFooter);
+  return loss;
+}
+
+CLI::App* AddScoreCommand(CLI::App& app, ScoreArguments& arguments) {
+  CLI::App* score =
+      app.add_subcommand("score", "Accuracy, perplexity, entropy and rank of logits [N, V] over targets [N]");
+  AddLogitsOptions(score, arguments.options, arguments.class_axis);
   AddNumber(
-      loss, "--threads", "Threads, 0 for all; results do not depend on it (0)", "N", "an integer from 0 to 1024",
-      [](int value) { return value >= 0 && value <= kMaxThreads; }, &arguments.threads);
-  loss->add_flag("--json", arguments.json, "Print one JSON object on one line");
-  loss->footer(
-      "A regular output file is replaced in one step when everything is complete; a device or pipe is\n"
-      "written in place, front to back, in the order of the options above. With an output on /dev/stdout\n"
-      "the report goes to standard error.");
-  loss->callback([divisor, per_row, lse, grad, &arguments] {
-    arguments.options.has_divisor = divisor->count() > 0;
-    arguments.has_per_row = per_row->count() > 0;
-    arguments.has_lse = lse->count() > 0;
-    arguments.has_grad = grad->count() > 0;
-    if (arguments.options.has_divisor && arguments.options.reduction == XENT_REDUCTION_NONE) {
-      throw CLI::ValidationError("--divisor", "not together with --reduction none");
-    }
-  });
+      score, "--top-k", "How often the target is among the K best, and which these are", "K", "an integer from 1 to 64",
+      [](int32_t value) { return value >= 1 && value <= 64; }, &arguments.top_k);
+  AddText(score, "--out", "Write the numbers of each row into this directory, a file for each kind", "DIR",
+          &arguments.out);
+  AddThreads(score, arguments.inputs);
+  AddInputs(score, arguments.inputs,
+            {{"LOGITS.npy", kLogitsHelp, &arguments.inputs.first},
+             {"TARGETS.npy", "int32 or int64", &arguments.inputs.second}},
+            {"--out"});
+  score->footer(
+      std::string("Files in DIR, each NAME.npy: lse, logprob, argmax, entropy, rank; with --top-k topk_indices and\n"
+                  "topk_logprobs. DIR is made if need be.\n") +
+      kOutputFooter);
+  return score;
+}
+
+CLI::App* AddDivergenceCommand(CLI::App& app, DivergenceArguments& arguments) {
+  CLI::App* divergence =
+      app.add_subcommand("divergence", "Divergence between the softmax of a student's logits [N, V] and a teacher's");
+  AddChoice(divergence, "--kind", "Which one (forward-kl)",
+            {{"forward-kl", XENT_DIVERGENCE_FORWARD_KL},
+             {"reverse-kl", XENT_DIVERGENCE_REVERSE_KL},
+             {"js", XENT_DIVERGENCE_JENSEN_SHANNON},
+             {"cross-entropy", XENT_DIVERGENCE_CROSS_ENTROPY}},
+            &arguments.kind);
+  const CLI::Option* beta = AddNumber(
+      divergence, "--beta", "Share of the teacher in the mixture of js, between 0 and 1 (0.5)", "B",
+      "a number between 0 and 1", [](double value) { return value > 0 && value < 1; }, &arguments.beta);
+  AddNumber(divergence, "--temperature", "Divide all logits by T (1)", "T", kPositive, IsPositive,
+            &arguments.temperature);
+  AddReduction(divergence, arguments.options, "there are no rows");
+  AddText(divergence, "--per-row", "Write the losses, [N]", "OUT.npy", &arguments.per_row);
+  AddText(divergence, "--grad", "Write the gradient for the student's logits, [N, V] in their dtype", "OUT.npy",
+          &arguments.grad);
+  AddThreads(divergence, arguments.inputs);
+  AddInputs(
+      divergence, arguments.inputs,
+      {{"STUDENT.npy", kLogitsHelp, &arguments.inputs.first}, {"TEACHER.npy", kLogitsHelp, &arguments.inputs.second}},
+      {"--per-row", "--grad"}, [=, &arguments] {
+        if (beta->count() > 0 && arguments.kind != XENT_DIVERGENCE_JENSEN_SHANNON) {
+          throw CLI::ValidationError("--beta", "only with --kind js");
+        }
+        CheckReduction(divergence, arguments.options);
+      });
+  divergence->footer(kOutputFooter);
+  return divergence;
+}
+
+CLI::App* AddBceCommand(CLI::App& app, BceArguments& arguments) {
+  CLI::App* bce =
+      app.add_subcommand("bce", "Binary cross-entropy, or focal loss, of elements [N, C] against targets [N, C]");
+  AddChoice(bce, "--from", "What the input is (logits)",
+            {{"logits", XENT_BCE_LOGITS}, {"probabilities", XENT_BCE_PROBABILITIES}}, &arguments.input_kind);
+  AddText(bce, "--pos-weight", "A weight for the positive part of each class, [C]", "P.npy", &arguments.pos_weight);
+  AddText(bce, "--element-weights", "A weight for each element, [N, C]", "W.npy", &arguments.element_weights);
+  AddText(bce, "--row-weights", "A weight for each row, [N]", "R.npy", &arguments.row_weights);
+  AddText(bce, "--class-weights", "A weight for each class, [C]", "C.npy", &arguments.class_weights);
+  AddNumber(bce, "--focal-gamma", "Exponent of the focal loss (0)", "G", kNotNegative, IsNotNegative,
+            &arguments.focal_gamma);
+  AddNumber(bce, "--focal-alpha", "Weight of the positive class in it, the negative one's is 1 - A", "A", kShare,
+            IsShare, &arguments.focal_alpha);
+  AddReduction(bce, arguments.options, "there are no rows");
+  AddText(bce, "--per-element", "Write the losses, [N, C]", "OUT.npy", &arguments.per_element);
+  AddText(bce, "--grad", "Write the gradient, [N, C] in the dtype of the input", "OUT.npy", &arguments.grad);
+  AddThreads(bce, arguments.inputs);
+  AddInputs(bce, arguments.inputs,
+            {{"INPUT.npy", std::string(kLogitsHelp) + "; the classes are dimension 1", &arguments.inputs.first},
+             {"TARGETS.npy", "As the input, of its shape", &arguments.inputs.second}},
+            {"--element-weights", "--row-weights", "--per-element", "--grad"}, [=, &arguments] {
+              for (const char* option : {"--pos-weight", "--focal-gamma", "--focal-alpha"}) {
+                if (arguments.input_kind != XENT_BCE_LOGITS && bce->get_option(option)->count() > 0) {
+                  throw CLI::ValidationError(option, "not together with --from probabilities");
+                }
+              }
+              CheckReduction(bce, arguments.options);
+            });
+  bce->footer(kOutputFooter);
+  return bce;
 }
 
 int ParseAndRun(int argc, char** argv) {
@@ -134,17 +315,20 @@ int ParseAndRun(int argc, char** argv) {
   app.set_version_flag("--version", std::string("xent ") + xent_version(), "Print the version and exit");
   app.footer("Exit code: 0; 1 for a failure; 2 for wrong usage; 3 when `check` finds probabilities.");
 
-  LossArguments loss;
-  AddLossCommand(app, loss);
-  std::string check_logits;
-  bool check_json = false, info_json = false;
-  CLI::App* check = app.add_subcommand("check", "Say whether logits [N, V] are probabilities by mistake");
-  check->add_option("LOGITS.npy", check_logits, "float32, float64, float16, or bfloat16 as two-byte void")
-      ->type_name("")
-      ->required();
-  check->add_flag("--json", check_json, "Print one JSON object on one line");
+  LossArguments loss_arguments;
+  ScoreArguments score_arguments;
+  DivergenceArguments divergence_arguments;
+  BceArguments bce_arguments;
+  InputArguments check_inputs;
+  bool info_json = false;
+  const CLI::App* const loss = AddLossCommand(app, loss_arguments);
+  const CLI::App* const score = AddScoreCommand(app, score_arguments);
+  const CLI::App* const divergence = AddDivergenceCommand(app, divergence_arguments);
+  const CLI::App* const bce = AddBceCommand(app, bce_arguments);
+  CLI::App* const check = app.add_subcommand("check", "Say whether logits [N, V] are probabilities by mistake");
+  AddInputs(check, check_inputs, {{"LOGITS.npy", kLogitsHelp, &check_inputs.first}}, {});
   check->footer("Exit code: 0; 3 for probabilities.");
-  CLI::App* info = app.add_subcommand("info", "Targets, threads, caches and versions");
+  CLI::App* const info = app.add_subcommand("info", "Targets, threads, caches and versions");
   info->add_flag("--json", info_json, "Print one JSON object on one line");
 
   try {
@@ -158,15 +342,18 @@ int ParseAndRun(int argc, char** argv) {
   } catch (const CLI::RequiredError& error) {
     if (!app.get_subcommands().empty()) throw UsageError(error.what());
     const std::vector<std::string> rest = app.remaining();
-    std::string message = "a command is required: loss, check or info";
+    std::string message = "a command is required: loss, score, divergence, bce, check or info";
     if (!rest.empty()) message.append(", not '").append(rest[0]).append("'");
     throw UsageError(message);
   } catch (const CLI::ParseError& error) {
     throw UsageError(error.what());
   }
-  if (info->parsed()) return RunInfo(info_json);
-  if (check->parsed()) return RunCheck(check_logits, check_json);
-  return RunLoss(loss);
+  if (loss->parsed()) return RunLoss(loss_arguments);
+  if (score->parsed()) return RunScore(score_arguments);
+  if (divergence->parsed()) return RunDivergence(divergence_arguments);
+  if (bce->parsed()) return RunBce(bce_arguments);
+  if (check->parsed()) return RunCheck(check_inputs);
+  return RunInfo(info_json);
 }
 
 // The one line on standard error, in one write where the system allows. When even that fails nobody is left to tell.

@@ -10,6 +10,8 @@
 #include <bit>
 #include <cerrno>
 #include <charconv>
+#include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "error.h"
@@ -147,13 +149,6 @@ class HeaderParser {
   std::string_view text_;
 };
 
-std::string ShapeText(const std::vector<int64_t>& shape) {
-  std::string text = "(";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  if (shape.size() == 1) text += ",";
-  return text + ")";
-}
-
 std::string DtypeText(const std::string& descr) {
   if (descr.empty()) return "is structured";
   std::string text = "is '" + descr + "'";
@@ -161,7 +156,7 @@ std::string DtypeText(const std::string& descr) {
   return text;
 }
 
-// Bytes of an array's data; nothing where they are more than an int64_t counts.
+// The product of the extents; nothing where an int64_t does not hold it times `element_size`.
 std::optional<int64_t> DataBytes(const std::vector<int64_t>& shape, size_t element_size) {
   // An empty array has no data however large its other extent is.
   if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return 0;
@@ -176,52 +171,39 @@ struct NamedDtype {
   std::string_view descr;
   int value;
   size_t size;
+  bool ArrayRule::*allowed;
 };
 
-constexpr NamedDtype kLogitsDtypes[] = {
-    {"<f4", XENT_F32, 4}, {"<f8", XENT_F64, 8}, {"<f2", XENT_F16, 2}, {"<V2", XENT_BF16, 2}, {"|V2", XENT_BF16, 2}};
-constexpr NamedDtype kTargetsDtypes[] = {{"<i4", XENT_I32, 4}, {"<i8", XENT_I64, 8}};
-
-struct Array {
-  int dtype;
-  std::vector<int64_t> shape;
-  const void* data;
+constexpr NamedDtype kDtypes[] = {
+    {"<f4", XENT_F32, 4, &ArrayRule::floats},  {"<f8", XENT_F64, 8, &ArrayRule::floats},
+    {"<f2", XENT_F16, 2, &ArrayRule::floats},  {"<V2", XENT_BF16, 2, &ArrayRule::floats},
+    {"|V2", XENT_BF16, 2, &ArrayRule::floats}, {"<f4", XENT_F32, 4, &ArrayRule::weights},
+    {"<f8", XENT_F64, 8, &ArrayRule::weights}, {"<i4", XENT_I32, 4, &ArrayRule::indices},
+    {"<i8", XENT_I64, 8, &ArrayRule::indices},
 };
 
-// Checks everything that can be wrong with the array in `file`, in the order in which a reader would ask.
-template <size_t count>
-Array ReadArray(const MappedFile& file, const NamedDtype (&dtypes)[count], std::string_view dtypes_text,
-                size_t dimensions, std::string_view shape_text) {
-  const std::string& path = file.path();
-  NpyHeader header = ParseNpyHeader(path, file.bytes());
-  const NamedDtype* found = nullptr;
-  for (const NamedDtype& dtype : dtypes) {
-    if (dtype.descr == header.descr) found = &dtype;
-  }
-  if (found == nullptr) {
-    throw Error(path + ": the dtype " + DtypeText(header.descr) + ", expected " + std::string(dtypes_text));
-  }
-  if (header.shape.size() != dimensions) {
-    throw Error(path + ": the shape is " + ShapeText(header.shape) + ", expected " + std::string(shape_text));
-  }
-  if (header.fortran_order) {
-    throw Error(path + ": the array is in Fortran order, expected C order (numpy.ascontiguousarray makes it)");
-  }
-  const std::optional<int64_t> needed = DataBytes(header.shape, found->size);
-  const size_t available = file.bytes().size() - header.data_offset;
-  if (!needed || static_cast<size_t>(*needed) > available) {
-    throw Error(path + ": truncated: shape " + ShapeText(header.shape) + " of '" + header.descr + "' needs " +
-                (needed ? std::to_string(*needed) : "more than 2^63") + " bytes of data, found " +
-                std::to_string(available));
-  }
-  if (header.data_offset % found->size != 0) {
-    throw Error(path + ": the data begin at byte " + std::to_string(header.data_offset) + ", expected a multiple of " +
-                std::to_string(found->size) + " (saving the array again with NumPy gives that)");
-  }
-  return {found->value, std::move(header.shape), file.bytes().data() + header.data_offset};
+template <typename T>
+T Load(const char* data) {
+  T value;
+  std::memcpy(&value, data, sizeof(T));
+  return value;
+}
+
+double NumberOfFloat16(uint16_t bits) {
+  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+  const double sign = (bits & 0x8000) != 0 ? -1 : 1;
+  if (exponent == 31) return sign * (fraction != 0 ? std::nan("") : HUGE_VAL);
+  return sign * (exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25));
 }
 
 }  // namespace
+
+std::string ShapeText(const std::vector<int64_t>& shape) {
+  std::string text = "(";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  if (shape.size() == 1) text += ",";
+  return text + ")";
+}
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
   // O_NONBLOCK: opening a FIFO must not wait for a writer before it can be refused.
@@ -287,21 +269,44 @@ NpyHeader ParseNpyHeader(const std::string& path, std::string_view bytes) {
   return header;
 }
 
-NpyLogits::NpyLogits(const std::string& path) : file_(path) {
-  const Array array = ReadArray(file_, kLogitsDtypes, "logits of '<f4', '<f8', '<f2', or bfloat16 as '<V2' or '|V2'", 2,
-                                "logits [rows, columns]");
-  rows_ = array.shape[0];
-  cols_ = array.shape[1];
-  data_ = array.data;
-  dtype_ = static_cast<xent_dtype>(array.dtype);
-  if (cols_ == 0) throw Error(path + ": the shape is " + ShapeText(array.shape) + ", expected at least one column");
+// Checks everything that can be wrong with the array, in the order in which a reader would ask.
+NpyArray::NpyArray(const std::string& path, const ArrayRule& rule) : file_(path) {
+  NpyHeader header = ParseNpyHeader(path, file_.bytes());
+  const NamedDtype* found = nullptr;
+  for (const NamedDtype& dtype : kDtypes) {
+    if (dtype.descr == header.descr && rule.*dtype.allowed) found = &dtype;
+  }
+  if (found == nullptr) {
+    throw Error(path + ": the dtype " + DtypeText(header.descr) + ", expected " + std::string(rule.dtypes_text));
+  }
+  if (header.shape.size() < rule.min_dimensions || header.shape.size() > rule.max_dimensions) {
+    throw Error(path + ": the shape is " + ShapeText(header.shape) + ", expected " + std::string(rule.shape_text));
+  }
+  if (header.fortran_order) {
+    throw Error(path + ": the array is in Fortran order, expected C order (numpy.ascontiguousarray makes it)");
+  }
+  const std::optional<int64_t> needed = DataBytes(header.shape, found->size);
+  const size_t available = file_.bytes().size() - header.data_offset;
+  if (!needed || static_cast<size_t>(*needed) > available) {
+    throw Error(path + ": truncated: shape " + ShapeText(header.shape) + " of '" + header.descr + "' needs " +
+                (needed ? std::to_string(*needed) : "more than 2^63") + " bytes of data, found " +
+                std::to_string(available));
+  }
+  if (header.data_offset % found->size != 0) {
+    throw Error(path + ": the data begin at byte " + std::to_string(header.data_offset) + ", expected a multiple of " +
+                std::to_string(found->size) + " (saving the array again with NumPy gives that)");
+  }
+  descr_ = std::move(header.descr);
+  shape_ = std::move(header.shape);
+  elements_ = *needed / static_cast<int64_t>(found->size);
+  element_bytes_ = found->size;
+  is_floating_ = found->allowed != &ArrayRule::indices;
+  type_ = found->value;
+  data_ = file_.bytes().data() + header.data_offset;
 }
 
-NpyTargets::NpyTargets(const std::string& path) : file_(path) {
-  const Array array = ReadArray(file_, kTargetsDtypes, "targets of '<i4' or '<i8'", 1, "targets [rows]");
-  rows_ = array.shape[0];
-  data_ = array.data;
-  type_ = static_cast<xent_index_type>(array.dtype);
+int64_t NpyArray::Index(int64_t element) const {
+  return index_type() == XENT_I32 ? Load<int32_t>(data(element)) : Load<int64_t>(data(element));
 }
 
 size_t SizeOf(xent_dtype dtype) {
@@ -319,13 +324,27 @@ size_t SizeOf(xent_dtype dtype) {
 
 xent_dtype ArithmeticType(xent_dtype dtype) { return dtype == XENT_F64 ? XENT_F64 : XENT_F32; }
 
-std::string FormatNpyHeader(xent_dtype dtype, const std::vector<int64_t>& shape) {
-  const std::string_view descr = dtype == XENT_F64    ? "<f8"
-                                 : dtype == XENT_F16  ? "<f2"
-                                 : dtype == XENT_BF16 ? "<V2"
-                                                      : "<f4";
-  std::string dictionary =
-      "{'descr': '" + std::string(descr) + "', 'fortran_order': False, 'shape': " + ShapeText(shape) + ", }";
+double NumberAt(const void* data, xent_dtype dtype, int64_t i) {
+  const char* const from = static_cast<const char*>(data) + static_cast<size_t>(i) * SizeOf(dtype);
+  switch (dtype) {
+    case XENT_F64:
+      return Load<double>(from);
+    case XENT_BF16:
+      return std::bit_cast<float>(static_cast<uint32_t>(Load<uint16_t>(from)) << 16);
+    case XENT_F16:
+      return NumberOfFloat16(Load<uint16_t>(from));
+    case XENT_F32:
+      break;
+  }
+  return Load<float>(from);
+}
+
+const char* DescrOf(xent_dtype dtype) {
+  return dtype == XENT_F64 ? "<f8" : dtype == XENT_F16 ? "<f2" : dtype == XENT_BF16 ? "<V2" : "<f4";
+}
+
+std::string FormatNpyHeader(const std::string& descr, const std::vector<int64_t>& shape) {
+  std::string dictionary = "{'descr': '" + descr + "', 'fortran_order': False, 'shape': " + ShapeText(shape) + ", }";
   constexpr size_t kPrefix = kMagic.size() + 4;
   const size_t unpadded = kPrefix + dictionary.size() + 1;
   dictionary.append((64 - unpadded % 64) % 64, ' ');

@@ -55,48 +55,69 @@ struct NpyHeader {
 // Reads the header at the start of `bytes`; throws Error with `path` in its message.
 NpyHeader ParseNpyHeader(const std::string& path, std::string_view bytes);
 
-// Logits [rows, cols]: '<f4', '<f8', '<f2', or bfloat16 as '<V2' or '|V2'.
-class NpyLogits {
+// What an array in a file may be.
+struct ArrayRule {
+  bool floats = false;   // '<f4', '<f8', '<f2', or bfloat16 as '<V2' or '|V2'
+  bool weights = false;  // '<f4' or '<f8'
+  bool indices = false;  // '<i4' or '<i8'
+  std::string_view dtypes_text = {};
+  size_t min_dimensions = 1, max_dimensions = 1;
+  std::string_view shape_text = {};
+};
+
+inline constexpr ArrayRule kLogitsMatrix = {
+    .floats = true,
+    .dtypes_text = "logits of '<f4', '<f8', '<f2', or bfloat16 as '<V2' or '|V2'",
+    .min_dimensions = 2,
+    .max_dimensions = 2,
+    .shape_text = "logits [rows, columns]"};
+
+// Number `i` of an array.
+double NumberAt(const void* data, xent_dtype dtype, int64_t i);
+
+// An array in a mapped file, its data as they lie there.
+class NpyArray {
  public:
-  explicit NpyLogits(const std::string& path);
+  // Throws Error where the file is not what `rule` says.
+  NpyArray(const std::string& path, const ArrayRule& rule);
   const MappedFile& file() const { return file_; }
-  int64_t rows() const { return rows_; }
-  int64_t cols() const { return cols_; }
-  const void* data() const { return data_; }
-  xent_dtype dtype() const { return dtype_; }
+  const std::string& path() const { return file_.path(); }
+  const std::string& descr() const { return descr_; }
+  const std::vector<int64_t>& shape() const { return shape_; }
+  int64_t elements() const { return elements_; }
+  size_t element_bytes() const { return element_bytes_; }
+  bool is_floating() const { return is_floating_; }
+  xent_dtype dtype() const { return static_cast<xent_dtype>(type_); }                 // where it is floating
+  xent_index_type index_type() const { return static_cast<xent_index_type>(type_); }  // where it is not
+  // The data from an element on.
+  const char* data(int64_t element = 0) const { return data_ + static_cast<size_t>(element) * element_bytes_; }
+  double Number(int64_t element) const { return NumberAt(data_, dtype(), element); }  // of a floating array
+  int64_t Index(int64_t element) const;                                               // of the others
 
  private:
   MappedFile file_;
-  int64_t rows_ = 0;
-  int64_t cols_ = 0;
-  const void* data_ = nullptr;
-  xent_dtype dtype_ = XENT_F32;
+  std::string descr_;
+  std::vector<int64_t> shape_;
+  int64_t elements_ = 0;
+  size_t element_bytes_ = 0;
+  bool is_floating_ = false;
+  int type_ = 0;
+  const char* data_ = nullptr;
 };
 
-// Targets [rows]: '<i4' or '<i8'.
-class NpyTargets {
- public:
-  explicit NpyTargets(const std::string& path);
-  const MappedFile& file() const { return file_; }
-  int64_t rows() const { return rows_; }
-  const void* data() const { return data_; }
-  xent_index_type type() const { return type_; }
-
- private:
-  MappedFile file_;
-  int64_t rows_ = 0;
-  const void* data_ = nullptr;
-  xent_index_type type_ = XENT_I64;
-};
+// "(7, 5)", as Python writes a tuple.
+std::string ShapeText(const std::vector<int64_t>& shape);
 
 // Bytes of one element.
 size_t SizeOf(xent_dtype dtype);
 // The type of losses and lse that belongs to logits of `dtype`.
 xent_dtype ArithmeticType(xent_dtype dtype);
+// "<f4"
+const char* DescrOf(xent_dtype dtype);
 
 // Everything in front of the data: magic, version 1.0, and the header padded so that the data begin at a multiple
 // of 64.
-std::string FormatNpyHeader(xent_dtype dtype, const std::vector<int64_t>& shape);
+std::string FormatNpyHeader(const std::string& descr, const std::vector<int64_t>& shape);
 
 }  // namespace xent_cli
 

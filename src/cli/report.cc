@@ -2,6 +2,7 @@
 #include "report.h"
 
 #include <unistd.h>
+#include <xent/xent.h>
 
 #include <charconv>
 #include <cmath>
@@ -68,6 +69,29 @@ std::string TextLine(std::string_view label, std::string_view value) {
   std::string line(label);
   line.append(label.size() < kColumn ? kColumn - label.size() : 1, ' ');
   return line + Printable(value) + "\n";
+}
+
+void Report::AddNumber(std::string_view key, const std::optional<double>& value, bool is_float32,
+                       std::string_view label) {
+  object_.Add(key, value);
+  if (!value) return;
+  text_ +=
+      TextLine(label.empty() ? key : label, is_float32 ? NumberText(static_cast<float>(*value)) : NumberText(*value));
+}
+
+void Report::Add(std::string_view key, int64_t value, std::string_view label) {
+  object_.Add(key, value);
+  text_ += TextLine(label.empty() ? key : label, std::to_string(value));
+}
+
+void Report::Add(std::string_view key, std::string_view value, std::string_view label) {
+  object_.Add(key, value);
+  text_ += TextLine(label.empty() ? key : label, value);
+}
+
+void AddExecution(Report& report, int threads) {
+  report.Add("target", xent_active_target());
+  report.Add("threads", int64_t{threads});
 }
 
 void Print(int fd, std::string_view text) {

@@ -43,6 +43,26 @@ class JsonObject {
 // A line of the human form: the label, and the value in the column where all values stand.
 std::string TextLine(std::string_view label, std::string_view value);
 
+// What a command prints, in the form that the user chose. A label for the text form is the key unless given.
+class Report {
+ public:
+  explicit Report(bool json) : json_(json) {}
+  // Left out of the text form where it has no value. `is_float32`: it was computed as float32.
+  void AddNumber(std::string_view key, const std::optional<double>& value, bool is_float32,
+                 std::string_view label = {});
+  void Add(std::string_view key, int64_t value, std::string_view label = {});
+  void Add(std::string_view key, std::string_view value, std::string_view label = {});
+  std::string Text() const { return json_ ? object_.Line() : text_; }
+
+ private:
+  const bool json_;
+  JsonObject object_;
+  std::string text_;
+};
+
+// The members with which every computation ends: "target" and "threads".
+void AddExecution(Report& report, int threads);
+
 // Writes to standard output (1) or standard error (2); throws Error when that fails.
 void Print(int fd, std::string_view text);
 

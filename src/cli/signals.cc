@@ -31,9 +31,10 @@ struct MappingSlot {
   char line[512] = {};
 };
 
-// The program has at most two inputs, three outputs and one scratch buffer.
-std::array<TemporarySlot, 4> temporaries;
-std::array<MappingSlot, 8> mappings;
+// The most that a command has at once: `score` two inputs, seven outputs and five buffers, `bce` six inputs, two
+// outputs and five buffers.
+std::array<TemporarySlot, 16> temporaries;
+std::array<MappingSlot, 16> mappings;
 
 void Say(const char* text) {
   if (write(STDERR_FILENO, text, std::strlen(text)) < 0) return;  // nowhere left to say it

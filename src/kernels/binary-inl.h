@@ -6,6 +6,8 @@
 // inputs of tests/kernels/binary_test.cc losses are within 2.2 ULP, gradients 1.6, target gradients 3.0 (z near 0 with
 // a pos_weight near -1, where the errors of both softplus add up).
 //
+// What float64 takes for 0: sigmoid and softplus below 2^-1532, and pos_weight times target below the normal range.
+//
 // Subnormal inputs count for what they are: the caller has set the floating-point mode that keeps them.
 #if defined(XENT_SRC_KERNELS_BINARY_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_BINARY_INL_H_
@@ -143,11 +145,11 @@ HWY_INLINE V ExpOf(D d, V t, double lift) {
 
 // ---- from the parts of an element to its outputs ----
 
-// S w, G w u / denominator, H w u / denominator times 2^k, where loss = S, gradients = G and H for weight and upstream
-// gradient 1.
+// S 2^k w, G 2^k w u / denominator, H 2^h_k w u / denominator: loss and gradients of weight and upstream gradient 1 are
+// S 2^k, G 2^k and H 2^h_k. The exponents count for float64 only.
 template <bool kWide, class D, class V = hn::Vec<D>>
-HWY_INLINE void StoreElements(D d, const BinaryTask &task, BinaryStep &step, int64_t i, V s, V s_lo, V g, V g_lo, V h,
-                              V h_lo, V k) {
+HWY_INLINE void StoreElements(D d, const BinaryTask &task, BinaryStep &step, int64_t i, V s, V s_lo, V g, V g_lo, V k,
+                              V h, V h_lo, V h_k) {
   const V nan = hn::Set(d, std::numeric_limits<double>::quiet_NaN());
   const auto is_nan = hn::Or(hn::IsNaN(hn::Load(d, step.x + i)), hn::IsNaN(hn::Load(d, step.y + i)));
   V w = hn::Set(d, 1.0), w_lo = hn::Zero(d), w_k = hn::Zero(d);
@@ -178,7 +180,7 @@ HWY_INLINE void StoreElements(D d, const BinaryTask &task, BinaryStep &step, int
     hn::Store(hn::IfThenElse(grad_is_nan, nan, v), d, step.grad + i);
   }
   if (task.target_grad.data != nullptr) {
-    V v = w, v_lo = w_lo, v_k = w_k;
+    V v = w, v_lo = w_lo, v_k = kWide ? hn::Add(w_k, h_k) : w_k;
     MultiplyBy<kWide>(d, h, h_lo, &v, &v_lo, &v_k);
     v = ScaledBy(d, kWide ? hn::Add(v, v_lo) : v, hn::Add(v_k, exponent));
     hn::Store(hn::IfThenElse(grad_is_nan, nan, v), d, step.target_grad + i);
@@ -188,7 +190,8 @@ HWY_INLINE void StoreElements(D d, const BinaryTask &task, BinaryStep &step, int
 // (1 - p_y)^gamma and what the focal loss makes of S, G and H; in double, for float32.
 //
 // q = 1 - p_y = y sigma(-z) + (1-y) sigma(z); its logarithm comes from p_y where q is near 1 and is a softplus where y
-// is 0 or 1, so that gamma log q keeps its digits. sigma(z) sigma(-z) / q is then a sigmoid: finite where q is 0.
+// is 0 or 1, so that gamma log q keeps its digits. q is 0 for infinite z only, where bce is 0 and takes the quotients
+// along.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE void MakeFocal(D d, const BinaryTask &task, V y, V sigma, V sigma_minus, V softplus, V softplus_minus, V *s,
                           V *g, V *h) {
@@ -224,14 +227,25 @@ HWY_INLINE void MakeFocal(D d, const BinaryTask &task, V y, V sigma, V sigma_min
     alpha_slope = hn::Set(d, 2.0 * task.alpha - 1.0);
   }
   const V weight = Times(d, alpha, power);
-  V ratio = hn::Div(hn::Mul(sigma, sigma_minus), q);
-  ratio = hn::IfThenElse(is_one, sigma, hn::IfThenElse(is_zero, sigma_minus, ratio));
+  const V ratio = hn::Div(hn::Mul(sigma, sigma_minus), q);
   const V slope = hn::Mul(gamma, hn::Mul(hn::Sub(other, y), ratio));
   const V loss_ratio = hn::IfThenZeroElse(hn::Eq(*s, zero), hn::Div(*s, q));
   const V target_slope = Times(d, hn::Mul(gamma, hn::Sub(sigma_minus, sigma)), loss_ratio);
   *h = hn::Add(Times(d, Times(d, alpha_slope, power), *s), Times(d, weight, hn::Add(*h, target_slope)));
   *g = Times(d, weight, hn::Add(*g, Times(d, slope, *s)));
   *s = Times(d, weight, *s);
+}
+
+// log(1 + e) for 0 <= e <= 1 from u = 1 + e as rounded and 1 / u: Log1pDouble without its division and special values.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Log1pOf(D d, V e, V u, V inverse) {
+  V k = hn::Zero(d);
+  V r = SplitExponent(d, u, &k);
+  const auto near_one = hn::Eq(k, hn::Zero(d));
+  r = hn::IfThenElse(near_one, e, r);
+  const V lost = hn::Mul(hn::Sub(e, hn::Sub(u, hn::Set(d, 1.0))), inverse);
+  const V v = LogOfParts(d, k, r, hn::IfThenZeroElse(near_one, lost));
+  return hn::IfThenElse(hn::Lt(e, hn::Set(d, 0x1p-54)), e, v);
 }
 
 template <bool kWide>
@@ -251,6 +265,8 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
     // matter where the larger side's coefficient is as small and a huge weight or upstream gradient comes.
     constexpr double kLift = kWide ? 512.0 : 0.0;
     constexpr double kLowest = kWide ? -1062.0 : -708.0;
+    constexpr double kAlone = 0x1p-256;
+    const auto far = hn::And(hn::Gt(magnitude, hn::Set(d, 350.0)), hn::Le(magnitude, hn::Set(d, -kLowest)));
     const V lifted = ExpOf(d, hn::Max(hn::Neg(magnitude), hn::Set(d, kLowest)), kLift);
     V e = lifted;
     if constexpr (kWide) {
@@ -259,12 +275,12 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
       e = hn::IfThenZeroElse(hn::Eq(magnitude, hn::Set(d, std::numeric_limits<double>::infinity())), e);
     }
 
-    const V log1p = Log1pDouble(d, e);
     V big_lo = zero, small_lo = zero, total_lo = zero, long_lo = zero;
-    const V longer = SumOf<kWide>(d, magnitude, zero, log1p, zero, &long_lo);
     const V total = SumOf<kWide>(d, one, zero, e, zero, &total_lo);
     const V big = QuotientOf<kWide>(d, one, zero, total, total_lo, &big_lo);
     const V small = ProductOf<kWide>(d, e, zero, big, big_lo, &small_lo);
+    const V log1p = Log1pOf(d, e, total, big);
+    const V longer = SumOf<kWide>(d, magnitude, zero, log1p, zero, &long_lo);
 
     // Coefficients of softplus(z) and softplus(-z), then of the larger and the smaller one.
     V a_lo = zero, b_lo = zero;
@@ -274,8 +290,7 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
     const V c_small = hn::IfThenElse(positive, b, a), c_small_lo = hn::IfThenElse(positive, b_lo, a_lo);
     V softplus_small = log1p, sigma_small = small, k = zero;
     if constexpr (kWide) {
-      const auto tail = hn::And(hn::And(hn::Gt(magnitude, hn::Set(d, 350.0)), hn::Le(magnitude, hn::Set(d, -kLowest))),
-                                hn::Lt(hn::Abs(c), hn::Set(d, 0x1p-256)));
+      const auto tail = hn::And(far, hn::Lt(hn::Abs(c), hn::Set(d, kAlone)));
       const V scale = hn::IfThenElse(tail, hn::Set(d, 0x1p512), one);
       c = hn::Mul(c, scale);
       c_lo = hn::Mul(c_lo, scale);
@@ -292,11 +307,20 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
     t = ProductOf<kWide>(d, c, c_lo, big, big_lo, &t_lo);
     t_small = ProductOf<kWide>(d, c_small, c_small_lo, sigma_small, small_lo, &t_small_lo);
     V g = SumOf<kWide>(d, t, t_lo, hn::Neg(t_small), hn::Neg(t_small_lo), &g_lo);
-    V h = zero;
+    V h = zero, h_k = zero;
     if (task.target_grad.data != nullptr) {
       const V minus_one = hn::Set(d, -1.0);
-      t = ProductOf<kWide>(d, hn::IfThenElse(positive, minus_one, pos_weight), zero, longer, long_lo, &t_lo);
-      t_small = ProductOf<kWide>(d, hn::IfThenElse(positive, pos_weight, minus_one), zero, log1p, zero, &t_small_lo);
+      c = hn::IfThenElse(positive, minus_one, pos_weight);
+      softplus_small = log1p;
+      if constexpr (kWide) {
+        const auto tail = hn::And(far, hn::Lt(hn::Abs(c), hn::Set(d, kAlone)));
+        c = hn::IfThenElse(tail, hn::Mul(c, hn::Set(d, 0x1p512)), c);
+        softplus_small = hn::IfThenElse(tail, lifted, log1p);
+        h_k = hn::IfThenElseZero(tail, hn::Set(d, -kLift));
+      }
+      t = ProductOf<kWide>(d, c, zero, longer, long_lo, &t_lo);
+      t_small =
+          ProductOf<kWide>(d, hn::IfThenElse(positive, pos_weight, minus_one), zero, softplus_small, zero, &t_small_lo);
       h = SumOf<kWide>(d, t, t_lo, t_small, t_small_lo, &h_lo);
     }
     g = hn::IfThenElse(positive, g, hn::Neg(g));
@@ -307,7 +331,7 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
                   hn::IfThenElse(positive, longer, log1p), hn::IfThenElse(positive, log1p, longer), &s, &g, &h);
       }
     }
-    StoreElements<kWide>(d, task, step, i, s, s_lo, g, g_lo, h, h_lo, k);
+    StoreElements<kWide>(d, task, step, i, s, s_lo, g, g_lo, k, h, h_lo, h_k);
   }
 }
 
@@ -337,7 +361,7 @@ void ProbabilitiesStep(const BinaryTask &task, BinaryStep &step) {
     const auto small = hn::Lt(product, smallest);
     const V g = QuotientOf<kWide>(d, difference, g_lo, hn::IfThenElse(small, smallest, product),
                                   hn::IfThenZeroElse(small, product_lo), &g_lo);
-    StoreElements<kWide>(d, task, step, i, s, s_lo, g, g_lo, h, h_lo, zero);
+    StoreElements<kWide>(d, task, step, i, s, s_lo, g, g_lo, zero, h, h_lo, zero);
   }
 }
 

@@ -133,8 +133,8 @@ FocalResult WideFocal(const FocalElement &element, const BinaryTask &task) {
   const bool is_one = element.y == 1.0, is_zero = element.y == 0.0;
   const Scaled log_q = is_one ? -softplus : is_zero ? -softplus_minus : LogOf(q, y * sigma + other * sigma_minus);
   const Scaled power = PowerOf(q, log_q, task.gamma);
-  // sigma(z) sigma(-z) / q
-  const Scaled ratio = is_one ? sigma : is_zero ? sigma_minus : q.IsZero() ? Scaled() : sigma * sigma_minus / q;
+  // q is 0 for infinite z only, where bce is 0 too.
+  const Scaled ratio = q.IsZero() ? Scaled() : sigma * sigma_minus / q;
   const Scaled bce_ratio = q.IsZero() ? Scaled() : bce / q;
 
   Scaled alpha = one, alpha_slope;

@@ -237,6 +237,39 @@ TEST_P(BinaryApi, ThreadsStridesAndAlignmentChangeNothing) {
   EXPECT_EQ(pool.Run(Pass::kForwardBackward), XENT_INCOMPLETE);
 }
 
+TEST_P(BinaryApi, OrderOfTheSumDoesNotDependOnThreads) {
+  // Losses that cancel in pairs, the partner elsewhere and the magnitudes 2^60 apart: what remains is the sum's
+  // rounding errors, which every other order changes.
+  const int64_t rows = 200, cols = 701;
+  const auto make = [&] {
+    Binary call(dtype(), dtype(), rows, cols);
+    call.want_grad = call.want_target_grad = call.want_losses = false;
+    call.element_weights = call.Make(call.Float());
+    Random random(20);
+    for (int64_t k = 0; k < rows * cols / 2; ++k) {
+      const double weight = std::ldexp(1 + random.Uniform(), static_cast<int>(random.Below(60)));
+      const int64_t pair[] = {k, rows * cols - 1 - k};
+      for (const int64_t f : pair) {
+        call.x.Set(f / cols, f % cols, 1);
+        call.y.Set(f / cols, f % cols, 1);
+        call.element_weights->Set(f / cols, f % cols, f == k ? weight : -weight);
+      }
+    }
+    return call;
+  };
+  Binary serial = make();
+  serial.MustRun(Pass::kForward);
+  if (dtype() != XENT_F64) {
+    EXPECT_NE(serial.loss.Get(0, 0), 0);
+  }
+  for (const int32_t threads : {2, 3, 7}) {
+    Binary call = make();
+    call.exec = {sizeof(xent_exec), XENT_EXEC_OPENMP, threads, nullptr, nullptr};
+    call.MustRun(Pass::kForward);
+    EXPECT_EQ(FirstDifference(serial.loss, call.loss), "") << threads << " threads";
+  }
+}
+
 TEST_P(BinaryApi, ElementsAreIndependentOfTheirPlace) {
   // The classes in the middle, one row alone, and a batch: the same bits, weights of the same rows and columns.
   const int64_t rows = 42, cols = 13, d = 7;

@@ -98,8 +98,7 @@ class CppShards : public ::testing::Test {
   void RunCpp(Result &r) {
     std::vector<std::span<const ChunkRecord>> lists;
     for (int s = 0; s < 3; ++s) {
-      const int64_t chunks = ShardChunks(kCols, kFirst[s], kFirst[s + 1] - kFirst[s]);
-      ASSERT_EQ(chunks, 1);
+      const int64_t chunks = ShardChunks(CountedCols(), kFirst[s], kFirst[s + 1] - kFirst[s]);
       r.lists[s].resize(static_cast<size_t>(kRows * chunks));
       const Status status = ShardForward(Args(s), ShardOf(s), r.lists[s], options);
       ASSERT_TRUE(status.ok()) << status.message();
@@ -113,10 +112,12 @@ class CppShards : public ::testing::Test {
     }
   }
 
+  int64_t CountedCols() const { return options.valid_cols > 0 ? options.valid_cols : kCols; }
   xent_options COptions() const {
     xent_options c = XENT_OPTIONS_INIT;
     c.label_smoothing = options.label_smoothing;
     c.z_loss = options.z_loss;
+    c.valid_cols = options.valid_cols;
     return c;
   }
   xent_cross_entropy CSlice(int slice) {
@@ -167,7 +168,7 @@ class CppShards : public ::testing::Test {
     for (int s = 0; s < 3; ++s) {
       const xent_cross_entropy c = CSlice(s);
       shard.first_col = kFirst[s];
-      chunks[s] = xent_shard_chunks(kCols, kFirst[s], c.cols);
+      chunks[s] = xent_shard_chunks(CountedCols(), kFirst[s], c.cols);
       r.lists[s].resize(static_cast<size_t>(kRows * chunks[s]));
       lists[s] = r.lists[s].data();
       ASSERT_EQ(xent_shard_forward(&c, &c_options, &shard, r.lists[s].data(), nullptr, nullptr), XENT_OK);
@@ -233,6 +234,13 @@ TYPED_TEST(CppShards, Options) {
   this->Check();
 }
 
+// The second slice reaches past valid_cols, the third lies past it.
+TYPED_TEST(CppShards, ValidColumns) {
+  this->options = {.valid_cols = 1500};
+  this->targets[4] = 1499;
+  this->Check();
+}
+
 TYPED_TEST(CppShards, ProbabilityTargets) {
   this->probabilities = true;
   this->Check();
@@ -280,7 +288,8 @@ TEST(CppShardFunctions, Chunks) {
   EXPECT_EQ(ChunkCols(kCols), xent_chunk_cols(kCols));
   EXPECT_EQ(ShardChunks(kCols, 0, kCols), 3);
   EXPECT_EQ(ShardChunks(kCols, 1024, 1976), xent_shard_chunks(kCols, 1024, 1976));
-  EXPECT_EQ(ShardChunks(kCols, 1024, 1977), 0);
+  EXPECT_EQ(ShardChunks(kCols, 1024, 1977), 2);  // past the end
+  EXPECT_EQ(ShardChunks(kCols, kCols, 1), 0);
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 // be refused by the reference without it. Then what each option does to -inf, +inf, NaN, ignored rows, zero
 // coefficients and denominators; the statistics; what does not go together; and the structs of version 0.1.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstddef>
@@ -339,6 +341,22 @@ TEST_P(LossOptions, ClassWeightOfZeroAtAMaskedTarget) {
   ExpectRight(call);
   EXPECT_EQ(call.losses.Get(0, 0), 0);
   for (int64_t c = 0; c < 5; ++c) EXPECT_EQ(call.grad.Get(0, c), 0);
+}
+
+TEST_P(LossOptions, InfinitiesOfBothSignsGiveTheCanonicalNan) {
+  // Weights of both signs over two masked columns: +inf - inf.
+  LossCall call = Make({{1, -kInf, 0.5, -kInf}, {1, 0, 0.5, -kInf}, {1, 0, 0.5, -kInf}}, {0, 0, 3});
+  call.options.label_smoothing = 0.25;
+  call.SetClassWeights({1, 2, 0.5, -1});
+  ExpectRight(call);
+  EXPECT_TRUE(Is(call.losses, 0, 0, kNan));
+  EXPECT_TRUE(Is(call.losses, 0, 1, -kInf));
+  EXPECT_TRUE(Is(call.losses, 0, 2, -kInf));
+  call.options.reduction = XENT_REDUCTION_SUM;
+  call.targets = {-100, 0, 0};
+  call.SetRowWeights({1, 1, -1});
+  ExpectRight(call);
+  EXPECT_TRUE(Is(call.loss, 0, 0, kNan));
 }
 
 TEST_P(LossOptions, RowWeightOfZero) {
@@ -706,6 +724,25 @@ TEST_P(LossOptions, ZLossOfNegativeLse) {
   EXPECT_GT(call.losses.Get(0, 0), 0);
 }
 
+TEST_P(LossOptions, ZLossOfLseNearZeroKeepsItsDigits) {
+  // The loss is lambda lse^2 alone, or nearly, and lse the small difference of log V and the maximum: every term of the
+  // formula is positive, so the bound is 4 ULP of the loss all the same.
+  Random random(3);
+  for (const int64_t cols : {2, 3, 10, 100}) {
+    for (int attempt = 0; attempt < 50; ++attempt) {
+      LossCall call(dtype(), 1, cols);
+      const double lse = std::ldexp(random.Normal(1), -6);
+      for (int64_t c = 0; c < cols; ++c) {
+        call.logits.Set(0, c, lse - std::log(static_cast<double>(cols)) + random.Normal(0.0078125));
+      }
+      call.options.reduction = XENT_REDUCTION_NONE;
+      call.options.z_loss = 0.5;
+      call.SetClassWeights(std::vector<double>(static_cast<size_t>(cols), attempt % 2 == 0 ? 0 : 0x1p-10));
+      ExpectRight(call);
+    }
+  }
+}
+
 TEST_P(LossOptions, ZLossOfHugeLseIsInfNotNan) {
   // lambda lse^2 is formed in double: 9e76 is past float32's largest number.
   if (dtype() == XENT_F16) return;
@@ -755,6 +792,77 @@ TEST_P(LossOptions, ProbabilitiesPastValidColsAreNotRead) {
   }
 }
 
+// Memory whose end is followed by pages that cannot be read.
+class Guarded {
+ public:
+  Guarded(const void *bytes, size_t size) {
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t readable = (size + page - 1) / page * page;
+    size_ = readable + 16 * page;
+    base_ = static_cast<char *>(mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    EXPECT_NE(base_, MAP_FAILED);
+    data_ = base_ + readable - size;
+    std::memcpy(data_, bytes, size);
+    EXPECT_EQ(mprotect(base_ + readable, 16 * page, PROT_NONE), 0);
+  }
+  ~Guarded() { munmap(base_, size_); }
+  Guarded(const Guarded &) = delete;
+  Guarded &operator=(const Guarded &) = delete;
+  const void *data() const { return data_; }
+
+ private:
+  char *base_;
+  char *data_;
+  size_t size_;
+};
+
+TEST_P(LossOptions, NothingIsReadPastValidColsNorOfIgnoredRows) {
+  // The live row (in class-major layout: the rows) ends with its last valid column at the end of readable memory. What
+  // follows, its other columns and the ignored rows, would end the process.
+  const std::function<void(LossCall &)> kOptions[] = {
+      [](LossCall &) {},
+      [](LossCall &call) { call.options.softcap = 2; },
+      [](LossCall &call) { call.options.label_smoothing = 0.5; },
+      [](LossCall &call) { call.options.z_loss = 0.5; },
+      [](LossCall &call) {
+        call.target_probs = Tensor(XENT_F32, call.rows, call.cols, call.inner);
+        for (int64_t c = 0; c < call.options.valid_cols; ++c) {
+          for (int64_t i = 0; i < call.rows; ++i) call.target_probs->Set(i, c, 0.125);
+        }
+      },
+  };
+  for (const auto &option : kOptions) {
+    for (const int64_t valid : {1, 3, 8, 16, 17, 1000, 1025, 2047}) {
+      for (const int64_t inner : {0, 2, 5}) {
+        const int64_t rows = inner == 0 ? 3 : inner;
+        LossCall call(dtype(), rows, valid + 40, inner);
+        call.options.valid_cols = valid;
+        call.options.reduction = XENT_REDUCTION_NONE;
+        for (int64_t i = 0; i < (inner == 0 ? 1 : rows); ++i) {
+          for (int64_t c = 0; c < valid; ++c)
+            call.logits.Set(i, c, static_cast<double>(c % 7) - static_cast<double>(i) / 4);
+        }
+        if (inner == 0) call.targets = {valid - 1, -100, -100};
+        option(call);
+        if (call.target_probs && inner == 0) continue;  // no row is ignored
+        call.WantEveryStatistic();
+        ASSERT_EQ(call.Forward(), XENT_OK) << call.error.message;
+        LossCall guarded = call;
+        xent_cross_entropy args = guarded.Args(true, false);
+        const size_t elements = static_cast<size_t>(valid * (inner == 0 ? 1 : inner));
+        const Guarded logits(call.logits.data(), elements * static_cast<size_t>(reference::FormatOf(dtype()).bytes));
+        const Guarded probs(call.target_probs ? call.target_probs->data() : call.logits.data(),
+                            call.target_probs ? elements * 4 : 8);
+        args.logits = logits.data();
+        if (call.target_probs) args.target_probs = probs.data();
+        ASSERT_EQ(xent_cross_entropy_forward(&args, &call.options, &call.exec, nullptr), XENT_OK);
+        EXPECT_EQ(guarded.ForwardDifference(call), "");
+        EXPECT_EQ(guarded.StatisticsDifference(call), "");
+      }
+    }
+  }
+}
+
 TEST_P(LossOptions, ClassWeightsHaveVEntriesUnderValidColsToo) {
   LossCall call = Three();
   call.targets = {0, 2, 1};
@@ -799,6 +907,25 @@ TEST_P(LossOptions, ConfidentProbabilitiesKeepTheirDigits) {
     ExpectRight(call);
     EXPECT_GT(call.losses.Get(0, 0), 0);
     EXPECT_GT(call.target_grad.Get(0, 0), 0);
+  }
+}
+
+TEST_P(LossOptions, TargetGradientIsRoundedOnce) {
+  // Twenty thousand gradients of half-precision targets, close to the midpoints of their type often enough that going
+  // by way of float32 would round some to the wrong neighbour.
+  for (const xent_dtype probs_dtype : {XENT_BF16, XENT_F16, XENT_F32}) {
+    LossCall call(dtype(), 4, 5000);
+    call.target_probs = Tensor(probs_dtype, 4, 5000);
+    Random random(11);
+    for (int64_t i = 0; i < 4; ++i) {
+      for (int64_t c = 0; c < 5000; ++c) {
+        call.logits.Set(i, c, random.Normal(2));
+        call.target_probs->Set(i, c, random.Uniform() / 4096);
+      }
+    }
+    call.wants_target_grad = true;
+    call.options.reduction = XENT_REDUCTION_NONE;
+    ExpectRight(call);
   }
 }
 

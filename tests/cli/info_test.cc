@@ -86,16 +86,35 @@ TEST_F(InfoTest, LossReportsTheActiveTarget) {
 }
 
 TEST_F(InfoTest, Help) {
-  for (const std::vector<std::string>& arguments :
-       std::vector<std::vector<std::string>>{{"--help"}, {"loss", "--help"}, {"check", "--help"}, {"info", "-h"}}) {
-    const Result result = Xent(arguments);
-    ExpectSuccess(result);
-    EXPECT_NE(result.out.find("Usage: xent"), std::string::npos) << result.out;
+  for (const char* command : {"loss", "score", "divergence", "bce", "check", "info"}) {
+    const Result all = Xent({"--help"});
+    EXPECT_NE(all.out.find("\n  " + std::string(command) + " "), std::string::npos) << all.out;
   }
-  const std::string loss = Xent({"loss", "--help"}).out;
-  for (const char* option : {"--reduction", "--ignore-index", "--label-smoothing", "--smoothing", "--divisor",
-                             "--empty-mean", "--per-row", "--lse", "--grad", "--threads", "--json"}) {
-    EXPECT_NE(loss.find(option), std::string::npos) << option;
+  const std::vector<std::pair<std::string, std::vector<std::string>>> commands = {
+      {"loss", {"--reduction",  "--ignore-index",  "--label-smoothing", "--smoothing",   "--divisor",
+                "--empty-mean", "--class-weights", "--row-weights",     "--logit-scale", "--softcap",
+                "--z-loss",     "--valid-cols",    "--class-axis",      "--per-row",     "--lse",
+                "--grad",       "--threads",       "--manifest",        "--keep-going",  "--json",
+                "LOGITS.npy",   "TARGETS.npy"}},
+      {"score",
+       {"--top-k", "--out", "--ignore-index", "--logit-scale", "--softcap", "--valid-cols", "--class-axis", "--threads",
+        "--manifest", "--keep-going", "--json", "topk_logprobs"}},
+      {"divergence",
+       {"--kind forward-kl|reverse-kl|js|cross-entropy", "--beta", "--temperature", "--reduction", "--divisor",
+        "--empty-mean", "--per-row", "--grad", "--threads", "--manifest", "--keep-going", "--json", "STUDENT.npy"}},
+      {"bce",
+       {"--from logits|probabilities", "--pos-weight", "--element-weights", "--row-weights", "--class-weights",
+        "--focal-gamma", "--focal-alpha", "--reduction", "--divisor", "--empty-mean", "--per-element", "--grad",
+        "--threads", "--manifest", "--keep-going", "--json", "INPUT.npy"}},
+      {"check", {"--manifest", "--keep-going", "--json"}},
+      {"info", {"--json"}}};
+  for (const auto& [command, words] : commands) {
+    for (const char* flag : {"--help", "-h"}) {
+      const Result result = Xent({command, flag});
+      ExpectSuccess(result);
+      EXPECT_NE(result.out.find("Usage: xent " + command), std::string::npos) << result.out;
+      for (const std::string& word : words) EXPECT_NE(result.out.find(word), std::string::npos) << word;
+    }
   }
 }
 

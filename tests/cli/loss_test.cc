@@ -6,86 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "numbers.h"
 #include "program.h"
 
 namespace xent_cli_test {
 namespace {
-
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-constexpr double kInf = std::numeric_limits<double>::infinity();
-
-// A dtype as bytes and as numbers.
-struct Dtype {
-  const char* descr;
-  const char* arithmetic;  // dtype of losses and lse
-  int digits;              // of the significand, of logits and gradient
-  int arithmetic_digits;
-  int minimum_exponent;  // 2^this is the smallest normal number
-};
-
-constexpr Dtype kDtypes[] = {{"<f4", "<f4", 24, 24, -126},
-                             {"<f8", "<f8", 53, 53, -1022},
-                             {"<f2", "<f4", 11, 24, -14},
-                             {"<V2", "<f4", 8, 24, -126}};
-
-uint32_t BitsOfFloat(float value) { return std::bit_cast<uint32_t>(value); }
-
-// For bfloat16 and float16 the inputs are chosen to be representable, so cutting is exact.
-uint16_t Bfloat16(double value) { return static_cast<uint16_t>(BitsOfFloat(static_cast<float>(value)) >> 16); }
-
-double FromBfloat16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
-
-double FromFloat16(uint16_t bits) {
-  const int exponent = bits >> 10 & 31;
-  const int fraction = bits & 1023;
-  const double sign = (bits & 0x8000) != 0 ? -1 : 1;
-  if (exponent == 31) return fraction != 0 ? kNan : sign * kInf;
-  if (exponent == 0) return sign * std::ldexp(fraction, -24);
-  return sign * std::ldexp(1024 + fraction, exponent - 25);
-}
-
-// Exact for the multiples of 1/64 below 16 that the test uses; 0 included.
-uint16_t Float16(double value) {
-  if (value == 0) return 0;
-  int exponent = 0;
-  const double significand = std::frexp(std::fabs(value), &exponent);  // in [0.5, 1)
-  const auto fraction = static_cast<uint16_t>(std::ldexp(significand, 11) - 1024);
-  return static_cast<uint16_t>((value < 0 ? 0x8000 : 0) | (exponent + 14) << 10 | fraction);
-}
-
-std::string Encode(const std::string& descr, const std::vector<double>& values) {
-  std::string bytes;
-  for (const double value : values) {
-    if (descr == "<f8") {
-      bytes += Bytes<double>({value});
-    } else if (descr == "<f4") {
-      bytes += Bytes<float>({static_cast<float>(value)});
-    } else {
-      bytes += Bytes<uint16_t>({descr == "<f2" ? Float16(value) : Bfloat16(value)});
-    }
-  }
-  return bytes;
-}
-
-std::vector<double> Decode(const std::string& descr, const std::string& data) {
-  std::vector<double> values;
-  if (descr == "<f8") return Values<double>(data);
-  if (descr == "<f4") {
-    for (const float value : Values<float>(data)) values.push_back(value);
-  } else {
-    for (const uint16_t bits : Values<uint16_t>(data)) {
-      values.push_back(descr == "<f2" ? FromFloat16(bits) : FromBfloat16(bits));
-    }
-  }
-  return values;
-}
-
-// Distance in ULP of a type with `digits` digits; NaN counts as infinitely far.
-double ErrorInUlp(double got, long double want, int digits, int minimum_exponent) {
-  const int exponent = want == 0 ? minimum_exponent : std::max(std::ilogb(want), minimum_exponent);
-  const double error = static_cast<double>(std::fabs(got - want) / std::ldexp(1.0L, exponent - digits + 1));
-  return std::isnan(error) ? kInf : error;
-}
 
 struct Expected {
   std::vector<long double> losses, lse, gradient;  // of the sum

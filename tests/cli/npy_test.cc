@@ -135,8 +135,9 @@ TEST_F(NpyTest, FortranOrder) {
 TEST_F(NpyTest, WrongShapes) {
   const auto failure = [&](const std::vector<int64_t>& shape) { return LossOf(Npy("<f4", shape, kLogitsData)); };
   ExpectFailure(failure({}), 1, "the shape is (), expected logits [rows, columns]");
-  ExpectFailure(failure({6}), 1, "the shape is (6,), expected logits [rows, columns]");
-  ExpectFailure(failure({1, 2, 3}), 1, "the shape is (1, 2, 3), expected logits [rows, columns]");
+  // These are logits, but not of two rows.
+  ExpectFailure(failure({6}), 1, "the shape is (2,), expected ()");
+  ExpectFailure(failure({1, 2, 3}), 1, "the shape is (2,), expected (1, 3)");
   ExpectFailure(failure({2, 0}), 1, "the shape is (2, 0), expected at least one column");
   ExpectFailure(failure({0, 0}), 1, "the shape is (0, 0), expected at least one column");
   const std::string logits = Write("logits.npy", Npy("<f4", {2, 3}, kLogitsData));
@@ -239,6 +240,10 @@ TEST_F(NpyTest, CheckReadsTheSameWay) {
   ExpectFailure(Xent({"check", Path("missing.npy")}), 1, "cannot read " + Path("missing.npy"));
   const std::string integers = Write("other.npy", Npy("<i4", {2, 3}, std::string(24, '\0')));
   ExpectFailure(Xent({"check", integers, "--json"}), 1, "the dtype is '<i4', expected logits of");
+  const std::string vector = Write("other.npy", Npy("<f4", {6}, kLogitsData));
+  ExpectFailure(Xent({"check", vector}), 1, "the shape is (6,), expected logits [rows, columns]");
+  const std::string cube = Write("other.npy", Npy("<f4", {1, 2, 3}, kLogitsData));
+  ExpectFailure(Xent({"check", cube}), 1, "the shape is (1, 2, 3), expected logits [rows, columns]");
 }
 
 }  // namespace

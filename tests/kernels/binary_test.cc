@@ -166,10 +166,13 @@ TEST_P(BinaryKernel, HardLogits) {
     for (const double scale : {1.0, 0x1p-100, 0x1p100}) {
       for (const double upstream : {1.0, 0x1p120, kInfinity}) {
         Binary call = HardCall(dtype, scale, upstream);
-        // Past 2^510 a sigmoid below 2^-1532 shows as 0, and where z is finite too.
-        if (std::isinf(upstream)) call.x = HardCall(XENT_F32, 1, 1).x;
-        if (std::isinf(upstream) && dtype != XENT_F32) continue;
+        // Past 2^510 it shows that float64 has sigmoids below 2^-1532 as 0.
+        if (std::isinf(upstream) && dtype == XENT_F64) continue;
         Check(call);
+        for (const double pos_weight : {0.0, 0x1p-20, -0.75}) {
+          call.pos_weight = call.Vector(std::vector<double>(static_cast<size_t>(call.cols), pos_weight));
+          Check(call);
+        }
       }
     }
   }
@@ -201,6 +204,8 @@ TEST_P(BinaryKernel, HardFocal) {
       call.gamma = gamma;
       call.has_alpha = true;
       call.alpha = 0.75;
+      Check(call);
+      call.pos_weight = call.Vector(std::vector<double>(static_cast<size_t>(call.cols), 3));
       Check(call);
     }
   }

@@ -45,6 +45,15 @@ Wide Subtract(Wide a, Wide b) {
 // 0 * infinity is 0 where the coefficient is exactly 0.
 long double Weighted(long double coefficient, long double value) { return coefficient == 0 ? 0 : coefficient * value; }
 
+// Where p or sech^2 is below 2^-1022 it counts as 0 (xent.h), even where an upstream gradient or a weight brings the
+// product back; an exp that gives up at -708 instead of -708.4 is forgiven too.
+const long double kVanishing = 16 * SmallestNormal(XENT_F64);
+
+// semantics.md has the loss within 4 ULP "however small it is (every term of the formula is >= 0: nothing cancels)". Of
+// the z-loss that asks for more than lse itself is promised: 4 ULP of the larger of |m| and log V, while lse may cross
+// 0. Where true, that much of lse is allowed in l lse^2 and 2 l lse; false is the letter.
+constexpr bool kLseOfZLossIsRounded = true;
+
 size_t At(int64_t i) { return static_cast<size_t>(i); }
 
 }  // namespace
@@ -153,6 +162,11 @@ long double LossRow::LseValue() const {
   return sum.high + (sum.low + z_[At(top_)].low);
 }
 
+long double LossRow::LseRounding() const {
+  if (!kLseOfZLossIsRounded || z_loss_ == 0) return 0;
+  return 4 * UlpAt(arithmetic_, Lse().scale);
+}
+
 Value LossRow::Lse() const {
   if (is_nan_) return {kNan, 0};
   return {LseValue(), std::max(std::fabs(z_[At(top_)].high), std::log(static_cast<long double>(cols_))),
@@ -194,7 +208,7 @@ Value LossRow::Loss() const {
     magnitudes.Add(z_loss_ * lse * lse);
   }
   return {Weighted(row_weight_, sum.Total()), Weighted(std::fabs(row_weight_), magnitudes.Total()),
-          std::fabs(row_weight_) * slack.Total() * growth_};
+          std::fabs(row_weight_) * (slack.Total() * growth_ + 2 * z_loss_ * std::fabs(LseValue()) * LseRounding())};
 }
 
 Value LossRow::Gradient(int64_t column, long double factor) const {
@@ -208,7 +222,7 @@ Value LossRow::Gradient(int64_t column, long double factor) const {
     const long double cosh = std::cosh(x);
     dz = scale_ / (cosh * cosh);
     dz_error = std::isinf(x) ? 0 : (4 + 4 * x) * UlpAt(arithmetic_, dz);
-    if (std::min(dz, std::exp(-2 * x)) < SmallestNormal(arithmetic_)) dz_error = std::max(dz_error, dz);
+    if (std::min(dz, std::exp(-2 * x)) < kVanishing) dz_error = std::max(dz_error, dz);
   }
   // An infinite upstream gradient gives 0 where the formula's other factor is 0.
   const long double f = row_weight_ == 0 ? 0 : factor * row_weight_;
@@ -218,8 +232,14 @@ Value LossRow::Gradient(int64_t column, long double factor) const {
     const long double p = Probability(column);
     const long double z_term = z_loss_ == 0 ? 0 : 2 * z_loss_ * LseValue();
     const long double a = std::fabs((is_plain_ ? y_[At(target_)] : label_sum_) + z_term);
-    result.slack = std::fabs(f) * growth_ *
-                   (dz * p * (a * GapSlack(column) + 2 * z_loss_ * lse_slack_) + std::fabs(bracket.value) * dz_error);
+    result.slack =
+        std::fabs(f) * growth_ *
+        ((dz + dz_error) * p * (a * GapSlack(column) + 2 * z_loss_ * lse_slack_) + std::fabs(bracket.value) * dz_error);
+  }
+  if (std::isfinite(f)) result.slack += std::fabs(f) * dz * 2 * z_loss_ * Probability(column) * LseRounding();
+  const long double without_factor = std::fabs(bracket.value) * std::min(1.0L, dz);
+  if (std::isfinite(f) && without_factor < kVanishing) {
+    result.slack = std::max(result.slack, std::fabs(result.exact));
   }
   return result;
 }

@@ -12,9 +12,9 @@
 //   lse - z'_c   G_c = sum_{j != c} p_j h_j + (1 - p_c) h_c, which is small beside a small lse - z'_c
 //   p_c          p_c G_c, and (1 - p_c) likewise, for d log p_c = -d(lse - z'_c)
 //   loss         |r| sum_j |(Q + 2 l lse) p_j - y_j| h_j, the derivative being the gradient by z'
-//   gradient     |F| dz ( |Q + 2 l lse| p_j G_j + 2 l p_j H ) + |F [...]| d(dz), F = u r / denominator,
-//                d(dz) = (4 + 4 |scale z / cap|) ulp(dz); all of dz where it is below the smallest normal number, or
-//                exp(-2 |scale z / cap|) is, from which any way to it starts
+//   gradient     |F| (dz + d(dz)) ( |Q + 2 l lse| p_j G_j + 2 l p_j H ) + |F [...]| d(dz), F = u r / denominator,
+//                d(dz) = (4 + 4 |scale z / cap|) ulp(dz); all of dz where it, or exp(-2 |scale z / cap|) from which any
+//                way to it starts, is below the smallest normal double
 //   entropy      sum_j p_j |(lse - z'_j) - entropy| h_j
 //   d loss/d q_c |F w_c (1 - e)| G_c
 // Second-order terms multiply this by at most exp(4 max h), which every slack includes.
@@ -81,6 +81,7 @@ class LossRow {
   long double Gap(int64_t column) const;       // lse - z', >= 0
   long double GapSlack(int64_t column) const;  // G
   long double LseValue() const;
+  long double LseRounding() const;  // what lse may be off by in the z-loss, beside softcap's part
   long double Probability(int64_t column) const { return exp_[static_cast<size_t>(column)] / total_; }
   // 1 - p, which does not cancel.
   long double Complement(int64_t column) const;

@@ -190,7 +190,8 @@ inline double ErrorInUlp(xent_dtype stored, xent_dtype arithmetic, const void *b
     low = magnitude_bits == 0 ? -at(1) / 2 : (at(magnitude_bits - 1) + magnitude) / 2;
     high = is_infinite ? std::numeric_limits<long double>::infinity() : (magnitude + at(magnitude_bits + 1)) / 2;
   }
-  const long double smallest = SmallestNormal(arithmetic);
+  // A narrow output of float64 arithmetic has no more than its own type's numbers (xent.h, target_grad).
+  const long double smallest = std::max(SmallestNormal(arithmetic), SmallestNormal(ArithmeticType(stored)));
   if (tiny == Tiny::kZero) {
     if (magnitude_bits == 0) {
       high = std::max(high, smallest);

@@ -1,0 +1,45 @@
+// Work that is cut into parts, so that memory does not grow with the files and the progress bar moves.
+#ifndef XENT_CLI_BATCHES_H_
+#define XENT_CLI_BATCHES_H_
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "progress.h"
+
+namespace xent_cli {
+
+// `blocks` blocks of `block_bytes` each, in batches of at most `batch_bytes` (or of one block).
+class Batches {
+ public:
+  Batches(int64_t blocks, size_t block_bytes, size_t batch_bytes = size_t{8} << 20)
+      : blocks_(blocks),
+        batch_(std::clamp<int64_t>(static_cast<int64_t>(batch_bytes / std::max<size_t>(block_bytes, 1)), 1,
+                                   std::max<int64_t>(blocks, 1))) {}
+
+  // The largest batch.
+  int64_t size() const { return batch_; }
+
+  // visit(first, count) for each batch, front to back, until it returns false. Of nothing there is one batch of
+  // nothing, so that its arguments are checked too.
+  template <typename Visit>
+  void ForEach(Progress& progress, Visit visit) const {
+    const auto total = static_cast<double>(std::max<int64_t>(blocks_, 1));
+    int64_t first = 0;
+    do {
+      const int64_t count = std::min(batch_, blocks_ - first);
+      progress.SetPart(static_cast<double>(first) / total, static_cast<double>(first + count) / total);
+      if (!visit(first, count)) return;
+      progress.Update(1);
+      first += count;
+    } while (first < blocks_);
+  }
+
+ private:
+  int64_t blocks_, batch_;
+};
+
+}  // namespace xent_cli
+
+#endif  // XENT_CLI_BATCHES_H_

@@ -1,0 +1,64 @@
+// The array results of a command: checked against each other and the inputs, computed into files that appear when
+// everything is complete, or written in place front to back.
+#ifndef XENT_CLI_RESULTS_H_
+#define XENT_CLI_RESULTS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "npy.h"
+#include "output.h"
+#include "progress.h"
+
+namespace xent_cli {
+
+// One array that is wanted. A command numbers its results as it likes.
+struct ArrayResult {
+  int id = 0;
+  std::string option;  // "--grad", for messages
+  std::string label;   // "grad", for the progress bar
+  std::string path;
+  std::string descr;
+  std::vector<int64_t> shape;
+  size_t block_bytes = 0;     // of one of the blocks that make it up
+  bool in_one_batch = false;  // its parts cannot be computed apart
+};
+
+class Results {
+ public:
+  // Computes `count` blocks of a result from block `first` on into `data`.
+  using Fill = std::function<void(int id, int64_t first, int64_t count, char* data)>;
+
+  // All checks, and the space on disk. Results are streamed in the order given here.
+  Results(const std::vector<ArrayResult>& wanted, int64_t blocks, const std::vector<const MappedFile*>& inputs);
+
+  // Where block `first` of a result belongs; null where it is not wanted, or is streamed later.
+  void* data(int id, int64_t first = 0) const;
+
+  // What follows the computation of everything that has a place in data(): streams the rest, then prints the report,
+  // then moves the files to where they belong, so that whatever fails before leaves the older ones there.
+  void Complete(const Fill& fill, Progress& progress, const std::string& report);
+
+ private:
+  struct Output {
+    ArrayResult result;
+    Destination destination;
+    std::string header;
+    std::optional<TemporaryFile> file;  // unless written in place
+  };
+
+  void RefuseSharedDestinations(const std::vector<const MappedFile*>& inputs);
+  void Stream(const Output& output, const Fill& fill, Progress& progress) const;
+
+  int64_t blocks_;
+  std::vector<Output> outputs_;
+  int report_fd_;
+};
+
+}  // namespace xent_cli
+
+#endif  // XENT_CLI_RESULTS_H_

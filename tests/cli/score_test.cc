@@ -1,0 +1,236 @@
+// `xent score`: totals and the numbers of each row.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "numbers.h"
+#include "program.h"
+
+namespace xent_cli_test {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kRows = 40, kCols = 9;
+
+class ScoreTest : public DirectoryTest {
+ protected:
+  void SetUp() override {
+    DirectoryTest::SetUp();
+    // Few values, so that rows have ties.
+    for (double& number : numbers_) number = std::round(number / 4) * 4;
+    for (size_t i = 0; i < kRows; ++i) class_.push_back(i % 11 == 3 ? -100 : static_cast<double>(i * 5 % 7));
+    WriteInputs();
+  }
+
+  void WriteInputs() {
+    logits_ = Write("logits.npy", NpyOf("<f8", {kRows, kCols}, numbers_));
+    targets_ = Write("targets.npy", NpyOf("<i8", {kRows}, class_));
+  }
+
+  Result Score(const std::vector<std::string>& options) {
+    std::vector<std::string> arguments = {"score", logits_, targets_, "--json"};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    return Xent(arguments);
+  }
+
+  void ExpectScore(const std::vector<std::string>& flags, const RowOptions& options, size_t top_k = 0,
+                   int64_t ignored = -100) {
+    SCOPED_TRACE(::testing::PrintToString(flags));
+    const std::string directory = Path("out");
+    std::vector<std::string> with_outputs = flags;
+    with_outputs.insert(with_outputs.end(), {"--out", directory});
+    if (top_k > 0) with_outputs.insert(with_outputs.end(), {"--top-k", std::to_string(top_k)});
+    const Result result = Score(with_outputs);
+    ExpectSuccess(result);
+    std::vector<long double> lse, logprob, argmax, entropy, rank, topk_indices, topk_logprobs;
+    long double hits = 0, nll = 0, entropies = 0, ranks = 0, topk_hits = 0, live = 0;
+    for (size_t i = 0; i < kRows; ++i) {
+      const auto target = static_cast<int64_t>(class_[i]);
+      const bool is_live = target != ignored;
+      Row row;
+      if (is_live) row = RowOf(RowIn(numbers_, kCols, i), target, options);
+      lse.push_back(row.lse);
+      logprob.push_back(-row.nll);
+      argmax.push_back(is_live ? row.order[0] : -1);
+      entropy.push_back(row.entropy);
+      rank.push_back(is_live ? row.rank : -1);
+      for (size_t k = 0; k < top_k; ++k) {
+        topk_indices.push_back(is_live ? row.order[k] : -1);
+        topk_logprobs.push_back(is_live ? row.log_p[static_cast<size_t>(row.order[k])] : 0);
+      }
+      if (!is_live) continue;
+      live += 1;
+      hits += row.order[0] == target;
+      nll += row.nll;
+      entropies += row.entropy;
+      ranks += row.rank;
+      topk_hits += row.rank < static_cast<int64_t>(top_k);
+    }
+    ASSERT_TRUE(0 < hits && hits < live && live < kRows) << "a weak test";
+    ExpectClose(JsonNumber(result.out, "accuracy"), hits / live);
+    ExpectClose(JsonNumber(result.out, "perplexity"), std::exp(nll / live));
+    ExpectClose(JsonNumber(result.out, "mean_entropy"), entropies / live);
+    ExpectClose(JsonNumber(result.out, "mean_rank"), ranks / live);
+    if (top_k > 0) {
+      ExpectClose(JsonNumber(result.out, "topk_accuracy"), topk_hits / live);
+    } else {
+      EXPECT_EQ(JsonText(result.out, "topk_accuracy"), "null");
+    }
+    EXPECT_EQ(JsonNumber(result.out, "rows"), kRows);
+    EXPECT_EQ(JsonNumber(result.out, "ignored"), static_cast<double>(kRows - live));
+    ExpectClose(NumbersIn(directory + "/lse.npy", "<f8", "(40,)"), lse);
+    ExpectClose(NumbersIn(directory + "/logprob.npy", "<f8", "(40,)"), logprob);
+    ExpectClose(NumbersIn(directory + "/argmax.npy", "<i8", "(40,)"), argmax);
+    ExpectClose(NumbersIn(directory + "/entropy.npy", "<f8", "(40,)"), entropy);
+    ExpectClose(NumbersIn(directory + "/rank.npy", "<i8", "(40,)"), rank);
+    EXPECT_EQ(fs::exists(directory + "/topk_indices.npy"), top_k > 0);
+    EXPECT_EQ(fs::exists(directory + "/topk_logprobs.npy"), top_k > 0);
+    if (top_k > 0) {
+      const std::string shape = "(40, " + std::to_string(top_k) + ")";
+      ExpectClose(NumbersIn(directory + "/topk_indices.npy", "<i8", shape), topk_indices);
+      ExpectClose(NumbersIn(directory + "/topk_logprobs.npy", "<f8", shape), topk_logprobs);
+    }
+    fs::remove_all(directory);
+  }
+
+  std::vector<double> numbers_ = RandomNumbers(8, kRows*kCols), class_;
+};
+
+TEST_F(ScoreTest, EachOption) {
+  ExpectScore({}, {});
+  ExpectScore({}, {}, 1);
+  ExpectScore({}, {}, 3);
+  ExpectScore({}, {}, kCols);
+  ExpectScore({"--logit-scale", "0.25"}, {.scale = 0.25}, 2);
+  ExpectScore({"--softcap", "5"}, {.cap = 5}, 2);
+  ExpectScore({"--valid-cols", "8"}, {.valid_cols = 8}, 2);
+  for (double& target : class_) target = target == -100 ? 8 : target;
+  WriteInputs();
+  ExpectScore({"--ignore-index", "8"}, {}, 2, 8);
+}
+
+TEST_F(ScoreTest, Float32) {
+  logits_ = Write("logits.npy", NpyOf("<V2", {kRows, kCols}, numbers_));
+  const Result result = Score({"--out", Path("out"), "--top-k", "2"});
+  ExpectSuccess(result);
+  for (const char* name : {"lse", "logprob", "entropy"}) NumbersIn(Path("out/") + name + ".npy", "<f4", "(40,)");
+  NumbersIn(Path("out/topk_logprobs.npy"), "<f4", "(40, 2)");
+}
+
+TEST_F(ScoreTest, PerplexityIsThatOfLoss) {
+  const Result loss = Xent({"loss", logits_, targets_, "--json"});
+  EXPECT_EQ(JsonText(Score({}).out, "perplexity"), JsonText(loss.out, "perplexity"));
+}
+
+// Where the mean is beyond what exp takes, but not by much.
+TEST_F(ScoreTest, PerplexityBeyondEveryNumber) {
+  logits_ = Write("logits.npy", NpyOf("<f8", {2, 2}, {0, 1400, 0, 1420}));
+  targets_ = Write("targets.npy", NpyOf("<i8", {2}, {0, 1}));
+  ExpectClose(std::log(JsonNumber(Score({}).out, "perplexity")), 700.0L);
+  targets_ = Write("targets.npy", NpyOf("<i8", {2}, {0, 0}));
+  EXPECT_EQ(JsonText(Score({}).out, "perplexity"), "\"inf\"");
+}
+
+TEST_F(ScoreTest, ClassAxis) {
+  // The same rows, classes first.
+  std::vector<double> transposed(kRows * kCols);
+  for (size_t i = 0; i < kRows; ++i) {
+    for (size_t c = 0; c < kCols; ++c) transposed[c * kRows + i] = numbers_[i * kCols + c];
+  }
+  const Result rows = Score({"--top-k", "2", "--out", Path("rows")});
+  logits_ = Write("logits.npy", NpyOf("<f8", {kCols, kRows}, transposed));
+  const Result columns = Score({"--top-k", "2", "--out", Path("columns"), "--class-axis", "0"});
+  ExpectSuccess(columns);
+  for (const char* key : {"accuracy", "perplexity", "mean_entropy", "mean_rank", "topk_accuracy"}) {
+    ExpectClose(JsonNumber(columns.out, key), JsonNumber(rows.out, key));
+  }
+  EXPECT_EQ(ReadFile(Path("columns/topk_indices.npy")), ReadFile(Path("rows/topk_indices.npy")));
+  EXPECT_EQ(ReadFile(Path("columns/rank.npy")), ReadFile(Path("rows/rank.npy")));
+}
+
+TEST_F(ScoreTest, RowsWithoutNumbers) {
+  numbers_[0] = kNan;
+  WriteInputs();
+  const Result result = Score({"--top-k", "9", "--out", Path("out")});
+  ExpectSuccess(result);
+  for (const char* key : {"perplexity", "mean_entropy", "mean_rank"}) EXPECT_EQ(JsonText(result.out, key), "\"nan\"");
+  // Among the nine best of nine are all targets but that of the row of NaN.
+  ExpectClose(JsonNumber(result.out, "topk_accuracy"), 35.0L / 36);
+  const std::vector<double> ranks = NumbersIn(Path("out/rank.npy"), "<i8", "(40,)");
+  ASSERT_EQ(ranks.size(), kRows);
+  EXPECT_EQ(ranks[0], -1);
+  class_.assign(kRows, -100);
+  WriteInputs();
+  const Result none = Score({"--top-k", "2"});
+  ExpectSuccess(none);
+  for (const char* key : {"accuracy", "perplexity", "mean_entropy", "mean_rank", "topk_accuracy"}) {
+    EXPECT_EQ(JsonText(none.out, key), "\"nan\"") << key;
+  }
+  logits_ = Write("logits.npy", NpyOf("<f8", {0, 3}, {}));
+  targets_ = Write("targets.npy", NpyOf("<i8", {0}, {}));
+  EXPECT_EQ(JsonText(Score({"--out", Path("out")}).out, "rows"), "0");
+  EXPECT_EQ(NumbersIn(Path("out/lse.npy"), "<f8", "(0,)").size(), 0u);
+}
+
+TEST_F(ScoreTest, Text) {
+  const Result result = Xent({"score", logits_, targets_, "--top-k", "2", "--threads", "3"});
+  ExpectSuccess(result);
+  for (const char* label : {"accuracy  ", "\nperplexity  ", "\nentropy  ", "\nrank  ", "\ntop-2  ", "\nrows  ",
+                            "\nignored  ", "\ntarget  ", "\nthreads     3\n"}) {
+    EXPECT_NE(result.out.find(label), std::string::npos) << label << " in " << result.out;
+  }
+}
+
+TEST_F(ScoreTest, Directory) {
+  fs::create_directory(Path("old"));
+  Write("old/other", "kept");
+  Write("old/lse.npy", "replaced");
+  ASSERT_EQ(mkfifo(Path("old/rank.npy").c_str(), 0600), 0);
+  const int reader = open(Path("old/rank.npy").c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  ExpectSuccess(Score({"--out", Path("old")}));
+  EXPECT_EQ(ReadFile(Path("old/other")), "kept");
+  std::string streamed(4096, '\0');
+  const ssize_t length = read(reader, streamed.data(), streamed.size());
+  close(reader);
+  ASSERT_GT(length, 0);
+  streamed.resize(static_cast<size_t>(length));
+  ExpectSuccess(Score({"--out", Path("new")}));
+  EXPECT_TRUE(ReadFile(Path("old/lse.npy")) == ReadFile(Path("new/lse.npy")));
+  EXPECT_TRUE(streamed == ReadFile(Path("new/rank.npy")));
+  // What fails leaves none behind.
+  class_[7] = kCols;
+  WriteInputs();
+  fs::remove_all(Path("new"));
+  const std::string names = Names();
+  ExpectFailure(Score({"--out", Path("new")}), 1, targets_ + ": the target of row 7 is 9, expected 0 to 8");
+  EXPECT_EQ(Names(), names);
+  ExpectFailure(Score({"--out", targets_}), 1, "cannot create " + targets_ + ": File exists");
+  ExpectFailure(Score({"--out", Path("no/new")}), 1, "cannot create " + Path("no/new") + ": No such file");
+  ExpectFailure(Score({"--out", ""}), 1, "cannot create : No such file");
+  // An input that lies where a result belongs.
+  fs::create_directory(Path("in"));
+  fs::copy_file(logits_, Path("in/lse.npy"));
+  logits_ = Path("in/lse.npy");
+  ExpectFailure(Score({"--out", Path("in")}), 1, "--out " + Path("in/lse.npy") + " is the same file as the input");
+}
+
+TEST_F(ScoreTest, WrongUsage) {
+  for (const std::vector<std::string>& options : std::vector<std::vector<std::string>>{
+           {"--top-k", "0"}, {"--top-k", "65"}, {"--top-k", "two"}, {"--grad", "x"}}) {
+    ExpectFailure(Score(options), 2, options[0]);
+  }
+  ExpectFailure(Xent({"score", logits_}), 2, "TARGETS.npy");
+  ExpectFailure(Score({"--top-k", "10"}), 1, logits_ + ": --top-k is 10, expected at most 9");
+  ExpectFailure(Score({"--top-k", "9", "--valid-cols", "8"}), 1, logits_ + ": --top-k is 9, expected at most 8");
+  targets_ = Write("targets.npy", NpyOf("<f8", {kRows, kCols}, numbers_));
+  ExpectFailure(Score({}), 1, targets_ + ": the dtype is '<f8', expected targets of '<i4' or '<i8'");
+}
+
+}  // namespace
+}  // namespace xent_cli_test

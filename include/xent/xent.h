@@ -520,7 +520,8 @@ typedef struct xent_binary_cross_entropy {
  * column, found before anything is written. A NaN makes its element NaN. Reduced: sum over all elements; mean divides by
  * N V; with a divisor D both are sum / D; summed in double over the losses as stored, in an order that depends on the shape
  * alone. Options: reduction, divisor and empty_mean; every other must have its default.
- *   Error: loss 4 ULP of the sum of the terms' magnitudes, focal 16. Computed in double lanes.
+ *   Error: loss 4 ULP of the sum of the terms' magnitudes, focal 16. Computed in double lanes; focal of float64 in scalar
+ *   double-double, about 0.4 us an element.
  *   Aliasing: none. Threads: exec. Allocates: nothing.
  *   Returns XENT_OK, XENT_INVALID_ARGUMENT, XENT_DOMAIN_ERROR, XENT_INCOMPLETE.
  *   Source: PyTorch's binary_cross_entropy(_with_logits); focal: Lin et al. 2017. */
@@ -535,6 +536,9 @@ XENT_API xent_status xent_binary_cross_entropy_forward(const xent_binary_cross_e
  * and, where target_grad is set, for the targets
  *   logits         u w ( pos_weight softplus(-z) - softplus(z) ), focal: the derivative of its formula
  *   probabilities  u w ( log(1-p) - log p ), each log at least -100.
+ * One of grad and target_grad may be NULL. An infinite u gives infinities of the formula's signs, and 0 where its other
+ * factor is 0. In float64 without focal, sigmoid and softplus below 2^-1532 count as 0, which shows only where |u w| is
+ * above 2^510.
  *   Error: 4 ULP of the larger term, focal 16. grad may be input where in_place is 1 and the strides are equal. */
 XENT_API xent_status xent_binary_cross_entropy_forward_backward(const xent_binary_cross_entropy *args,
                                                                 const xent_options *options, const xent_exec *exec,

@@ -125,10 +125,10 @@ TEST_P(BinaryKernel, Focal) {
 
 // Logits at which one of the parts leaves its range or loses its digits.
 std::vector<double> HardLogits(xent_dtype dtype) {
-  std::vector<double> z = {0.0,    1e-300, 1e-45,   1e-39, 1e-20,  1e-8,  1e-4,  0.3,   0.6931472, 1.0,
-                           17.0,   36.0,   37.5,    86.6,  87.4,   88.5,  89.0,  100.0, 103.9,     110.0,
-                           349.0,  351.0,  700.0,   707.9, 708.1,  709.0, 744.4, 746.0, 800.0,     1061.0,
-                           1063.0, 5000.0, 65504.0, 1e6,   0x1p41, 1e30,  3e38,  1e300, kInfinity};
+  std::vector<double> z = {0.0,    1e-300, 1e-45,  1e-39,   1e-20, 1e-8,   1e-4,  0.3,   0.6931472, 1.0,
+                           17.0,   27.0,   36.0,   37.5,    86.6,  87.4,   88.5,  89.0,  100.0,     103.9,
+                           110.0,  349.0,  351.0,  700.0,   707.9, 708.1,  709.0, 744.4, 746.0,     800.0,
+                           1061.0, 1063.0, 5000.0, 65504.0, 1e6,   0x1p41, 1e30,  3e38,  1e300,     kInfinity};
   const size_t n = z.size();
   for (size_t i = 0; i < n; ++i) {
     z[i] = reference::Decode(dtype, reference::Encode(dtype, z[i]));
@@ -199,7 +199,7 @@ TEST_P(BinaryKernel, HugeAndTinyFactorsOfFloat64) {
 
 TEST_P(BinaryKernel, HardFocal) {
   for (const xent_dtype dtype : kDtypes) {
-    for (const double gamma : {0.001, 0.5, 1.0, 2.0, 40.0, 1e6}) {
+    for (const double gamma : {0.001, 0.5, 1.0, 2.0, 40.0, 1e6, 1e11}) {
       Binary call = HardCall(dtype, 1, 1);
       call.gamma = gamma;
       call.has_alpha = true;

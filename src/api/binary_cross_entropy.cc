@@ -234,7 +234,7 @@ xent_status BinaryCrossEntropy(const xent_binary_cross_entropy *given, const xen
                                const xent_exec *given_exec, Mode mode, xent_error *error) {
   XENT_RETURN_IF_ERROR(CheckError(error));
   xent_binary_cross_entropy args = XENT_BINARY_CROSS_ENTROPY_INIT;
-  XENT_RETURN_IF_ERROR(ReadStruct(given, sizeof(args), "args", &args, error));
+  XENT_RETURN_IF_ERROR(ReadStruct(given, "args", &args, error));
   xent_options options;
   xent_exec exec;
   Shape shape;

@@ -107,10 +107,24 @@ void FillColumns(Out *row, int64_t step, int64_t first, int64_t end, double valu
   for (int64_t col = first; col < end; ++col) row[col * step] = Narrow<Out>(static_cast<Arithmetic<Out>>(value));
 }
 
-struct Call {
-  const Kernels &kernels;
+// What a row's targets and weights are.
+struct CallInputs {
   const xent_cross_entropy &args;
   const xent_options &options;
+
+  bool HasIndexTargets() const { return args.targets != nullptr; }
+  int64_t Target(int64_t row) const { return HasIndexTargets() ? Targets{args.targets, args.targets_type}[row] : -1; }
+  bool IsIgnored(int64_t target) const { return HasIndexTargets() && target == options.ignore_index; }
+
+  double Weight(const void *weights, int64_t i) const {
+    return weights == nullptr ? 1.0 : NumberAt(weights, args.dtype == XENT_F64, i);
+  }
+  double RowWeight(int64_t row) const { return Weight(args.row_weights, row); }
+  double TargetWeight(int64_t target) const { return target < 0 ? 1.0 : Weight(args.class_weights, target); }
+};
+
+struct Call : CallInputs {
+  const Kernels &kernels;
   const Mode mode;
   const RowShape shape;  // of the valid columns
   const int64_t logits_stride, grad_stride, probs_stride, target_grad_stride;
@@ -118,11 +132,8 @@ struct Call {
   const Shares<double> shares;
   const Transform transform;
 
-  bool HasIndexTargets() const { return args.targets != nullptr; }
   bool WritesGradients() const { return mode != Mode::kForward; }
   int64_t Inner() const { return args.inner > 1 ? args.inner : 1; }
-  int64_t Target(int64_t row) const { return HasIndexTargets() ? Targets{args.targets, args.targets_type}[row] : -1; }
-  bool IsIgnored(int64_t target) const { return HasIndexTargets() && target == options.ignore_index; }
 
   // Where a row of the matrix begins (its columns lie Inner() apart).
   int64_t Offset(int64_t row, int64_t stride) const {
@@ -154,12 +165,6 @@ struct Call {
   static void Write(void *array, int64_t row, T value) {
     if (array != nullptr) static_cast<T *>(array)[row] = value;
   }
-
-  double Weight(const void *weights, int64_t i) const {
-    return weights == nullptr ? 1.0 : NumberAt(weights, args.dtype == XENT_F64, i);
-  }
-  double RowWeight(int64_t row) const { return Weight(args.row_weights, row); }
-  double TargetWeight(int64_t target) const { return target < 0 ? 1.0 : Weight(args.class_weights, target); }
 
   // What the row's gradient is if it is given by rule; else kCompute, and u r over the denominator.
   Fill FillOf(int64_t row, bool nan_row, Factor *g) const {

@@ -14,7 +14,7 @@ xent_status NotTogether(const char *a, const char *b, xent_error *error) {
 }
 
 // Targets in range; counts the rows that are not ignored, and sums their weights.
-xent_status CheckTargetValues(CheckedCall *checked, const Call &call, xent_error *error) {
+xent_status CheckTargetValues(CheckedCall *checked, const CallInputs &call, xent_error *error) {
   const xent_cross_entropy &args = checked->args;
   const xent_options &options = checked->options;
   for (int64_t row = 0; row < args.rows; ++row) {
@@ -48,7 +48,7 @@ xent_status CheckGradient(const xent_cross_entropy &args, const Matrix &logits, 
   return CheckUpstream(args.upstream, args.upstream_kind, args.rows, args.dtype, error);
 }
 
-xent_status CheckRecords(const CheckedCall &checked, const Call &call, xent_error *error) {
+xent_status CheckRecords(const CheckedCall &checked, const CallInputs &call, xent_error *error) {
   const xent_cross_entropy &args = checked.args;
   const Record *const records = static_cast<const Record *>(args.records);
   const uint8_t kind = IsGeneral(args, checked.options) ? Record::kGeneral : Record::kIndex;
@@ -242,7 +242,8 @@ xent_status CheckCall(const xent_cross_entropy *given, const xent_options *given
                       Mode mode, const ShardCall *shard, CheckedCall *checked, xent_error *error) {
   XENT_RETURN_IF_ERROR(CheckError(error));
   xent_cross_entropy &args = checked->args;
-  XENT_RETURN_IF_ERROR(ReadStruct(given, offsetof(xent_cross_entropy, inner), "args", &args, error));
+  static constexpr xent_cross_entropy kPlain = XENT_CROSS_ENTROPY_INIT;
+  XENT_RETURN_IF_ERROR(ReadStruct(given, offsetof(xent_cross_entropy, inner), kPlain, "args", &args, error));
   const ShardCall sharding = shard != nullptr ? *shard : ShardCall{};
   const ShardStep step = sharding.step;
   XENT_RETURN_IF_ERROR(CheckShape(args.rows, args.cols, args.dtype, error));
@@ -278,7 +279,7 @@ xent_status CheckCall(const xent_cross_entropy *given, const xent_options *given
   checked->grad_stride = grad.stride;
   checked->probs_stride = probs.stride;
   checked->target_grad_stride = target_grad.stride;
-  const Call call = checked->MakeCall(mode);
+  const CallInputs call{args, checked->options};
   if (call.HasIndexTargets()) {
     XENT_RETURN_IF_ERROR(CheckTargetValues(checked, call, error));
   } else {

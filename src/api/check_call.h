@@ -18,18 +18,17 @@ inline bool IsGeneral(const xent_cross_entropy &args, const xent_options &option
 }
 
 struct CheckedCall {
-  xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
-  xent_options options = XENT_OPTIONS_INIT;
-  xent_exec exec = XENT_EXEC_INIT;
+  xent_cross_entropy args;
+  xent_options options;
+  xent_exec exec;
   int64_t total_cols = 0;  // valid columns of the whole vocabulary
   int64_t live_rows = 0;
   Wide weight;  // the mean's denominator
   int64_t logits_stride = 0, grad_stride = 0, probs_stride = 0, target_grad_stride = 0;
 
   Call MakeCall(Mode mode) const {
-    return {ActiveKernels(),
-            args,
-            options,
+    return {{args, options},
+            ActiveKernels(),
             mode,
             RowShape(args.rows, total_cols),
             logits_stride,

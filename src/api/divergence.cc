@@ -352,7 +352,7 @@ xent_status CheckDivergence(const xent_divergence *given, const xent_options *gi
   XENT_RETURN_IF_ERROR(CheckError(error));
   xent_divergence &args = call->args;
   call->mode = mode;
-  XENT_RETURN_IF_ERROR(ReadStruct(given, sizeof(xent_divergence), "args", &args, error));
+  XENT_RETURN_IF_ERROR(ReadStruct(given, "args", &args, error));
   XENT_RETURN_IF_ERROR(CheckDtype(args.student_dtype, "student_dtype", error));
   XENT_RETURN_IF_ERROR(CheckDtype(args.teacher_dtype, "teacher_dtype", error));
   XENT_RETURN_IF_ERROR(CheckShape(args.rows, args.cols, args.student_dtype, error));

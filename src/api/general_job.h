@@ -45,7 +45,7 @@ struct GeneralRowState {
   Wide target_value;    // y_t
   GeneralRow<T> row;
   T loss;
-  double nll;
+  Number<T> nll;
   Fill fill;
   GeneralGradient gradient;
   double exact_target;  // y_factor of a gradient that is the others' sum alone; 0: the target has no such
@@ -72,7 +72,7 @@ void FinishGeneralRow(const Call &call, int64_t row, GeneralRowState<T> &state) 
   T lse = std::numeric_limits<T>::quiet_NaN();
   T log_probability = lse;
   state.loss = lse;
-  state.nll = kNan;
+  state.nll = Number<T>{kNan};
   if (!state.row.IsNan()) {
     const N wide_lse = LogSumExp(state.row, factor);
     lse = RoundTo<T>(wide_lse);
@@ -81,7 +81,7 @@ void FinishGeneralRow(const Call &call, int64_t row, GeneralRowState<T> &state) 
       double value = state.target_logit;
       call.kernels.general->values(call.transform, &value, 1);
       gap = Gap(state.row, factor, value);
-      state.nll = Value(gap);
+      state.nll = gap;
       log_probability = T{0} - RoundTo<T>(gap);
     }
     const int64_t scale = ExponentOf(Format<T>::kSpreadScale);
@@ -244,7 +244,7 @@ struct GeneralJob {
       }
       call.FillPadding<In>(row);
     }
-    if (call.mode != Mode::kBackward) totals.Add({{static_cast<double>(state.loss), 0.0}, state.nll});
+    if (call.mode != Mode::kBackward) totals.Add({{static_cast<double>(state.loss), 0.0}, Wide{state.nll}});
   }
 };
 
@@ -291,7 +291,7 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
       } else {
         FinishGeneralRow(call, row, state);
         if (WantsStatistics(call.args)) WriteStatistics<In>(call, row, state.row, state.target);
-        group_totals[row / group_rows].Add({{static_cast<double>(state.loss), 0.0}, state.nll});
+        group_totals[row / group_rows].Add({{static_cast<double>(state.loss), 0.0}, Wide{state.nll}});
       }
       if (call.WritesGradients()) {
         PrepareGeneralGradient(call, row, state);

@@ -17,7 +17,7 @@ struct IndexRow {
   bool nan;
   RowSum<T> others, target_term;
   T loss;
-  double nll;  // unrounded, for the perplexity
+  Number<T> nll;  // unrounded, for the perplexity
   uint16_t logit_chunks;
   Fill fill;
   RowGradient<T> gradient;
@@ -79,11 +79,11 @@ void FinishIndexRow(const Call &call, int64_t row, int64_t pieces, const PieceOf
   }
   T lse = std::numeric_limits<T>::quiet_NaN();
   state.loss = lse;
-  state.nll = kNan;
+  state.nll = Number<T>{kNan};
   T log_probability = lse;
   if (!state.nan) {
     const N nll = state.target_term.IsZero() ? N{kInfinity} : NegativeLogLikelihood(state.others, state.target_term);
-    state.nll = Value(nll);
+    state.nll = nll;
     log_probability = T{0} - RoundTo<T>(nll);
     const double lambda = call.options.z_loss;
     const bool smoothed = call.shares.other != 0.0;
@@ -245,7 +245,7 @@ struct IndexJob {
 
   void End(int64_t row, const Row &state, Totals &totals) const {
     if (call.WritesGradients()) call.FillPadding<In>(row);
-    if (call.mode != Mode::kBackward) totals.Add({{static_cast<double>(state.loss), 0.0}, state.nll});
+    if (call.mode != Mode::kBackward) totals.Add({{static_cast<double>(state.loss), 0.0}, Wide{state.nll}});
   }
 };
 

@@ -27,7 +27,7 @@ XENT_NOINLINE void ReduceLosses(int64_t rows, const T *losses, const Targets &ta
       const int64_t target = targets.data == nullptr ? 0 : targets[row];
       if (targets.data != nullptr && target == options.ignore_index) continue;
       weight = Add(weight, TwoProduct(WeightAt<T>(row_weights, row), WeightAt<T>(class_weights, target)));
-      group.Add({{static_cast<double>(losses[row]), 0.0}, 0.0});
+      group.Add({{static_cast<double>(losses[row]), 0.0}, {}});
     }
     totals.Add(group);
   }

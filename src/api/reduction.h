@@ -47,11 +47,11 @@ inline void WriteReduced(void *loss, bool wide, Wide sum, const xent_options &op
 }
 
 // exp(sum of nll / live rows).
-inline double Perplexity(double nll, int64_t live_rows) {
-  if (live_rows == 0 || nll != nll) return std::numeric_limits<double>::quiet_NaN();
+inline double Perplexity(Wide nll, int64_t live_rows) {
+  if (live_rows == 0 || nll.hi != nll.hi) return std::numeric_limits<double>::quiet_NaN();
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  if (nll > 1e300) return kInfinity;
-  const Wide mean = Divide({nll, 0.0}, {static_cast<double>(live_rows), 0.0});
+  if (nll.hi > 1e300) return kInfinity;
+  const Wide mean = Divide(nll, {static_cast<double>(live_rows), 0.0});
   if (mean.hi > 1e6) return kInfinity;
   const auto e = Exp(mean);
   return Scale(e.mantissa.hi, e.exponent);

@@ -17,6 +17,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <new>
 
 #include "kernels/row.h"
 #include "math/fp_mode.h"
@@ -28,11 +29,11 @@ namespace xent::internal {
 // Sums over rows, added up in row order within groups and the groups in order.
 struct Totals {
   Wide loss;
-  double nll = 0.0;
+  Wide nll;
 
   void Add(const Totals &other) {
     loss = AddOrOverflow(loss, other.loss);
-    nll += other.nll;
+    nll = AddOrOverflow(nll, other.nll);
   }
 };
 struct NoTotals {
@@ -76,14 +77,18 @@ XENT_NOINLINE bool RunGroups(const RowShape &shape, int64_t task_rows, const xen
   struct Work {
     const RunRange &run;
     int64_t rows, group_rows, groups, task_groups;
-    Sums group_totals[kMaxTasks];
+    Sums *group_totals;
   };
   const int64_t group_rows = RowsPerGroup(shape.rows);
   const int64_t groups = (shape.rows - 1) / group_rows + 1;
   const int64_t group_logits = group_rows > INT64_MAX / shape.cols ? INT64_MAX : group_rows * shape.cols;
   const int64_t task_groups =
       concurrency == 1 ? groups : std::max({int64_t{1}, kTaskLogits / group_logits, (task_rows - 1) / group_rows + 1});
-  Work work{run, shape.rows, group_rows, groups, task_groups, {}};
+  // Of the groups that there are, for a call of a few rows is over before all of them would be cleared.
+  alignas(Sums) unsigned char storage[kMaxTasks * sizeof(Sums)];
+  Sums *const group_totals = reinterpret_cast<Sums *>(storage);
+  for (int64_t group = 0; group < groups; ++group) new (group_totals + group) Sums();
+  Work work{run, shape.rows, group_rows, groups, task_groups, group_totals};
   const bool complete = ParallelFor(
       exec, concurrency, (groups - 1) / task_groups + 1,
       [](void *arg, int64_t task) {
@@ -92,7 +97,7 @@ XENT_NOINLINE bool RunGroups(const RowShape &shape, int64_t task_rows, const xen
         w.run(task * w.task_groups * w.group_rows, std::min(w.rows, end_group * w.group_rows), w.group_totals);
       },
       &work);
-  for (int64_t group = 0; group < groups; ++group) totals->Add(work.group_totals[group]);
+  for (int64_t group = 0; group < groups; ++group) totals->Add(group_totals[group]);
   return complete;
 }
 

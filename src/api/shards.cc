@@ -222,7 +222,7 @@ XENT_NOINLINE void CombineRow(const Call &call, const RecordsOfRow &records, int
       Merge<T>(records.Get(row, i).General(), call.transform.Factor(), &state.row);
     }
     FinishGeneralRow(call, row, state);
-    return totals.Add({{static_cast<double>(state.loss), 0.0}, state.nll});
+    return totals.Add({{static_cast<double>(state.loss), 0.0}, Wide{state.nll}});
   }
   IndexRow<T> state{};
   state.target = target;
@@ -237,7 +237,7 @@ XENT_NOINLINE void CombineRow(const Call &call, const RecordsOfRow &records, int
         return {&sum, record.first / call.shape.chunk_cols, record.first, record.cols};
       },
       state);
-  totals.Add({{static_cast<double>(state.loss), 0.0}, state.nll});
+  totals.Add({{static_cast<double>(state.loss), 0.0}, Wide{state.nll}});
 }
 
 template <class T>
@@ -297,7 +297,7 @@ bool Backward(const Call &call, const Slice &slice, const xent_exec &exec) {
 
 xent_status CheckShardStruct(const xent_shard *given, xent_shard *shard, xent_error *error) {
   XENT_RETURN_IF_ERROR(CheckError(error));
-  return ReadStruct(given, sizeof(xent_shard), "shard", shard, error);
+  return ReadStruct(given, "shard", shard, error);
 }
 
 }  // namespace

@@ -64,9 +64,12 @@ xent_status CheckStruct(const void *object, size_t struct_size, size_t known, si
 }
 
 xent_status CheckOptions(const xent_options *given, int64_t cols, xent_options *options, xent_error *error) {
-  *options = XENT_OPTIONS_INIT;
-  if (given == nullptr) return XENT_OK;
-  XENT_RETURN_IF_ERROR(ReadStruct(given, offsetof(xent_options, logit_scale), "options", options, error));
+  static constexpr xent_options kPlain = XENT_OPTIONS_INIT;
+  if (given == nullptr) {
+    *options = kPlain;
+    return XENT_OK;
+  }
+  XENT_RETURN_IF_ERROR(ReadStruct(given, offsetof(xent_options, logit_scale), kPlain, "options", options, error));
   given = options;
   if (!IsFinite(given->logit_scale) || given->logit_scale <= 0.0) {
     return Invalid(error, "logit_scale is %.17g, expected a finite number > 0", given->logit_scale);
@@ -138,7 +141,7 @@ xent_status RefuseOptions(const xent_options &options, unsigned used, const char
 xent_status CheckExec(const xent_exec *given, xent_exec *exec, xent_error *error) {
   *exec = XENT_EXEC_INIT;
   if (given == nullptr) return XENT_OK;
-  XENT_RETURN_IF_ERROR(ReadStruct(given, sizeof(xent_exec), "exec", exec, error));
+  XENT_RETURN_IF_ERROR(ReadStruct(given, "exec", exec, error));
   if (exec->mode < XENT_EXEC_OPENMP || exec->mode > XENT_EXEC_CALLER) {
     return Invalid(error, "exec mode is %d, expected XENT_EXEC_OPENMP, XENT_EXEC_SERIAL or XENT_EXEC_CALLER",
                    exec->mode);

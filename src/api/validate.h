@@ -26,9 +26,16 @@ XENT_PRINTF(2, 3) xent_status Invalid(xent_error *error, const char *format, ...
 // first version had, where there was one.
 xent_status CheckStruct(const void *object, size_t struct_size, size_t known, size_t oldest, const char *name,
                         xent_error *error);
-// A caller's struct as this version has it: what an older one lacks keeps the value in `copy`.
+// A caller's struct as this version has it: what an older one lacks has the value that it has in `plain`. Nothing is
+// cleared that is then overwritten: in a call of one small row that shows.
 template <class S>
-xent_status ReadStruct(const S *given, size_t oldest, const char *name, S *copy, xent_error *error);
+xent_status ReadStruct(const S *given, size_t oldest, const S &plain, const char *name, S *copy, xent_error *error);
+// The same of a struct that has had one version only.
+template <class S>
+xent_status ReadStruct(const S *given, const char *name, S *copy, xent_error *error) {
+  if (given == nullptr) return Invalid(error, "%s is NULL", name);
+  return ReadStruct(given, sizeof(S), *given, name, copy, error);
+}
 xent_status CheckError(xent_error *error);
 
 // Options and execution as given, or the defaults for null.
@@ -64,14 +71,18 @@ inline Dtype KernelDtype(int32_t dtype) { return static_cast<Dtype>(dtype - XENT
 inline size_t ElementSize(int32_t dtype) { return dtype == XENT_F64 ? 8 : dtype == XENT_F32 ? 4 : 2; }
 
 template <class S>
-xent_status ReadStruct(const S *given, size_t oldest, const char *name, S *copy, xent_error *error) {
+xent_status ReadStruct(const S *given, size_t oldest, const S &plain, const char *name, S *copy, xent_error *error) {
   if (given == nullptr) return Invalid(error, "%s is NULL", name);
   const xent_status status = CheckStruct(given, given->struct_size, sizeof(S), oldest, name, error);
-  if (status == XENT_OK) {
-    std::memcpy(static_cast<void *>(copy), given, given->struct_size < sizeof(S) ? oldest : sizeof(S));
-    copy->struct_size = sizeof(S);
+  if (status != XENT_OK) return status;
+  if (given->struct_size >= sizeof(S)) {
+    std::memcpy(static_cast<void *>(copy), given, sizeof(S));
+  } else {
+    std::memcpy(static_cast<void *>(copy), &plain, sizeof(S));
+    std::memcpy(static_cast<void *>(copy), given, oldest);
   }
-  return status;
+  copy->struct_size = sizeof(S);
+  return XENT_OK;
 }
 
 }  // namespace xent::internal

@@ -236,7 +236,10 @@ void ExpSum(const ExpSumTask &task, ChunkSum *out) {
   const bool in_place = task.exponentials == task.logits;
 
   ChunkSum result{0.0, {}, {}, 0.0, Reference::kExponent, Special::kNone};
-  if (task.spread) result.pivot = Pivot(logits, cols, target);
+  if (task.spread) {
+    const double peek = Peek(logits, cols);
+    result.pivot = peek >= -F::kLimit && peek <= F::kLimit ? peek : Pivot(logits, cols, target);
+  }
   const auto find_special = [&](Extreme seen) {
     result.special = seen.nan ? Special::kNan : Special::kInfinity;
     *out = result;

@@ -704,6 +704,33 @@ TEST_P(LossOptions, ScaledLogitsUpTo3e38DoNotOverflow) {
   }
 }
 
+TEST_P(LossOptions, ConfidentRowsKeepTheirDigitsUnderWeightsAndScale) {
+  // The target's gradient is -w_t sum_{j != t} p_j whatever the path: 1e-9 to 1e-152 of w_t here, and exactly 0 where
+  // every other column is masked.
+  for (const int64_t inner : {0, 4}) {
+    for (const double margin : {20.0, 40.0, 80.0, 350.0, kInf}) {
+      for (const double weight : {2.0224590897560120, 0.30000000000000004, -1.7}) {
+        for (const double scale : {1.0, 0.48535073829943942, 1.7346435696950719}) {
+          if (margin == 350 && dtype() != XENT_F64) continue;
+          LossCall call(dtype(), 4, 6, inner);
+          for (int64_t i = 0; i < 4; ++i) {
+            for (int64_t c = 0; c < 6; ++c) {
+              call.logits.Set(i, c, c == i ? 40.25 : 40.25 - margin / scale - static_cast<double>(c) / 8);
+            }
+            call.targets[static_cast<size_t>(i)] = i;
+          }
+          call.options.logit_scale = scale;
+          call.options.reduction = XENT_REDUCTION_SUM;
+          call.SetClassWeights({weight, 1.3 * weight, 0.7 * weight, weight / 3, 1, 1});
+          call.SetRowWeights({0.823711841, 1, 3.3, -0.1});
+          call.SetUpstream({19.758703}, XENT_UPSTREAM_SCALAR);
+          ExpectRight(call);
+        }
+      }
+    }
+  }
+}
+
 // ------------------------------------------------------------------ z-loss
 
 TEST_P(LossOptions, ZLossIsNotWeightedByClassButByRow) {

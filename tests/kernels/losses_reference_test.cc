@@ -177,7 +177,7 @@ TEST(LossReference, AgreesWithMpfr) {
     const LossInputs inputs = RandomRow(seed, XENT_F64, false);
     const Losses losses = reference::EvaluateLosses(inputs);
     ForEachOutput(inputs, losses, Formulas(inputs), [&](const char *name, Value got, const Big &want) {
-      EXPECT_EQ(got.slack, 0);
+      if (inputs.options.z_loss == 0) EXPECT_EQ(got.slack, 0);  // with it lse has its own bound
       const long double distance = std::fabs((Big(got.exact) - want).Get());
       EXPECT_LE(distance, 0x1p-58L * got.scale) << name << ", seed " << seed << ": " << static_cast<double>(got.exact)
                                                 << " instead of " << static_cast<double>(want.Get());
@@ -231,7 +231,7 @@ TEST(LossReference, SlackOfSoftcapCoversEveryMoveAndNotMuchMore) {
         EXPECT_LE(distance, got.slack * (1 + 1e-5L) + 1e-9L * got.scale)
             << name << ", seed " << seed << ": slack " << static_cast<double>(got.slack);
       });
-      if (way == 0 && inputs.row_weights.empty() && inputs.upstream.empty()) {
+      if (way == 0 && o.z_loss == 0 && inputs.row_weights.empty() && inputs.upstream.empty()) {
         const long double distance = std::fabs((moved.loss - exact.loss).Get());
         EXPECT_GE(distance, 0.99L * losses.losses[0].slack - 1e-9L * losses.losses[0].scale) << "seed " << seed;
       }

@@ -107,6 +107,11 @@ void FillColumns(Out *row, int64_t step, int64_t first, int64_t end, double valu
   for (int64_t col = first; col < end; ++col) row[col * step] = Narrow<Out>(static_cast<Arithmetic<Out>>(value));
 }
 
+// Statistics that need a look at the row of their own.
+inline bool WantsStatistics(const xent_cross_entropy &args) {
+  return args.argmax != nullptr || args.hits != nullptr || args.entropy != nullptr || args.rank != nullptr ||
+         args.topk_logprobs != nullptr || args.topk_indices != nullptr || args.gathered != nullptr;
+}
 // What a row's targets and weights are.
 struct CallInputs {
   const xent_cross_entropy &args;
@@ -131,6 +136,7 @@ struct Call : CallInputs {
   const Factor denominator;
   const Shares<double> shares;
   const Transform transform;
+  const bool wants_statistics;
 
   bool WritesGradients() const { return mode != Mode::kForward; }
   int64_t Inner() const { return args.inner > 1 ? args.inner : 1; }

@@ -37,7 +37,8 @@ struct CheckedCall {
             target_grad_stride,
             Denominator(options, weight.hi),
             Shares<double>(options, total_cols),
-            {options.logit_scale, options.softcap}};
+            {options.logit_scale, options.softcap},
+            WantsStatistics(args)};
   }
   // The reduced outputs that are wanted.
   void WriteTotals(const Totals &totals) const {

@@ -233,7 +233,7 @@ struct GeneralJob {
     state.row = {};
     for (int64_t i = 0; i < call.shape.chunks; ++i) Merge<T>(sums[i], call.transform.Factor(), &state.row);
     FinishGeneralRow(call, row, state);
-    if (WantsStatistics(call.args)) WriteStatistics<In>(call, row, state.row, state.target);
+    if (call.wants_statistics) WriteStatistics<In>(call, row, state.row, state.target);
     if (call.mode == Mode::kForwardBackward) PrepareGeneralGradient(call, row, state);
   }
 
@@ -290,7 +290,7 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
         RestoreGeneralRow(call, row, state.row);
       } else {
         FinishGeneralRow(call, row, state);
-        if (WantsStatistics(call.args)) WriteStatistics<In>(call, row, state.row, state.target);
+        if (call.wants_statistics) WriteStatistics<In>(call, row, state.row, state.target);
         group_totals[row / group_rows].Add({{static_cast<double>(state.loss), 0.0}, Wide{state.nll}});
       }
       if (call.WritesGradients()) {

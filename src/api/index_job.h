@@ -84,7 +84,7 @@ void FinishIndexRow(const Call &call, int64_t row, int64_t pieces, const PieceOf
   if (!state.nan) {
     const N nll = state.target_term.IsZero() ? N{kInfinity} : NegativeLogLikelihood(state.others, state.target_term);
     state.nll = nll;
-    log_probability = T{0} - RoundTo<T>(nll);
+    if (call.args.logprobs != nullptr) log_probability = T{0} - RoundTo<T>(nll);
     const double lambda = call.options.z_loss;
     const bool smoothed = call.shares.other != 0.0;
     N wide_lse{};
@@ -211,7 +211,7 @@ struct IndexJob {
       PrepareIndexGradient(call, row, state);
     } else {
       state.nan = !(state.target_logit < kInfinity);
-      if (WantsStatistics(call.args)) WriteStatistics<In>(call, row, SumRow<In>(call, row), state.target);
+      if (call.wants_statistics) WriteStatistics<In>(call, row, SumRow<In>(call, row), state.target);
     }
     return true;
   }
@@ -245,7 +245,8 @@ struct IndexJob {
 
   void End(int64_t row, const Row &state, Totals &totals) const {
     if (call.WritesGradients()) call.FillPadding<In>(row);
-    if (call.mode != Mode::kBackward) totals.Add({{static_cast<double>(state.loss), 0.0}, Wide{state.nll}});
+    if (call.mode != Mode::kBackward)
+      totals.Add({{static_cast<double>(state.loss), 0.0}, call.args.perplexity != nullptr ? Wide{state.nll} : Wide{}});
   }
 };
 

@@ -33,7 +33,7 @@ struct Totals {
 
   void Add(const Totals &other) {
     loss = AddOrOverflow(loss, other.loss);
-    nll = AddOrOverflow(nll, other.nll);
+    if (other.nll.hi != 0.0) nll = AddOrOverflow(nll, other.nll);
   }
 };
 struct NoTotals {

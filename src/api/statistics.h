@@ -12,12 +12,7 @@ namespace xent::internal {
 
 inline constexpr int32_t kMaxTopK = 64;
 
-// Statistics that need a look at the row of their own.
-inline bool WantsStatistics(const xent_cross_entropy &args) {
-  return args.argmax != nullptr || args.hits != nullptr || args.entropy != nullptr || args.rank != nullptr ||
-         args.topk_logprobs != nullptr || args.topk_indices != nullptr || args.gathered != nullptr;
-}
-// And those of them that need the row's exponentials.
+// Statistics that need the row's exponentials.
 inline bool WantsExponentials(const xent_cross_entropy &args) {
   return args.entropy != nullptr || args.topk_logprobs != nullptr || args.gathered != nullptr;
 }
@@ -132,7 +127,7 @@ void WriteIgnoredRow(const Call &call, int64_t row, const SumRowFunction &sum_ro
   using T = Arithmetic<In>;
   if (call.mode != Mode::kBackward) {
     WriteIgnoredOutputs<T>(call, row);
-    if (call.options.stats_of_ignored != 0 && (call.args.lse != nullptr || WantsStatistics(call.args))) {
+    if (call.options.stats_of_ignored != 0 && (call.args.lse != nullptr || call.wants_statistics)) {
       const GeneralRow<T> sums = sum_row();
       const bool nan = sums.IsNan();
       if (call.args.lse != nullptr) {

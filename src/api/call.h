@@ -198,13 +198,12 @@ struct Call : CallInputs {
 // lambda lse^2.
 template <class N>
 N ZLoss(N lse, double lambda) {
-  const double plain = Value(lse) * Value(lse);
-  return TimesFinite(plain - plain == 0.0 ? Multiply(lse, lse) : N{plain}, lambda);
+  return MultiplyAny(MultiplyAny(lse, lse), N{lambda});
 }
 // a b, 0 where the coefficient b is exactly 0.
 template <class N>
 N Weighted(N a, double b) {
-  return b == 1.0 ? a : b == 0.0 ? N{} : TimesFinite(a, b);
+  return b == 1.0 ? a : b == 0.0 ? N{} : MultiplyAny(a, N{b});
 }
 
 }  // namespace xent::internal

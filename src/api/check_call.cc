@@ -34,7 +34,8 @@ xent_status CheckTargetValues(CheckedCall *checked, const CallInputs &call, xent
   for (int64_t row = 0; row < args.rows; ++row) {
     const int64_t target = call.Target(row);
     if (call.IsIgnored(target)) continue;
-    checked->weight = Add(checked->weight, TwoProduct(call.RowWeight(row), call.TargetWeight(target)));
+    checked->weight =
+        AddOrOverflow(checked->weight, MultiplyAny(Wide{call.RowWeight(row)}, Wide{call.TargetWeight(target)}));
   }
   return XENT_OK;
 }

@@ -37,7 +37,7 @@ struct CheckedCall {
             target_grad_stride,
             Denominator(options, weight.hi),
             Shares<double>(options, total_cols),
-            {options.logit_scale, options.softcap},
+            {options.logit_scale, options.softcap, args.dtype == XENT_F64},
             WantsStatistics(args)};
   }
   // The reduced outputs that are wanted.

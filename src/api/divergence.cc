@@ -145,7 +145,7 @@ void FinishJensenShannon(const DivergenceCall &call, const DivergenceSums &sums,
   using N = Number<T>;
   const N student = Ratio(ToNumber<T>(sums.sides[kStudent]), state->totals[kStudent]);
   const N teacher = Ratio(ToNumber<T>(sums.sides[kTeacher]), state->totals[kTeacher]);
-  state->loss = Add(TimesFinite(teacher, call.args.beta), TimesFinite(student, 1.0 - call.args.beta));
+  state->loss = AddOrOverflow(MultiplyAny(teacher, N{call.args.beta}), MultiplyAny(student, N{1.0 - call.args.beta}));
   state->row.mean = Wide{student};
 }
 

@@ -48,20 +48,13 @@ struct GeneralRowState {
   Number<T> nll;
   Fill fill;
   GeneralGradient gradient;
-  double exact_target;  // y_factor of a gradient that is the others' sum alone; 0: the target has no such
+  bool exact;           // the target's gradient is the others' sum alone,
+  double exact_target;  // times this
 };
 
 inline Wide LabelOfTarget(const Call &call, int64_t target) {
   if (target < 0) return {};
-  return Multiply(Shares<Wide>(call.options, call.shape.cols).target, Wide{call.TargetWeight(target)});
-}
-
-// a b, of which b may be too large or small for its parts to be exact.
-inline double TimesNumber(double a, double b) { return a * b; }
-inline Wide TimesNumber(Wide a, Wide b) {
-  const double plain = a.hi * b.hi;
-  const bool tame = plain - plain == 0.0 && (plain > 0x1p-900 || plain < -0x1p-900);
-  return tame ? Add(TimesFinite(a, b.hi), TimesFinite(a, b.lo)) : Wide{plain};
+  return MultiplyAny(Shares<Wide>(call.options, call.shape.cols).target, Wide{call.TargetWeight(target)});
 }
 
 // Writes what forward gives of a live row.
@@ -123,7 +116,7 @@ template <class T>
 void PrepareGeneralGradient(const Call &call, int64_t row, GeneralRowState<T> &state) {
   using N = Number<T>;
   Factor g;
-  state.exact_target = 0.0;
+  state.exact = false;
   state.fill = call.FillOf(row, state.row.IsNan(), &g);
   if (state.fill != Fill::kCompute) return;
   GeneralGradient &gradient = state.gradient;
@@ -133,19 +126,20 @@ void PrepareGeneralGradient(const Call &call, int64_t row, GeneralRowState<T> &s
   const double lambda = call.options.z_loss;
   N mass = weighted ? state.row.weight : N{call.TargetWeight(state.target)};
   if (lambda != 0.0) {
-    mass = AddOrOverflow(mass, Scale(TimesFinite(LogSumExp(state.row, call.transform.Factor()), lambda), 1));
+    mass = AddOrOverflow(mass, Scale(MultiplyAny(LogSumExp(state.row, call.transform.Factor()), N{lambda}), 1));
   }
   const N total = Add(state.row.others, N{1.0});
   // Without a cap dz is logit_scale throughout.
-  const N with_dz = TimesFinite(N{u}, call.transform.cap > 0.0 ? 1.0 : call.transform.scale);
+  const N with_dz = MultiplyAny(N{u}, N{call.transform.cap > 0.0 ? 1.0 : call.transform.scale});
   gradient.value = state.row.value;
-  gradient.p_factor = Wide{TimesNumber(Divide(mass, total), with_dz)};
+  gradient.p_factor = Wide{MultiplyAny(Divide(mass, total), with_dz)};
   gradient.y_factor = Wide{with_dz};
   gradient.log_total = Value(LogTotal(state.row));
   gradient.label_factor = u * (1.0 - call.options.label_smoothing);
   if (!weighted && lambda == 0.0 && state.target == state.row.argmax) {
-    const N share = TimesFinite(Divide(state.row.others, total), call.TargetWeight(state.target));
-    state.exact_target = Value(TimesNumber(share, with_dz));
+    state.exact = true;
+    const N share = MultiplyAny(Divide(state.row.others, total), N{call.TargetWeight(state.target)});
+    state.exact_target = Value(MultiplyAny(share, with_dz));
   }
 }
 
@@ -181,7 +175,7 @@ void WriteGeneralGradient(const Call &call, const GeneralRowState<Arithmetic<In>
   const int64_t target = state.target < 0 ? -1 : state.target - first;
   call.kernels.general->gradient[kDtypeOf<In>]({logits, cols, call.transform, labels, target, state.target_value,
                                                 IsWeighted(call), state.gradient, grad, label_grad});
-  if (state.exact_target != 0.0 && grad != nullptr && target >= 0 && target < cols) {
+  if (state.exact && grad != nullptr && target >= 0 && target < cols) {
     WriteExactTarget(call, state, grad + target);
   }
 }
@@ -260,6 +254,7 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
   int64_t targets[kTile];
   Wide target_values[kTile];
   double target_logits[kTile], exact_targets[kTile];
+  bool exact[kTile];
   Fill fills[kTile];
   for (int64_t first = first_row, count; first < end_row; first += count) {
     count = std::min({kTile, end_row - first, inner - first % inner});
@@ -280,7 +275,7 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
       const int64_t row = first + i;
       gradients[i] = {};
       fills[i] = Fill::kZero;
-      exact_targets[i] = 0.0;
+      exact[i] = false;
       GeneralRowState<T> state{};
       if (call.mode != Mode::kBackward && any) Merge<T>(sums[i], call.transform.Factor(), &state.row);
       if (call.IsIgnored(call.Target(row))) continue;
@@ -298,6 +293,7 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
         fills[i] = state.fill;
         if (state.fill == Fill::kCompute) {
           gradients[i] = state.gradient;
+          exact[i] = state.exact;
           exact_targets[i] = state.exact_target;
         }
       }
@@ -317,7 +313,7 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
       const int64_t row = first + i;
       if (fills[i] != Fill::kCompute) {
         call.FillGradients<In>(row, 0, call.shape.cols, fills[i] == Fill::kNan ? kNan : 0.0);
-      } else if (exact_targets[i] != 0.0 && call.args.grad != nullptr) {
+      } else if (exact[i] && call.args.grad != nullptr) {
         GeneralRowState<T> state{};
         state.target_logit = target_logits[i];
         state.gradient = gradients[i];

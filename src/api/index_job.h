@@ -98,7 +98,7 @@ void FinishIndexRow(const Call &call, int64_t row, int64_t pieces, const PieceOf
       scale = ExponentOf(Format<T>::kSpreadScale);
       loss = Weighted(Scale(nll, scale), call.shares.target);
       const N others = OthersLoss(state, call.shape.cols, pieces, piece_of);
-      loss = AddOrOverflow(loss, TimesFinite(others, call.shares.other));
+      loss = AddOrOverflow(loss, MultiplyAny(others, N{call.shares.other}));
     } else if (lambda != 0.0) {
       loss = AddOrOverflow(loss, ZLoss(wide_lse, lambda));
     }
@@ -138,7 +138,9 @@ void PrepareIndexGradient(const Call &call, int64_t row, IndexRow<T> &state) {
   const double weight = call.TargetWeight(state.target);
   const double lambda = call.options.z_loss;
   const double mass =
-      lambda == 0.0 ? weight : Value(AddOrOverflow(Scale(TimesFinite(LogOfSum(total), lambda), 1), Number<T>{weight}));
+      lambda == 0.0
+          ? weight
+          : Value(AddOrOverflow(Scale(MultiplyAny(LogOfSum(total), Number<T>{lambda}), 1), Number<T>{weight}));
   if (mass == 0.0 && weight == 0.0) {
     state.fill = Fill::kZero;
     return;

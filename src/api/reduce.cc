@@ -26,7 +26,8 @@ XENT_NOINLINE void ReduceLosses(int64_t rows, const T *losses, const Targets &ta
     for (int64_t row = begin; row < std::min(rows, begin + group_rows); ++row) {
       const int64_t target = targets.data == nullptr ? 0 : targets[row];
       if (targets.data != nullptr && target == options.ignore_index) continue;
-      weight = Add(weight, TwoProduct(WeightAt<T>(row_weights, row), WeightAt<T>(class_weights, target)));
+      weight = AddOrOverflow(
+          weight, MultiplyAny(Wide{WeightAt<T>(row_weights, row)}, Wide{WeightAt<T>(class_weights, target)}));
       group.Add({{static_cast<double>(losses[row]), 0.0}, {}});
     }
     totals.Add(group);

@@ -1,7 +1,9 @@
 #include "api/validate.h"
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
+#include <limits>
 
 namespace xent::internal {
 namespace {
@@ -77,6 +79,8 @@ xent_status CheckOptions(const xent_options *given, int64_t cols, xent_options *
   if (!IsFinite(given->softcap) || given->softcap < 0.0) {
     return Invalid(error, "softcap is %.17g, expected a finite number >= 0 (0: off)", given->softcap);
   }
+  // A subnormal cap would count as none where these are flushed; beside the smallest normal one it makes no difference.
+  if (given->softcap > 0.0) options->softcap = std::max(given->softcap, std::numeric_limits<double>::min());
   if (!IsFinite(given->z_loss) || given->z_loss < 0.0) {
     return Invalid(error, "z_loss is %.17g, expected a finite number >= 0", given->z_loss);
   }

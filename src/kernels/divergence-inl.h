@@ -155,7 +155,7 @@ HWY_INLINE Doubles LogOverMixture(double c, double rest, Doubles x) {
   const Doubles limit = hn::Set(d, 709.0);  // beyond it log(c e^x) = log(c e^709) + (x - 709)
   const Doubles inside = hn::Min(hn::Max(x, hn::Neg(limit)), limit);
   const Doubles beyond = hn::Max(hn::Sub(x, limit), hn::Zero(d));
-  const Doubles change = hn::Mul(hn::Set(d, c), Expm1(d, inside, hn::Zero(d)));
+  const Doubles change = hn::Mul(hn::Set(d, c), Expm1<double>(d, inside, hn::Zero(d)));
   Doubles log = Log1pDouble(d, change);
   // Where 1 + change would cancel the two terms are added; never so with c <= 1/2.
   const auto keeps = hn::Ge(change, hn::Set(d, -0.5));

@@ -39,8 +39,8 @@ template <class T>
 struct LaneSums {
   WideLanes<T> others, entropy, weight, weighted;
 
-  // Terms of a vector of values z (masked at the maximum's own column) and labels y (0 there).
-  HWY_INLINE void Add(int64_t first, Doubles m, Doubles z, Doubles y, Doubles factor, bool with_entropy,
+  // Terms of a vector of values z (masked at the maximum's own column) and labels y + y_low (0 there).
+  HWY_INLINE void Add(int64_t first, Doubles m, Doubles z, Doubles y, Doubles y_low, Doubles factor, bool with_entropy,
                       bool with_weighted) {
     const DoubleTag d;
     const Doubles zero = hn::Zero(d);
@@ -57,6 +57,10 @@ struct LaneSums {
         difference = hn::Sub(hn::Mul(m, scale), hn::Mul(z, scale));
       }
       AddDoubles(hn::IfThenElseZero(hn::Ne(y, zero), hn::Mul(y, difference)), first, weighted);
+      if constexpr (kKeepsLow<T>) {
+        const auto finite = hn::Lt(difference, hn::Set(d, -kMasked));
+        AddDoubles(hn::IfThenElseZero(finite, hn::Mul(y_low, difference)), first, weighted);
+      }
     }
   }
 };
@@ -109,21 +113,23 @@ HWY_INLINE void StageLabels(const Labels &labels, int64_t col, int64_t count, do
   }
 }
 
+template <class T>
 HWY_INLINE void TransformValues(const Transform &transform, double *z, int64_t count) {
   if (transform.cap == 0.0) return;
   const DoubleTag d;
-  const SoftCap cap(transform.scale, transform.cap);
+  const SoftCap<T> cap(transform.scale, transform.cap);
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t i = 0; i < count; i += lanes) hn::Store(cap.Value(d, hn::Load(d, z + i)), d, z + i);
 }
 
 // `count` values in place, of any alignment.
+template <class T>
 HWY_INLINE void Values(const Transform &transform, double *values, int64_t count) {
   HWY_ALIGN double copy[kLanes];
   for (int64_t i = 0; i < count; i += kLanes) {
     const int64_t part = HWY_MIN(kLanes, count - i);
     Stage(values + i, part, kLanes, 0.0, copy);
-    TransformValues(transform, copy, kLanes);
+    TransformValues<T>(transform, copy, kLanes);
     std::memcpy(values + i, copy, static_cast<size_t>(part) * sizeof(double));
   }
 }
@@ -156,7 +162,7 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
     argmax = FindFirst(logits, task.cols, static_cast<T>(seen.max));
     result.argmax = task.first + argmax;
     result.value = seen.max;
-    Values(task.transform, &result.value, 1);
+    Values<T>(task.transform, &result.value, 1);
   }
   if (result.special != Special::kNone || !task.sums) {
     *out = result;
@@ -167,14 +173,14 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const double factor = task.transform.Factor();
   LaneSums<T> sums;
-  double weight_of_max = 0.0;
+  Wide weight_of_max;
   HWY_ALIGN double z[kStep];
   HWY_ALIGN double y[kStep] = {};
-  HWY_ALIGN double y_low[kStep];
+  HWY_ALIGN double y_low[kStep] = {};
   for (int64_t col = 0; col < task.cols; col += kStep) {
     const int64_t count = HWY_MIN(kStep, task.cols - col);
     Stage(logits + col, count, kStep, kMasked, z);
-    TransformValues(task.transform, z, kStep);
+    TransformValues<T>(task.transform, z, kStep);
     if (task.weighted) {
       StageLabels<T>(task.labels, col, count, y, kKeepsLow<T> ? y_low : nullptr);
       if (task.target >= col && task.target < col + count) {
@@ -184,8 +190,8 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
     }
     if (argmax >= col && argmax < col + count) {
       z[argmax - col] = kMasked;
-      weight_of_max = y[argmax - col];
-      y[argmax - col] = 0.0;
+      weight_of_max = {y[argmax - col], kKeepsLow<T> ? y_low[argmax - col] : 0.0};
+      y[argmax - col] = y_low[argmax - col] = 0.0;
     }
     for (int64_t part = 0; part < kLanes; part += lanes) {
       for (int64_t i = part; i < kStep; i += kLanes) {
@@ -194,15 +200,15 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
           AddDoubles(label, part, sums.weight);
           if constexpr (kKeepsLow<T>) AddDoubles(hn::Load(d, y_low + i), part, sums.weight);
         }
-        sums.Add(part, hn::Set(d, result.value), hn::Load(d, z + i), label, hn::Set(d, factor), task.entropy,
-                 task.weighted);
+        sums.Add(part, hn::Set(d, result.value), hn::Load(d, z + i), label, hn::Load(d, y_low + i), hn::Set(d, factor),
+                 task.entropy, task.weighted);
       }
     }
   }
   result.others = sums.others.Total();
-  result.entropy = TimesFinite(sums.entropy.Total(), factor);
-  result.weight = Add(sums.weight.Total(), Wide{weight_of_max});
-  result.weighted = TimesFinite(sums.weighted.Total(), factor);
+  result.entropy = MultiplyAny(sums.entropy.Total(), Wide{factor});
+  result.weight = AddOrOverflow(sums.weight.Total(), weight_of_max);
+  result.weighted = MultiplyAny(sums.weighted.Total(), Wide{factor});
   *out = result;
 }
 
@@ -211,7 +217,7 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
 template <class T>
 struct GradientOf {
   const Transform transform;
-  const SoftCap cap;
+  const SoftCap<T> cap;
 
   explicit GradientOf(const Transform &t) : transform(t), cap(t.scale, t.cap > 0.0 ? t.cap : 1.0) {}
 
@@ -224,7 +230,8 @@ struct GradientOf {
   HWY_INLINE Result operator()(Doubles raw, Doubles m, Doubles y, Doubles y_low, const Factors &factors) const {
     const DoubleTag d;
     const bool capped = transform.cap > 0.0;
-    const Doubles z = capped ? cap.Value(d, raw) : raw;
+    Doubles dz = hn::Zero(d);
+    const Doubles z = capped ? cap.Value(d, raw, &dz) : raw;
     const Below<T> below(m, z, hn::Set(d, transform.Factor()));
     const Doubles label = hn::Mul(y, factors.y);
     Doubles v = hn::MulSub(below.exponential, factors.p, label);
@@ -233,7 +240,7 @@ struct GradientOf {
           hn::MulAdd(y_low, factors.y, hn::MulAdd(y, factors.y_low, ProductError(d, y, factors.y, label)));
       v = hn::Add(v, hn::MulSub(below.exponential, factors.p_low, label_low));
     }
-    if (capped) v = hn::Mul(v, cap.Derivative(d, raw));
+    if (capped) v = hn::Mul(v, dz);
     return {v, below.difference};
   }
 };
@@ -349,31 +356,29 @@ void TileSums(const TileTask &task, GeneralSums *out) {
     }
   }
   for (int64_t i = 0; i < kTile; ++i) value[i] = max[i] - max[i] == 0.0 ? max[i] : 0.0;
-  TransformValues(task.transform, value, kTile);
+  TransformValues<T>(task.transform, value, kTile);
 
   const Doubles factor = hn::Set(d, task.transform.Factor());
   LaneSums<T> sums[kTile / kLanes];
   for (int64_t col = 0; task.sums && col < task.cols; ++col) {
     Stage(logits + col * task.stride, task.count, kTile, 0.0, z);
-    TransformValues(task.transform, z, kTile);
+    TransformValues<T>(task.transform, z, kTile);
     if (task.weighted) StageTileLabels<T>(task, col, y, kKeepsLow<T> ? y_low : nullptr);
     const Doubles column = hn::Set(d, static_cast<double>(col));
     for (int64_t i = 0; i < kTile; i += lanes) {
       LaneSums<T> &lane_sums = sums[i / kLanes];
-      Doubles label = hn::Load(d, y + i);
+      Doubles label = hn::Load(d, y + i), label_low = hn::Load(d, y_low + i);
       if (task.weighted) {
         const auto is_target = hn::Eq(hn::Load(d, target + i), column);
         label = hn::IfThenElse(is_target, hn::Load(d, target_value + i), label);
+        label_low = hn::IfThenElse(is_target, hn::Load(d, target_low + i), label_low);
         AddDoubles(label, i % kLanes, lane_sums.weight);
-        if constexpr (kKeepsLow<T>) {
-          AddDoubles(hn::IfThenElse(is_target, hn::Load(d, target_low + i), hn::Load(d, y_low + i)), i % kLanes,
-                     lane_sums.weight);
-        }
+        if constexpr (kKeepsLow<T>) AddDoubles(label_low, i % kLanes, lane_sums.weight);
       }
       const auto is_max = hn::Eq(hn::Load(d, argmax + i), column);
       const Doubles logit = hn::IfThenElse(is_max, hn::Set(d, kMasked), hn::Load(d, z + i));
-      lane_sums.Add(i % kLanes, hn::Load(d, value + i), logit, hn::IfThenZeroElse(is_max, label), factor, true,
-                    task.weighted);
+      lane_sums.Add(i % kLanes, hn::Load(d, value + i), logit, hn::IfThenZeroElse(is_max, label),
+                    hn::IfThenZeroElse(is_max, label_low), factor, true, task.weighted);
     }
   }
   const double scale = task.transform.Factor();
@@ -388,9 +393,9 @@ void TileSums(const TileTask &task, GeneralSums *out) {
     if (max[i] == -kMasked) result.special = Special::kInfinity;
     if (bad[i] != 0.0) result.special = Special::kNan;
     result.others = lane_sums.others.Lane(lane);
-    result.entropy = TimesFinite(lane_sums.entropy.Lane(lane), scale);
+    result.entropy = MultiplyAny(lane_sums.entropy.Lane(lane), Wide{scale});
     result.weight = lane_sums.weight.Lane(lane);
-    result.weighted = TimesFinite(lane_sums.weighted.Lane(lane), scale);
+    result.weighted = MultiplyAny(lane_sums.weighted.Lane(lane), Wide{scale});
   }
 }
 

@@ -13,7 +13,9 @@ HWY_BEFORE_NAMESPACE();
 namespace xent::internal {
 namespace HWY_NAMESPACE {
 
-void ValuesOf(const Transform &transform, double *values, int64_t count) { Values(transform, values, count); }
+void ValuesOf(const Transform &transform, double *values, int64_t count) {
+  transform.wide ? Values<double>(transform, values, count) : Values<float>(transform, values, count);
+}
 
 const GeneralKernels *GeneralTable() {
   static constexpr GeneralKernels kTable = {

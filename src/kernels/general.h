@@ -18,6 +18,7 @@ namespace xent::internal {
 struct Transform {
   double scale = 1.0;
   double cap = 0.0;
+  bool wide = false;  // of float64 logits
 
   double Factor() const { return cap > 0.0 ? 1.0 : scale; }
 };

@@ -13,7 +13,7 @@ N Distance(double a, double b, double factor) {
   if constexpr (sizeof(N) == sizeof(double)) {
     return plain * factor;
   } else {
-    return TimesFinite(TwoSum(a, -b), factor);
+    return MultiplyAny(TwoSum(a, -b), Wide{factor});
   }
 }
 
@@ -50,7 +50,7 @@ void Merge(const GeneralSums &chunk, double factor, GeneralRow<T> *row) {
   if (Value(low.weight) != 0.0) {
     constexpr double kScale = Format<T>::kSpreadScale;
     const N scaled = kScale == 1.0 ? distance : Distance<N>(high.value * kScale, low.value * kScale, factor);
-    const N moved = IsFinite(Value(scaled)) ? Multiply(scaled, low.weight) : N{Value(scaled) * Value(low.weight)};
+    const N moved = MultiplyAny(scaled, low.weight);
     row->weighted = AddOrOverflow(row->weighted, moved);
   }
   if (!(Value(distance) < 1000.0)) return;  // e^-distance counts as 0
@@ -86,7 +86,7 @@ template <class T>
 Number<T> WeightedGap(const GeneralRow<T> &row) {
   using N = Number<T>;
   const N log_total = Scale(LogTotal(row), ExponentOf(Format<T>::kSpreadScale));
-  return AddOrOverflow(row.weighted, Multiply(row.weight, log_total));
+  return AddOrOverflow(row.weighted, MultiplyAny(row.weight, log_total));
 }
 
 #define XENT_INSTANTIATE(T)                                             \

@@ -188,9 +188,9 @@ T ScaledRatio(Factor g, const RowSum<T> &part, const RowSum<T> &total, double ti
     const NumberFactor<T> r = Ratio(part, total);
     // Nothing is subtracted: the quotient may lie below the normal range, and g bring it back.
     if (minus == 0.0)
-      return RoundTo<T>(Scale(Multiply(Multiply(r.mantissa, N{times}), N{g.mantissa}),
+      return RoundTo<T>(Scale(MultiplyAny(MultiplyAny(r.mantissa, N{times}), N{g.mantissa}),
                               Clamped(r.exponent + static_cast<double>(g.exponent))));
-    x = Multiply(Scale(r.mantissa, Clamped(r.exponent)), N{times});
+    x = MultiplyAny(Scale(r.mantissa, Clamped(r.exponent)), N{times});
   }
   if (minus != 0.0) x = Add(x, N{-minus});
   if (Value(x) == 0.0) return T{0};

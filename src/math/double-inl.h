@@ -45,11 +45,12 @@ HWY_INLINE V ExpForDouble(D d, V x, V x_lo) {
   return hn::IfThenElseZero(hn::Ge(x, hn::Set(d, kLowestExponent)), ScaleByExponent(d, p, m));
 }
 
-// e^(x + x_lo) - 1 for |x| <= 709: with x = k ln 2 + r it is 2^k (e^r - 1) + (2^k - 1), which cancels nowhere since
-// |r| <= ln(2)/2. e^r - 1 by the terms of its series up to r^14, which leave 2^-58 of it. About 1 ULP.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V Expm1(D d, V x, V x_lo) {
-  constexpr int kTerms = 14;
+// e^(x + x_lo) - 1 for |x| <= 709, and the exponential itself: with x = k ln 2 + r the first is 2^k (e^r - 1) + (2^k -
+// 1), which cancels nowhere since |r| <= ln(2)/2, the second 2^k (1 + (e^r - 1)). e^r - 1 by the terms of its series:
+// up to r^14, which leave 2^-58 of it, about 1 ULP in all; for float32 results up to r^9, 2^-35.
+template <class T, class D, class V = hn::Vec<D>>
+HWY_INLINE V Expm1(D d, V x, V x_lo, V *exponential = nullptr) {
+  constexpr int kTerms = sizeof(T) == sizeof(double) ? 14 : 9;
   constexpr std::array<double, kTerms + 1> kInverseFactorial = [] {
     std::array<double, kTerms + 1> c{};
     double factorial = 1.0;
@@ -67,64 +68,74 @@ HWY_INLINE V Expm1(D d, V x, V x_lo) {
   const V p = hn::MulAdd(hn::Mul(r, r), q, r);
   const V one = hn::Set(d, 1.0);
   const V power = ScaleByExponent(d, one, m);
+  if (exponential != nullptr) *exponential = hn::MulAdd(power, p, power);
   return hn::MulAdd(power, p, hn::Sub(power, one));
 }
 
-// z' = cap tanh(scale z / cap) and its derivative by z, scale sech^2(scale z / cap). z' is within 2 ULP, the derivative
-// within 4 + 4 |scale z / cap|: x = scale z / cap is formed with its rounding error, tanh|x| from expm1(-2|x|) with
-// what the denominator and the quotient lose added before the one rounding by cap.
+// z' = cap tanh(scale z / cap) and its derivative by z, scale sech^2(scale z / cap), for results of type T. z' is
+// within 2 ULP, the derivative within 4 + 4 |scale z / cap|. With e = e^(-2|x|), x = scale z / cap: tanh|x| = (1 - e) /
+// (1 + e), sech^2 x = 4 e / (1 + e)^2. For float64 x is formed with its rounding error, and what the denominator and
+// the quotient lose is added before the one rounding by cap.
+template <class T>
 class SoftCap {
  public:
-  SoftCap(double scale, double cap) : scale_(scale), cap_(cap) {
-    const Wide ratio = Divide(Wide{scale}, Wide{cap});
-    ratio_ = ratio.hi;
-    ratio_lo_ = ratio.lo;
+  // Where the quotient leaves the range its low part is of no use.
+  SoftCap(double scale, double cap) : scale_(scale), cap_(cap), ratio_(scale / cap), ratio_lo_(0.0) {
+    const bool tame = cap < 0x1p900 && cap > 0x1p-900 && ratio_ < 0x1p900 && ratio_ > 0x1p-900;
+    if (tame) ratio_lo_ = Divide(Wide{scale}, Wide{cap}).lo;
+    if (tame) ratio_ = Divide(Wide{scale}, Wide{cap}).hi;
+    if (ratio_ > 0x1p1000) ratio_ = 0x1p1000;
   }
 
-  // -inf stays -inf; +inf gives cap, NaN anything.
+  // -inf stays -inf; +inf gives cap, NaN anything. The derivative only where it is asked for.
   template <class D, class V = hn::Vec<D>>
-  HWY_INLINE V Value(D d, V z) const {
-    V x = hn::Zero(d), x_lo = hn::Zero(d);
-    Argument(d, z, &x, &x_lo);
-    const V t = Expm1(d, x, x_lo);  // in [-1, 0]
-    const V two = hn::Set(d, 2.0);
-    const V w = hn::Add(t, two);
-    const V w_lo = hn::Sub(t, hn::Sub(w, two));
-    const V q = hn::Neg(hn::Div(t, w));
-    // -t = q w + rest, so that tanh = q + (rest - q w_lo) / w.
-    const V rest = hn::Neg(hn::Add(t, hn::Mul(q, w)));
-    const V exact_rest = hn::Sub(rest, ProductError(d, q, w, hn::Mul(q, w)));
-    const V more = hn::Div(hn::NegMulAdd(q, w_lo, exact_rest), w);
-    const V cap = hn::Set(d, cap_);
-    const V product = hn::Mul(cap, q);
-    const V magnitude = hn::Add(product, hn::MulAdd(cap, more, ProductError(d, cap, q, product)));
-    return hn::IfThenElse(hn::Eq(z, hn::Set(d, -std::numeric_limits<double>::infinity())), z,
-                          hn::CopySign(magnitude, z));
-  }
-
-  template <class D, class V = hn::Vec<D>>
-  HWY_INLINE V Derivative(D d, V z) const {
-    V x = hn::Zero(d), x_lo = hn::Zero(d);
-    Argument(d, z, &x, &x_lo);
-    const V e = ExpForDouble(d, x, x_lo);  // e^(-2|x|)
-    const V w = hn::Add(hn::Set(d, 1.0), e);
-    return hn::Mul(hn::Set(d, 4.0 * scale_), hn::Div(hn::Div(e, w), w));
-  }
-
- private:
-  // -2 |scale z / cap|, at least -709, where tanh is 1 and e^x counts as 0.
-  template <class D, class V = hn::Vec<D>>
-  HWY_INLINE void Argument(D d, V z, V *x, V *x_lo) const {
+  HWY_INLINE V Value(D d, V z, V *derivative = nullptr) const {
+    // -2|x|, at least -709, where tanh is 1 and e counts as 0.
     const V lowest = hn::Set(d, -709.0);
     const V magnitude = hn::Abs(z);
     const V ratio = hn::Set(d, -2.0 * ratio_);
     const V product = hn::Mul(magnitude, ratio);
     const auto inside = hn::Gt(product, lowest);
-    *x = hn::IfThenElse(inside, product, lowest);
-    const V lost = hn::MulAdd(magnitude, hn::Set(d, -2.0 * ratio_lo_), ProductError(d, magnitude, ratio, product));
-    *x_lo = hn::IfThenElseZero(inside, lost);
+    const V x = hn::IfThenElse(inside, product, lowest);
+    V x_lo = hn::Zero(d);
+    if constexpr (sizeof(T) == sizeof(double)) {
+      const V lost = hn::MulAdd(magnitude, hn::Set(d, -2.0 * ratio_lo_), ProductError(d, magnitude, ratio, product));
+      x_lo = hn::IfThenElseZero(inside, lost);
+    }
+    V e = hn::Zero(d);
+    const V t = Expm1<T>(d, x, x_lo, &e);  // e - 1, in [-1, 0]
+    const V two = hn::Set(d, 2.0);
+    const V w = hn::Add(t, two);
+    const V cap = hn::Set(d, cap_);
+    const V scale = hn::Set(d, scale_);
+    V result;
+    if constexpr (sizeof(T) == sizeof(double)) {
+      const V w_lo = hn::Sub(t, hn::Sub(w, two));
+      const V q = hn::Neg(hn::Div(t, w));
+      // -t = q w + rest, so that tanh = q + (rest - q w_lo) / w.
+      const V qw = hn::Mul(q, w);
+      const V rest = hn::Sub(hn::Neg(hn::Add(t, qw)), ProductError(d, q, w, qw));
+      const V more = hn::Div(hn::NegMulAdd(q, w_lo, rest), w);
+      const V capped = hn::Mul(cap, q);
+      result = hn::Add(capped, hn::MulAdd(cap, more, ProductError(d, cap, q, capped)));
+      if (derivative != nullptr) {
+        *derivative = hn::Mul(hn::Div(hn::Div(hn::Mul(hn::Set(d, 4.0), e), w), w), scale);
+      }
+    } else {
+      const V inverse = hn::Div(hn::Set(d, 1.0), w);
+      result = hn::Mul(hn::Mul(cap, hn::Neg(t)), inverse);
+      if (derivative != nullptr) {
+        *derivative = hn::Mul(hn::Mul(hn::Mul(hn::Set(d, 4.0), e), hn::Mul(inverse, inverse)), scale);
+      }
+    }
+    // tanh x is x to 2^-55 of itself; a cap of 1e300 would leave x below the normal range.
+    const auto linear = hn::Gt(product, hn::Set(d, -0x1p-26));
+    result = hn::IfThenElse(linear, hn::Mul(magnitude, scale), result);
+    if (derivative != nullptr) *derivative = hn::IfThenElse(linear, scale, *derivative);
+    return hn::IfThenElse(hn::Eq(z, hn::Set(d, -std::numeric_limits<double>::infinity())), z, hn::CopySign(result, z));
   }
 
+ private:
   double scale_, cap_, ratio_, ratio_lo_;
 };
 

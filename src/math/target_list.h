@@ -1,4 +1,5 @@
-// Which SIMD targets a kernel unit is compiled for, and how its table for one of them is found. Included before Highway.
+// Which SIMD targets a kernel unit is compiled for, and how its table for one of them is found. Included before
+// Highway.
 //
 // AVX3_DL, AVX3_ZEN4 and AVX3_SPR would give the code of AVX3 again: the kernels use nothing that they add.
 #ifndef XENT_SRC_MATH_TARGET_LIST_H_

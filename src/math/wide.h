@@ -79,7 +79,6 @@ inline double AddOrOverflow(double a, double b) { return a + b; }
 inline double Subtract(double a, double b) { return a - b; }
 inline double Multiply(double a, double b) { return a * b; }
 inline double Divide(double a, double b) { return a / b; }
-inline double TimesFinite(double a, double b) { return a * b; }
 
 inline double Value(double x) { return x; }
 inline double Value(Wide x) { return x.hi; }
@@ -100,16 +99,20 @@ inline double Scale(double x, int64_t k) {
 }
 inline Wide Scale(Wide x, int64_t k) { return {Scale(x.hi, k), Scale(x.lo, k)}; }
 
-// a b for a finite b where a may be huge (its parts' products would overflow), infinite or NaN.
-inline Wide TimesFinite(Wide a, double b) {
-  constexpr double kHuge = 0x1p900;
-  if (!(a.hi - a.hi == 0.0)) return {a.hi * b, 0.0};
-  if (a.hi <= kHuge && a.hi >= -kHuge) return Multiply(a, {b, 0.0});
-  return Scale(Multiply(Scale(a, -200), {b, 0.0}), 200);
-}
-
 // Floor of log2 |x| for normal x; -1023 for zero and subnormals.
 inline int64_t ExponentOf(double x) { return static_cast<int64_t>((std::bit_cast<uint64_t>(x) >> 52) & 0x7ff) - 1023; }
+
+// a b of any size, infinite or NaN too: what Multiply cannot take since products of parts leave the range.
+inline Wide MultiplyAny(Wide a, Wide b) {
+  const double plain = a.hi * b.hi;
+  const auto tame = [](double x) { return (x >= 0x1p-900 && x <= 0x1p900) || (x <= -0x1p-900 && x >= -0x1p900); };
+  if (tame(plain) && tame(a.hi) && tame(b.hi)) return Multiply(a, b);
+  const bool finite = a.hi - a.hi == 0.0 && b.hi - b.hi == 0.0;
+  if (!finite || a.hi == 0.0 || b.hi == 0.0) return {plain, 0.0};
+  const int64_t ea = ExponentOf(a.hi), eb = ExponentOf(b.hi);
+  return Scale(Multiply(Scale(a, -ea), Scale(b, -eb)), ea + eb);
+}
+inline double MultiplyAny(double a, double b) { return a * b; }
 
 // log(1 + r) for -0.293 <= r <= 0.415, without forming 1 + r: 2 atanh(s), s = r / (2 + r).
 template <class N>

@@ -537,8 +537,8 @@ XENT_API xent_status xent_binary_cross_entropy_forward(const xent_binary_cross_e
  *   logits         u w ( pos_weight softplus(-z) - softplus(z) ), focal: the derivative of its formula
  *   probabilities  u w ( log(1-p) - log p ), each log at least -100.
  * One of grad and target_grad may be NULL. An infinite u gives infinities of the formula's signs, and 0 where its other
- * factor is 0. In float64 without focal, sigmoid and softplus below 2^-1532 count as 0, which shows only where |u w| is
- * above 2^510.
+ * factor is 0 or cancels to 0. In float64 without focal, sigmoid and softplus below 2^-1532 count as 0, which shows only
+ * where |u w| is above 2^510.
  *   Error: 4 ULP of the larger term, focal 16. grad may be input where in_place is 1 and the strides are equal. */
 XENT_API xent_status xent_binary_cross_entropy_forward_backward(const xent_binary_cross_entropy *args,
                                                                 const xent_options *options, const xent_exec *exec,

@@ -322,6 +322,11 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
       t_small =
           ProductOf<kWide>(d, hn::IfThenElse(positive, pos_weight, minus_one), zero, softplus_small, zero, &t_small_lo);
       h = SumOf<kWide>(d, t, t_lo, t_small, t_small_lo, &h_lo);
+      // softplus(-z) - softplus(z) is -z, however small.
+      const auto equal = hn::Eq(pos_weight, one);
+      h = hn::IfThenElse(equal, hn::Neg(z), h);
+      h_lo = hn::IfThenZeroElse(equal, h_lo);
+      h_k = hn::IfThenZeroElse(equal, h_k);
     }
     g = hn::IfThenElse(positive, g, hn::Neg(g));
     g_lo = hn::IfThenElse(positive, g_lo, hn::Neg(g_lo));

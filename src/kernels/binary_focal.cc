@@ -127,7 +127,7 @@ FocalResult WideFocal(const FocalElement &element, const BinaryTask &task) {
 
   const Scaled bce = other * softplus + pos_weight * y * softplus_minus;
   const Scaled bce_z = other * sigma - pos_weight * y * sigma_minus;
-  const Scaled bce_y = pos_weight * softplus_minus - softplus;
+  const Scaled bce_y = element.pos_weight == 1.0 ? Scaled(-z) : pos_weight * softplus_minus - softplus;
 
   const Scaled q = y * sigma_minus + other * sigma;
   const bool is_one = element.y == 1.0, is_zero = element.y == 0.0;

@@ -247,7 +247,8 @@ TEST_P(BinaryApi, OrderOfTheSumDoesNotDependOnThreads) {
     call.element_weights = call.Make(call.Float());
     Random random(20);
     for (int64_t k = 0; k < rows * cols / 2; ++k) {
-      const double weight = std::ldexp(1 + random.Uniform(), static_cast<int>(random.Below(60)));
+      const int exponent = static_cast<int>(random.Below(60));
+      const double weight = std::ldexp(1 + random.Uniform(), exponent);
       const int64_t pair[] = {k, rows * cols - 1 - k};
       for (const int64_t f : pair) {
         call.x.Set(f / cols, f % cols, 1);
@@ -417,6 +418,19 @@ TEST_P(BinaryApi, ZeroWeightBeatsInfinity) {
       EXPECT_TRUE(Is(call, call.grad, 0, c, 0));
     }
   }
+}
+
+TEST_P(BinaryApi, TargetGradientOfATinyLogitIsExact) {
+  // softplus(-z) - softplus(z) = -z, of which the two terms' digits hold nothing.
+  const double z = dtype() == XENT_F16 ? 0x1p-14 : 0x1p-73;
+  Binary call = Row(dtype(), {z, -z}, {0.5, 1});
+  call.MustRun(Pass::kForwardBackward);
+  EXPECT_TRUE(Is(call, call.target_grad, 0, 0, -z));
+  EXPECT_TRUE(Is(call, call.target_grad, 0, 1, z));
+  call.upstream_kind = XENT_UPSTREAM_SCALAR;
+  call.upstream = call.Vector({kInf});
+  call.MustRun(Pass::kBackward);
+  EXPECT_TRUE(Is(call, call.target_grad, 0, 0, -kInf));
 }
 
 TEST_P(BinaryApi, TinyResultsAreZeroAndHugeOnesInfinite) {

@@ -261,8 +261,7 @@ XENT_NOINLINE void TileExtremes(const DivergenceCall &call, int side, int64_t ro
 
 // Lanes over positions: rows [first, end), tile after tile, each row added to its group's totals in order.
 template <class T>
-XENT_NOINLINE void RunTiles(const DivergenceCall &call, int64_t first_row, int64_t end_row, Totals *group_totals) {
-  const int64_t group_rows = RowsPerGroup(call.shape.rows);
+XENT_NOINLINE void RunTiles(const DivergenceCall &call, int64_t first_row, int64_t end_row, Groups<Totals> &groups) {
   const int64_t inner = call.Inner();
   const auto &kernels = *call.kernels->divergence;
   for (int64_t first = first_row, count; first < end_row; first += count) {
@@ -296,7 +295,7 @@ XENT_NOINLINE void RunTiles(const DivergenceCall &call, int64_t first_row, int64
     }
     for (int64_t i = 0; i < count; ++i) {
       FinishRow(call, first + i, &states[i]);
-      group_totals[(first + i) / group_rows].Add({{static_cast<double>(states[i].stored), 0.0}, 0.0});
+      groups.Of(first + i).Add({{static_cast<double>(states[i].stored), 0.0}, {}});
     }
     if (call.mode == Mode::kForward) continue;
     share_rows();
@@ -308,8 +307,8 @@ XENT_NOINLINE void RunTiles(const DivergenceCall &call, int64_t first_row, int64
 template <class T>
 XENT_NOINLINE bool Run(const DivergenceCall &call, Totals *totals) {
   if (call.Inner() == 1) return RunRows(DivergenceJob<T>{call}, call.shape, call.exec, totals);
-  const auto run = [&](int64_t first, int64_t end, Totals *group_totals) {
-    RunTiles<T>(call, first, end, group_totals);
+  const auto run = [&](int64_t first, int64_t end, Groups<Totals> &groups) {
+    RunTiles<T>(call, first, end, groups);
   };
   return RunTiled(call.shape, call.exec, run, totals);
 }

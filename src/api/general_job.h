@@ -120,8 +120,11 @@ void PrepareGeneralGradient(const Call &call, int64_t row, GeneralRowState<T> &s
   state.fill = call.FillOf(row, state.row.IsNan(), &g);
   if (state.fill != Fill::kCompute) return;
   GeneralGradient &gradient = state.gradient;
-  gradient.infinite = g.exponent > 4000;
-  const double u = gradient.infinite ? g.mantissa : Scale(g.mantissa, g.exponent);
+  // Beyond what leaves room for the other factors the exponent goes its own way.
+  const bool tame = g.exponent >= -400 && g.exponent <= 400;
+  const double u = tame ? Scale(g.mantissa, g.exponent) : g.mantissa;
+  gradient.lift[0] = PowerOfTwo(tame ? 0 : g.exponent / 2);
+  gradient.lift[1] = PowerOfTwo(tame ? 0 : g.exponent - g.exponent / 2);
   const bool weighted = IsWeighted(call);
   const double lambda = call.options.z_loss;
   N mass = weighted ? state.row.weight : N{call.TargetWeight(state.target)};
@@ -155,7 +158,7 @@ void WriteExactTarget(const Call &call, const GeneralRowState<Arithmetic<In>> &s
   task.target_value = Wide{1.0};
   task.row.value = state.gradient.value;
   task.row.y_factor = Wide{state.exact_target};
-  task.row.infinite = state.gradient.infinite;
+  std::copy(state.gradient.lift, state.gradient.lift + 2, task.row.lift);
   task.gradient = grad;
   call.kernels.general->gradient[kDtypeOf<In>](task);
 }
@@ -191,6 +194,7 @@ struct GeneralJob {
   const Call &call;
 
   bool Begin(int64_t row, Row &state) const {
+    const FpMode mode(Subnormals::kKeep);
     state.target = call.Target(row);
     if (call.IsIgnored(state.target)) {
       WriteIgnoredRow<In>(call, row, [&] { return SumRow<In>(call, row, call.args.lse != nullptr); });
@@ -206,6 +210,7 @@ struct GeneralJob {
   }
 
   void Chunk(int pass, int64_t row, int64_t chunk, Row &state, GeneralSums &sums) const {
+    const FpMode mode(Subnormals::kKeep);
     const int64_t first = chunk * call.shape.chunk_cols;
     const int64_t cols = call.shape.ColsOf(chunk);
     const In *const logits = call.Logits<In>(row) + first;
@@ -224,6 +229,7 @@ struct GeneralJob {
 
   void Between(int pass, int64_t row, Row &state, const GeneralSums *sums) const {
     if (pass != 0 || call.mode == Mode::kBackward) return;
+    const FpMode mode(Subnormals::kKeep);
     state.row = {};
     for (int64_t i = 0; i < call.shape.chunks; ++i) Merge<T>(sums[i], call.transform.Factor(), &state.row);
     FinishGeneralRow(call, row, state);
@@ -244,9 +250,9 @@ struct GeneralJob {
 
 // Lanes over positions: rows [first, end), tile after tile, each row added to its group's totals in order.
 template <class In>
-XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row, Totals *group_totals) {
+XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row, Groups<Totals> &groups) {
   using T = Arithmetic<In>;
-  const int64_t group_rows = RowsPerGroup(call.shape.rows);
+  const FpMode mode(Subnormals::kKeep);
   const int64_t inner = call.Inner();
   const auto &kernels = *call.kernels.general;
   GeneralSums sums[kTile];
@@ -286,7 +292,7 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
       } else {
         FinishGeneralRow(call, row, state);
         if (call.wants_statistics) WriteStatistics<In>(call, row, state.row, state.target);
-        group_totals[row / group_rows].Add({{static_cast<double>(state.loss), 0.0}, Wide{state.nll}});
+        groups.Of(row).Add({{static_cast<double>(state.loss), 0.0}, Wide{state.nll}});
       }
       if (call.WritesGradients()) {
         PrepareGeneralGradient(call, row, state);
@@ -327,8 +333,8 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
 
 template <class In>
 bool RunTiledRows(const Call &call, const xent_exec &exec, Totals *totals) {
-  const auto run = [&](int64_t first, int64_t end, Totals *group_totals) {
-    RunTiles<In>(call, first, end, group_totals);
+  const auto run = [&](int64_t first, int64_t end, Groups<Totals> &groups) {
+    RunTiles<In>(call, first, end, groups);
   };
   return RunTiled(call.shape, exec, run, totals);
 }

@@ -17,7 +17,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <new>
 
 #include "kernels/row.h"
 #include "math/fp_mode.h"
@@ -26,7 +25,7 @@
 
 namespace xent::internal {
 
-// Sums over rows, added up in row order within groups and the groups in order.
+// Sums over rows, added up in row order within groups and the groups in order. A slot is what is kept of a group's.
 struct Totals {
   Wide loss;
   Wide nll;
@@ -35,9 +34,23 @@ struct Totals {
     loss = AddOrOverflow(loss, other.loss);
     if (other.nll.hi != 0.0) nll = AddOrOverflow(nll, other.nll);
   }
+  struct Slot {
+    double loss, loss_low, nll;
+
+    void Set(const Totals &t) {
+      loss = t.loss.hi;
+      loss_low = t.loss.lo;
+      nll = t.nll.hi;
+    }
+    Totals Get() const { return {{loss, loss_low}, {nll, 0.0}}; }
+  };
 };
 struct NoTotals {
   void Add(const NoTotals & /*other*/) {}
+  struct Slot {
+    void Set(const NoTotals & /*t*/) {}
+    NoTotals Get() const { return {}; }
+  };
 };
 
 // At most kMaxTasks groups, their size a function of the number of rows alone.
@@ -69,49 +82,93 @@ XENT_NOINLINE void RunRow(const Job &job, const RowShape &shape, int64_t row, ty
   job.End(row, state, totals);
 }
 
-// run(first row, end row, totals): one task's rows, each added to totals[row / RowsPerGroup(rows)]. A task has at least
-// `task_rows` rows where there are as many.
+// A row's or several rows' share of the totals, handed to the group that they belong to, in the order of the rows.
+template <class Sums>
+class Groups {
+ public:
+  // To `totals` at once, since groups come in order, or, where that is null, to the groups' slots.
+  Groups(int64_t rows, Sums *totals, typename Sums::Slot *slots)
+      : group_rows_(RowsPerGroup(rows)), totals_(totals), slots_(slots) {}
+  ~Groups() { Flush(); }
+  Groups(const Groups &) = delete;
+  Groups &operator=(const Groups &) = delete;
+
+  // The sums that `row` is added to.
+  Sums &Of(int64_t row) {
+    if (row >= end_row_) {
+      Flush();
+      group_ = row / group_rows_;
+      end_row_ = (group_ + 1) * group_rows_;
+    }
+    return current_;
+  }
+
+ private:
+  void Flush() {
+    if (group_ < 0) return;
+    if (totals_ != nullptr) {
+      totals_->Add(current_);
+    } else {
+      slots_[group_].Set(current_);
+    }
+    current_ = {};
+  }
+
+  int64_t group_rows_;
+  Sums *totals_;
+  typename Sums::Slot *slots_;
+  Sums current_;
+  int64_t group_ = -1, end_row_ = 0;
+};
+
+// run(first row, end row, groups): one task's rows, each added to groups.Of(row). A task has at least `task_rows` rows
+// where there are as many. On one thread there is one task, and no scratch for the groups' totals.
 template <class Sums, class RunRange>
 XENT_NOINLINE bool RunGroups(const RowShape &shape, int64_t task_rows, const xent_exec &exec, int32_t concurrency,
                              const RunRange &run, Sums *totals) {
+  const int64_t group_rows = RowsPerGroup(shape.rows);
+  const int64_t groups = (shape.rows - 1) / group_rows + 1;
+  if (concurrency == 1) {
+    struct Whole {
+      const RunRange &run;
+      int64_t rows;
+      Sums *totals;
+    } whole{run, shape.rows, totals};
+    return ParallelFor(
+        exec, 1, 1,
+        [](void *arg, int64_t /*task*/) {
+          const Whole &w = *static_cast<const Whole *>(arg);
+          Groups<Sums> own(w.rows, w.totals, nullptr);
+          w.run(0, w.rows, own);
+        },
+        &whole);
+  }
   struct Work {
     const RunRange &run;
     int64_t rows, group_rows, groups, task_groups;
-    Sums *group_totals;
+    typename Sums::Slot slots[kMaxTasks];
   };
-  const int64_t group_rows = RowsPerGroup(shape.rows);
-  const int64_t groups = (shape.rows - 1) / group_rows + 1;
   const int64_t group_logits = group_rows > INT64_MAX / shape.cols ? INT64_MAX : group_rows * shape.cols;
-  const int64_t task_groups =
-      concurrency == 1 ? groups : std::max({int64_t{1}, kTaskLogits / group_logits, (task_rows - 1) / group_rows + 1});
-  // Of the groups that there are, for a call of a few rows is over before all of them would be cleared.
-  alignas(Sums) unsigned char storage[kMaxTasks * sizeof(Sums)];
-  Sums *const group_totals = reinterpret_cast<Sums *>(storage);
-  for (int64_t group = 0; group < groups; ++group) new (group_totals + group) Sums();
-  Work work{run, shape.rows, group_rows, groups, task_groups, group_totals};
+  const int64_t task_groups = std::max({int64_t{1}, kTaskLogits / group_logits, (task_rows - 1) / group_rows + 1});
+  Work work{run, shape.rows, group_rows, groups, task_groups, {}};
   const bool complete = ParallelFor(
       exec, concurrency, (groups - 1) / task_groups + 1,
       [](void *arg, int64_t task) {
         Work &w = *static_cast<Work *>(arg);
         const int64_t end_group = std::min(w.groups, (task + 1) * w.task_groups);
-        w.run(task * w.task_groups * w.group_rows, std::min(w.rows, end_group * w.group_rows), w.group_totals);
+        Groups<Sums> own(w.rows, nullptr, w.slots);
+        w.run(task * w.task_groups * w.group_rows, std::min(w.rows, end_group * w.group_rows), own);
       },
       &work);
-  for (int64_t group = 0; group < groups; ++group) totals->Add(group_totals[group]);
+  for (int64_t group = 0; group < groups; ++group) totals->Add(work.slots[group].Get());
   return complete;
 }
 
 template <class Job>
 bool RunWholeRows(const Job &job, const RowShape &shape, const xent_exec &exec, int32_t concurrency,
                   typename Job::Sums *totals) {
-  const int64_t group_rows = RowsPerGroup(shape.rows);
-  const auto run = [&](int64_t first, int64_t end, typename Job::Sums *group_totals) {
-    int64_t group = first / group_rows;
-    for (int64_t row = first; row < end; ++group) {
-      for (const int64_t group_end = std::min(end, (group + 1) * group_rows); row < group_end; ++row) {
-        RunRow(job, shape, row, group_totals[group]);
-      }
-    }
+  const auto run = [&](int64_t first, int64_t end, Groups<typename Job::Sums> &groups) {
+    for (int64_t row = first; row < end; ++row) RunRow(job, shape, row, groups.Of(row));
   };
   return RunGroups(shape, 1, exec, concurrency, run, totals);
 }

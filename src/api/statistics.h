@@ -7,6 +7,7 @@
 
 #include "api/call.h"
 #include "kernels/general_row.h"
+#include "math/fp_mode.h"
 
 namespace xent::internal {
 
@@ -36,6 +37,7 @@ void ForEachBlock(const Call &call, int64_t row, const Function &function) {
 template <class In>
 XENT_NOINLINE GeneralRow<Arithmetic<In>> SumRow(const Call &call, int64_t row, bool with_lse = false) {
   using T = Arithmetic<In>;
+  const FpMode mode(Subnormals::kKeep);
   const RowShape &shape = call.shape;
   GeneralRow<T> result;
   for (int64_t chunk = 0; chunk < shape.chunks; ++chunk) {
@@ -55,6 +57,7 @@ template <class In>
 XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const GeneralRow<Arithmetic<In>> &sums,
                                    int64_t target) {
   using T = Arithmetic<In>;
+  const FpMode mode(Subnormals::kKeep);  // subnormal logits differ too
   using N = Number<T>;
   const xent_cross_entropy &args = call.args;
   const GeneralKernels &kernels = *call.kernels.general;

@@ -23,18 +23,6 @@ namespace xent::internal {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// m' - z' before the factor, and e^(factor (z' - m')).
-template <class T>
-struct Below {
-  Doubles difference, exponential;
-
-  HWY_INLINE Below(Doubles m, Doubles z, Doubles factor) {
-    Doubles lost;
-    difference = Difference<T>(m, z, &lost);
-    exponential = ExpOfNegative<T>(difference, lost, factor);
-  }
-};
-
 template <class T>
 struct LaneSums {
   WideLanes<T> others, entropy, weight, weighted;
@@ -44,14 +32,14 @@ struct LaneSums {
                       bool with_weighted) {
     const DoubleTag d;
     const Doubles zero = hn::Zero(d);
-    const Below<T> below(m, z, factor);
-    AddDoubles(below.exponential, first, others);
+    Doubles lost = zero;
+    Doubles difference = Difference<T>(m, z, &lost);
+    const Doubles exponential = ExpOfNegative<T>(difference, lost, factor);
+    AddDoubles(exponential, first, others);
     if (with_entropy) {
-      const auto counts = hn::Gt(below.exponential, zero);
-      AddDoubles(hn::IfThenElseZero(counts, hn::Mul(below.exponential, below.difference)), first, entropy);
+      AddDoubles(hn::IfThenElseZero(hn::Gt(exponential, zero), hn::Mul(exponential, difference)), first, entropy);
     }
     if (with_weighted) {
-      Doubles difference = below.difference;
       if constexpr (Format<T>::kSpreadScale != 1.0) {
         const Doubles scale = hn::Set(d, Format<T>::kSpreadScale);
         difference = hn::Sub(hn::Mul(m, scale), hn::Mul(z, scale));
@@ -67,27 +55,24 @@ struct LaneSums {
 
 // w (probs_factor q + share), and for float64 what its roundings lose.
 template <class T>
-struct Label {
-  Doubles value, low;
-
-  HWY_INLINE Label(const Labels &labels, Doubles q, Doubles weight) {
-    const DoubleTag d;
-    const Doubles factor = hn::Set(d, labels.probs_factor.hi), share = hn::Set(d, labels.share.hi);
-    if constexpr (sizeof(T) == 4) {
-      value = hn::Mul(hn::MulAdd(q, factor, share), weight);
-      low = hn::Zero(d);
-    } else {
-      const Doubles product = hn::Mul(q, factor);
-      const Doubles sum = hn::Add(product, share);
-      const Doubles bb = hn::Sub(sum, product);
-      const Doubles lost = hn::Add(hn::Sub(product, hn::Sub(sum, bb)), hn::Sub(share, bb));
-      const Doubles more = hn::MulAdd(q, hn::Set(d, labels.probs_factor.lo), hn::Set(d, labels.share.lo));
-      const Doubles sum_low = hn::Add(hn::Add(lost, ProductError(d, q, factor, product)), more);
-      value = hn::Mul(sum, weight);
-      low = hn::MulAdd(sum_low, weight, ProductError(d, sum, weight, value));
-    }
+HWY_INLINE Doubles LabelOf(const Labels &labels, Doubles q, Doubles weight, Doubles *low) {
+  const DoubleTag d;
+  const Doubles factor = hn::Set(d, labels.probs_factor.hi), share = hn::Set(d, labels.share.hi);
+  *low = hn::Zero(d);
+  if constexpr (!kKeepsLow<T>) {
+    return hn::Mul(hn::MulAdd(q, factor, share), weight);
+  } else {
+    const Doubles product = hn::Mul(q, factor);
+    const Doubles sum = hn::Add(product, share);
+    const Doubles bb = hn::Sub(sum, product);
+    const Doubles lost = hn::Add(hn::Sub(product, hn::Sub(sum, bb)), hn::Sub(share, bb));
+    const Doubles more = hn::MulAdd(q, hn::Set(d, labels.probs_factor.lo), hn::Set(d, labels.share.lo));
+    const Doubles sum_low = hn::Add(hn::Add(lost, ProductError(d, q, factor, product)), more);
+    const Doubles value = hn::Mul(sum, weight);
+    *low = hn::MulAdd(sum_low, weight, ProductError(d, sum, weight, value));
+    return value;
   }
-};
+}
 
 // The labels of `count` columns of a chunk (Labels::probs_stride is 1), 0 past them, and their low parts where asked
 // for.
@@ -103,9 +88,9 @@ HWY_INLINE void StageLabels(const Labels &labels, int64_t col, int64_t count, do
   for (int64_t i = 0; i < kStep; i += lanes) {
     const Doubles q = labels.probs != nullptr ? hn::Load(d, y + i) : hn::Zero(d);
     const Doubles weight = labels.class_weights != nullptr ? hn::Load(d, weights + i) : hn::Set(d, 1.0);
-    const Label<T> label(labels, q, weight);
-    hn::Store(label.value, d, y + i);
-    if (low != nullptr) hn::Store(label.low, d, low + i);
+    Doubles lost = hn::Zero(d);
+    hn::Store(LabelOf<T>(labels, q, weight, &lost), d, y + i);
+    if (low != nullptr) hn::Store(lost, d, low + i);
   }
   for (int64_t i = count; i < kStep; ++i) {
     y[i] = 0.0;
@@ -221,27 +206,23 @@ struct GradientOf {
 
   explicit GradientOf(const Transform &t) : transform(t), cap(t.scale, t.cap > 0.0 ? t.cap : 1.0) {}
 
-  struct Factors {
-    Doubles p, p_low, y, y_low;
-  };
-  struct Result {
-    Doubles gradient, difference;  // the latter m' - z', unscaled
-  };
-  HWY_INLINE Result operator()(Doubles raw, Doubles m, Doubles y, Doubles y_low, const Factors &factors) const {
+  // *difference is m' - z', unscaled.
+  HWY_INLINE Doubles operator()(Doubles raw, Doubles m, Doubles y, Doubles y_low, Doubles p_factor, Doubles p_factor_low,
+                                Doubles y_factor, Doubles y_factor_low, Doubles *difference) const {
     const DoubleTag d;
     const bool capped = transform.cap > 0.0;
-    Doubles dz = hn::Zero(d);
+    Doubles dz = hn::Zero(d), lost = hn::Zero(d);
     const Doubles z = capped ? cap.Value(d, raw, &dz) : raw;
-    const Below<T> below(m, z, hn::Set(d, transform.Factor()));
-    const Doubles label = hn::Mul(y, factors.y);
-    Doubles v = hn::MulSub(below.exponential, factors.p, label);
+    *difference = Difference<T>(m, z, &lost);
+    const Doubles exponential = ExpOfNegative<T>(*difference, lost, hn::Set(d, transform.Factor()));
+    const Doubles label = hn::Mul(y, y_factor);
+    Doubles v = hn::MulSub(exponential, p_factor, label);
     if constexpr (kKeepsLow<T>) {
       const Doubles label_low =
-          hn::MulAdd(y_low, factors.y, hn::MulAdd(y, factors.y_low, ProductError(d, y, factors.y, label)));
-      v = hn::Add(v, hn::MulSub(below.exponential, factors.p_low, label_low));
+          hn::MulAdd(y_low, y_factor, hn::MulAdd(y, y_factor_low, ProductError(d, y, y_factor, label)));
+      v = hn::Add(v, hn::MulSub(exponential, p_factor_low, label_low));
     }
-    if (capped) v = hn::Mul(v, dz);
-    return {v, below.difference};
+    return capped ? hn::Mul(v, dz) : v;
   }
 };
 
@@ -255,9 +236,10 @@ HWY_INLINE Doubles LabelGradient(Doubles weight, Doubles difference, Doubles fac
   return hn::IfThenElseZero(hn::Ne(coefficient, hn::Zero(d)), hn::Mul(coefficient, gap));
 }
 
-HWY_INLINE Doubles Infinite(Doubles v) {
+// v times two powers of two, which may be infinite: 0 stays 0.
+HWY_INLINE Doubles Lifted(Doubles v, Doubles lift, Doubles lift_more) {
   const DoubleTag d;
-  return hn::IfThenElseZero(hn::Ne(v, hn::Zero(d)), hn::Mul(v, hn::Set(d, -kMasked)));
+  return hn::IfThenElseZero(hn::Ne(v, hn::Zero(d)), hn::Mul(hn::Mul(v, lift), lift_more));
 }
 
 template <class In>
@@ -273,8 +255,8 @@ void GeneralGradientOf(const GeneralGradientTask &task) {
   HWY_ALIGN double y[kStep] = {};
   HWY_ALIGN double y_low[kStep] = {};
   HWY_ALIGN double weights[kStep];
-  const typename GradientOf<T>::Factors factors{hn::Set(d, row.p_factor.hi), hn::Set(d, row.p_factor.lo),
-                                                hn::Set(d, row.y_factor.hi), hn::Set(d, row.y_factor.lo)};
+  const bool lifted = row.lift[0] != 1.0 || row.lift[1] != 1.0;
+  const Doubles lift = hn::Set(d, row.lift[0]), lift_more = hn::Set(d, row.lift[1]);
   for (int64_t col = 0; col < task.cols; col += kStep) {
     const int64_t count = HWY_MIN(kStep, task.cols - col);
     Stage(logits + col, count, kStep, kMasked, z);
@@ -292,13 +274,15 @@ void GeneralGradientOf(const GeneralGradientTask &task) {
       }
     }
     for (int64_t i = 0; i < kStep; i += lanes) {
-      const auto v =
-          gradient_of(hn::Load(d, z + i), hn::Set(d, row.value), hn::Load(d, y + i), hn::Load(d, y_low + i), factors);
-      hn::Store(row.infinite ? Infinite(v.gradient) : v.gradient, d, z + i);
+      Doubles difference = hn::Zero(d);
+      const Doubles v = gradient_of(hn::Load(d, z + i), hn::Set(d, row.value), hn::Load(d, y + i), hn::Load(d, y_low + i),
+                                    hn::Set(d, row.p_factor.hi), hn::Set(d, row.p_factor.lo),
+                                    hn::Set(d, row.y_factor.hi), hn::Set(d, row.y_factor.lo), &difference);
+      hn::Store(lifted ? Lifted(v, lift, lift_more) : v, d, z + i);
       if (task.label_gradient != nullptr) {
-        const Doubles w = LabelGradient<T>(hn::Load(d, weights + i), v.difference, factor, hn::Set(d, row.log_total),
+        const Doubles w = LabelGradient<T>(hn::Load(d, weights + i), difference, factor, hn::Set(d, row.log_total),
                                            hn::Set(d, row.label_factor));
-        hn::Store(row.infinite ? Infinite(w) : w, d, weights + i);
+        hn::Store(lifted ? Lifted(w, lift, lift_more) : w, d, weights + i);
       }
     }
     if (task.gradient != nullptr) Unstage(z, count, static_cast<In *>(task.gradient) + col);
@@ -319,9 +303,10 @@ HWY_INLINE void StageTileLabels(const TileTask &task, int64_t col, double *y, do
     StageAny(labels.probs_dtype, labels.probs, col * labels.probs_stride, task.count, kTile, y);
   }
   for (int64_t i = 0; i < kTile; i += lanes) {
-    const Label<T> label(labels, labels.probs != nullptr ? hn::Load(d, y + i) : hn::Zero(d), hn::Set(d, weight));
-    hn::Store(label.value, d, y + i);
-    if (low != nullptr) hn::Store(label.low, d, low + i);
+    const Doubles q = labels.probs != nullptr ? hn::Load(d, y + i) : hn::Zero(d);
+    Doubles lost = hn::Zero(d);
+    hn::Store(LabelOf<T>(labels, q, hn::Set(d, weight), &lost), d, y + i);
+    if (low != nullptr) hn::Store(lost, d, low + i);
   }
 }
 
@@ -413,7 +398,8 @@ void TileGradient(const TileGradientTask &gradient_task) {
   HWY_ALIGN double by_label[kTile];
   HWY_ALIGN double y_low[kTile] = {}, target_low[kTile] = {}, p_low[kTile] = {}, y_factor_low[kTile] = {};
   HWY_ALIGN double value[kTile] = {}, p_factor[kTile] = {}, y_factor[kTile] = {}, log_total[kTile] = {},
-                   label_factor[kTile] = {}, target[kTile] = {}, target_value[kTile] = {}, blow_up[kTile] = {};
+                   label_factor[kTile] = {}, target[kTile] = {}, target_value[kTile] = {}, lift[kTile] = {}, lift_more[kTile] = {};
+  bool lifted = false;
   for (int64_t i = 0; i < task.count; ++i) {
     const GeneralGradient &row = gradient_task.rows[i];
     value[i] = row.value;
@@ -423,7 +409,9 @@ void TileGradient(const TileGradientTask &gradient_task) {
     y_factor_low[i] = row.y_factor.lo;
     log_total[i] = row.log_total;
     label_factor[i] = row.label_factor;
-    blow_up[i] = row.infinite ? 1.0 : 0.0;
+    lift[i] = row.lift[0];
+    lift_more[i] = row.lift[1];
+    lifted = lifted || lift[i] != 1.0 || lift_more[i] != 1.0;
     target[i] = static_cast<double>(task.targets[i]);
     target_value[i] = task.target_values[i].hi;
     target_low[i] = task.target_values[i].lo;
@@ -439,15 +427,15 @@ void TileGradient(const TileGradientTask &gradient_task) {
       const auto is_target = hn::Eq(hn::Load(d, target + i), column);
       const Doubles label = hn::IfThenElse(is_target, hn::Load(d, target_value + i), hn::Load(d, y + i));
       const Doubles label_low = hn::IfThenElse(is_target, hn::Load(d, target_low + i), hn::Load(d, y_low + i));
-      const auto v = gradient_of(hn::Load(d, z + i), hn::Load(d, value + i), label, label_low,
-                                 {hn::Load(d, p_factor + i), hn::Load(d, p_low + i), hn::Load(d, y_factor + i),
-                                  hn::Load(d, y_factor_low + i)});
-      const auto infinite = hn::Gt(hn::Load(d, blow_up + i), hn::Zero(d));
-      hn::Store(hn::IfThenElse(infinite, Infinite(v.gradient), v.gradient), d, z + i);
+      Doubles difference = hn::Zero(d);
+      const Doubles v = gradient_of(hn::Load(d, z + i), hn::Load(d, value + i), label, label_low,
+                                    hn::Load(d, p_factor + i), hn::Load(d, p_low + i), hn::Load(d, y_factor + i),
+                                    hn::Load(d, y_factor_low + i), &difference);
+      hn::Store(lifted ? Lifted(v, hn::Load(d, lift + i), hn::Load(d, lift_more + i)) : v, d, z + i);
       if (gradient_task.label_gradient != nullptr) {
-        const Doubles w = LabelGradient<T>(hn::Set(d, weight), v.difference, factor, hn::Load(d, log_total + i),
+        const Doubles w = LabelGradient<T>(hn::Set(d, weight), difference, factor, hn::Load(d, log_total + i),
                                            hn::Load(d, label_factor + i));
-        hn::Store(hn::IfThenElse(infinite, Infinite(w), w), d, by_label + i);
+        hn::Store(lifted ? Lifted(w, hn::Load(d, lift + i), hn::Load(d, lift_more + i)) : w, d, by_label + i);
       }
     }
     if (gradient_task.gradient != nullptr) {

@@ -67,7 +67,7 @@ struct GeneralGradient {
   Wide y_factor;              // u r
   double log_total = 0.0;     // L
   double label_factor = 0.0;  // u r (1 - epsilon), of the targets' own gradient
-  bool infinite = false;      // what is not 0 becomes infinite: u is
+  double lift[2] = {1.0, 1.0};  // what is not 0 is multiplied by both: powers of two, or infinite where u is
 };
 
 struct GeneralGradientTask {

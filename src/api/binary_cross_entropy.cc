@@ -232,6 +232,7 @@ XENT_NOINLINE bool RunElements(const BinaryTask &task, bool wide, int64_t elemen
 
 xent_status BinaryCrossEntropy(const xent_binary_cross_entropy *given, const xent_options *given_options,
                                const xent_exec *given_exec, Mode mode, xent_error *error) {
+  const FpMode keep(Subnormals::kKeep);  // comparisons neither trap nor flush, whatever the caller's mode
   XENT_RETURN_IF_ERROR(CheckError(error));
   xent_binary_cross_entropy args = XENT_BINARY_CROSS_ENTROPY_INIT;
   XENT_RETURN_IF_ERROR(ReadStruct(given, "args", &args, error));

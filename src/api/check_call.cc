@@ -29,7 +29,6 @@ xent_status CheckTargetValues(CheckedCall *checked, const CallInputs &call, xent
   }
   checked->weight = {static_cast<double>(checked->live_rows), 0.0};
   if (args.row_weights == nullptr && args.class_weights == nullptr) return XENT_OK;
-  const FpMode mode(Subnormals::kFlush);
   checked->weight = {};
   for (int64_t row = 0; row < args.rows; ++row) {
     const int64_t target = call.Target(row);
@@ -241,6 +240,7 @@ xent_status CheckWeights(const void *weights, int64_t count, bool wide, const ch
 
 xent_status CheckCall(const xent_cross_entropy *given, const xent_options *given_options, const xent_exec *given_exec,
                       Mode mode, const ShardCall *shard, CheckedCall *checked, xent_error *error) {
+  const FpMode fp_mode(Subnormals::kKeep);  // comparisons neither trap nor flush, whatever the caller's mode
   XENT_RETURN_IF_ERROR(CheckError(error));
   xent_cross_entropy &args = checked->args;
   static constexpr xent_cross_entropy kPlain = XENT_CROSS_ENTROPY_INIT;

@@ -90,7 +90,6 @@ struct Extremes {
 template <class T>
 struct DivergenceState {
   using N = Number<T>;
-  DivergenceRow row;
   bool nan;
   N totals[2];  // of the exponentials
   N loss;
@@ -113,16 +112,16 @@ void AddSums(const DivergenceSums &chunk, DivergenceSums *row) {
 }
 
 template <class T>
-void SetExtremes(const Extremes *extremes, DivergenceState<T> *state) {
+void SetExtremes(const Extremes *extremes, DivergenceRow *row, DivergenceState<T> *state) {
   state->nan = extremes[kStudent].IsNan() || extremes[kTeacher].IsNan();
   for (int side = 0; side < 2; ++side) {
-    state->row.max[side] = extremes[side].max;
-    state->row.argmax[side] = static_cast<double>(extremes[side].argmax);
+    row->max[side] = extremes[side].max;
+    row->argmax[side] = static_cast<double>(extremes[side].argmax);
   }
 }
 
 template <class T>
-void FinishSums(const DivergenceCall &call, const DivergenceSums &sums, DivergenceState<T> *state) {
+void FinishSums(const DivergenceCall &call, const DivergenceSums &sums, DivergenceRow *row, DivergenceState<T> *state) {
   using N = Number<T>;
   N logs[2];
   for (int side = 0; side < 2; ++side) {
@@ -136,30 +135,31 @@ void FinishSums(const DivergenceCall &call, const DivergenceSums &sums, Divergen
   if (call.Kind() != DivergenceKind::kCrossEntropy) rest = Subtract(rest, logs[kTeacher]);
   if (reverse) rest = Subtract(N{}, rest);
   state->loss = AddOrOverflow(cross, rest);
-  state->row.log_ratio = Value(Subtract(logs[kTeacher], logs[kStudent]));
-  state->row.mean = Wide{cross};  // of a - b; what of a reverse KL's logarithms is the same in all columns cancels
+  row->log_ratio = Value(Subtract(logs[kTeacher], logs[kStudent]));
+  row->mean = Wide{cross};  // of a - b; what of a reverse KL's logarithms is the same in all columns cancels
 }
 
 template <class T>
-void FinishJensenShannon(const DivergenceCall &call, const DivergenceSums &sums, DivergenceState<T> *state) {
+void FinishJensenShannon(const DivergenceCall &call, const DivergenceSums &sums, DivergenceRow *row,
+                         DivergenceState<T> *state) {
   using N = Number<T>;
   const N student = Ratio(ToNumber<T>(sums.sides[kStudent]), state->totals[kStudent]);
   const N teacher = Ratio(ToNumber<T>(sums.sides[kTeacher]), state->totals[kTeacher]);
   state->loss = AddOrOverflow(MultiplyAny(teacher, N{call.args.beta}), MultiplyAny(student, N{1.0 - call.args.beta}));
-  state->row.mean = Wide{student};
+  row->mean = Wide{student};
 }
 
 // Writes the loss, and prepares the gradient.
 template <class T>
-void FinishRow(const DivergenceCall &call, int64_t row, DivergenceState<T> *state) {
+void FinishRow(const DivergenceCall &call, int64_t index, DivergenceRow *row, DivergenceState<T> *state) {
   using N = Number<T>;
-  const double weight = call.RowWeight(row);
+  const double weight = call.RowWeight(index);
   if (Value(state->loss) < 0.0) state->loss = N{};  // by rounding alone
   state->stored = state->nan ? std::numeric_limits<T>::quiet_NaN() : RoundTo<T>(Weighted(state->loss, weight));
-  Call::Write(call.args.losses, row, state->stored);
+  Call::Write(call.args.losses, index, state->stored);
   if (call.mode == Mode::kForward) return;
   const bool no_number = call.Kind() == DivergenceKind::kReverseKl && Value(state->loss) == kInfinity && weight != 0.0;
-  const double u = UpstreamOf(call.args.upstream, call.args.upstream_kind, call.IsWide(), row);
+  const double u = UpstreamOf(call.args.upstream, call.args.upstream_kind, call.IsWide(), index);
   Factor g;
   state->fill = FillOf(call.denominator, u, weight, state->nan || no_number, &g);
   if (state->fill != Fill::kCompute) return;
@@ -170,12 +170,12 @@ void FinishRow(const DivergenceCall &call, int64_t row, DivergenceState<T> *stat
   const N product = Multiply(Multiply(N{upstream.mantissa}, N{r.mantissa}), N{share});
   const int64_t exponent = upstream.exponent + r.exponent - call.denominator.exponent - t.exponent;
   for (int side = 0; side < 2; ++side) {
-    state->row.factor[side] = Wide{Divide(product, Multiply(divisor, state->totals[side]))};
+    row->factor[side] = Wide{Divide(product, Multiply(divisor, state->totals[side]))};
   }
   // v is 0 or at least 2^-1022: past 2^2046 everything is infinite.
   constexpr int64_t kLargest = 2046;
-  state->row.scale[0] = exponent > kLargest ? kInfinity : PowerOfTwo(exponent / 2);
-  state->row.scale[1] = exponent > kLargest ? 1.0 : PowerOfTwo(exponent - exponent / 2);
+  row->scale[0] = exponent > kLargest ? kInfinity : PowerOfTwo(exponent / 2);
+  row->scale[1] = exponent > kLargest ? 1.0 : PowerOfTwo(exponent - exponent / 2);
 }
 
 template <class T>
@@ -196,7 +196,10 @@ struct DivergenceJob {
     DivergenceSums sums;
   };
   using Sums = Totals;
-  using Row = DivergenceState<T>;
+  struct Row {
+    DivergenceRow row;
+    DivergenceState<T> state;
+  };
 
   const DivergenceCall &call;
 
@@ -214,12 +217,12 @@ struct DivergenceJob {
       }
       return;
     }
-    if (state.nan) return;
+    if (state.state.nan) return;
     const auto &kernels = *call.kernels->divergence;
     const DivergenceTask task = call.Task(row, first, cols, 0, &state.row);
     if (pass == 1) kernels.sums[call.IsWide()](task, &part.sums);
     if (pass == 2 && call.HasSecondSums()) kernels.jensen_shannon[call.IsWide()](task, &part.sums);
-    if (pass == 3 && call.mode != Mode::kForward && state.fill == Fill::kCompute) {
+    if (pass == 3 && call.mode != Mode::kForward && state.state.fill == Fill::kCompute) {
       kernels.gradient[call.IsWide()](task);
     }
   }
@@ -230,86 +233,83 @@ struct DivergenceJob {
       for (int64_t i = 0; i < call.shape.chunks; ++i) {
         for (int side = 0; side < 2; ++side) extremes[side].Merge(parts[i].extremes[side]);
       }
-      SetExtremes(extremes, &state);
+      SetExtremes(extremes, &state.row, &state.state);
     } else if (pass < 3) {
       DivergenceSums sums;
       for (int64_t i = 0; i < call.shape.chunks; ++i) AddSums(parts[i].sums, &sums);
-      if (pass == 1 && !state.nan) FinishSums(call, sums, &state);
-      if (pass == 2 && !state.nan && call.HasSecondSums()) FinishJensenShannon(call, sums, &state);
-      if (pass == 2) FinishRow(call, row, &state);
+      if (pass == 1 && !state.state.nan) FinishSums(call, sums, &state.row, &state.state);
+      if (pass == 2 && !state.state.nan && call.HasSecondSums())
+        FinishJensenShannon(call, sums, &state.row, &state.state);
+      if (pass == 2) FinishRow(call, row, &state.row, &state.state);
     }
   }
 
   void End(int64_t row, const Row &state, Totals &totals) const {
-    EndRow(call, row, state);
-    totals.Add({{static_cast<double>(state.stored), 0.0}, 0.0});
+    EndRow(call, row, state.state);
+    totals.Add({{static_cast<double>(state.state.stored), 0.0}, 0.0});
   }
 };
 
-// Maxima of a tile of positions. A frame of its own: its scratch is gone when the sums are formed.
-XENT_NOINLINE void TileExtremes(const DivergenceCall &call, int side, int64_t row, int64_t count, Extremes (*out)[2]) {
-  GeneralSums seen[kTile];
-  TileTask task{};
-  task.logits = call.Logits(side, row, 0);
-  task.cols = call.shape.cols;
-  task.stride = call.Inner();
-  task.count = count;
-  task.sums = false;
-  call.kernels->general->tile_sums[KernelDtype(call.DtypeOf(side))](task, seen);
-  for (int64_t i = 0; i < count; ++i) out[i][side] = Extremes(seen[i]);
+// Maxima of adjacent positions.
+XENT_NOINLINE void TileExtremes(const DivergenceCall &call, int64_t row, int64_t count, Extremes (*out)[2]) {
+  GeneralSums seen[kLanes];
+  for (int side = 0; side < 2; ++side) {
+    TileTask task{};
+    task.logits = call.Logits(side, row, 0);
+    task.cols = call.shape.cols;
+    task.stride = call.Inner();
+    task.count = count;
+    task.sums = false;
+    call.kernels->general->tile_sums[KernelDtype(call.DtypeOf(side))](task, seen);
+    for (int64_t i = 0; i < count; ++i) out[i][side] = Extremes(seen[i]);
+  }
 }
 
-// Lanes over positions: rows [first, end), tile after tile, each row added to its group's totals in order.
+template <class T>
+XENT_NOINLINE void RunTile(const DivergenceCall &call, int64_t first, int64_t count, const Extremes (*extremes)[2],
+                           Groups<Totals> &groups) {
+  const auto &kernels = *call.kernels->divergence;
+  DivergenceState<T> states[kLanes] = {};
+  DivergenceRow rows[kLanes];
+  DivergenceSums sums[kLanes];
+  const DivergenceTask task = call.Task(first, 0, call.shape.cols, count, rows);
+  for (int64_t i = 0; i < count; ++i) SetExtremes(extremes[i], &rows[i], &states[i]);
+  kernels.sums[call.IsWide()](task, sums);
+  for (int64_t i = 0; i < count; ++i) {
+    if (!states[i].nan) FinishSums(call, sums[i], &rows[i], &states[i]);
+  }
+  if (call.HasSecondSums()) {
+    kernels.jensen_shannon[call.IsWide()](task, sums);
+    for (int64_t i = 0; i < count; ++i) {
+      if (!states[i].nan) FinishJensenShannon(call, sums[i], &rows[i], &states[i]);
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    FinishRow(call, first + i, &rows[i], &states[i]);
+    groups.Of(first + i).Add({{static_cast<double>(states[i].stored), 0.0}, {}});
+  }
+  if (call.mode == Mode::kForward) return;
+  kernels.gradient[call.IsWide()](task);
+  for (int64_t i = 0; i < count; ++i) EndRow(call, first + i, states[i]);
+}
+
+// Lanes over positions: rows [first, end), tile after tile, each row added to its group's totals in order. Maxima and
+// sums have frames of their own, so that their scratch is not there at once.
 template <class T>
 XENT_NOINLINE void RunTiles(const DivergenceCall &call, int64_t first_row, int64_t end_row, Groups<Totals> &groups) {
   const int64_t inner = call.Inner();
-  const auto &kernels = *call.kernels->divergence;
   for (int64_t first = first_row, count; first < end_row; first += count) {
-    count = std::min({kTile, end_row - first, inner - first % inner});
-    DivergenceState<T> states[kTile] = {};
-    DivergenceRow rows[kTile];
-    {
-      Extremes extremes[kTile][2];
-      for (int side = 0; side < 2; ++side) TileExtremes(call, side, first, count, extremes);
-      for (int64_t i = 0; i < count; ++i) SetExtremes(extremes[i], &states[i]);
-    }
-    const DivergenceTask task = call.Task(first, 0, call.shape.cols, count, rows);
-    const auto share_rows = [&] {
-      for (int64_t i = 0; i < count; ++i) rows[i] = states[i].row;
-    };
-    share_rows();
-    {
-      DivergenceSums sums[kTile];
-      kernels.sums[call.IsWide()](task, sums);
-      for (int64_t i = 0; i < count; ++i) {
-        if (!states[i].nan) FinishSums(call, sums[i], &states[i]);
-      }
-    }
-    if (call.HasSecondSums()) {
-      DivergenceSums sums[kTile];
-      share_rows();
-      kernels.jensen_shannon[call.IsWide()](task, sums);
-      for (int64_t i = 0; i < count; ++i) {
-        if (!states[i].nan) FinishJensenShannon(call, sums[i], &states[i]);
-      }
-    }
-    for (int64_t i = 0; i < count; ++i) {
-      FinishRow(call, first + i, &states[i]);
-      groups.Of(first + i).Add({{static_cast<double>(states[i].stored), 0.0}, {}});
-    }
-    if (call.mode == Mode::kForward) continue;
-    share_rows();
-    kernels.gradient[call.IsWide()](task);
-    for (int64_t i = 0; i < count; ++i) EndRow(call, first + i, states[i]);
+    count = std::min({kLanes, end_row - first, inner - first % inner});
+    Extremes extremes[kLanes][2];
+    TileExtremes(call, first, count, extremes);
+    RunTile<T>(call, first, count, extremes, groups);
   }
 }
 
 template <class T>
 XENT_NOINLINE bool Run(const DivergenceCall &call, Totals *totals) {
   if (call.Inner() == 1) return RunRows(DivergenceJob<T>{call}, call.shape, call.exec, totals);
-  const auto run = [&](int64_t first, int64_t end, Groups<Totals> &groups) {
-    RunTiles<T>(call, first, end, groups);
-  };
+  const auto run = [&](int64_t first, int64_t end, Groups<Totals> &groups) { RunTiles<T>(call, first, end, groups); };
   return RunTiled(call.shape, call.exec, run, totals);
 }
 
@@ -348,6 +348,7 @@ xent_status CheckKind(const xent_divergence &args, xent_error *error) {
 
 xent_status CheckDivergence(const xent_divergence *given, const xent_options *given_options,
                             const xent_exec *given_exec, Mode mode, DivergenceCall *call, xent_error *error) {
+  const FpMode fp_mode(Subnormals::kKeep);  // comparisons neither trap nor flush, whatever the caller's mode
   XENT_RETURN_IF_ERROR(CheckError(error));
   xent_divergence &args = call->args;
   call->mode = mode;

@@ -333,9 +333,7 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
 
 template <class In>
 bool RunTiledRows(const Call &call, const xent_exec &exec, Totals *totals) {
-  const auto run = [&](int64_t first, int64_t end, Groups<Totals> &groups) {
-    RunTiles<In>(call, first, end, groups);
-  };
+  const auto run = [&](int64_t first, int64_t end, Groups<Totals> &groups) { RunTiles<In>(call, first, end, groups); };
   return RunTiled(call.shape, exec, run, totals);
 }
 

@@ -185,7 +185,9 @@ void SumIndexChunk(const Call &call, double target_logit, int64_t target, const 
                    ChunkSum *sum) {
   using T = Arithmetic<In>;
   const double z = target_logit;
-  const bool usable = z >= -Format<T>::kLimit && z <= Format<T>::kLimit;
+  // The target's logit is a good guess for its own chunk; for another one it may be far off, and shards of the
+  // vocabulary would not know it there.
+  const bool usable = target >= 0 && target < cols && z >= -Format<T>::kLimit && z <= Format<T>::kLimit;
   call.kernels.sum->exp_sum[kDtypeOf<In>]({logits, cols, target, usable ? RoundedLog2(z) : kNan,
                                            kKeepsExponentials<In> ? grad : nullptr, call.shares.other != 0.0},
                                           sum);

@@ -38,6 +38,7 @@ XENT_NOINLINE void ReduceLosses(int64_t rows, const T *losses, const Targets &ta
 xent_status Reduce(int64_t rows, const void *losses, int32_t dtype, const void *targets, int32_t targets_type,
                    const void *row_weights, const void *class_weights, int64_t cols, const xent_options *given_options,
                    void *loss, xent_error *error) {
+  const FpMode keep(Subnormals::kKeep);  // comparisons neither trap nor flush, whatever the caller's mode
   XENT_RETURN_IF_ERROR(CheckError(error));
   xent_options options;
   // What concerns the columns has been applied to the losses.

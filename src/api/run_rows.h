@@ -82,6 +82,14 @@ XENT_NOINLINE void RunRow(const Job &job, const RowShape &shape, int64_t row, ty
   job.End(row, state, totals);
 }
 
+// A group's sums are rounded to what a slot holds, wherever they are added.
+template <class Sums>
+void AddGroup(const Sums &group, Sums *totals) {
+  typename Sums::Slot slot;
+  slot.Set(group);
+  totals->Add(slot.Get());
+}
+
 // A row's or several rows' share of the totals, handed to the group that they belong to, in the order of the rows.
 template <class Sums>
 class Groups {
@@ -107,7 +115,7 @@ class Groups {
   void Flush() {
     if (group_ < 0) return;
     if (totals_ != nullptr) {
-      totals_->Add(current_);
+      AddGroup(current_, totals_);
     } else {
       slots_[group_].Set(current_);
     }
@@ -121,33 +129,16 @@ class Groups {
   int64_t group_ = -1, end_row_ = 0;
 };
 
-// run(first row, end row, groups): one task's rows, each added to groups.Of(row). A task has at least `task_rows` rows
-// where there are as many. On one thread there is one task, and no scratch for the groups' totals.
 template <class Sums, class RunRange>
-XENT_NOINLINE bool RunGroups(const RowShape &shape, int64_t task_rows, const xent_exec &exec, int32_t concurrency,
-                             const RunRange &run, Sums *totals) {
-  const int64_t group_rows = RowsPerGroup(shape.rows);
-  const int64_t groups = (shape.rows - 1) / group_rows + 1;
-  if (concurrency == 1) {
-    struct Whole {
-      const RunRange &run;
-      int64_t rows;
-      Sums *totals;
-    } whole{run, shape.rows, totals};
-    return ParallelFor(
-        exec, 1, 1,
-        [](void *arg, int64_t /*task*/) {
-          const Whole &w = *static_cast<const Whole *>(arg);
-          Groups<Sums> own(w.rows, w.totals, nullptr);
-          w.run(0, w.rows, own);
-        },
-        &whole);
-  }
+XENT_NOINLINE bool RunGroupsInTasks(const RowShape &shape, int64_t task_rows, const xent_exec &exec,
+                                    int32_t concurrency, const RunRange &run, Sums *totals) {
   struct Work {
     const RunRange &run;
     int64_t rows, group_rows, groups, task_groups;
     typename Sums::Slot slots[kMaxTasks];
   };
+  const int64_t group_rows = RowsPerGroup(shape.rows);
+  const int64_t groups = (shape.rows - 1) / group_rows + 1;
   const int64_t group_logits = group_rows > INT64_MAX / shape.cols ? INT64_MAX : group_rows * shape.cols;
   const int64_t task_groups = std::max({int64_t{1}, kTaskLogits / group_logits, (task_rows - 1) / group_rows + 1});
   Work work{run, shape.rows, group_rows, groups, task_groups, {}};
@@ -162,6 +153,27 @@ XENT_NOINLINE bool RunGroups(const RowShape &shape, int64_t task_rows, const xen
       &work);
   for (int64_t group = 0; group < groups; ++group) totals->Add(work.slots[group].Get());
   return complete;
+}
+
+// run(first row, end row, groups): one task's rows, each added to groups.Of(row). A task has at least `task_rows` rows
+// where there are as many. On one thread there is one task, and no scratch for the groups' totals.
+template <class Sums, class RunRange>
+bool RunGroups(const RowShape &shape, int64_t task_rows, const xent_exec &exec, int32_t concurrency,
+               const RunRange &run, Sums *totals) {
+  if (concurrency != 1) return RunGroupsInTasks(shape, task_rows, exec, concurrency, run, totals);
+  struct Whole {
+    const RunRange &run;
+    int64_t rows;
+    Sums *totals;
+  } whole{run, shape.rows, totals};
+  return ParallelFor(
+      exec, 1, 1,
+      [](void *arg, int64_t /*task*/) {
+        const Whole &w = *static_cast<const Whole *>(arg);
+        Groups<Sums> own(w.rows, w.totals, nullptr);
+        w.run(0, w.rows, own);
+      },
+      &whole);
 }
 
 template <class Job>
@@ -208,7 +220,7 @@ XENT_NOINLINE bool RunSplitRows(const Job &job, const RowShape &shape, const xen
     for (int64_t i = 0; i < work.count; ++i) {
       typename Job::Sums row_total;
       job.End(work.rows[i], work.states[i], row_total);
-      totals->Add(row_total);
+      AddGroup(row_total, totals);
     }
   }
   return true;

@@ -248,7 +248,7 @@ void Combine(const Call &call, const RecordsOfRow &records, Totals *totals) {
     for (int64_t row = begin; row < std::min(call.args.rows, begin + group_rows); ++row) {
       CombineRow<T>(call, records, row, group);
     }
-    totals->Add(group);
+    AddGroup(group, totals);
   }
 }
 

@@ -1,5 +1,5 @@
 // Sums and gradients of divergences, see divergence.h. Both layouts go through the same code, strip after strip of
-// kTile lanes: the next kTile columns of a row, or one column at kTile positions.
+// kLanes lanes: the next kLanes columns of a row, or one column at kLanes positions.
 #if defined(XENT_SRC_KERNELS_DIVERGENCE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_DIVERGENCE_INL_H_
 #undef XENT_SRC_KERNELS_DIVERGENCE_INL_H_
@@ -23,23 +23,23 @@ namespace hn = hwy::HWY_NAMESPACE;
 HWY_NOINLINE void StageShrunk(Dtype dtype, const void *logits, int64_t first, int64_t count, double *out) {
   const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  StageAny(dtype, logits, first, count, kTile, out);
-  for (int64_t i = count; i < kTile; ++i) out[i] = kMasked;
-  for (int64_t i = 0; i < kTile; i += lanes) {
+  StageAny(dtype, logits, first, count, kLanes, out);
+  for (int64_t i = count; i < kLanes; ++i) out[i] = kMasked;
+  for (int64_t i = 0; i < kLanes; i += lanes) {
     hn::Store(hn::Mul(hn::Load(d, out + i), hn::Set(d, kDivergenceShrink)), d, out + i);
   }
 }
 
 // A task's rows, one to a lane or one for all lanes, and the strip that is being worked on.
 struct DivergenceLanes {
-  HWY_ALIGN double max[2][kTile], argmax[2][kTile], log_ratio[kTile], scale[2][kTile];
-  HWY_ALIGN double factor[2][kTile], factor_low[2][kTile], mean[kTile], mean_low[kTile];
-  HWY_ALIGN double column[kTile];  // relative to the strip's
-  HWY_ALIGN double logits[2][kTile];
+  HWY_ALIGN double max[2][kLanes], argmax[2][kLanes], log_ratio[kLanes], scale[2][kLanes];
+  HWY_ALIGN double factor[2][kLanes], factor_low[2][kLanes], mean[kLanes], mean_low[kLanes];
+  HWY_ALIGN double column[kLanes];  // relative to the strip's
+  HWY_ALIGN double logits[2][kLanes];
   double inverse_low;  // what 1/T's high part lacks, relative to it
 
   explicit DivergenceLanes(const DivergenceTask &task) : inverse_low(task.factor.lo / task.factor.hi) {
-    for (int64_t i = 0; i < kTile; ++i) {
+    for (int64_t i = 0; i < kLanes; ++i) {
       const DivergenceRow &row = task.rows[task.count > 0 ? HWY_MIN(i, task.count - 1) : 0];
       for (int side = 0; side < 2; ++side) {
         max[side][i] = row.max[side] * kDivergenceShrink;
@@ -57,18 +57,18 @@ struct DivergenceLanes {
 
   // Where the strip lies in a matrix whose columns are `stride` apart.
   static int64_t Offset(const DivergenceTask &task, int64_t strip, int64_t stride) {
-    return task.count > 0 ? strip * stride : strip * kTile;
+    return task.count > 0 ? strip * stride : strip * kLanes;
   }
   // Loads the strip; the number of its lanes in use.
   int64_t Load(const DivergenceTask &task, int64_t strip) {
-    const int64_t count = task.count > 0 ? task.count : HWY_MIN(kTile, task.cols - strip * kTile);
+    const int64_t count = task.count > 0 ? task.count : HWY_MIN(kLanes, task.cols - strip * kLanes);
     for (int side = 0; side < 2; ++side) {
       StageShrunk(task.dtypes[side], task.logits[side], Offset(task, strip, task.strides[side]), count, logits[side]);
     }
     return count;
   }
   static int64_t Strips(const DivergenceTask &task) {
-    return task.count > 0 ? task.cols : (task.cols + kTile - 1) / kTile;
+    return task.count > 0 ? task.cols : (task.cols + kLanes - 1) / kLanes;
   }
 };
 
@@ -104,12 +104,10 @@ HWY_INLINE void Distances(const DivergenceTask &task, const DivergenceLanes &lan
   }
 }
 
-// A lane's total of kTile lanes, or that of all.
+// A lane's total, or that of all.
 template <class T>
-HWY_INLINE Wide LaneTotal(const DivergenceTask &task, const WideLanes<T> *sums, int64_t lane) {
-  static_assert(kTile == 2 * kLanes);
-  if (task.count > 0) return sums[lane / kLanes].Lane(lane % kLanes);
-  return AddOrOverflow(sums[0].Total(), sums[1].Total());
+HWY_INLINE Wide LaneTotal(const DivergenceTask &task, const WideLanes<T> &sums, int64_t lane) {
+  return task.count > 0 ? sums.Lane(lane) : sums.Total();
 }
 
 template <class T>
@@ -121,19 +119,18 @@ void SumDivergence(const DivergenceTask &task, DivergenceSums *out) {
   const bool crosses = task.kind != DivergenceKind::kJensenShannon;
   const int weight_side = reverse ? kStudent : kTeacher;
   DivergenceLanes lanes(task);
-  WideLanes<T> student_sums[2], teacher_sums[2], cross[2];
+  WideLanes<T> student_sums, teacher_sums, cross;
   for (int64_t strip = 0; strip < DivergenceLanes::Strips(task); ++strip) {
     lanes.Load(task, strip);
-    const Doubles base = hn::Set(d, static_cast<double>(task.first + (task.count > 0 ? strip : strip * kTile)));
-    for (int64_t i = 0; i < kTile; i += vector) {
-      const int64_t half = i / kLanes, lane = i % kLanes;
+    const Doubles base = hn::Set(d, static_cast<double>(task.first + (task.count > 0 ? strip : strip * kLanes)));
+    for (int64_t i = 0; i < kLanes; i += vector) {
       const Doubles column = hn::Add(base, hn::Load(d, lanes.column + i));
       Doubles exp_student, exp_teacher, gap, gap_low;
       Distances<T>(task, lanes, i, &exp_student, &exp_teacher, &gap, &gap_low);
-      AddDoubles(hn::IfThenZeroElse(hn::Eq(column, hn::Load(d, lanes.argmax[kStudent] + i)), exp_student), lane,
-                 student_sums[half]);
-      AddDoubles(hn::IfThenZeroElse(hn::Eq(column, hn::Load(d, lanes.argmax[kTeacher] + i)), exp_teacher), lane,
-                 teacher_sums[half]);
+      AddDoubles(hn::IfThenZeroElse(hn::Eq(column, hn::Load(d, lanes.argmax[kStudent] + i)), exp_student), i,
+                 student_sums);
+      AddDoubles(hn::IfThenZeroElse(hn::Eq(column, hn::Load(d, lanes.argmax[kTeacher] + i)), exp_teacher), i,
+                 teacher_sums);
       if (!crosses) continue;
       const Doubles weight = reverse ? exp_student : exp_teacher;
       const Doubles distance = reverse ? hn::Neg(gap) : gap;
@@ -141,7 +138,7 @@ void SumDivergence(const DivergenceTask &task, DivergenceSums *out) {
       // Whether a probability is 0 is for its logit to say, not for an exponential that counts as 0.
       const auto infinite = hn::And(hn::Gt(hn::Load(d, lanes.logits[weight_side] + i), masked),
                                     hn::Eq(hn::Load(d, lanes.logits[1 - weight_side] + i), masked));
-      AddDoubles(hn::IfThenElse(infinite, hn::Neg(masked), term), lane, cross[half]);
+      AddDoubles(hn::IfThenElse(infinite, hn::Neg(masked), term), i, cross);
     }
   }
   for (int64_t i = 0; i < HWY_MAX(task.count, int64_t{1}); ++i) {
@@ -172,17 +169,17 @@ void SumJensenShannon(const DivergenceTask &task, DivergenceSums *out) {
   const int64_t vector = static_cast<int64_t>(hn::Lanes(d));
   const Doubles zero = hn::Zero(d);
   DivergenceLanes lanes(task);
-  WideLanes<T> student_sums[2], teacher_sums[2];
+  WideLanes<T> student_sums, teacher_sums;
   for (int64_t strip = 0; strip < DivergenceLanes::Strips(task); ++strip) {
     lanes.Load(task, strip);
-    for (int64_t i = 0; i < kTile; i += vector) {
+    for (int64_t i = 0; i < kLanes; i += vector) {
       Doubles exp_student, exp_teacher, gap, gap_low;
       Distances<T>(task, lanes, i, &exp_student, &exp_teacher, &gap, &gap_low);
       const Doubles x = hn::Sub(gap, hn::Load(d, lanes.log_ratio + i));  // log p - log q
       const Doubles student = hn::Mul(exp_student, LogOverMixture(task.beta, 1.0 - task.beta, x));
       const Doubles teacher = hn::Mul(exp_teacher, LogOverMixture(1.0 - task.beta, task.beta, hn::Neg(x)));
-      AddDoubles(hn::IfThenElseZero(hn::Gt(exp_student, zero), student), i % kLanes, student_sums[i / kLanes]);
-      AddDoubles(hn::IfThenElseZero(hn::Gt(exp_teacher, zero), teacher), i % kLanes, teacher_sums[i / kLanes]);
+      AddDoubles(hn::IfThenElseZero(hn::Gt(exp_student, zero), student), i, student_sums);
+      AddDoubles(hn::IfThenElseZero(hn::Gt(exp_teacher, zero), teacher), i, teacher_sums);
     }
   }
   for (int64_t i = 0; i < HWY_MAX(task.count, int64_t{1}); ++i) {
@@ -209,10 +206,10 @@ void DivergenceGradient(const DivergenceTask &task) {
   const int64_t vector = static_cast<int64_t>(hn::Lanes(d));
   const Doubles zero = hn::Zero(d);
   DivergenceLanes lanes(task);
-  HWY_ALIGN double gradient[kTile];
+  HWY_ALIGN double gradient[kLanes];
   for (int64_t strip = 0; strip < DivergenceLanes::Strips(task); ++strip) {
     const int64_t count = lanes.Load(task, strip);
-    for (int64_t i = 0; i < kTile; i += vector) {
+    for (int64_t i = 0; i < kLanes; i += vector) {
       Doubles exp_student, exp_teacher, gap, gap_low;
       Distances<T>(task, lanes, i, &exp_student, &exp_teacher, &gap, &gap_low);
       // Products and differences apart, not fused: where p = q the gradient of the forward forms is 0.

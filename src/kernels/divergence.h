@@ -42,7 +42,7 @@ struct DivergenceSums {
   Wide cross;     // sum of e^-a (b - a), of e^-a b, or of e^-b (a - b)
 };
 
-// Lanes run over columns, or, where `count` > 0, over so many <= kTile adjacent positions.
+// Lanes run over columns, or, where `count` > 0, over so many <= kLanes adjacent positions.
 struct DivergenceTask {
   const void *logits[2];  // of the first column
   Dtype dtypes[2];

@@ -248,6 +248,11 @@ void ExpSum(const ExpSumTask &task, ChunkSum *out) {
   double reference = task.first_reference;
   T origin = 0;
   if (!(reference == reference)) {
+    // The larger of the chunk's ends, where it is of use, is near enough to its maximum.
+    const double peek = Peek(logits, cols);
+    if (peek >= -F::kLimit && peek <= F::kLimit) reference = RoundedLog2(peek);
+  }
+  if (!(reference == reference)) {
     Extreme seen = Maximum(logits, HWY_MIN(cols, kStep), target);
     if (seen.nan || !(seen.max >= -F::kLimit && seen.max <= F::kLimit)) seen = Maximum(logits, cols, target);
     if (seen.nan || seen.max == std::numeric_limits<double>::infinity()) return find_special(seen);

@@ -99,7 +99,7 @@ HWY_INLINE void StageLabels(const Labels &labels, int64_t col, int64_t count, do
 }
 
 template <class T>
-HWY_INLINE void TransformValues(const Transform &transform, double *z, int64_t count) {
+HWY_NOINLINE void TransformValues(const Transform &transform, double *z, int64_t count) {
   if (transform.cap == 0.0) return;
   const DoubleTag d;
   const SoftCap<T> cap(transform.scale, transform.cap);
@@ -133,27 +133,13 @@ HWY_INLINE int64_t FindFirst(const In *logits, int64_t cols, Arithmetic<In> valu
   return i;
 }
 
+// The sums of a chunk whose maximum is known, in column `argmax` of it. A frame of its own: what needs the maximum
+// alone needs none of its scratch.
 template <class In>
-void Sums(const GeneralTask &task, GeneralSums *out) {
+HWY_NOINLINE void SumsBelow(const GeneralTask &task, int64_t argmax, GeneralSums *out) {
   using T = Arithmetic<In>;
   const In *const logits = static_cast<const In *>(task.logits);
-  GeneralSums result;
-  const Extreme seen = Maximum(logits, task.cols, int64_t{-1});
-  result.max = seen.max;
-  int64_t argmax = -1;
-  if (seen.nan || seen.max == -kMasked) {
-    result.special = seen.nan ? Special::kNan : Special::kInfinity;
-  } else if (seen.max != kMasked) {
-    argmax = FindFirst(logits, task.cols, static_cast<T>(seen.max));
-    result.argmax = task.first + argmax;
-    result.value = seen.max;
-    Values<T>(task.transform, &result.value, 1);
-  }
-  if (result.special != Special::kNone || !task.sums) {
-    *out = result;
-    return;
-  }
-
+  GeneralSums &result = *out;
   const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const double factor = task.transform.Factor();
@@ -194,7 +180,26 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
   result.entropy = MultiplyAny(sums.entropy.Total(), Wide{factor});
   result.weight = AddOrOverflow(sums.weight.Total(), weight_of_max);
   result.weighted = MultiplyAny(sums.weighted.Total(), Wide{factor});
+}
+
+template <class In>
+void Sums(const GeneralTask &task, GeneralSums *out) {
+  using T = Arithmetic<In>;
+  const In *const logits = static_cast<const In *>(task.logits);
+  GeneralSums result;
+  const Extreme seen = Maximum(logits, task.cols, int64_t{-1});
+  result.max = seen.max;
+  int64_t argmax = -1;
+  if (seen.nan || seen.max == -kMasked) {
+    result.special = seen.nan ? Special::kNan : Special::kInfinity;
+  } else if (seen.max != kMasked) {
+    argmax = FindFirst(logits, task.cols, static_cast<T>(seen.max));
+    result.argmax = task.first + argmax;
+    result.value = seen.max;
+    Values<T>(task.transform, &result.value, 1);
+  }
   *out = result;
+  if (result.special == Special::kNone && task.sums) SumsBelow<In>(task, argmax, out);
 }
 
 // p_factor e^(z' - m') - y y_factor, with a cap times dz. For float64 the low parts of factors and labels, and what the
@@ -207,8 +212,9 @@ struct GradientOf {
   explicit GradientOf(const Transform &t) : transform(t), cap(t.scale, t.cap > 0.0 ? t.cap : 1.0) {}
 
   // *difference is m' - z', unscaled.
-  HWY_INLINE Doubles operator()(Doubles raw, Doubles m, Doubles y, Doubles y_low, Doubles p_factor, Doubles p_factor_low,
-                                Doubles y_factor, Doubles y_factor_low, Doubles *difference) const {
+  HWY_INLINE Doubles operator()(Doubles raw, Doubles m, Doubles y, Doubles y_low, Doubles p_factor,
+                                Doubles p_factor_low, Doubles y_factor, Doubles y_factor_low,
+                                Doubles *difference) const {
     const DoubleTag d;
     const bool capped = transform.cap > 0.0;
     Doubles dz = hn::Zero(d), lost = hn::Zero(d);
@@ -275,8 +281,8 @@ void GeneralGradientOf(const GeneralGradientTask &task) {
     }
     for (int64_t i = 0; i < kStep; i += lanes) {
       Doubles difference = hn::Zero(d);
-      const Doubles v = gradient_of(hn::Load(d, z + i), hn::Set(d, row.value), hn::Load(d, y + i), hn::Load(d, y_low + i),
-                                    hn::Set(d, row.p_factor.hi), hn::Set(d, row.p_factor.lo),
+      const Doubles v = gradient_of(hn::Load(d, z + i), hn::Set(d, row.value), hn::Load(d, y + i),
+                                    hn::Load(d, y_low + i), hn::Set(d, row.p_factor.hi), hn::Set(d, row.p_factor.lo),
                                     hn::Set(d, row.y_factor.hi), hn::Set(d, row.y_factor.lo), &difference);
       hn::Store(lifted ? Lifted(v, lift, lift_more) : v, d, z + i);
       if (task.label_gradient != nullptr) {
@@ -398,7 +404,8 @@ void TileGradient(const TileGradientTask &gradient_task) {
   HWY_ALIGN double by_label[kTile];
   HWY_ALIGN double y_low[kTile] = {}, target_low[kTile] = {}, p_low[kTile] = {}, y_factor_low[kTile] = {};
   HWY_ALIGN double value[kTile] = {}, p_factor[kTile] = {}, y_factor[kTile] = {}, log_total[kTile] = {},
-                   label_factor[kTile] = {}, target[kTile] = {}, target_value[kTile] = {}, lift[kTile] = {}, lift_more[kTile] = {};
+                   label_factor[kTile] = {}, target[kTile] = {}, target_value[kTile] = {}, lift[kTile] = {},
+                   lift_more[kTile] = {};
   bool lifted = false;
   for (int64_t i = 0; i < task.count; ++i) {
     const GeneralGradient &row = gradient_task.rows[i];
@@ -428,9 +435,9 @@ void TileGradient(const TileGradientTask &gradient_task) {
       const Doubles label = hn::IfThenElse(is_target, hn::Load(d, target_value + i), hn::Load(d, y + i));
       const Doubles label_low = hn::IfThenElse(is_target, hn::Load(d, target_low + i), hn::Load(d, y_low + i));
       Doubles difference = hn::Zero(d);
-      const Doubles v = gradient_of(hn::Load(d, z + i), hn::Load(d, value + i), label, label_low,
-                                    hn::Load(d, p_factor + i), hn::Load(d, p_low + i), hn::Load(d, y_factor + i),
-                                    hn::Load(d, y_factor_low + i), &difference);
+      const Doubles v =
+          gradient_of(hn::Load(d, z + i), hn::Load(d, value + i), label, label_low, hn::Load(d, p_factor + i),
+                      hn::Load(d, p_low + i), hn::Load(d, y_factor + i), hn::Load(d, y_factor_low + i), &difference);
       hn::Store(lifted ? Lifted(v, hn::Load(d, lift + i), hn::Load(d, lift_more + i)) : v, d, z + i);
       if (gradient_task.label_gradient != nullptr) {
         const Doubles w = LabelGradient<T>(hn::Set(d, weight), difference, factor, hn::Load(d, log_total + i),

@@ -62,11 +62,11 @@ struct GeneralTask {
 // What turns a row into gradients: e^(z'_j - m') p_factor - y_j y_factor, with a cap times dz, whose constant the
 // factors hold otherwise. float32 takes the high parts.
 struct GeneralGradient {
-  double value = 0.0;         // m' (Transform)
-  Wide p_factor;              // u r (Q + 2 lambda lse) / (1 + others)
-  Wide y_factor;              // u r
-  double log_total = 0.0;     // L
-  double label_factor = 0.0;  // u r (1 - epsilon), of the targets' own gradient
+  double value = 0.0;           // m' (Transform)
+  Wide p_factor;                // u r (Q + 2 lambda lse) / (1 + others)
+  Wide y_factor;                // u r
+  double log_total = 0.0;       // L
+  double label_factor = 0.0;    // u r (1 - epsilon), of the targets' own gradient
   double lift[2] = {1.0, 1.0};  // what is not 0 is multiplied by both: powers of two, or infinite where u is
 };
 

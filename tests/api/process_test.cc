@@ -105,6 +105,18 @@ class Everything {
     count(xent_cross_entropy_backward(&backward_args_, options_, &exec_, &error_));
     const xent_dtype dtype = call_.dtype;
     const int64_t rows = call_.rows, cols = call_.cols;
+    for (const int64_t inner : {int64_t{1}, rows}) {  // with one row the same
+      xent_divergence divergence = XENT_DIVERGENCE_INIT;
+      divergence.rows = rows;
+      divergence.cols = cols;
+      divergence.inner = inner;
+      divergence.student = call_.logits.data();
+      divergence.teacher = backward_.logits.data();
+      divergence.student_dtype = divergence.teacher_dtype = dtype;
+      divergence.kind = XENT_DIVERGENCE_JENSEN_SHANNON;
+      divergence.grad = call_.grad.data();
+      count(xent_divergence_forward_backward(&divergence, nullptr, &exec_, &error_));
+    }
     count(xent_logsumexp(rows, cols, call_.logits.data(), dtype, 0, call_.lse.data(), &exec_, &error_));
     count(xent_softmax(rows, cols, call_.logits.data(), dtype, 0, call_.grad.data(), 0, &exec_, &error_));
     count(xent_softmax_backward(rows, cols, call_.logits.data(), 0, call_.grad.data(), 0, dtype, backward_.grad.data(),

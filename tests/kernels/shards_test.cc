@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "testing/golden.h"
+#include "testing/hash.h"
 #include "testing/loss_call.h"
 #include "testing/target.h"
 
@@ -660,6 +662,45 @@ TEST_P(Shards, HaveTheSameBitsByAnyNumberOfThreads) {
       }
     }
   }
+}
+
+// Chunk records may come from another machine, so their bits are held too.
+class ShardHashes : public TargetTest {};
+XENT_INSTANTIATE_TARGETS(ShardHashes);
+
+TEST_P(ShardHashes, AreReproducedByAnyNumberOfThreads) {
+  std::vector<std::pair<std::string, LossCall>> calls;
+  for (const xent_dtype dtype : kDtypes) {
+    for (size_t v = 0; v < std::size(kVariants); ++v) {
+      LossCall call = MakeRows(dtype, 5000, v % 2 == 0 ? Rows::kAll : Rows::kFinite);
+      kVariants[v].apply(call);
+      std::string name = kVariants[v].name;
+      std::replace(name.begin(), name.end(), ' ', '_');
+      name.erase(std::remove(name.begin(), name.end(), ','), name.end());
+      calls.emplace_back(std::string(reference::NameOf(dtype)) + "/" + name, std::move(call));
+    }
+  }
+  ExpectGolden(GetParam(), "shards", "dtype/options chunk_records losses lse loss logprobs records grad target_grad",
+               [&](const xent_exec &exec) {
+                 std::vector<std::string> lines;
+                 for (const auto &[name, call] : calls) {
+                   Sharded sharded(call, {1000, 1001, 3072});
+                   sharded.MustRun(exec);
+                   std::vector<uint64_t> lists;
+                   for (Slice &slice : sharded.slices) {
+                     lists.insert(lists.end(), slice.List(), slice.List() + call.rows * slice.chunks * kWords);
+                   }
+                   const LossCall &out = sharded.out;
+                   std::string line = name + " " + Hash(lists).Text();
+                   for (const Matrix *m : {&out.losses, &out.lse, &out.loss, &out.logprobs}) {
+                     line += " " + Hash(*m).Text();
+                   }
+                   line += " " + Hash(out.records).Text() + " " + Hash(out.grad.matrix()).Text();
+                   line += call.wants_target_grad ? " " + Hash(out.target_grad.matrix()).Text() : " -";
+                   lines.push_back(line);
+                 }
+                 return lines;
+               });
 }
 
 // ---- what combine and backward refuse ----

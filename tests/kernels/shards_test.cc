@@ -2,8 +2,8 @@
 // target: cut at chunk borders the merger adds the same numbers in the same order, so that every output, records
 // included but for their words for zero, has the same bits; cut elsewhere a chunk's sum is rounded in other places, for
 // which xent.h allows 2 ULP. Gradients have exponentials of their own, each side within its bound of the exact ones;
-// counted at the larger of their terms, as that bound is, they were seen 3 ULP apart, and 4 are allowed (in half
-// precision plus the last rounding).
+// counted at the larger of their terms, as that bound is, they were seen 3 ULP apart (4 without fused multiply-add),
+// and 4 are allowed; in half precision the last rounding comes on top.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -1,10 +1,7 @@
 // Binary cross-entropy on every target: each element within the bounds of semantics.md of the long double oracle
 // (tests/reference/binary.h), over ordinary inputs and over a grid of those that break formulas (sigmoids that
 // underflow, softplus that cancels, subnormal targets, infinities); and the same bits on every target with fused
-// multiply-add, of any number of threads, held by binary_hashes.txt.
-//
-// After a change that is meant to change results: XENT_UPDATE_BINARY_HASHES=tests/kernels/binary_hashes.txt and one run
-// of these tests writes the file anew.
+// multiply-add, of any number of threads, held by golden_hashes.txt.
 #include "testing/binary.h"
 
 #include <gtest/gtest.h>
@@ -12,11 +9,11 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "testing/golden.h"
 #include "testing/hash.h"
 #include "testing/target.h"
 
@@ -24,7 +21,6 @@ namespace xent::test {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr const char *kFile = XENT_SOURCE_DIR "/tests/kernels/binary_hashes.txt";
 
 class BinaryKernel : public TargetTest {
  protected:
@@ -259,8 +255,8 @@ std::vector<Named> HashedCalls() {
   return calls;
 }
 
-std::string LineOf(Named &named, int32_t threads) {
-  named.call.exec = {sizeof(xent_exec), XENT_EXEC_OPENMP, threads, nullptr, nullptr};
+std::string LineOf(Named &named, const xent_exec &exec) {
+  named.call.exec = exec;
   named.call.MustRun(Pass::kForwardBackward);
   std::string line = named.name;
   for (const Matrix *m : {&named.call.losses, &named.call.loss, &named.call.grad, &named.call.target_grad}) {
@@ -273,27 +269,12 @@ class BinaryHashes : public TargetTest {};
 XENT_INSTANTIATE_TARGETS(BinaryHashes);
 
 TEST_P(BinaryHashes, AreReproducedByAnyNumberOfThreads) {
-  if (!HasFusedMultiplyAdd(GetParam())) GTEST_SKIP() << GetParam() << " has no fused multiply-add";
   std::vector<Named> calls = HashedCalls();
-  std::vector<std::string> want;
-  if (const char *update = std::getenv("XENT_UPDATE_BINARY_HASHES")) {
-    std::ofstream out(update);
-    out << "# Hashes (FNV-1a, 64 bits) of what binary cross-entropy gives for fixed inputs on every target with fused\n"
-           "# multiply-add, by any number of threads. Written by binary_test.cc, which says how.\n"
-           "# dtype/inner/kind losses loss grad target_grad\n";
-    for (Named &named : calls) out << LineOf(named, 1) << "\n";
-    ASSERT_TRUE(out.good()) << update;
-  }
-  std::ifstream in(kFile);
-  for (std::string line; std::getline(in, line);) {
-    if (!line.empty() && line[0] != '#') want.push_back(line);
-  }
-  ASSERT_EQ(want.size(), calls.size()) << kFile << " is missing or not of these calls";
-  for (const int32_t threads : {1, 2, 3, 8}) {
-    for (size_t k = 0; k < calls.size(); ++k) {
-      EXPECT_EQ(LineOf(calls[k], threads), want[k]) << GetParam() << ", " << threads << " threads";
-    }
-  }
+  ExpectGolden(GetParam(), "binary", "dtype/inner/kind losses loss grad target_grad", [&](const xent_exec &exec) {
+    std::vector<std::string> lines;
+    for (Named &named : calls) lines.push_back(LineOf(named, exec));
+    return lines;
+  });
 }
 
 }  // namespace

@@ -1,20 +1,17 @@
 // Divergences on every target: within the bounds of semantics.md of the oracle, counted at the sum of the terms'
-// magnitudes (loss) and the larger of a column's terms (gradient); and the bits that divergence_hashes.txt holds on
+// magnitudes (loss) and the larger of a column's terms (gradient); and the bits that golden_hashes.txt holds on
 // every target with fused multiply-add, by any number of threads, whatever strides and neighbours the rows have.
-//
-// After a change that is meant to change results: XENT_UPDATE_DIVERGENCE_HASHES=tests/kernels/divergence_hashes.txt and
-// one run of DivergenceHashes.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <limits>
 #include <string>
 #include <vector>
 
 #include "testing/divergence_call.h"
+#include "testing/golden.h"
 #include "testing/hash.h"
 #include "testing/target.h"
 
@@ -22,7 +19,6 @@ namespace xent::test {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr const char *kFile = XENT_SOURCE_DIR "/tests/kernels/divergence_hashes.txt";
 
 // Worst errors over the whole run, printed with the rest of a verbose run.
 void Print(const std::string &what, const WorstByOutput &worst) {
@@ -300,8 +296,8 @@ std::vector<Named> HashedCalls() {
   return calls;
 }
 
-std::string LineOf(Named &named, int32_t threads) {
-  named.call.exec = {sizeof(xent_exec), XENT_EXEC_OPENMP, threads, nullptr, nullptr};
+std::string LineOf(Named &named, const xent_exec &exec) {
+  named.call.exec = exec;
   named.call.MustRun(true);
   return named.name + " " + Hash(named.call.losses).Text() + " " + Hash(named.call.grad.matrix()).Text();
 }
@@ -310,28 +306,12 @@ class DivergenceHashes : public TargetTest {};
 XENT_INSTANTIATE_TARGETS(DivergenceHashes);
 
 TEST_P(DivergenceHashes, AreReproducedByAnyNumberOfThreads) {
-  if (!HasFusedMultiplyAdd(GetParam())) GTEST_SKIP() << GetParam() << " has no fused multiply-add";
   std::vector<Named> calls = HashedCalls();
-  if (const char *update = std::getenv("XENT_UPDATE_DIVERGENCE_HASHES")) {
-    std::ofstream out(update);
-    out << "# Hashes (FNV-1a, 64 bits) of what divergences give for fixed inputs on every target with fused "
-           "multiply-add,\n"
-           "# by any number of threads. Written by divergence_test.cc, which says how.\n"
-           "# student dtype/inner/kind losses grad\n";
-    for (Named &named : calls) out << LineOf(named, 1) << "\n";
-    ASSERT_TRUE(out.good()) << update;
-  }
-  std::vector<std::string> want;
-  std::ifstream in(kFile);
-  for (std::string line; std::getline(in, line);) {
-    if (!line.empty() && line[0] != '#') want.push_back(line);
-  }
-  ASSERT_EQ(want.size(), calls.size()) << kFile << " is missing or not of these calls";
-  for (const int32_t threads : {1, 3}) {
-    for (size_t k = 0; k < calls.size(); ++k) {
-      EXPECT_EQ(LineOf(calls[k], threads), want[k]) << GetParam() << ", " << threads << " threads";
-    }
-  }
+  ExpectGolden(GetParam(), "divergence", "student_dtype/inner/kind losses grad", [&](const xent_exec &exec) {
+    std::vector<std::string> lines;
+    for (Named &named : calls) lines.push_back(LineOf(named, exec));
+    return lines;
+  });
 }
 
 }  // namespace

@@ -1,51 +1,26 @@
 // The outputs of fixed inputs have fixed bits: on every target with fused multiply-add and with 1, 2, 3 and 8 threads
-// their hashes are those of golden_hashes.txt. The inputs come from an integer generator and exact arithmetic, no libm,
-// so that they are the same on every machine.
-//
-// After a change that is meant to change results: XENT_UPDATE_HASHES=tests/kernels/golden_hashes.txt and one run
-// of these tests writes the file anew.
+// their hashes are those of golden_hashes.txt; golden.h says how that file is written anew. There is no tolerance,
+// since xent.h promises bits. The inputs come from an integer generator and exact arithmetic, no libm, so that they are
+// the same on every machine. Divergences, binary cross-entropy and shards have sections of the same file in their own
+// tests.
 #include <gtest/gtest.h>
 
-#include <cstdio>
-#include <cstdlib>
-#include <fstream>
+#include <bit>
 #include <limits>
 #include <string>
 #include <vector>
 
 #include "testing/check.h"
 #include "testing/data.h"
+#include "testing/golden.h"
+#include "testing/hash.h"
+#include "testing/loss_call.h"
 #include "testing/target.h"
 
 namespace xent::test {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr const char *kFile = XENT_SOURCE_DIR "/tests/kernels/golden_hashes.txt";
-
-// FNV-1a, 64 bits, over the elements' bytes, lowest first.
-class Hash {
- public:
-  void Add(const Matrix &m) {
-    for (int64_t i = 0; i < m.rows(); ++i) {
-      for (int64_t j = 0; j < m.cols(); ++j) Add(m.GetBits(i, j), m.Bytes());
-    }
-  }
-  void Add(uint64_t bits, int64_t bytes) {
-    for (int64_t k = 0; k < bytes; ++k) {
-      state_ ^= (bits >> (8 * k)) & 0xff;
-      state_ *= 0x100000001b3u;
-    }
-  }
-  std::string Text() const {
-    char text[20];
-    std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(state_));
-    return text;
-  }
-
- private:
-  uint64_t state_ = 0xcbf29ce484222325u;
-};
 
 enum Form { kPlain, kUniform, kExclusive };
 
@@ -119,11 +94,7 @@ std::vector<Problem> Problems() {
   return problems;
 }
 
-std::string HashOf(const Matrix &m) {
-  Hash hash;
-  hash.Add(m);
-  return hash.Text();
-}
+std::string HashOf(const Matrix &m) { return Hash(m).Text(); }
 
 std::string LineOf(const Problem &problem, const xent_exec &exec) {
   const Outputs out = RunAll(problem, &exec);
@@ -183,51 +154,202 @@ std::string ArrayLine() {
   return line;
 }
 
-std::vector<std::string> ReadFile() {
-  std::ifstream in(kFile);
-  std::vector<std::string> lines;
-  for (std::string line; std::getline(in, line);) {
-    if (!line.empty() && line[0] != '#') lines.push_back(line);
-  }
-  return lines;
+// ---- cross-entropy with options ----
+
+Matrix UniformRow(xent_dtype dtype, int64_t cols, uint64_t seed) {
+  Matrix row(dtype, 1, cols);
+  Random random(seed);
+  for (int64_t c = 0; c < cols; ++c) row.Set(0, c, random.Uniform() + 0x1p-4);
+  return row;
 }
 
-void WriteFile(const std::string &path, const std::vector<std::string> &lines) {
-  std::ofstream out(path);
-  out << "# Hashes (FNV-1a, 64 bits) of what fixed inputs give on every target with fused multiply-add, by any number "
-         "of "
-         "threads.\n"
-         "# Written by golden_hashes_test.cc, which says how.\n"
-         "# problem losses lse loss grad logsumexp softmax log_softmax softmax_backward log_softmax_backward\n"
-         "# array exp_f32 log_f32 log1p_f32 exp_f64 log_f64 log1p_f64\n";
-  for (const std::string &line : lines) out << line << "\n";
-  ASSERT_TRUE(out.good()) << path;
+// Rows of all kinds but NaN and, with `finite_masks`, without -inf, so that the reduced loss is a number.
+LossCall MakeRows(xent_dtype dtype, int64_t rows, int64_t cols, int64_t inner, bool finite_masks) {
+  LossCall call(dtype, rows, cols, inner);
+  Random random(static_cast<uint64_t>(rows * 1000003 + cols * 16 + dtype));
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t target = random.Below(cols);
+    for (int64_t c = 0; c < cols; ++c) {
+      double z = random.Normal(4);
+      const bool special = random.Below(cols) < 2;
+      switch (i % 8) {
+        case 1:
+          z = random.Below(10) < 3 && c != target ? (finite_masks ? -60 : -kInfinity) : z;
+          break;
+        case 2:
+          z = special ? z + 70 : z;
+          break;
+        case 3:
+          z -= 3000;
+          break;
+        case 4:
+          z = static_cast<double>(c % 3);
+          break;
+        case 5:
+          z -= static_cast<double>(c % 512) / 4;
+          break;
+        case 6:
+          z = special ? 0x1p20 + 3 : 0x1p20 - 6 + z;
+          break;
+        default:
+          break;
+      }
+      call.logits.Set(i, c, z);
+    }
+    call.targets[static_cast<size_t>(i)] = i % 8 == 7 ? -100 : target;
+  }
+  call.row_weights = UniformRow(reference::ArithmeticType(dtype), rows, 3);
+  call.upstream = UniformRow(reference::ArithmeticType(dtype), rows, 4);
+  call.upstream_kind = XENT_UPSTREAM_ROWS;
+  return call;
+}
+
+void AddClassWeights(LossCall &call) {
+  call.class_weights = UniformRow(reference::ArithmeticType(call.dtype), call.cols, 5);
+}
+
+void AddProbs(LossCall &call, xent_dtype dtype) {
+  call.target_probs = Tensor(dtype, call.rows, call.cols, call.inner);
+  call.wants_target_grad = true;
+  Random random(6);
+  for (int64_t i = 0; i < call.rows; ++i) {
+    for (int64_t c = 0; c < call.cols; ++c) call.target_probs->Set(i, c, c % 3 == 0 ? 0 : random.Uniform() * 0x1p-6);
+  }
+}
+
+void AskForStatistics(LossCall &call) {
+  call.WantEveryStatistic();
+  call.top_k = static_cast<int32_t>(std::min<int64_t>(call.cols / 2, 20));
+}
+
+struct Option {
+  const char *name;
+  bool finite_masks;
+  void (*apply)(LossCall &);
+};
+constexpr Option kOptions[] = {
+    {"weights", false, [](LossCall &call) { AddClassWeights(call); }},
+    {"weights_smoothing", true,
+     [](LossCall &call) {
+       AddClassWeights(call);
+       call.options.label_smoothing = 0.1;
+     }},
+    {"weights_exclusive", true,
+     [](LossCall &call) {
+       AddClassWeights(call);
+       call.options.label_smoothing = 0.3;
+       call.options.smoothing = XENT_SMOOTHING_EXCLUSIVE;
+     }},
+    {"softcap", false, [](LossCall &call) { call.options.softcap = 30; }},
+    {"logit_scale", false, [](LossCall &call) { call.options.logit_scale = 0.7; }},
+    {"z_loss", false, [](LossCall &call) { call.options.z_loss = 1e-4; }},
+    {"everything", true,
+     [](LossCall &call) {
+       AddClassWeights(call);
+       AskForStatistics(call);
+       call.options.label_smoothing = 0.1;
+       call.options.softcap = 50;
+       call.options.logit_scale = 1.5;
+       call.options.z_loss = 1e-3;
+       call.options.has_divisor = 1;
+       call.options.divisor = 7;
+     }},
+    {"probs", true, [](LossCall &call) { AddProbs(call, call.dtype); }},
+    {"probs_weights_smoothing", true,
+     [](LossCall &call) {
+       AddProbs(call, kDtypes[call.dtype % 4]);
+       AddClassWeights(call);
+       AskForStatistics(call);
+       call.options.label_smoothing = 0.2;
+       call.options.softcap = 40;
+     }},
+    {"valid_cols", false,
+     [](LossCall &call) {
+       call.options.valid_cols = (call.cols * 3 + 3) / 4;
+       for (int64_t &target : call.targets) target = std::min(target, call.options.valid_cols - 1);
+       AskForStatistics(call);
+     }},
+    {"statistics", false,
+     [](LossCall &call) {
+       AskForStatistics(call);
+       call.options.stats_of_ignored = 1;
+       call.options.reduction = XENT_REDUCTION_NONE;
+       call.logits.Set(0, call.cols / 2, std::numeric_limits<double>::quiet_NaN());
+       for (int64_t c = 0; c < call.cols; ++c) call.logits.Set(1, c, -kInfinity);
+     }},
+};
+
+struct NamedCall {
+  std::string name;
+  LossCall call;
+};
+
+std::vector<NamedCall> OptionCalls() {
+  constexpr int64_t kShapes[][3] = {{24, 2, 0},   {24, 45, 0},   {24, 45, 3},  {2112, 17, 33},
+                                    {7, 5000, 0}, {3, 17000, 0}, {12, 4100, 3}};
+  std::vector<NamedCall> calls;
+  for (const xent_dtype dtype : kDtypes) {
+    for (const auto &[rows, cols, inner] : kShapes) {
+      for (const Option &option : kOptions) {
+        NamedCall named = {std::string(reference::NameOf(dtype)) + "/" + std::to_string(rows) + "x" +
+                               std::to_string(cols) + "/inner" + std::to_string(inner) + "/" + option.name,
+                           MakeRows(dtype, rows, cols, inner, option.finite_masks)};
+        option.apply(named.call);
+        calls.push_back(std::move(named));
+      }
+    }
+  }
+  return calls;
+}
+
+// Outputs that the call has not are "-".
+std::string LineOf(NamedCall &named, const xent_exec &exec) {
+  LossCall &call = named.call;
+  call.exec = exec;
+  EXPECT_EQ(call.ForwardBackward(), XENT_OK) << named.name << ": " << call.error.message;
+  const auto text = [](bool has, const auto &output) { return has ? " " + Hash(output).Text() : std::string(" -"); };
+  const bool has_target = !call.target_probs;
+  Hash perplexity;
+  perplexity.Add(std::bit_cast<uint64_t>(call.perplexity), 8);
+  std::string line = named.name + text(true, call.losses) + text(true, call.lse) +
+                     text(call.options.reduction != XENT_REDUCTION_NONE, call.loss) + " " + perplexity.Text() +
+                     text(true, call.grad.matrix()) + text(call.wants_target_grad, call.target_grad.matrix());
+  line += text(call.wants_logprobs && has_target, call.logprobs) + text(call.wants_argmax, call.argmax) +
+          text(call.wants_entropy, call.entropy) + text(call.wants_rank && has_target, call.rank) +
+          text(call.top_k > 0, call.topk_indices) + text(call.top_k > 0, call.topk_logprobs) +
+          text(call.gather_count > 0, call.gathered);
+  return line;
 }
 
 class GoldenHashes : public TargetTest {};
 XENT_INSTANTIATE_TARGETS(GoldenHashes);
 
 TEST_P(GoldenHashes, AreReproducedByAnyNumberOfThreads) {
-  if (!HasFusedMultiplyAdd(GetParam())) GTEST_SKIP() << GetParam() << " has no fused multiply-add";
-  const char *update = std::getenv("XENT_UPDATE_HASHES");
   const std::vector<Problem> problems = Problems();
-  std::vector<std::string> want = ReadFile();
-  if (update == nullptr) {
-    ASSERT_EQ(want.size(), problems.size() + 1) << kFile << " is missing or not of these problems";
-  }
-  for (const int32_t threads : {1, 2, 3, 8}) {
-    const xent_exec exec = {sizeof(xent_exec), XENT_EXEC_OPENMP, threads, nullptr, nullptr};
-    std::vector<std::string> lines;
-    for (const Problem &problem : problems) lines.push_back(LineOf(problem, exec));
-    lines.push_back(ArrayLine());
-    if (update != nullptr && threads == 1) {
-      WriteFile(update, lines);
-      want = lines;
-    }
-    for (size_t k = 0; k < lines.size(); ++k) {
-      EXPECT_EQ(lines[k], want[k]) << GetParam() << ", " << threads << " threads";
-    }
-  }
+  ExpectGolden(GetParam(), "rows",
+               "problem losses lse loss grad logsumexp softmax log_softmax softmax_backward log_softmax_backward",
+               [&](const xent_exec &exec) {
+                 std::vector<std::string> lines;
+                 for (const Problem &problem : problems) lines.push_back(LineOf(problem, exec));
+                 return lines;
+               });
+}
+
+TEST_P(GoldenHashes, OfArrayFunctionsAreReproduced) {
+  ExpectGolden(GetParam(), "array", "exp_f32 log_f32 log1p_f32 exp_f64 log_f64 log1p_f64",
+               [](const xent_exec &) { return std::vector<std::string>{ArrayLine()}; });
+}
+
+TEST_P(GoldenHashes, OfEveryOptionAreReproducedByAnyNumberOfThreads) {
+  std::vector<NamedCall> calls = OptionCalls();
+  ExpectGolden(GetParam(), "options",
+               "dtype/shape/layout/option losses lse loss perplexity grad target_grad logprobs argmax entropy rank "
+               "topk_indices topk_logprobs gathered",
+               [&](const xent_exec &exec) {
+                 std::vector<std::string> lines;
+                 for (NamedCall &named : calls) lines.push_back(LineOf(named, exec));
+                 return lines;
+               });
 }
 
 }  // namespace

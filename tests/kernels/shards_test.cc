@@ -1,0 +1,889 @@
+// A vocabulary in slices gives what the whole call gives, on every target. The oracle is the unsharded call on the same
+// target: cut at chunk borders the merger adds the same numbers in the same order, so that every output, records
+// included but for their words for zero, has the same bits; cut elsewhere a chunk's sum is rounded in other places, for
+// which xent.h allows 2 ULP. Gradients have exponentials of their own, each side within its bound of the exact ones;
+// counted at the larger of their terms, as that bound is, they were seen 3 ULP apart (4 without fused multiply-add),
+// and 4 are allowed; in half precision the last rounding comes on top.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "testing/golden.h"
+#include "testing/hash.h"
+#include "testing/loss_call.h"
+#include "testing/target.h"
+
+namespace xent::test {
+namespace {
+
+using reference::ArithmeticType;
+using reference::UlpAt;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kUlp = 2;
+constexpr double kGradientUlp = 4;
+constexpr int64_t kWords = XENT_CHUNK_RECORD_BYTES / 8;
+
+size_t Size(int64_t n) { return static_cast<size_t>(n); }
+
+xent_exec Threads(int32_t threads) { return {sizeof(xent_exec), XENT_EXEC_OPENMP, threads, nullptr, nullptr}; }
+
+int64_t Counted(const LossCall &call) { return call.options.valid_cols == 0 ? call.cols : call.options.valid_cols; }
+
+// ---- a sharded call ----
+
+using Cuts = std::vector<int64_t>;
+
+// One slice with memory of its own (every other slice lies within the whole matrices instead).
+struct Slice {
+  Slice(const LossCall &call, int64_t number, int64_t first_in, int64_t cols_in)
+      : first(first_in), cols(cols_in), own(number % 2 == 0) {
+    chunks = xent_shard_chunks(Counted(call), first, cols);
+    const int64_t padding = number % 5;
+    const int64_t misalign = number * 3 % 7 + 1;
+    if (own) {
+      logits = Copy(call.logits.matrix(), padding, misalign);
+      grad = Matrix(call.dtype, call.rows, cols, cols + padding, misalign + 1);
+      if (call.target_probs) {
+        probs = Copy(call.target_probs->matrix(), padding, misalign);
+        target_grad = Matrix(probs.dtype(), call.rows, cols, cols + padding, misalign + 1);
+      }
+    }
+    // Lists begin at all multiples of 8 bytes, and words follow that nobody may write.
+    list.assign(Size(call.rows * chunks * kWords + 2 * kGuard), kPoison);
+    list_offset = number % kGuard;
+  }
+  Matrix Copy(const Matrix &whole, int64_t padding, int64_t misalign) const {
+    Matrix copy(whole.dtype(), whole.rows(), cols, cols + padding, misalign);
+    for (int64_t i = 0; i < whole.rows(); ++i) {
+      std::memcpy(copy.row(i), Element(whole, i), Size(cols * whole.Bytes()));
+    }
+    return copy;
+  }
+  const void *Element(const Matrix &whole, int64_t i) const {
+    return static_cast<const char *>(whole.row(i)) + first * whole.Bytes();
+  }
+  void CopyBack(const Matrix &from, Matrix &whole) const {
+    for (int64_t i = 0; i < whole.rows(); ++i) {
+      std::memcpy(static_cast<char *>(whole.row(i)) + first * whole.Bytes(), from.row(i), Size(cols * whole.Bytes()));
+    }
+  }
+  uint64_t *List() { return list.data() + list_offset; }
+  bool GuardIntact(int64_t rows) const {
+    bool intact = true;
+    const int64_t begin = list_offset, end = list_offset + rows * chunks * kWords;
+    for (int64_t k = 0; k < static_cast<int64_t>(list.size()); ++k) {
+      intact = intact && ((k >= begin && k < end) || list[Size(k)] == kPoison);
+    }
+    return intact;
+  }
+  xent_shard Shard(const LossCall &call) const { return {sizeof(xent_shard), call.cols, first}; }
+
+  static constexpr int64_t kGuard = 8;
+  static constexpr uint64_t kPoison = 0x5555555555555555u;
+  int64_t first, cols, chunks = 0;
+  bool own;
+  Matrix logits, probs, grad, target_grad;
+  std::vector<uint64_t> list;
+  int64_t list_offset = 0;
+};
+
+class Sharded {
+ public:
+  Sharded(const LossCall &call, const Cuts &cuts) : call_(call) {
+    Cuts ends = cuts;
+    ends.push_back(call.cols);
+    int64_t first = 0;
+    for (const int64_t end : ends) {
+      slices.emplace_back(call, static_cast<int64_t>(slices.size()), first, end - first);
+      first = end;
+    }
+    const xent_dtype arithmetic = ArithmeticType(call.dtype);
+    out.losses = out.lse = out.logprobs = Matrix(arithmetic, 1, call.rows);
+    out.loss = Matrix(arithmetic, 1, 1);
+    out.records.assign(Size(call.rows) * XENT_RECORD_BYTES / 8, Slice::kPoison);
+    out.grad = Tensor(call.dtype, call.rows, call.cols);
+    out.wants_target_grad = call.wants_target_grad;
+    out.dtype = call.dtype;
+    out.targets = call.targets;
+    if (call.wants_target_grad) out.target_grad = Tensor(call.target_probs->dtype(), call.rows, call.cols);
+  }
+
+  // What slices and the combined call have in common.
+  xent_cross_entropy Common() const {
+    xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
+    args.rows = call_.rows;
+    args.dtype = call_.dtype;
+    if (!call_.target_probs) args.targets = call_.targets.data();
+    if (call_.class_weights) args.class_weights = call_.class_weights->data();
+    return args;
+  }
+  xent_cross_entropy SliceArgs(const Slice &slice) const {
+    xent_cross_entropy args = Common();
+    args.cols = slice.cols;
+    args.logits = slice.own ? slice.logits.data() : slice.Element(call_.logits.matrix(), 0);
+    args.logits_stride = slice.own ? slice.logits.stride() : call_.cols;
+    if (call_.target_probs) {
+      args.target_probs = slice.own ? slice.probs.data() : slice.Element(call_.target_probs->matrix(), 0);
+      args.target_probs_stride = slice.own ? slice.probs.stride() : call_.cols;
+      args.target_probs_dtype = call_.target_probs->dtype();
+    }
+    return args;
+  }
+  xent_cross_entropy CombineArgs() {
+    xent_cross_entropy args = Common();
+    args.cols = call_.cols;
+    if (call_.row_weights) args.row_weights = call_.row_weights->data();
+    args.losses = out.losses.data();
+    args.lse = out.lse.data();
+    args.loss = call_.options.reduction == XENT_REDUCTION_NONE ? nullptr : out.loss.data();
+    args.perplexity = &out.perplexity;
+    args.live_rows = &out.live_rows;
+    args.records = out.records.data();
+    if (!call_.target_probs) args.logprobs = out.logprobs.data();
+    return args;
+  }
+  xent_cross_entropy BackwardArgs(Slice &slice) {
+    xent_cross_entropy args = SliceArgs(slice);
+    if (call_.row_weights) args.row_weights = call_.row_weights->data();
+    args.records = out.records.data();
+    args.grad = slice.own ? slice.grad.data() : const_cast<void *>(slice.Element(out.grad.matrix(), 0));
+    args.grad_stride = slice.own ? slice.grad.stride() : call_.cols;
+    args.upstream_kind = call_.upstream_kind;
+    args.upstream = call_.upstream_kind == XENT_UPSTREAM_ONE ? nullptr : call_.upstream.data();
+    if (call_.wants_target_grad) {
+      args.target_grad =
+          slice.own ? slice.target_grad.data() : const_cast<void *>(slice.Element(out.target_grad.matrix(), 0));
+      args.target_grad_stride = slice.own ? slice.target_grad.stride() : call_.cols;
+    }
+    return args;
+  }
+
+  xent_status Forward(Slice &slice, const xent_exec &exec) {
+    const xent_cross_entropy args = SliceArgs(slice);
+    const xent_shard shard = slice.Shard(call_);
+    return xent_shard_forward(&args, &call_.options, &shard, slice.List(), &exec, &error);
+  }
+  // Of the lists in this order.
+  xent_status Combine(const std::vector<const void *> &lists, const std::vector<int64_t> &chunks) {
+    const xent_cross_entropy args = CombineArgs();
+    return xent_shard_combine(&args, &call_.options, lists.data(), chunks.data(), static_cast<int64_t>(lists.size()),
+                              &error);
+  }
+  xent_status Combine() {
+    std::vector<const void *> lists;
+    std::vector<int64_t> chunks;
+    for (Slice &slice : slices) {
+      lists.push_back(slice.chunks == 0 ? nullptr : slice.List());
+      chunks.push_back(slice.chunks);
+    }
+    return Combine(lists, chunks);
+  }
+  xent_status Backward(Slice &slice, const xent_exec &exec) {
+    const xent_cross_entropy args = BackwardArgs(slice);
+    const xent_shard shard = slice.Shard(call_);
+    return xent_shard_backward(&args, &call_.options, &shard, &exec, &error);
+  }
+
+  void MustRun(const xent_exec &exec) {
+    // Slices last to first: no slice needs another.
+    for (auto slice = slices.rbegin(); slice != slices.rend(); ++slice) {
+      ASSERT_EQ(Forward(*slice, exec), XENT_OK) << error.message;
+      EXPECT_TRUE(slice->GuardIntact(call_.rows)) << "memory beside the list of a slice was written";
+    }
+    ASSERT_EQ(Combine(), XENT_OK) << error.message;
+    for (Slice &slice : slices) {
+      ASSERT_EQ(Backward(slice, exec), XENT_OK) << error.message;
+      if (!slice.own) continue;
+      EXPECT_TRUE(slice.grad.PaddingIntact());
+      slice.CopyBack(slice.grad, const_cast<Matrix &>(out.grad.matrix()));
+      if (!call_.wants_target_grad) continue;
+      EXPECT_TRUE(slice.target_grad.PaddingIntact());
+      slice.CopyBack(slice.target_grad, const_cast<Matrix &>(out.target_grad.matrix()));
+    }
+  }
+
+  std::vector<Slice> slices;
+  LossCall out;  // outputs only
+  xent_error error = XENT_ERROR_INIT;
+
+ private:
+  const LossCall &call_;
+};
+
+// ---- comparison ----
+
+// Where all other columns vanish beside the target their sum is zero if the target's logit is at hand, and e to a vast
+// negative power if it lies in another slice: the records differ, nothing that comes of them does.
+bool SaysZeroInOtherWords(const LossCall &call, int64_t row) {
+  return !call.target_probs && call.logprobs.Get(0, row) == 0 && call.targets[Size(row)] != call.options.ignore_index;
+}
+
+// Everything, bit by bit.
+std::string BitDifference(const LossCall &want, const LossCall &got) {
+  std::string difference = want.ForwardDifference(got);
+  if (difference.empty() && !want.target_probs) {
+    difference = FirstDifference(want.logprobs, got.logprobs);
+    if (!difference.empty()) difference = "logprobs " + difference;
+  }
+  for (size_t k = 0; k < want.records.size() && difference.empty(); ++k) {
+    if (SaysZeroInOtherWords(want, static_cast<int64_t>(k) * 8 / XENT_RECORD_BYTES)) continue;
+    if (want.records[k] != got.records[k]) difference = "record of row " + std::to_string(k * 8 / XENT_RECORD_BYTES);
+  }
+  return difference.empty() ? want.GradientDifference(got) : difference;
+}
+
+// One element within `ulp` ULP at `scale` or at itself, whichever is larger.
+bool IsNear(const Matrix &want, const Matrix &got, int64_t i, int64_t j, xent_dtype arithmetic, long double scale,
+            double ulp) {
+  if (want.GetBits(i, j) == got.GetBits(i, j)) return true;
+  const long double w = want.Get(i, j), g = got.Get(i, j);
+  if (!std::isfinite(w) || !std::isfinite(g)) return false;
+  long double allowed = ulp * UlpAt(arithmetic, std::max(std::fabs(w), scale));
+  if (want.dtype() != arithmetic) allowed += UlpAt(want.dtype(), std::max(std::fabs(w), std::fabs(g)));
+  // What lies below the smallest normal number is stored as zero.
+  if (w == 0 || g == 0) allowed += reference::SmallestNormal(arithmetic);
+  return std::fabs(w - g) <= allowed;
+}
+
+std::string NearDifference(const Matrix &want, const Matrix &got, xent_dtype arithmetic,
+                           const std::function<long double(int64_t, int64_t)> &scale, double ulp) {
+  for (int64_t i = 0; i < want.rows(); ++i) {
+    if (std::memcmp(want.row(i), got.row(i), Size(want.cols() * want.Bytes())) == 0) continue;
+    for (int64_t j = 0; j < want.cols(); ++j) {
+      if (!IsNear(want, got, i, j, arithmetic, scale(i, j), ulp)) {
+        char text[120];
+        std::snprintf(text, sizeof(text), "[%lld,%lld] whole %.17g, sharded %.17g", static_cast<long long>(i),
+                      static_cast<long long>(j), want.Get(i, j), got.Get(i, j));
+        return text;
+      }
+    }
+  }
+  return "";
+}
+
+// The larger of a gradient's terms: the label's, u r w q' dz over the denominator, and the probability's two, which
+// together with the label's make the gradient. With an index target alone the exact value counts.
+class LargerTerm {
+ public:
+  explicit LargerTerm(const LossCall &call) : call_(call) {
+    const bool mean = call.options.reduction == XENT_REDUCTION_MEAN;
+    if (call.options.has_divisor != 0) {
+      denominator_ = call.options.divisor;
+    } else if (mean && call.target_probs) {
+      denominator_ = static_cast<double>(call.rows);
+    } else if (mean) {
+      denominator_ = 0;
+      for (int64_t i = 0; i < call.rows; ++i) {
+        const int64_t target = call.targets[Size(i)];
+        if (target != call.options.ignore_index) denominator_ += RowWeight(i) * ClassWeight(target);
+      }
+    }
+  }
+  double operator()(int64_t i, int64_t c) const {
+    const xent_options &options = call_.options;
+    const int64_t valid = Counted(call_);
+    if (c >= valid || (!call_.target_probs && options.label_smoothing == 0 && options.z_loss == 0)) return 0;
+    double label = 0;
+    if (call_.target_probs) {
+      label = (1 - options.label_smoothing) * std::fabs(call_.target_probs->Get(i, c));
+    } else if (c == call_.targets[Size(i)]) {
+      label = 1 - options.label_smoothing;
+    }
+    label += options.label_smoothing / static_cast<double>(valid);
+    const double upstream = call_.upstream_kind == XENT_UPSTREAM_ONE      ? 1.0
+                            : call_.upstream_kind == XENT_UPSTREAM_SCALAR ? call_.upstream.Get(0, 0)
+                                                                          : call_.upstream.Get(0, i);
+    double slope = options.logit_scale;
+    if (options.softcap > 0) {
+      const double cosh = std::cosh(options.logit_scale * call_.logits.Get(i, c) / options.softcap);
+      slope /= cosh * cosh;
+    }
+    const double term = std::fabs(upstream * RowWeight(i) * ClassWeight(c) / denominator_) * label * slope;
+    // (Q + 2 lambda lse) p; the z-loss is met with Q = 1 alone.
+    double others = std::fabs(call_.grad.Get(i, c) + term);
+    if (options.z_loss > 0) {
+      const double twice = 2 * options.z_loss * call_.lse.Get(0, i);
+      others *= std::fmax(1, std::fabs(twice)) / std::fabs(1 + twice);
+    }
+    return std::isfinite(term) && std::isfinite(others) ? std::fmax(term, others) : 0;
+  }
+
+ private:
+  double RowWeight(int64_t i) const { return call_.row_weights ? call_.row_weights->Get(0, i) : 1; }
+  double ClassWeight(int64_t c) const { return call_.class_weights ? call_.class_weights->Get(0, c) : 1; }
+
+  const LossCall &call_;
+  double denominator_ = 1;
+};
+
+// lse may cross 0: it is counted at the larger of its largest logit's magnitude and log V.
+std::vector<double> LseScales(const LossCall &call) {
+  std::vector<double> scales;
+  for (int64_t i = 0; i < call.rows; ++i) {
+    double max = -kInfinity;
+    for (int64_t c = 0; c < Counted(call); ++c) max = std::fmax(max, call.logits.Get(i, c));
+    double value = call.options.logit_scale * max;
+    if (call.options.softcap > 0) value = call.options.softcap * std::tanh(value / call.options.softcap);
+    const double scale = std::fmax(std::fabs(value), std::log(static_cast<double>(Counted(call))));
+    scales.push_back(std::isfinite(scale) ? scale : 0);
+  }
+  return scales;
+}
+
+std::string NearDifference(const LossCall &want, const LossCall &got, const std::vector<double> &lse_scales) {
+  const xent_dtype arithmetic = ArithmeticType(want.dtype);
+  const auto at_value = [](int64_t, int64_t) { return 0.0L; };
+  const auto prefixed = [](const char *name, const std::string &difference) {
+    return difference.empty() ? "" : name + difference;
+  };
+  std::string all = prefixed("losses ", NearDifference(want.losses, got.losses, arithmetic, at_value, kUlp));
+  all += prefixed(" lse ",
+                  NearDifference(
+                      want.lse, got.lse, arithmetic, [&](int64_t, int64_t i) { return lse_scales[Size(i)]; }, kUlp));
+  all += prefixed(" loss ", NearDifference(want.loss, got.loss, arithmetic, at_value, kUlp));
+  if (!want.target_probs) {
+    all += prefixed(" logprobs ", NearDifference(want.logprobs, got.logprobs, arithmetic, at_value, kUlp));
+  }
+  all += prefixed(" grad ",
+                  NearDifference(want.grad.matrix(), got.grad.matrix(), arithmetic, LargerTerm(want), kGradientUlp));
+  if (want.wants_target_grad) {
+    // Of the narrower arithmetic type: its numbers below the smallest normal one are zeros.
+    const xent_dtype narrow = want.target_grad.dtype() == XENT_F64 ? arithmetic : XENT_F32;
+    all += prefixed(" target_grad ", NearDifference(want.target_grad.matrix(), got.target_grad.matrix(), narrow,
+                                                    at_value, kGradientUlp));
+  }
+  if (want.live_rows != got.live_rows) all += " live_rows";
+  // exp of a mean that is off by 2 ULP.
+  const double exponent = std::fmax(1, std::log(want.perplexity));
+  const double allowed = kUlp * static_cast<double>(UlpAt(arithmetic, exponent)) * want.perplexity;
+  if (want.perplexity != got.perplexity && !(std::fabs(want.perplexity - got.perplexity) <= allowed) &&
+      !(std::isnan(want.perplexity) && std::isnan(got.perplexity))) {
+    all += " perplexity " + std::to_string(want.perplexity) + " and " + std::to_string(got.perplexity);
+  }
+  return all;
+}
+
+// ---- inputs ----
+
+// Rows of every habit. With kFinite only those whose losses are numbers whatever the options are, so that the reduced
+// loss and the perplexity mean something.
+enum class Rows { kAll, kFinite };
+
+LossCall MakeRows(xent_dtype dtype, int64_t cols, Rows which, uint64_t seed = 1) {
+  constexpr int64_t kAllRows = 22, kFiniteRows = 8;
+  LossCall call(dtype, which == Rows::kAll ? kAllRows : kFiniteRows, cols);
+  Random random(seed * 1000003 + static_cast<uint64_t>(cols));
+  const int64_t eighth = std::max<int64_t>(1, cols / 8);
+  for (int64_t i = 0; i < call.rows; ++i) {
+    int64_t target = random.Below(cols);
+    if (i == 1) target = cols - 1;
+    if (i == 2) target = 0;
+    if (i == 3) target = cols / 5;
+    for (int64_t c = 0; c < cols; ++c) {
+      double z = random.Normal(4);
+      switch (i) {
+        case 1:  // the target is sure, in the last slice; the runner-up in the first
+          z = c == target ? 60 : c == 0 ? 30 : z;
+          break;
+        case 2:  // the target is far below a maximum in the last slice
+          z = c == cols - 1 ? 80 : z;
+          break;
+        case 3:  // ties
+          z = static_cast<double>(c % 3);
+          break;
+        case 4:
+          z -= 5000;
+          break;
+        case 5:  // a slice far above the rest
+          z = c >= cols - eighth ? z + 300 : z;
+          break;
+        case 6:  // a far tail
+          z -= static_cast<double>(c % 512) / 4;
+          break;
+        case 7:
+          z = c / 100 % 2 == 0 ? 2000 : z;
+          break;
+        case 8:  // 30 % masked
+          z = c != target && random.Below(10) < 3 ? -kInfinity : z;
+          break;
+        case 9:
+          z = c == cols / 3 ? kNan : z;
+          break;
+        case 10:
+          z = c == cols - 1 - cols / 3 ? kInfinity : z;
+          break;
+        case 11:
+          z = -kInfinity;
+          break;
+        case 12:
+          z = c == target ? -kInfinity : z;
+          break;
+        case 13:  // whole slices masked
+          z = c != target && c >= eighth && c < cols / 2 ? -kInfinity : z;
+          break;
+        case 14:  // all but one column
+          z = c == cols / 7 ? z : -kInfinity;
+          break;
+        case 15:  // beyond 2^20 in one slice
+          z = c >= 2 * eighth && c < 3 * eighth ? 3e38 - 1e36 * z : z;
+          break;
+        case 16:
+          z = c < eighth ? 0x1p20 + 4 + z : c >= cols - eighth ? 0x1p20 - 4 + z : z;
+          break;
+        case 17:
+          z = c == target ? z : (c < cols / 2 ? -3e38 : -3.1e38);
+          break;
+        case 18:  // ignored
+          z = kNan;
+          break;
+        case 19:  // 3e38 somewhere, -3e38 elsewhere
+          z = c % 1000 == 7 ? 3e38 : -3e38;
+          break;
+        case 20:  // others from just seen beside the target to not at all
+          z = (c == target ? 0 : -75) - static_cast<double>(c % 300) / 4;
+          break;
+        case 21:  // the same in float64
+          z = (c == target ? 0 : -600) - static_cast<double>(c % 300 * 2);
+          break;
+        default:
+          break;
+      }
+      call.logits.Set(i, c, z);
+    }
+    call.targets[Size(i)] = i == 18 ? -100 : i == 14 ? cols / 7 : target;
+  }
+  call.wants_logprobs = true;
+  call.options.reduction = which == Rows::kAll ? XENT_REDUCTION_SUM : XENT_REDUCTION_MEAN;
+  return call;
+}
+
+Matrix UniformRow(xent_dtype dtype, int64_t cols, uint64_t seed) {
+  Matrix row(dtype, 1, cols);
+  Random random(seed);
+  for (int64_t c = 0; c < cols; ++c) row.Set(0, c, random.Uniform() + 0x1p-4);
+  return row;
+}
+
+void AddRowWeights(LossCall &call) {
+  call.row_weights = UniformRow(ArithmeticType(call.dtype), call.rows, 4);
+  call.row_weights->Set(0, 0, 0);
+  call.upstream = UniformRow(ArithmeticType(call.dtype), call.rows, 5);
+  call.upstream_kind = XENT_UPSTREAM_ROWS;
+}
+void AddClassWeights(LossCall &call) {
+  call.class_weights = UniformRow(ArithmeticType(call.dtype), call.cols, 6);
+  call.class_weights->Set(0, call.cols / 2, 0);
+}
+void AddProbs(LossCall &call, xent_dtype dtype) {
+  call.target_probs = Tensor(dtype, call.rows, call.cols);
+  call.wants_target_grad = true;
+  Random random(7);
+  for (int64_t i = 0; i < call.rows; ++i) {
+    for (int64_t c = 0; c < call.cols; ++c) {
+      const double q = random.Uniform() * 2 / static_cast<double>(call.cols);
+      call.target_probs->Set(i, c, c % 3 == 0 ? 0 : q);
+    }
+  }
+}
+
+struct Variant {
+  const char *name;
+  void (*apply)(LossCall &);
+};
+constexpr Variant kVariants[] = {
+    {"plain", [](LossCall &) {}},
+    {"row weights", [](LossCall &call) { AddRowWeights(call); }},
+    {"uniform smoothing", [](LossCall &call) { call.options.label_smoothing = 0.1; }},
+    {"exclusive smoothing",
+     [](LossCall &call) {
+       if (call.cols == 1) return;
+       call.options.label_smoothing = 0.3;
+       call.options.smoothing = XENT_SMOOTHING_EXCLUSIVE;
+       call.upstream = UniformRow(ArithmeticType(call.dtype), 1, 5);
+       call.upstream_kind = XENT_UPSTREAM_SCALAR;
+     }},
+    {"z-loss",
+     [](LossCall &call) {
+       call.options.z_loss = 1e-3;
+       call.options.has_divisor = 1;
+       call.options.divisor = 3;
+     }},
+    // Shows probabilities far below the smallest number.
+    {"a vast upstream gradient",
+     [](LossCall &call) { call.SetUpstream({call.dtype == XENT_F64 ? 0x1p900 : 0x1p100}, XENT_UPSTREAM_SCALAR); }},
+    {"class weights", [](LossCall &call) { AddClassWeights(call); }},
+    {"class weights, smoothing, row weights",
+     [](LossCall &call) {
+       AddClassWeights(call);
+       AddRowWeights(call);
+       call.options.label_smoothing = 0.1;
+     }},
+    {"softcap",
+     [](LossCall &call) {
+       call.options.softcap = 30;
+       call.options.label_smoothing = 0.1;
+     }},
+    {"logit scale",
+     [](LossCall &call) {
+       call.options.logit_scale = 1 / 0.7;
+       call.options.reduction = XENT_REDUCTION_NONE;
+     }},
+    {"probability targets",
+     [](LossCall &call) {
+       AddProbs(call, call.dtype == XENT_F64 ? XENT_F64 : XENT_F32);
+       AddRowWeights(call);
+     }},
+    {"probability targets, smoothing, class weights",
+     [](LossCall &call) {
+       AddProbs(call, call.dtype == XENT_BF16 ? XENT_F16 : call.dtype);
+       AddClassWeights(call);
+       call.options.label_smoothing = 0.2;
+     }},
+    {"valid columns",
+     [](LossCall &call) {
+       call.options.valid_cols = std::max<int64_t>(1, call.cols * 3 / 4);
+       for (int64_t &target : call.targets) target = std::min(target, call.options.valid_cols - 1);
+       for (int64_t i = 0; i < call.rows; ++i) {
+         for (int64_t c = call.options.valid_cols; c < call.cols; ++c) call.logits.Set(i, c, kNan);
+       }
+     }},
+};
+
+// 2, 3 and 8 slices: cut at borders of chunks, or not.
+std::vector<Cuts> AtBorders(const LossCall &call) {
+  const int64_t chunk = xent_chunk_cols(Counted(call));
+  const int64_t chunks = (call.cols - 1) / chunk + 1;
+  std::vector<Cuts> all = {{chunks / 2 * chunk}, {chunk, (chunks - 2) * chunk}, {}};
+  for (int64_t s = 1; s < 8; ++s) all.back().push_back(s * chunks / 8 * chunk);
+  return all;
+}
+std::vector<Cuts> Elsewhere(const LossCall &call) {
+  const int64_t v = call.cols, chunk = xent_chunk_cols(Counted(call));
+  return {{v / 2 + 1}, {1, v - 1}, {7, 8, chunk - 1, chunk + 1, 2 * chunk + 5, v - 300, v - 1}};
+}
+
+class Shards : public TargetTest {
+ protected:
+  void Check(const LossCall &whole, const Cuts &cuts, bool at_borders, const std::vector<double> &lse_scales,
+             const std::string &where) {
+    Sharded sharded(whole, cuts);
+    sharded.MustRun(kSerial);
+    const std::string difference =
+        at_borders ? BitDifference(whole, sharded.out) : NearDifference(whole, sharded.out, lse_scales);
+    EXPECT_EQ(difference, "") << where << ", " << cuts.size() + 1 << " slices "
+                              << (at_borders ? "at borders" : "cut elsewhere");
+  }
+  void CheckAll(const LossCall &rows, const Variant &variant) {
+    LossCall call = rows;
+    variant.apply(call);
+    ASSERT_EQ(call.ForwardBackward(), XENT_OK) << call.error.message;
+    const std::string where = std::string(reference::NameOf(call.dtype)) + ", " + variant.name;
+    const std::vector<double> lse_scales = LseScales(call);
+    for (const Cuts &cuts : AtBorders(call)) Check(call, cuts, true, lse_scales, where);
+    for (const Cuts &cuts : Elsewhere(call)) Check(call, cuts, false, lse_scales, where);
+  }
+  static constexpr xent_exec kSerial = {sizeof(xent_exec), XENT_EXEC_SERIAL, 0, nullptr, nullptr};
+};
+XENT_INSTANTIATE_TARGETS(Shards);
+
+TEST_P(Shards, OfALargeVocabularyGiveTheUnshardedResult) {
+  const LossCall all = MakeRows(XENT_F32, 128256, Rows::kAll);
+  for (const Variant &variant : kVariants) CheckAll(all, variant);
+}
+
+TEST_P(Shards, OfALargeVocabularyGiveTheUnshardedSums) {
+  const LossCall finite = MakeRows(XENT_F32, 128256, Rows::kFinite);
+  for (const Variant &variant : kVariants) CheckAll(finite, variant);
+}
+
+TEST_P(Shards, OfEveryTypeGiveTheUnshardedResult) {
+  for (const xent_dtype dtype : {XENT_F64, XENT_BF16, XENT_F16}) {
+    for (const Rows which : {Rows::kAll, Rows::kFinite}) {
+      const LossCall rows = MakeRows(dtype, 20000, which);
+      for (const Variant &variant : kVariants) CheckAll(rows, variant);
+    }
+  }
+}
+
+// Anywhere at all: up to 40 slices, some cuts at borders and some not, of any size down to one column.
+TEST_P(Shards, CutAtRandomAreNearTheUnshardedResult) {
+  Random random(12);
+  for (const int64_t cols : {1, 2, 5, 40, 1024, 1025, 3000, 17000}) {
+    for (const xent_dtype dtype : kDtypes) {
+      const LossCall rows = MakeRows(dtype, cols, random.Below(2) == 0 ? Rows::kAll : Rows::kFinite, 2);
+      for (const Variant &variant : kVariants) {
+        LossCall call = rows;
+        variant.apply(call);
+        ASSERT_EQ(call.ForwardBackward(), XENT_OK) << call.error.message;
+        const int64_t chunk = xent_chunk_cols(Counted(call));
+        Cuts cuts;
+        bool at_borders = true;
+        for (int64_t k = random.Below(40); k > 0 && cols > 1; --k) {
+          int64_t cut = 1 + random.Below(cols - 1);
+          if (random.Below(3) == 0 && cut > chunk) cut -= cut % chunk;
+          cuts.push_back(cut);
+          at_borders = at_borders && (cut % chunk == 0 || cut >= Counted(call));
+        }
+        std::sort(cuts.begin(), cuts.end());
+        cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
+        Check(call, cuts, at_borders, LseScales(call),
+              std::string(reference::NameOf(dtype)) + ", " + std::to_string(cols) + " columns, " + variant.name);
+      }
+    }
+  }
+}
+
+TEST_P(Shards, HaveTheSameBitsByAnyNumberOfThreads) {
+  for (const xent_dtype dtype : kDtypes) {
+    const LossCall rows = MakeRows(dtype, 50000, Rows::kFinite);
+    for (const Variant &variant : kVariants) {
+      LossCall call = rows;
+      variant.apply(call);
+      const Cuts cuts = {5000, 5001, 30011};
+      Sharded serial(call, cuts);
+      serial.MustRun(kSerial);
+      for (const int32_t threads : {1, 2, 3, 8}) {
+        Sharded parallel(call, cuts);
+        parallel.MustRun(Threads(threads));
+        EXPECT_EQ(BitDifference(serial.out, parallel.out), "")
+            << reference::NameOf(dtype) << ", " << variant.name << ", " << threads << " threads";
+        for (size_t s = 0; s < serial.slices.size(); ++s) {
+          EXPECT_TRUE(serial.slices[s].list == parallel.slices[s].list) << "chunk records of slice " << s;
+        }
+      }
+    }
+  }
+}
+
+// Chunk records may come from another machine, so their bits are held too.
+class ShardHashes : public TargetTest {};
+XENT_INSTANTIATE_TARGETS(ShardHashes);
+
+TEST_P(ShardHashes, AreReproducedByAnyNumberOfThreads) {
+  std::vector<std::pair<std::string, LossCall>> calls;
+  for (const xent_dtype dtype : kDtypes) {
+    for (size_t v = 0; v < std::size(kVariants); ++v) {
+      LossCall call = MakeRows(dtype, 5000, v % 2 == 0 ? Rows::kAll : Rows::kFinite);
+      kVariants[v].apply(call);
+      std::string name = kVariants[v].name;
+      std::replace(name.begin(), name.end(), ' ', '_');
+      name.erase(std::remove(name.begin(), name.end(), ','), name.end());
+      calls.emplace_back(std::string(reference::NameOf(dtype)) + "/" + name, std::move(call));
+    }
+  }
+  ExpectGolden(GetParam(), "shards", "dtype/options chunk_records losses lse loss logprobs records grad target_grad",
+               [&](const xent_exec &exec) {
+                 std::vector<std::string> lines;
+                 for (const auto &[name, call] : calls) {
+                   Sharded sharded(call, {1000, 1001, 3072});
+                   sharded.MustRun(exec);
+                   std::vector<uint64_t> lists;
+                   for (Slice &slice : sharded.slices) {
+                     lists.insert(lists.end(), slice.List(), slice.List() + call.rows * slice.chunks * kWords);
+                   }
+                   const LossCall &out = sharded.out;
+                   std::string line = name + " " + Hash(lists).Text();
+                   for (const Matrix *m : {&out.losses, &out.lse, &out.loss, &out.logprobs}) {
+                     line += " " + Hash(*m).Text();
+                   }
+                   line += " " + Hash(out.records).Text() + " " + Hash(out.grad.matrix()).Text();
+                   line += call.wants_target_grad ? " " + Hash(out.target_grad.matrix()).Text() : " -";
+                   lines.push_back(line);
+                 }
+                 return lines;
+               });
+}
+
+// ---- what combine and backward refuse ----
+
+class RefusedShards : public ::testing::Test {
+ protected:
+  using Lists = std::vector<const void *>;
+  using Chunks = std::vector<int64_t>;
+  static constexpr xent_exec kSerial = {sizeof(xent_exec), XENT_EXEC_SERIAL, 0, nullptr, nullptr};
+
+  // Slices of 1000, 1500 and 500 columns; chunks have 1024, so that the lists have 1, 3 and 1 records a row.
+  RefusedShards() { Forward(lists_); }
+
+  static LossCall MakeCall(xent_dtype dtype) {
+    LossCall call(dtype, 4, 3000);
+    Random random(3);
+    for (int64_t i = 0; i < 4; ++i) {
+      for (int64_t c = 0; c < 3000; ++c) call.logits.Set(i, c, random.Normal(4));
+    }
+    call.targets = {5, 2999, -100, 1500};
+    return call;
+  }
+  static void Forward(Sharded &sharded) {
+    for (Slice &slice : sharded.slices) ASSERT_EQ(sharded.Forward(slice, kSerial), XENT_OK) << sharded.error.message;
+  }
+  // Combines the lists in this order; expects to be refused with the row, and nothing written.
+  static void ExpectRefused(const LossCall &call, const Lists &lists, const Chunks &chunks, const std::string &word,
+                            int64_t row) {
+    Sharded combined(call, {});
+    const LossCall before = combined.out;
+    EXPECT_EQ(combined.Combine(lists, chunks), XENT_INVALID_ARGUMENT) << word;
+    EXPECT_NE(std::string(combined.error.message).find(word), std::string::npos) << combined.error.message;
+    EXPECT_EQ(combined.error.row, row) << combined.error.message;
+    EXPECT_EQ(BitDifference(before, combined.out), "") << "outputs were written";
+  }
+  void ExpectRefused(const Lists &lists, const Chunks &chunks, const std::string &word, int64_t row) {
+    ExpectRefused(call_, lists, chunks, word, row);
+  }
+  const void *List(size_t slice) { return lists_.slices[slice].List(); }
+  Lists All() { return {List(0), List(1), List(2)}; }
+
+  LossCall call_ = MakeCall(XENT_F32);
+  Sharded lists_{call_, {1000, 2500}};
+  const Chunks chunks_ = {1, 3, 1};
+};
+
+TEST_F(RefusedShards, NotIfTheyAreInOrder) { EXPECT_EQ(lists_.Combine(All(), chunks_), XENT_OK); }
+
+TEST_F(RefusedShards, GapOverlapAndOrder) {
+  ExpectRefused({List(0), List(2)}, {1, 1}, "does not begin where", 0);
+  ExpectRefused({List(1), List(2)}, {3, 1}, "does not begin where", 0);
+  ExpectRefused({List(0), List(1)}, {1, 3}, "ends at column 2500", 0);
+  ExpectRefused({List(0), List(1), List(1), List(2)}, {1, 3, 3, 1}, "does not begin where", 0);
+  ExpectRefused({List(1), List(0), List(2)}, {3, 1, 1}, "does not begin where", 0);
+  ExpectRefused({List(0), List(2), List(1)}, {1, 1, 3}, "does not begin where", 0);
+  // Slices that overlap in part.
+  Sharded other(call_, {1200, 2500});
+  Forward(other);
+  ExpectRefused({List(0), other.slices[1].List(), List(2)}, {1, 2, 1}, "does not begin where", 0);
+  ExpectRefused({other.slices[0].List(), List(1), List(2)}, {2, 3, 1}, "does not begin where", 0);
+  // Fewer records than the list has, and more than all.
+  ExpectRefused(All(), {1, 2, 1}, "does not begin where", 0);
+  ExpectRefused(All(), {1, 3, 0}, "ends at column 2500", 0);
+  ExpectRefused(All(), {1, -1, 1}, "list_chunks[1] is -1", -1);
+  ExpectRefused({}, {}, "shards is 0", -1);
+  ExpectRefused({List(0), nullptr, List(2)}, chunks_, "lists", -1);
+}
+
+// One row alone, after others that are right.
+TEST_F(RefusedShards, OneRowOutOfOrder) {
+  uint64_t *const row3 = lists_.slices[1].List() + 3 * 3 * kWords;
+  std::swap_ranges(row3, row3 + kWords, row3 + kWords);
+  ExpectRefused(All(), chunks_, "does not begin where", 3);
+}
+
+TEST_F(RefusedShards, AnotherDtype) {
+  for (const xent_dtype dtype : {XENT_F64, XENT_BF16, XENT_F16}) {
+    ExpectRefused(MakeCall(dtype), All(), chunks_, "dtype", 0);
+  }
+  // One list alone.
+  const LossCall half = MakeCall(XENT_BF16);
+  Sharded other(half, {1000, 2500});
+  Forward(other);
+  ExpectRefused({List(0), other.slices[1].List(), List(2)}, chunks_, "dtype", 0);
+}
+
+TEST_F(RefusedShards, AnotherTarget) {
+  LossCall other = call_;
+  other.targets[3] = 500;  // in another slice
+  ExpectRefused(other, All(), chunks_, "target", 3);
+  other.targets = {5, 2999, 7, 1500};  // not ignored
+  ExpectRefused(other, All(), chunks_, "target", 2);
+  other.targets = {-100, 2999, -100, 1500};
+  ExpectRefused(other, All(), chunks_, "target", 0);
+  // A slice that was given another one than the rest: two records have it, or none.
+  other.targets = {1100, 2999, -100, 1500};
+  Sharded wrong(other, {1000, 2500});
+  Forward(wrong);
+  ExpectRefused({List(0), wrong.slices[1].List(), List(2)}, chunks_, "target", 0);
+  ExpectRefused({wrong.slices[0].List(), List(1), List(2)}, chunks_, "target", 0);
+}
+
+TEST_F(RefusedShards, OtherOptions) {
+  LossCall other = call_;
+  other.options.softcap = 30;
+  ExpectRefused(other, All(), chunks_, "options", 0);
+  other = call_;
+  other.options.valid_cols = 2500;
+  other.targets[1] = 2499;
+  ExpectRefused(other, All(), chunks_, "does not begin where", 0);
+  ExpectRefused(other, {List(0), List(1)}, {1, 3}, "target", 1);
+}
+
+TEST_F(RefusedShards, WhatIsNoRecord) {
+  Random random(8);
+  for (int64_t row = 0; row < 4; ++row) {
+    for (const int64_t record : {0, 1, 2}) {
+      Slice &slice = lists_.slices[1];
+      const std::vector<uint64_t> before = slice.list;
+      uint64_t *const words = slice.List() + (row * 3 + record) * kWords;
+      for (const int how : {0, 1, 2}) {
+        for (int64_t k = 0; k < kWords; ++k) words[k] = how == 0 ? 0 : how == 1 ? ~uint64_t{0} : random.Next();
+        ExpectRefused(All(), chunks_, "was not written by xent_shard_forward", row);
+      }
+      slice.list = before;
+    }
+  }
+  EXPECT_EQ(lists_.Combine(All(), chunks_), XENT_OK);
+}
+
+TEST_F(RefusedShards, BackwardFromWhatCombineDidNotWrite) {
+  ASSERT_EQ(lists_.Combine(All(), chunks_), XENT_OK);
+  for (const uint64_t word : {uint64_t{0}, ~uint64_t{0}, lists_.slices[0].List()[0]}) {
+    Sharded other(call_, {1000, 2500});
+    other.out.records = lists_.out.records;
+    std::fill_n(other.out.records.begin() + 3 * XENT_RECORD_BYTES / 8, XENT_RECORD_BYTES / 8, word);
+    const Matrix before = other.slices[2].grad;
+    EXPECT_EQ(other.Backward(other.slices[2], kSerial), XENT_INVALID_ARGUMENT);
+    EXPECT_EQ(other.error.row, 3) << other.error.message;
+    EXPECT_EQ(FirstDifference(before, other.slices[2].grad), "") << "the gradient was written";
+  }
+  // Records of another dtype.
+  const LossCall wide = MakeCall(XENT_F64);
+  Sharded other(wide, {1000, 2500});
+  other.out.records = lists_.out.records;
+  EXPECT_EQ(other.Backward(other.slices[0], kSerial), XENT_INVALID_ARGUMENT);
+}
+
+// The slice itself.
+TEST_F(RefusedShards, SlicesThatDoNotLieWithin) {
+  for (const auto &[total, first] : {std::pair<int64_t, int64_t>{3000, 2001},
+                                     {999, 0},
+                                     {0, 0},
+                                     {-1, 0},
+                                     {3000, -1},
+                                     {3000, std::numeric_limits<int64_t>::max()}}) {
+    Slice &slice = lists_.slices[0];
+    const xent_cross_entropy args = lists_.SliceArgs(slice);
+    const xent_shard shard = {sizeof(xent_shard), total, first};
+    const std::vector<uint64_t> before = slice.list;
+    xent_error error = XENT_ERROR_INIT;
+    EXPECT_EQ(xent_shard_forward(&args, &call_.options, &shard, slice.List(), &kSerial, &error), XENT_INVALID_ARGUMENT)
+        << total << ", " << first;
+    EXPECT_TRUE(before == slice.list);
+  }
+}
+
+TEST(ShardChunks, CountsThePiecesOfChunks) {
+  EXPECT_EQ(xent_shard_chunks(128256, 0, 128256), 16);
+  EXPECT_EQ(xent_shard_chunks(128256, 8192, 8192), 1);
+  EXPECT_EQ(xent_shard_chunks(128256, 8191, 8192), 2);
+  EXPECT_EQ(xent_shard_chunks(128256, 8191, 1), 1);
+  EXPECT_EQ(xent_shard_chunks(128256, 8191, 2), 2);
+  EXPECT_EQ(xent_shard_chunks(128256, 128255, 1000), 1);  // reaches past the end
+  EXPECT_EQ(xent_shard_chunks(128256, 128256, 1), 0);
+  EXPECT_EQ(xent_shard_chunks(128256, 0, std::numeric_limits<int64_t>::max()), 16);
+  EXPECT_EQ(xent_shard_chunks(1, 0, 1), 1);
+  EXPECT_EQ(xent_shard_chunks(0, 0, 1), 0);
+  EXPECT_EQ(xent_shard_chunks(5, -1, 1), 0);
+  EXPECT_EQ(xent_shard_chunks(5, 1, 0), 0);
+  const int64_t most = std::numeric_limits<int64_t>::max();
+  EXPECT_EQ(xent_shard_chunks(most, most - 1, most), 1);
+}
+
+}  // namespace
+}  // namespace xent::test

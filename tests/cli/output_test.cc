@@ -315,6 +315,23 @@ class DestinationTest : public DirectoryTest {
   }
 };
 
+// No row takes no space, however wide it would be.
+TEST_F(DestinationTest, NoRowsOfATrillionColumns) {
+  const std::string wide = Write("wide.npy", Npy("<f4", {0, int64_t{1} << 40}, {}));
+  const std::string none = Write("none.npy", Npy("<i8", {0}, {}));
+  const std::string manifest = Write("list.tsv", "wide.npy\twide.npy\n");
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{"loss", wide, none, "--grad", "/dev/stdout"},
+                                             {"divergence", wide, wide, "--grad", "/dev/stdout"},
+                                             {"bce", wide, wide, "--per-element", "/dev/stdout"}}) {
+    SCOPED_TRACE(arguments[0]);
+    const Result result = Xent(arguments);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_EQ(SplitNpy(result.out).shape, "(0, 1099511627776)");
+    ExpectSuccess(Xent({arguments[0], "--manifest", manifest}));
+  }
+}
+
 TEST_F(DestinationTest, OnePathForTwoOutputs) {
   fs::create_directory(Path("sub"));
   fs::create_directory_symlink(Path("sub"), Path("alias"));

@@ -18,8 +18,8 @@ class Batches {
         batch_(std::clamp<int64_t>(static_cast<int64_t>(batch_bytes / std::max<size_t>(block_bytes, 1)), 1,
                                    std::max<int64_t>(blocks, 1))) {}
 
-  // The largest batch.
-  int64_t size() const { return batch_; }
+  // The largest batch: nothing, however wide, where there are no blocks.
+  int64_t size() const { return std::min(batch_, blocks_); }
 
   // visit(first, count) for each batch, front to back, until it returns false. Of nothing there is one batch of
   // nothing, so that its arguments are checked too.

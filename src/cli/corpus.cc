@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <memory>
 #include <string_view>
+#include <utility>
 
 #include "error.h"
 
@@ -33,6 +34,8 @@ class LineReader {
       return false;
     }
     line = {line_, static_cast<size_t>(length)};
+    constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+    if (std::exchange(is_first_, false) && line.starts_with(kByteOrderMark)) line.remove_prefix(kByteOrderMark.size());
     if (!line.empty() && line.back() == '\n') line.remove_suffix(1);
     if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
     return true;
@@ -43,6 +46,7 @@ class LineReader {
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
   char* line_ = nullptr;
   size_t capacity_ = 0;
+  bool is_first_ = true;
 };
 
 // A path in a manifest is relative to where that lies.

@@ -86,8 +86,22 @@ xent_cross_entropy CrossEntropyInputs::Call(int64_t first_block, int64_t blocks)
   return call;
 }
 
+void CrossEntropyInputs::CheckOptions(const xent_options& options) const {
+  if (options.valid_cols > layout_.cols) {
+    throw Error(logits_.path() + ": --valid-cols is " + std::to_string(options.valid_cols) + ", expected at most " +
+                std::to_string(layout_.cols) + ", the number of columns");
+  }
+  const bool is_exclusive = options.smoothing == XENT_SMOOTHING_EXCLUSIVE && options.label_smoothing > 0;
+  const xent_options defaults = XENT_OPTIONS_INIT;
+  if (has_probabilities() && (is_exclusive || options.ignore_index != defaults.ignore_index)) {
+    throw Error(targets_.path() + ": " + (is_exclusive ? "--smoothing exclusive" : "--ignore-index") +
+                " does not go together with targets that are probabilities");
+  }
+}
+
 void CrossEntropyInputs::Run(const xent_cross_entropy& call, int64_t first_block, const xent_options& options,
                              ThreadPool& pool) const {
+  CheckOptions(options);
   const xent_exec exec = pool.exec();
   xent_error error = XENT_ERROR_INIT;
   const auto function = call.grad != nullptr ? &xent_cross_entropy_forward_backward : &xent_cross_entropy_forward;

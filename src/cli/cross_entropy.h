@@ -53,6 +53,9 @@ class CrossEntropyInputs {
                    RowCounts& counts) const;
 
  private:
+  // What the library would refuse in its own words.
+  void CheckOptions(const xent_options& options) const;
+
   const NpyArray logits_;
   const Layout layout_;
   const NpyArray targets_;

@@ -126,8 +126,9 @@ void AddInputs(CLI::App* command, InputArguments& inputs, const std::vector<Path
   }
   AddText(command, "--manifest",
           paths.size() == 1
-              ? "Take the files from a list: one path a line, relative to the list"
-              : "Take the files from a list: two paths a line with a TAB between them, relative to the list",
+              ? "Take the files from a list: one path a line, relative to the list; # begins a comment line"
+              : "Take the files from a list: two paths a line with a TAB between them, relative to the list; "
+                "# begins a comment line",
           "FILE", &inputs.manifest);
   command->add_flag("--keep-going", inputs.keep_going, "Name a bad file of the manifest and do the rest");
   command->add_flag("--json", inputs.json, "Print one JSON object on one line");

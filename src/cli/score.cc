@@ -15,6 +15,7 @@
 #include "cross_entropy.h"
 #include "error.h"
 #include "results.h"
+#include "signals.h"
 
 namespace xent_cli {
 namespace {
@@ -73,6 +74,7 @@ class OutputDirectory {
   explicit OutputDirectory(const std::optional<std::string>& path) {
     std::error_code error;
     if (!path || std::filesystem::is_directory(*path, error)) return;
+    name_guard_.emplace(*path);
     if (!std::filesystem::create_directory(*path, error)) {
       throw SystemError("cannot create", *path, error ? error.value() : EEXIST);
     }
@@ -83,10 +85,14 @@ class OutputDirectory {
   }
   OutputDirectory(const OutputDirectory&) = delete;
   OutputDirectory& operator=(const OutputDirectory&) = delete;
-  void Keep() { created_.reset(); }
+  void Keep() {
+    name_guard_.reset();
+    created_.reset();
+  }
 
  private:
   std::optional<std::string> created_;
+  std::optional<ScopedTemporaryName> name_guard_;
 };
 
 class ScoreCommand {

@@ -44,6 +44,9 @@ void RemoveTemporaries() {
   for (TemporarySlot& slot : temporaries) {
     if (slot.used.load(std::memory_order_acquire)) unlink(slot.path);
   }
+  for (TemporarySlot& slot : temporaries) {
+    if (slot.used.load(std::memory_order_acquire)) rmdir(slot.path);  // fails where results have arrived in it
+  }
 }
 
 void WipeProgressLine() {

@@ -13,7 +13,8 @@ namespace xent_cli {
 // SIGBUS inside a registered mapping prints its line. SIGPIPE and SIGXFSZ are ignored: the write says what failed.
 void InstallSignalHandlers();
 
-// A file name to be removed if a signal ends the process during the lifetime of this object.
+// The name of a file, or of a directory made for such files, to be removed if a signal ends the process during the
+// lifetime of this object.
 class ScopedTemporaryName {
  public:
   explicit ScopedTemporaryName(const std::string& path);

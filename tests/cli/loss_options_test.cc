@@ -109,7 +109,7 @@ TEST_F(LossOptionsTest, PaddingIsNotRead) {
   ExpectLoss({"--valid-cols", "4", "--class-weights", class_weights_},
              {.valid_cols = 4, .class_weights = kClassWeights});
   ExpectFailure(Loss({"--valid-cols", "3"}), 1, "the target of row 1 is 3, expected 0 to 2 or the ignored -100");
-  ExpectFailure(Loss({"--valid-cols", "6"}), 1, logits_ + ": ");
+  ExpectFailure(Loss({"--valid-cols", "6"}), 1, logits_ + ": --valid-cols is 6, expected at most 5, the number");
 }
 
 // Weights of either type are those of the arithmetic type.
@@ -214,6 +214,14 @@ TEST_F(ProbabilitiesTest, AgainstTheFormula) {
   const Result text = Xent({"loss", logits_, targets_});
   ExpectSuccess(text);
   EXPECT_EQ(text.out.find("perplexity"), std::string::npos) << text.out;
+}
+
+TEST_F(ProbabilitiesTest, OptionsForClassesAlone) {
+  ExpectFailure(Loss({"--ignore-index", "3"}), 1,
+                targets_ + ": --ignore-index does not go together with targets that are probabilities");
+  ExpectFailure(Loss({"--smoothing", "exclusive", "--label-smoothing", "0.5"}), 1,
+                targets_ + ": --smoothing exclusive does not go together with targets that are probabilities");
+  ExpectSuccess(Loss({"--smoothing", "exclusive"}));
 }
 
 TEST_F(ProbabilitiesTest, OfAnotherShape) {

@@ -320,6 +320,18 @@ TEST_F(ManifestTest, Check) {
   EXPECT_EQ(JsonText(kept.out, "failed"), "1");
 }
 
+// As some editors begin their files.
+TEST_F(ManifestTest, ByteOrderMark) {
+  WriteCorpus("<f4", "<i8");
+  const Result plain = Run("loss", {"--manifest", manifest_});
+  ExpectSuccess(plain);
+  const std::string text = ReadFile(manifest_);
+  for (const std::string& rest : {text, "a0\tsub/b0\r\n" + text.substr(text.find("a1"))}) {
+    WriteFile(manifest_, "\xef\xbb\xbf" + rest);
+    EXPECT_EQ(Run("loss", {"--manifest", manifest_}).out, plain.out);
+  }
+}
+
 TEST_F(ManifestTest, FromAPipe) {
   WriteCorpus("<f4", "<i8");
   const std::string text = ReadFile(manifest_);

@@ -265,6 +265,24 @@ TEST_P(OutputTest, EndedBySignal) {
   }
 }
 
+// A directory made for the results goes too.
+TEST_P(OutputTest, DirectoryEndedBySignal) {
+  const std::string names = Names();
+  Process process({"score", logits_, targets_, "--out", Path("new")}, Options([] {
+                    // Standard output is a full pipe, on which the report waits for ever.
+                    int ends[2];
+                    if (pipe2(ends, O_NONBLOCK) != 0) _exit(125);
+                    while (write(ends[1], "x", 1) == 1) continue;
+                    dup2(ends[1], STDOUT_FILENO);
+                  }));
+  const auto has_begun = [this] { return fs::exists(Path("new")) && (GetParam() || !fs::is_empty(Path("new"))); };
+  for (int i = 0; i < 6000 && !has_begun(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_TRUE(has_begun());
+  kill(process.pid(), SIGTERM);
+  EXPECT_EQ(process.Wait().signal, SIGTERM);
+  EXPECT_EQ(Names(), names);
+}
+
 TEST_P(OutputTest, InputCutShortMeanwhile) {
   WriteZeros(700, 10000);  // four batches, of which one may have been read when the file is cut
   ASSERT_EQ(mkfifo(Path("fifo").c_str(), 0600), 0);
@@ -296,6 +314,23 @@ class DestinationTest : public DirectoryTest {
     return Xent(arguments, {{}, std::move(in_child)});
   }
 };
+
+// No row takes no space, however wide it would be.
+TEST_F(DestinationTest, NoRowsOfATrillionColumns) {
+  const std::string wide = Write("wide.npy", Npy("<f4", {0, int64_t{1} << 40}, {}));
+  const std::string none = Write("none.npy", Npy("<i8", {0}, {}));
+  const std::string manifest = Write("list.tsv", "wide.npy\twide.npy\n");
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{"loss", wide, none, "--grad", "/dev/stdout"},
+                                             {"divergence", wide, wide, "--grad", "/dev/stdout"},
+                                             {"bce", wide, wide, "--per-element", "/dev/stdout"}}) {
+    SCOPED_TRACE(arguments[0]);
+    const Result result = Xent(arguments);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_EQ(SplitNpy(result.out).shape, "(0, 1099511627776)");
+    ExpectSuccess(Xent({arguments[0], "--manifest", manifest}));
+  }
+}
 
 TEST_F(DestinationTest, OnePathForTwoOutputs) {
   fs::create_directory(Path("sub"));

@@ -372,7 +372,8 @@ XENT_API xent_status xent_reduce_weighted(int64_t rows, const void *losses, xent
  * gives a list of chunk records per row; the lists, brought together by whatever transport there is, go through
  * xent_shard_combine (everywhere, or in one place), which gives losses and one record per row; each slice's gradient
  * then comes from xent_shard_backward. Cut at multiples of xent_chunk_cols(total) the results have the bits of the
- * unsharded call; cut elsewhere they are within 2 ULP of them. */
+ * unsharded call; cut elsewhere losses, lse and logprobs are within 2 ULP of them, gradients within 2 of their larger term
+ * (4 where logits lie beyond 2^20 or hundreds apart). */
 
 /* Bytes of one chunk record; the same for ever. 8-byte alignment. Plain bytes: they may be sent to a machine of the same
  * byte order that runs the same version of the library. */
@@ -468,7 +469,7 @@ XENT_API xent_status xent_divergence_forward(const xent_divergence *args, const 
  *   forward KL, cross-entropy  u r (q - p)/T            reverse KL  u r q (log q - log p - loss)/T
  *   Jensen-Shannon             u r (1-b) q (log(q/m) - sum q log(q/m))/T
  * Where a reverse KL is +inf its gradient row is NaN.
- *   Error: 6 ULP of the larger of the terms. grad may be student where in_place is 1 and the strides are equal. */
+ *   Error: 6 ULP of the larger of the terms, logarithms counted one by one (log q and log p, log m). grad may be student where in_place is 1 and the strides are equal. */
 XENT_API xent_status xent_divergence_forward_backward(const xent_divergence *args, const xent_options *options,
                                                       const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
 

@@ -77,8 +77,8 @@ void FinishGeneralRow(const Call &call, int64_t row, GeneralRowState<T> &state) 
       state.nll = gap;
       log_probability = T{0} - RoundTo<T>(gap);
     }
-    const int64_t scale = ExponentOf(Format<T>::kSpreadScale);
-    N loss = IsWeighted(call) ? WeightedGap(state.row) : Weighted(Scale(gap, scale), call.TargetWeight(state.target));
+    int64_t scale = 0;
+    N loss = IsWeighted(call) ? WeightedGap(state.row, &scale) : Weighted(gap, call.TargetWeight(state.target));
     if (call.options.z_loss != 0.0) loss = AddOrOverflow(loss, Scale(ZLoss(wide_lse, call.options.z_loss), scale));
     state.loss = RoundTo<T>(Scale(Weighted(loss, call.RowWeight(row)), -scale));
   }

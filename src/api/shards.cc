@@ -341,6 +341,11 @@ xent_status xent_shard_combine(const xent_cross_entropy *args, const xent_option
       return Invalid(error, "list_chunks[%lld] is %lld, expected what xent_shard_chunks gives",
                      static_cast<long long>(s), static_cast<long long>(list_chunks[s]));
     }
+    if (checked.args.rows > 0 && list_chunks[s] > INT64_MAX / XENT_CHUNK_RECORD_BYTES / checked.args.rows) {
+      return Invalid(error, "list_chunks[%lld] is %lld: so many records of %lld rows exceed 2^63 - 1 bytes",
+                     static_cast<long long>(s), static_cast<long long>(list_chunks[s]),
+                     static_cast<long long>(checked.args.rows));
+    }
     XENT_RETURN_IF_ERROR(CheckArray(lists[s], checked.args.rows * list_chunks[s], 8, "an element of lists", error));
   }
   const RecordsOfRow records(lists, list_chunks, shards);

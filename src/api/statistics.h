@@ -97,6 +97,7 @@ XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const GeneralR
       if (args.topk_logprobs != nullptr) Call::Write(args.topk_logprobs, row * k + i, log_probability(best[i].logit));
     }
   }
+  if (args.gathered == nullptr) return;
   for (int64_t i = row * args.gather_count; i < (row + 1) * args.gather_count; ++i) {
     const double logit = static_cast<double>(Widen(call.Logits<In>(row)[args.gather_cols[i] * call.Inner()]));
     Call::Write(args.gathered, i, log_probability(logit));

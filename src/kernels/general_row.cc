@@ -83,10 +83,13 @@ Number<T> Entropy(const GeneralRow<T> &row) {
 }
 
 template <class T>
-Number<T> WeightedGap(const GeneralRow<T> &row) {
+Number<T> WeightedGap(const GeneralRow<T> &row, int64_t *scale) {
   using N = Number<T>;
-  const N log_total = Scale(LogTotal(row), ExponentOf(Format<T>::kSpreadScale));
-  return AddOrOverflow(row.weighted, MultiplyAny(row.weight, log_total));
+  const double magnitude = Value(row.weighted) < 0.0 ? -Value(row.weighted) : Value(row.weighted);
+  const int64_t spread = ExponentOf(Format<T>::kSpreadScale);
+  *scale = magnitude < 0x1p900 ? 0 : spread;
+  const N weighted = *scale == 0 ? Scale(row.weighted, -spread) : row.weighted;
+  return AddOrOverflow(weighted, MultiplyAny(row.weight, Scale(LogTotal(row), *scale)));
 }
 
 #define XENT_INSTANTIATE(T)                                             \
@@ -95,7 +98,7 @@ Number<T> WeightedGap(const GeneralRow<T> &row) {
   template Number<T> LogSumExp<T>(const GeneralRow<T> &, double);       \
   template Number<T> Gap<T>(const GeneralRow<T> &, double, double);     \
   template Number<T> Entropy<T>(const GeneralRow<T> &);                 \
-  template Number<T> WeightedGap<T>(const GeneralRow<T> &);
+  template Number<T> WeightedGap<T>(const GeneralRow<T> &, int64_t *);
 XENT_INSTANTIATE(float)
 XENT_INSTANTIATE(double)
 #undef XENT_INSTANTIATE

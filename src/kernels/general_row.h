@@ -35,9 +35,9 @@ template <class T>
 Number<T> Gap(const GeneralRow<T> &row, double factor, double value);
 template <class T>
 Number<T> Entropy(const GeneralRow<T> &row);
-// kSpreadScale sum_c y_c (lse - z'_c).
+// 2^*scale sum_c y_c (lse - z'_c); *scale is 0 unless the sum may be past the largest double.
 template <class T>
-Number<T> WeightedGap(const GeneralRow<T> &row);
+Number<T> WeightedGap(const GeneralRow<T> &row, int64_t *scale);
 
 }  // namespace xent::internal
 #endif  // XENT_SRC_KERNELS_GENERAL_ROW_H_

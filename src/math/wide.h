@@ -35,9 +35,12 @@ inline Wide FastTwoSum(double a, double b) {
   return {s, b - (s - a)};
 }
 
-// Exact for products whose parts neither overflow nor underflow: a few 2^±900.
+// Exact for products whose parts neither overflow nor underflow: within a few 2^±900. Outside, and for 0, the product
+// alone: parts that are flushed would leave a rounding error that is none.
 inline Wide TwoProduct(double a, double b) {
   const double p = a * b;
+  const double magnitude = p < 0.0 ? -p : p;
+  if (!(magnitude > 0x1p-900 && magnitude < 0x1p900)) return {p, 0.0};
 #if defined(__FMA__) || defined(__aarch64__)
   return {p, __builtin_fma(a, b, -p)};
 #else

@@ -30,7 +30,7 @@ struct Totals {
   Wide loss;
   Wide nll;
 
-  void Add(const Totals &other) {
+  [[gnu::always_inline]] void Add(const Totals &other) {
     loss = AddOrOverflow(loss, other.loss);
     if (other.nll.hi != 0.0) nll = AddOrOverflow(nll, other.nll);
   }

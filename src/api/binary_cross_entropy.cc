@@ -19,8 +19,6 @@
 namespace xent::internal {
 namespace {
 
-enum class Mode { kForward, kForwardBackward, kBackward };
-
 // Groups of whole steps, not so short that the calls count.
 int64_t ElementsPerGroup(int64_t elements) {
   constexpr int64_t kAlign = 128, kShortest = 2048;

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "api/call.h"
+#include "api/cross_entropy_call.h"
 #include "xent/xent.h"
 
 namespace xent::internal {

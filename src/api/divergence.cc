@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "api/call.h"
 #include "api/check_call.h"
+#include "api/cross_entropy_call.h"
 #include "api/validate.h"
 #include "kernels/dispatch.h"
 #include "math/fp_mode.h"
@@ -246,7 +246,7 @@ struct DivergenceJob {
 
   void End(int64_t row, const Row &state, Totals &totals) const {
     EndRow(call, row, state.state);
-    totals.Add({{static_cast<double>(state.state.stored), 0.0}, 0.0});
+    totals.Add({{static_cast<double>(state.state.stored), 0.0}, {}});
   }
 };
 

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "api/call.h"
+#include "api/cross_entropy_call.h"
 #include "api/statistics.h"
 #include "kernels/general_row.h"
 

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "api/call.h"
+#include "api/cross_entropy_call.h"
 #include "api/statistics.h"
 
 namespace xent::internal {

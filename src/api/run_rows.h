@@ -82,6 +82,9 @@ XENT_NOINLINE void RunRow(const Job &job, const RowShape &shape, int64_t row, ty
   job.End(row, state, totals);
 }
 
+// What a call computes.
+enum class Mode { kForward, kForwardBackward, kBackward };
+
 // A group's sums are rounded to what a slot holds, wherever they are added.
 template <class Sums>
 void AddGroup(const Sums &group, Sums *totals) {

@@ -23,16 +23,18 @@ struct ChunkRecord {
   uint8_t special;  // Special
   int64_t first, cols;
   double target_logit;  // where the target's column is one of these
+  struct IndexPart {
+    double reference, sum[2], spread[2], pivot;
+    int64_t reference_kind;  // Reference
+  };
+  struct GeneralPart {
+    double max, value;
+    int64_t argmax;
+    double others[2], weight[2], weighted[2];
+  };
   union {
-    struct {
-      double reference, sum[2], spread[2], pivot;
-      int64_t reference_kind;  // Reference
-    } index;
-    struct {
-      double max, value;
-      int64_t argmax;
-      double others[2], weight[2], weighted[2];
-    } general;
+    IndexPart index;
+    GeneralPart general;
   };
   uint64_t zeros[3];
 
@@ -149,7 +151,7 @@ bool Forward(const Call &call, const Slice &slice, const xent_exec &exec, ChunkR
 class RecordsOfRow {
  public:
   RecordsOfRow(const void *const *lists, const int64_t *list_chunks, int64_t shards)
-      : lists_(lists), list_chunks_(list_chunks), shards_(shards) {
+      : lists_(lists), list_chunks_(list_chunks) {
     for (int64_t s = 0; s < shards; ++s) count_ += list_chunks[s];
   }
   int64_t count() const { return count_; }
@@ -162,7 +164,6 @@ class RecordsOfRow {
  private:
   const void *const *lists_;
   const int64_t *list_chunks_;
-  int64_t shards_;
   int64_t count_ = 0;
 };
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "api/call.h"
+#include "api/cross_entropy_call.h"
 #include "kernels/general_row.h"
 #include "math/fp_mode.h"
 

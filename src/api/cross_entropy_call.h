@@ -1,6 +1,6 @@
 // A checked cross-entropy call: what its rows have in common, whichever way they are computed.
-#ifndef XENT_SRC_API_CALL_H_
-#define XENT_SRC_API_CALL_H_
+#ifndef XENT_SRC_API_CROSS_ENTROPY_CALL_H_
+#define XENT_SRC_API_CROSS_ENTROPY_CALL_H_
 
 #include <cstdint>
 #include <limits>
@@ -17,8 +17,6 @@
 namespace xent::internal {
 
 inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-enum class Mode { kForward, kForwardBackward, kBackward };
 
 // q' of an index target: at the target, and in every other column.
 template <class N>
@@ -47,16 +45,18 @@ struct Record {
   uint8_t state;
   uint8_t logit_sums;  // kIndex; bit 0: of the others' sum, bit 1: of the target's term
   uint8_t kind;
+  struct Index {
+    uint16_t logit_chunks;  // bit i: chunk i was summed relative to its maximum
+    uint16_t zeros[3];
+    double sums[2][3];  // others, target: sum, its low part, reference
+  };
+  struct General {
+    int64_t argmax;
+    double value, others[2], weight[2], max;
+  };
   union {
-    struct {
-      uint16_t logit_chunks;  // bit i: chunk i was summed relative to its maximum
-      uint16_t zeros[3];
-      double sums[2][3];  // others, target: sum, its low part, reference
-    } index;
-    struct {
-      int64_t argmax;
-      double value, others[2], weight[2], max;
-    } general;
+    Index index;
+    General general;
   };
 
   static Record Make(int32_t dtype, State state, Kind kind = kIndex) {
@@ -207,4 +207,4 @@ N Weighted(N a, double b) {
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_API_CALL_H_
+#endif  // XENT_SRC_API_CROSS_ENTROPY_CALL_H_

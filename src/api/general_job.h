@@ -59,7 +59,7 @@ inline Wide LabelOfTarget(const Call &call, int64_t target) {
 
 // Writes what forward gives of a live row.
 template <class T>
-void FinishGeneralRow(const Call &call, int64_t row, GeneralRowState<T> &state) {
+XENT_NOINLINE void FinishGeneralRow(const Call &call, int64_t row, GeneralRowState<T> &state) {
   using N = Number<T>;
   const double factor = call.transform.Factor();
   T lse = std::numeric_limits<T>::quiet_NaN();
@@ -113,7 +113,7 @@ void RestoreGeneralRow(const Call &call, int64_t row, GeneralRow<T> &sums) {
 }
 
 template <class T>
-void PrepareGeneralGradient(const Call &call, int64_t row, GeneralRowState<T> &state) {
+XENT_NOINLINE void PrepareGeneralGradient(const Call &call, int64_t row, GeneralRowState<T> &state) {
   using N = Number<T>;
   Factor g;
   state.exact = false;
@@ -148,7 +148,7 @@ void PrepareGeneralGradient(const Call &call, int64_t row, GeneralRowState<T> &s
 
 // p_t - 1 of the row's largest logit is -(the others' sum) / total: a task of that column alone, with no p in it.
 template <class In>
-void WriteExactTarget(const Call &call, const GeneralRowState<Arithmetic<In>> &state, In *grad) {
+XENT_NOINLINE void WriteExactTarget(const Call &call, const GeneralRowState<Arithmetic<In>> &state, In *grad) {
   const In logit = Narrow<In>(static_cast<Arithmetic<In>>(state.target_logit));
   GeneralGradientTask task{};
   task.logits = &logit;

@@ -75,6 +75,9 @@ struct ChunkRecord {
 };
 static_assert(sizeof(ChunkRecord) == XENT_CHUNK_RECORD_BYTES);
 
+// As the whole call has it.
+Subnormals ModeOf(bool general) { return general ? Subnormals::kKeep : Subnormals::kFlush; }
+
 // The pieces of the row's chunks that lie in a slice.
 struct Slice {
   int64_t first_col, end_col, chunk_cols, first_chunk, pieces;
@@ -115,6 +118,7 @@ template <class In>
 bool Forward(const Call &call, const Slice &slice, const xent_exec &exec, ChunkRecord *records) {
   const bool general = IsGeneral(call.args, call.options);
   return ForEachPiece(call.args.rows, slice, exec, [&](int64_t row, int64_t piece) {
+    const FpMode mode(ModeOf(general));
     ChunkRecord record{};
     record.tag = ChunkRecord::kTag;
     record.dtype = static_cast<uint8_t>(call.args.dtype);
@@ -216,6 +220,7 @@ XENT_NOINLINE void CombineRow(const Call &call, const RecordsOfRow &records, int
     if ((record.flags & ChunkRecord::kHasTarget) != 0) target_logit = record.target_logit;
   }
   if (IsGeneral(call.args, call.options)) {
+    const FpMode mode(ModeOf(true));
     GeneralRowState<T> state{};
     state.target = target;
     state.target_logit = target_logit;
@@ -263,6 +268,7 @@ bool Backward(const Call &call, const Slice &slice, const xent_exec &exec) {
     call.FillGradients<In>(row, valid, call.args.cols, 0.0);
   }
   return ForEachPiece(call.args.rows, slice, exec, [&](int64_t row, int64_t piece) {
+    const FpMode mode(ModeOf(general));
     const int64_t first = slice.First(piece), cols = slice.Cols(piece), place = first - slice.first_col;
     const int64_t target = call.Target(row);
     if (call.IsIgnored(target)) return call.FillGradients<In>(row, place, place + cols, 0.0);

@@ -127,7 +127,7 @@ XENT_NOINLINE void WriteIgnoredOutputs(const Call &call, int64_t row) {
 
 // An ignored row, with the statistics that need no target where options say so: sum_row() gives what they need.
 template <class In, class SumRowFunction>
-void WriteIgnoredRow(const Call &call, int64_t row, const SumRowFunction &sum_row) {
+XENT_NOINLINE void WriteIgnoredRow(const Call &call, int64_t row, const SumRowFunction &sum_row) {
   using T = Arithmetic<In>;
   if (call.mode != Mode::kBackward) {
     WriteIgnoredOutputs<T>(call, row);

@@ -299,7 +299,7 @@ void GeneralGradientOf(const GeneralGradientTask &task) {
 
 // y of one class at the positions of a tile, and its low parts where asked for.
 template <class T>
-HWY_INLINE void StageTileLabels(const TileTask &task, int64_t col, double *y, double *low) {
+HWY_NOINLINE void StageTileLabels(const TileTask &task, int64_t col, double *y, double *low) {
   const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const Labels &labels = task.labels;

@@ -51,7 +51,7 @@ inline constexpr int64_t kLanes = 16;
 inline constexpr int64_t kStep = 8 * kLanes;
 inline constexpr int64_t kBlock = 1024;
 inline constexpr int kMaxChunks = 16;
-inline constexpr int64_t kTile = 32;  // positions at once, where lanes run over these
+inline constexpr int64_t kTile = 16;  // positions at once, where lanes run over these
 
 inline constexpr int64_t ChunkCols(int64_t cols) {
   if (cols <= 0) return 0;

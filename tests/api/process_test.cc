@@ -92,6 +92,14 @@ class Everything {
       exec_.threads = 8;
     }
     for (int64_t j = 0; j < cols; ++j) x_.Set(0, j, static_cast<double>(j % 7));
+    const xent_dtype arithmetic = reference::ArithmeticType(dtype);
+    weights_ = Matrix(arithmetic, 1, cols);
+    for (int64_t j = 0; j < cols; ++j) weights_.Set(0, j, static_cast<double>(j % 3));
+    numbers_ = Matrix(arithmetic, 3, 64 * rows);
+    indices_.resize(static_cast<size_t>(66 * rows));
+    general_options_.label_smoothing = 0.1;
+    general_options_.softcap = 30;
+    general_options_.z_loss = 1e-4;
   }
 
   // The number of calls that did not end as they should.
@@ -116,6 +124,39 @@ class Everything {
       divergence.kind = XENT_DIVERGENCE_JENSEN_SHANNON;
       divergence.grad = call_.grad.data();
       count(xent_divergence_forward_backward(&divergence, nullptr, &exec_, &error_));
+    }
+    for (const int64_t inner : {int64_t{1}, rows}) {  // every option and every statistic at once
+      xent_cross_entropy args = both_args_;
+      args.inner = inner;
+      args.logits_stride = args.grad_stride = 0;  // without padding
+      args.class_weights = weights_.data();
+      args.logprobs = numbers_.data();
+      args.entropy = numbers_.row(1);
+      args.argmax = indices_.data();
+      args.rank = indices_.data() + rows;
+      args.top_k = static_cast<int32_t>(std::min<int64_t>(64, cols));
+      args.topk_logprobs = numbers_.row(2);
+      args.topk_indices = indices_.data() + 2 * rows;
+      count(xent_cross_entropy_forward_backward(&args, &general_options_, &exec_, &error_));
+      args.targets = nullptr;
+      args.target_probs = call_.logits.data();
+      args.target_probs_dtype = dtype;
+      args.target_grad = backward_.grad.data();
+      args.logprobs = nullptr;
+      args.rank = nullptr;
+      args.perplexity = nullptr;
+      count(xent_cross_entropy_forward_backward(&args, &general_options_, &exec_, &error_));
+      xent_binary_cross_entropy binary = XENT_BINARY_CROSS_ENTROPY_INIT;
+      binary.rows = rows;
+      binary.cols = cols;
+      binary.inner = inner;
+      binary.input = binary.targets = call_.logits.data();
+      binary.dtype = binary.targets_dtype = dtype;
+      binary.loss = call_.loss.data();
+      binary.grad = call_.grad.data();
+      binary.target_grad = backward_.grad.data();
+      binary.focal_gamma = 2;
+      count(xent_binary_cross_entropy_forward_backward(&binary, nullptr, &exec_, &error_));
     }
     count(xent_logsumexp(rows, cols, call_.logits.data(), dtype, 0, call_.lse.data(), &exec_, &error_));
     count(xent_softmax(rows, cols, call_.logits.data(), dtype, 0, call_.grad.data(), 0, &exec_, &error_));
@@ -149,6 +190,9 @@ class Everything {
   }
 
  private:
+  Matrix weights_, numbers_;
+  std::vector<int64_t> indices_;
+  xent_options general_options_ = XENT_OPTIONS_INIT;
   Call call_;
   Call backward_;
   Matrix x_;

@@ -172,10 +172,7 @@ xent_status CheckUnused(const xent_binary_cross_entropy &args, const xent_option
   if (mode != Mode::kForward && args.rows > 0 && args.grad == nullptr && args.target_grad == nullptr) {
     return Invalid(error, "grad is NULL, and so is target_grad: expected a pointer");
   }
-  if (args.loss != nullptr && options.reduction == XENT_REDUCTION_NONE) {
-    return Invalid(error, "loss is set, but reduction is none: expected NULL, or reduction sum or mean");
-  }
-  return XENT_OK;
+  return CheckLossWanted(args.loss, options, error);
 }
 
 xent_status CheckUpstream(const xent_binary_cross_entropy &args, const Shape &shape, int32_t float_dtype,

@@ -1,5 +1,6 @@
 #include "api/check_call.h"
 
+#include "api/statistics.h"
 #include "api/validate.h"
 #include "kernels/half.h"
 #include "math/fp_mode.h"
@@ -21,9 +22,7 @@ xent_status CheckTargetValues(CheckedCall *checked, const CallInputs &call, xent
     const int64_t target = call.Target(row);
     if (call.IsIgnored(target)) continue;
     if (target < 0 || target >= checked->total_cols) {
-      return FailAt(error, XENT_TARGET_OUT_OF_RANGE, row, target,
-                    "targets: row %lld is %lld, expected 0 <= target < %lld or ignore_index, which is %lld", Long(row),
-                    Long(target), Long(checked->total_cols), Long(options.ignore_index));
+      return TargetOutOfRange(row, target, checked->total_cols, options, error);
     }
     ++checked->live_rows;
   }
@@ -68,17 +67,6 @@ xent_status CheckRecords(const CheckedCall &checked, const CallInputs &call, xen
   return XENT_OK;
 }
 
-const char *FirstStatistic(const xent_cross_entropy &args) {
-  if (args.argmax != nullptr) return "argmax";
-  if (args.hits != nullptr) return "hits";
-  if (args.entropy != nullptr) return "entropy";
-  if (args.rank != nullptr) return "rank";
-  if (args.topk_logprobs != nullptr) return "topk_logprobs";
-  if (args.topk_indices != nullptr) return "topk_indices";
-  if (args.gathered != nullptr) return "gathered";
-  return nullptr;
-}
-
 const char *FirstOutput(const xent_cross_entropy &args) {
   if (args.losses != nullptr) return "losses";
   if (args.lse != nullptr) return "lse";
@@ -121,10 +109,7 @@ xent_status CheckUnused(const xent_cross_entropy &args, const xent_options &opti
     return Invalid(error, "%s is set, but combine reads chunk records alone",
                    args.logits != nullptr ? "logits" : "target_probs");
   }
-  if (args.loss != nullptr && options.reduction == XENT_REDUCTION_NONE) {
-    return Invalid(error, "loss is set, but reduction is none: expected NULL, or reduction sum or mean");
-  }
-  return XENT_OK;
+  return CheckLossWanted(args.loss, options, error);
 }
 
 xent_status CheckLabels(const CheckedCall &checked, ShardStep step, Matrix *probs, Matrix *target_grad,
@@ -171,8 +156,8 @@ xent_status CheckStatistics(const CheckedCall &checked, xent_error *error) {
     return XENT_OK;
   }
   const size_t size = args.dtype == XENT_F64 ? 8 : 4;
-  if (args.top_k < 0 || args.top_k > 64 || args.top_k > checked.total_cols) {
-    return Invalid(error, "top_k is %d, expected 0 to 64 and at most the columns, which are %lld", args.top_k,
+  if (args.top_k < 0 || args.top_k > kMaxTopK || args.top_k > checked.total_cols) {
+    return Invalid(error, "top_k is %d, expected 0 to %d and at most the columns, which are %lld", args.top_k, kMaxTopK,
                    Long(checked.total_cols));
   }
   if (args.top_k == 0 && (args.topk_logprobs != nullptr || args.topk_indices != nullptr)) {
@@ -225,6 +210,17 @@ xent_status CheckShard(const ShardCall &call, const xent_options *given_options,
 }
 
 }  // namespace
+
+const char *FirstStatistic(const xent_cross_entropy &args) {
+  if (args.argmax != nullptr) return "argmax";
+  if (args.hits != nullptr) return "hits";
+  if (args.entropy != nullptr) return "entropy";
+  if (args.rank != nullptr) return "rank";
+  if (args.topk_logprobs != nullptr) return "topk_logprobs";
+  if (args.topk_indices != nullptr) return "topk_indices";
+  if (args.gathered != nullptr) return "gathered";
+  return nullptr;
+}
 
 xent_status CheckWeights(const void *weights, int64_t count, bool wide, const char *name, xent_error *error) {
   XENT_RETURN_IF_ERROR(CheckArray(weights, 0, wide ? 8 : 4, name, error));

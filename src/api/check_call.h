@@ -38,7 +38,7 @@ struct CheckedCall {
             Denominator(options, weight.hi),
             Shares<double>(options, total_cols),
             {options.logit_scale, options.softcap, args.dtype == XENT_F64},
-            WantsStatistics(args)};
+            FirstStatistic(args) != nullptr};
   }
   // The reduced outputs that are wanted.
   void WriteTotals(const Totals &totals) const {

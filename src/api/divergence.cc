@@ -42,9 +42,7 @@ struct DivergenceCall {
     return static_cast<char *>(args.grad) +
            Offset(row, col, grad_stride) * static_cast<int64_t>(ElementSize(args.student_dtype));
   }
-  double RowWeight(int64_t row) const {
-    return args.row_weights == nullptr ? 1.0 : NumberAt(args.row_weights, IsWide(), row);
-  }
+  double RowWeight(int64_t row) const { return WeightAt(args.row_weights, IsWide(), row); }
   void FillGradient(int64_t row, int64_t first, int64_t end, double value) const {
     DispatchDtype(KernelDtype(args.student_dtype), [&](auto storage) {
       FillColumns(static_cast<decltype(storage) *>(Grad(row, 0)), Inner(), first, end, value);
@@ -362,9 +360,7 @@ xent_status CheckDivergence(const xent_divergence *given, const xent_options *gi
   XENT_RETURN_IF_ERROR(CheckInner(args.rows, args.inner, error));
   XENT_RETURN_IF_ERROR(CheckKind(args, error));
   XENT_RETURN_IF_ERROR(CheckUnused(args, mode, error));
-  if (args.loss != nullptr && call->options.reduction == XENT_REDUCTION_NONE) {
-    return Invalid(error, "loss is set, but reduction is none: expected NULL, or reduction sum or mean");
-  }
+  XENT_RETURN_IF_ERROR(CheckLossWanted(args.loss, call->options, error));
   const int64_t inner = call->Inner();
   Matrix student{"student", "student_stride", args.student, args.student_stride};
   Matrix teacher{"teacher", "teacher_stride", args.teacher, args.teacher_stride};

@@ -28,7 +28,7 @@ inline Labels LabelsOf(const Call &call, int64_t row, int64_t first, int64_t pro
     const double epsilon = call.options.label_smoothing;
     labels.probs_factor = TwoSum(1.0, -epsilon);
     labels.share = Divide(Wide{epsilon}, Wide{static_cast<double>(call.shape.cols)});
-    labels.probs_dtype = static_cast<Dtype>(call.args.target_probs_dtype - XENT_F32);
+    labels.probs_dtype = KernelDtype(call.args.target_probs_dtype);
     labels.probs_stride = call.Inner();
     if (call.args.target_probs != nullptr) {
       labels.probs =
@@ -274,8 +274,16 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
       target_logits[i] =
           targets[i] < 0 ? 0.0 : static_cast<double>(Widen(call.Logits<In>(first + i)[targets[i] * inner]));
     }
-    const TileTask tile{call.Logits<In>(first),   call.shape.cols, inner,         count,           call.transform,
-                        LabelsOf(call, first, 0), targets,         target_values, IsWeighted(call)};
+    const TileTask tile{call.Logits<In>(first),
+                        call.shape.cols,
+                        inner,
+                        count,
+                        call.transform,
+                        LabelsOf(call, first, 0),
+                        targets,
+                        target_values,
+                        IsWeighted(call),
+                        call.args.entropy != nullptr};
     if (call.mode != Mode::kBackward && any) kernels.tile_sums[kDtypeOf<In>](tile, sums);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = first + i;

@@ -11,13 +11,9 @@ namespace xent::internal {
 namespace {
 
 template <class T>
-double WeightAt(const void *weights, int64_t i) {
-  return weights == nullptr ? 1.0 : WidenSubnormal(static_cast<const T *>(weights)[i]);
-}
-
-template <class T>
 XENT_NOINLINE void ReduceLosses(int64_t rows, const T *losses, const Targets &targets, const void *row_weights,
                                 const void *class_weights, const xent_options &options, T *loss) {
+  constexpr bool kWide = sizeof(T) == sizeof(double);
   Totals totals;
   Wide weight;
   const int64_t group_rows = RowsPerGroup(rows);
@@ -27,7 +23,7 @@ XENT_NOINLINE void ReduceLosses(int64_t rows, const T *losses, const Targets &ta
       const int64_t target = targets.data == nullptr ? 0 : targets[row];
       if (targets.data != nullptr && target == options.ignore_index) continue;
       weight = AddOrOverflow(
-          weight, MultiplyAny(Wide{WeightAt<T>(row_weights, row)}, Wide{WeightAt<T>(class_weights, target)}));
+          weight, MultiplyAny(Wide{WeightAt(row_weights, kWide, row)}, Wide{WeightAt(class_weights, kWide, target)}));
       group.Add({{static_cast<double>(losses[row]), 0.0}, {}});
     }
     totals.Add(group);
@@ -61,10 +57,7 @@ xent_status Reduce(int64_t rows, const void *losses, int32_t dtype, const void *
     XENT_RETURN_IF_ERROR(CheckWeights(class_weights, cols, dtype == XENT_F64, "class_weights", error));
     for (int64_t row = 0; row < rows; ++row) {
       if (view[row] == options.ignore_index || (view[row] >= 0 && view[row] < cols)) continue;
-      return FailAt(error, XENT_TARGET_OUT_OF_RANGE, row, view[row],
-                    "targets: row %lld is %lld, expected 0 <= target < %lld or ignore_index, which is %lld",
-                    static_cast<long long>(row), static_cast<long long>(view[row]), static_cast<long long>(cols),
-                    static_cast<long long>(options.ignore_index));
+      return TargetOutOfRange(row, view[row], cols, options, error);
     }
   }
   const FpMode mode(Subnormals::kFlush);

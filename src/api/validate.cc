@@ -224,6 +224,19 @@ xent_status CheckUpstream(const void *upstream, int32_t kind, int64_t rows, int3
   return CheckArray(upstream, count, dtype == XENT_F64 ? 8 : 4, "upstream", error);
 }
 
+xent_status TargetOutOfRange(int64_t row, int64_t target, int64_t cols, const xent_options &options,
+                             xent_error *error) {
+  return FailAt(error, XENT_TARGET_OUT_OF_RANGE, row, target,
+                "targets: row %lld is %lld, expected 0 <= target < %lld or ignore_index, which is %lld",
+                static_cast<long long>(row), static_cast<long long>(target), static_cast<long long>(cols),
+                static_cast<long long>(options.ignore_index));
+}
+
+xent_status CheckLossWanted(const void *loss, const xent_options &options, xent_error *error) {
+  if (loss == nullptr || options.reduction != XENT_REDUCTION_NONE) return XENT_OK;
+  return Invalid(error, "loss is set, but reduction is none: expected NULL, or reduction sum or mean");
+}
+
 xent_status CheckTargets(const void *targets, int32_t type, int64_t rows, xent_error *error) {
   if (type != XENT_I32 && type != XENT_I64) {
     return Invalid(error, "targets_type is %d, expected XENT_I32 or XENT_I64", type);

@@ -61,6 +61,9 @@ xent_status CheckUpstream(const void *upstream, int32_t kind, int64_t rows, int3
 // Null or misaligned. `count` elements of `size` bytes; null is fine for none.
 xent_status CheckArray(const void *data, int64_t count, size_t size, const char *name, xent_error *error);
 xent_status CheckTargets(const void *targets, int32_t type, int64_t rows, xent_error *error);
+xent_status TargetOutOfRange(int64_t row, int64_t target, int64_t cols, const xent_options &options, xent_error *error);
+// A reduced loss is wanted only where there is a reduction.
+xent_status CheckLossWanted(const void *loss, const xent_options &options, xent_error *error);
 // A gradient in the place of its input needs the caller's consent.
 xent_status CheckInPlace(const Matrix &in, const Matrix &out, int64_t rows, int32_t in_place, xent_error *error);
 // An output in the place of an input needs its stride.

@@ -63,9 +63,8 @@ HWY_INLINE Doubles LabelOf(const Labels &labels, Doubles q, Doubles weight, Doub
     return hn::Mul(hn::MulAdd(q, factor, share), weight);
   } else {
     const Doubles product = hn::Mul(q, factor);
-    const Doubles sum = hn::Add(product, share);
-    const Doubles bb = hn::Sub(sum, product);
-    const Doubles lost = hn::Add(hn::Sub(product, hn::Sub(sum, bb)), hn::Sub(share, bb));
+    Doubles lost = hn::Zero(d);
+    const Doubles sum = Difference<T>(product, hn::Neg(share), &lost);
     const Doubles more = hn::MulAdd(q, hn::Set(d, labels.probs_factor.lo), hn::Set(d, labels.share.lo));
     const Doubles sum_low = hn::Add(hn::Add(lost, ProductError(d, q, factor, product)), more);
     const Doubles value = hn::Mul(sum, weight);
@@ -297,14 +296,18 @@ void GeneralGradientOf(const GeneralGradientTask &task) {
   }
 }
 
+template <class T>
+double ClassWeight(const Labels &labels, int64_t col) {
+  return labels.class_weights == nullptr ? 1.0 : WidenSubnormal(static_cast<const T *>(labels.class_weights)[col]);
+}
+
 // y of one class at the positions of a tile, and its low parts where asked for.
 template <class T>
 HWY_NOINLINE void StageTileLabels(const TileTask &task, int64_t col, double *y, double *low) {
   const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const Labels &labels = task.labels;
-  const double weight =
-      labels.class_weights == nullptr ? 1.0 : WidenSubnormal(static_cast<const T *>(labels.class_weights)[col]);
+  const double weight = ClassWeight<T>(labels, col);
   if (labels.probs != nullptr) {
     StageAny(labels.probs_dtype, labels.probs, col * labels.probs_stride, task.count, kTile, y);
   }
@@ -369,7 +372,7 @@ void TileSums(const TileTask &task, GeneralSums *out) {
       const auto is_max = hn::Eq(hn::Load(d, argmax + i), column);
       const Doubles logit = hn::IfThenElse(is_max, hn::Set(d, kMasked), hn::Load(d, z + i));
       lane_sums.Add(i % kLanes, hn::Load(d, value + i), logit, hn::IfThenZeroElse(is_max, label),
-                    hn::IfThenZeroElse(is_max, label_low), factor, true, task.weighted);
+                    hn::IfThenZeroElse(is_max, label_low), factor, task.entropy, task.weighted);
     }
   }
   const double scale = task.transform.Factor();
@@ -427,9 +430,7 @@ void TileGradient(const TileGradientTask &gradient_task) {
     Stage(logits + col * task.stride, task.count, kTile, 0.0, z);
     if (task.weighted) StageTileLabels<T>(task, col, y, kKeepsLow<T> ? y_low : nullptr);
     const Doubles column = hn::Set(d, static_cast<double>(col));
-    const double weight = task.labels.class_weights == nullptr
-                              ? 1.0
-                              : WidenSubnormal(static_cast<const T *>(task.labels.class_weights)[col]);
+    const double weight = ClassWeight<T>(task.labels, col);
     for (int64_t i = 0; i < kTile; i += lanes) {
       const auto is_target = hn::Eq(hn::Load(d, target + i), column);
       const Doubles label = hn::IfThenElse(is_target, hn::Load(d, target_value + i), hn::Load(d, y + i));

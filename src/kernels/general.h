@@ -92,6 +92,7 @@ struct TileTask {
   const int64_t *targets;  // [count]; outside [0, cols): none
   const Wide *target_values;
   bool weighted;
+  bool entropy;
   bool sums = true;  // without: only the maximum, and no target is read
 };
 

@@ -290,11 +290,15 @@ typedef struct xent_cross_entropy {
   const int64_t *gather_cols;  /* [N, K], each in [0, valid_cols), else XENT_INVALID_ARGUMENT with row and value */
   void *gathered;              /* out, float [N, K]: z'_c - lse at the columns of gather_cols */
   int64_t gather_count;        /* K >= 0 */
+
+  /* Since 0.3. */
+  void *workspace;        /* see xent_workspace_bytes; NULL: none */
+  size_t workspace_bytes; /* of it */
 } xent_cross_entropy;
 #define XENT_CROSS_ENTROPY_INIT                                                                                     \
   {sizeof(xent_cross_entropy), 0, 0, NULL, 0, NULL, XENT_F32, XENT_I64, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, \
    NULL, XENT_UPSTREAM_ONE, 0, 0, NULL, NULL, NULL, 0, NULL, 0, XENT_F32, 0, NULL, NULL, NULL, NULL, NULL, NULL,     \
-   NULL, NULL, NULL, 0}
+   NULL, NULL, NULL, 0, NULL, 0}
 
 /* Loss of a row with target t, or with probability targets q. With V = valid_cols, e = label_smoothing, class weights
  * w, row weight r, l = z_loss and

@@ -9,6 +9,7 @@
 #include "api/row_gradient.h"
 #include "api/run_rows.h"
 #include "api/validate.h"
+#include "api/workspace.h"
 #include "kernels/dispatch.h"
 #include "kernels/general.h"
 #include "kernels/half.h"
@@ -140,7 +141,10 @@ struct Call : CallInputs {
   const Shares<double> shares;
   const Transform transform;
   const bool wants_statistics;
+  const bool streams;  // gradients go past the caches where they can
+  const Workspace workspace;
 
+  bool InPlace() const { return args.grad == args.logits; }
   bool WritesGradients() const { return mode != Mode::kForward; }
   int64_t Inner() const { return args.inner > 1 ? args.inner : 1; }
 

@@ -22,6 +22,7 @@ struct IndexRow {
   Fill fill;
   RowGradient<T> gradient;
   T target_gradient;
+  T *exponentials;  // of the row, kept by the pass that sums them; null: they are computed again
 };
 
 // A chunk's sum, which chunk of the row it is of (two shards may share one), and its columns.
@@ -156,41 +157,45 @@ void PrepareIndexGradient(const Call &call, int64_t row, IndexRow<T> &state) {
   }
 }
 
-// The gradient of `cols` columns, a chunk or a part of one: `first` is the first one's column in the row.
+// The gradient of `cols` columns, a chunk or a part of one, but for the target's: `first` is the first one's column in
+// the row. What is left to do is scaling kept exponentials.
 template <class In>
-void WriteIndexGradient(const Call &call, const IndexRow<Arithmetic<In>> &state, const ChunkSum *kept, int64_t chunk,
-                        int64_t first, int64_t cols, const In *logits, In *grad) {
-  if (state.fill == Fill::kNan) return FillRow(grad, cols, kNan);
-  if (state.fill == Fill::kZero) return FillRow(grad, cols, 0.0);
-  const int64_t target = state.target - first;
-  if (kept != nullptr && kKeepsExponentials<In>) {
-    if constexpr (kKeepsExponentials<In>) {
-      GradientFromExponentials(*call.kernels.write, state.gradient, *kept, grad, cols);
-    }
-  } else {
-    Reference kind = Reference::kExponent;
-    double origin = 0.0;
-    if ((state.logit_chunks >> chunk & 1) != 0) {
-      kind = Reference::kLogit;
-      origin = kept != nullptr ? kept->reference : call.kernels.sum->maximum[kDtypeOf<In>](logits, cols, target).max;
-    }
-    GradientFromLogits(*call.kernels.write, state.gradient, kind, origin, logits, grad, cols);
+ScaleTask WriteIndexGradient(const Call &call, const IndexRow<Arithmetic<In>> &state, const ChunkSum *sum,
+                             int64_t chunk, int64_t first, int64_t cols, const In *logits, In *grad) {
+  if (state.fill != Fill::kCompute) {
+    FillRow(grad, cols, state.fill == Fill::kNan ? kNan : 0.0);
+    return {};
   }
-  if (target >= 0 && target < cols) grad[target] = Narrow<In>(state.target_gradient);
+  if (state.exponentials != nullptr) {
+    return GradientFromExponentials(state.gradient, *sum, state.exponentials + first, grad, cols);
+  }
+  Reference kind = Reference::kExponent;
+  double origin = 0.0;
+  if ((state.logit_chunks >> chunk & 1) != 0) {
+    kind = Reference::kLogit;
+    origin = sum != nullptr ? sum->reference
+                            : call.kernels.sum->maximum[kDtypeOf<In>](logits, cols, state.target - first).max;
+  }
+  GradientFromLogits(*call.kernels.write, state.gradient, kind, origin, logits, grad, cols);
+  return {};
+}
+template <class In>
+void WriteTargetGradient(const IndexRow<Arithmetic<In>> &state, int64_t first, int64_t cols, In *grad) {
+  const int64_t target = state.target - first;
+  if (state.fill == Fill::kCompute && target >= 0 && target < cols) grad[target] = Narrow<In>(state.target_gradient);
 }
 
-// The task of summing `cols` columns from `first` on.
+// Sums `cols` columns; their exponentials are kept in `exponentials` where that is not null.
 template <class In>
-void SumIndexChunk(const Call &call, double target_logit, int64_t target, const In *logits, int64_t cols, In *grad,
-                   ChunkSum *sum) {
+void SumIndexChunk(const Call &call, double target_logit, int64_t target, const In *logits, int64_t cols,
+                   Arithmetic<In> *exponentials, ChunkSum *sum, const ScaleTask *meanwhile = nullptr) {
   using T = Arithmetic<In>;
   const double z = target_logit;
   // The target's logit is a good guess for its own chunk; for another one it may be far off, and shards of the
   // vocabulary would not know it there.
   const bool usable = target >= 0 && target < cols && z >= -Format<T>::kLimit && z <= Format<T>::kLimit;
-  call.kernels.sum->exp_sum[kDtypeOf<In>]({logits, cols, target, usable ? RoundedLog2(z) : kNan,
-                                           kKeepsExponentials<In> ? grad : nullptr, call.shares.other != 0.0},
-                                          sum);
+  call.kernels.sum->exp_sum[kDtypeOf<In>](
+      {logits, cols, target, usable ? RoundedLog2(z) : kNan, exponentials, call.shares.other != 0.0, meanwhile}, sum);
 }
 
 template <class In>
@@ -210,6 +215,9 @@ struct IndexJob {
       return false;
     }
     state.target_logit = static_cast<double>(Widen(call.Logits<In>(row)[state.target]));
+    if constexpr (kKeepsExponentials<In>) {
+      if (call.mode == Mode::kForwardBackward) state.exponentials = call.Grad<In>(row);
+    }
     if (call.mode == Mode::kBackward) {
       RestoreIndexRow(call, row, state);
       PrepareIndexGradient(call, row, state);
@@ -221,18 +229,43 @@ struct IndexJob {
   }
 
   void Chunk(int pass, int64_t row, int64_t chunk, Row &state, ChunkSum &sum) const {
+    if (pass == 0) return Sum(row, chunk, state, nullptr, &sum);
+    Rewrite(row, chunk, state, sum, [&](const ScaleTask &task) { call.kernels.write->scale[kDtypeOf<In>](task); });
+  }
+
+  // The first pass over a chunk, and meanwhile the last part of another row's second one.
+  void Sum(int64_t row, int64_t chunk, const Row &state, const ScaleTask *meanwhile, ChunkSum *sum) const {
+    const RowShape &shape = call.shape;
+    const int64_t first = chunk * shape.chunk_cols;
+    if (call.mode == Mode::kBackward || state.nan) {
+      if (meanwhile != nullptr) call.kernels.write->scale[kDtypeOf<In>](*meanwhile);
+      return;
+    }
+    T *const exponentials = state.exponentials == nullptr ? nullptr : state.exponentials + first;
+    SumIndexChunk(call, state.target_logit, state.target - first, call.Logits<In>(row) + first, shape.ColsOf(chunk),
+                  exponentials, sum, meanwhile);
+  }
+  // The second pass; scale(task) does its last part, where there is one.
+  template <class ScaleOne>
+  void Rewrite(int64_t row, int64_t chunk, const Row &state, const ChunkSum &sum, const ScaleOne &scale) const {
+    if (call.args.grad == nullptr) return scale(ScaleTask{});
     const RowShape &shape = call.shape;
     const int64_t first = chunk * shape.chunk_cols;
     const int64_t cols = shape.ColsOf(chunk);
-    const In *const logits = call.Logits<In>(row) + first;
-    In *const grad = call.args.grad == nullptr ? nullptr : call.Grad<In>(row) + first;
-    if (pass == 0) {
-      if (call.mode == Mode::kBackward || state.nan) return;
-      SumIndexChunk(call, state.target_logit, state.target - first, logits, cols, grad, &sum);
-    } else if (grad != nullptr) {
-      WriteIndexGradient(call, state, call.mode == Mode::kForwardBackward ? &sum : nullptr, chunk, first, cols, logits,
-                         grad);
-    }
+    In *const grad = call.Grad<In>(row) + first;
+    ScaleTask task = WriteIndexGradient(call, state, call.mode == Mode::kForwardBackward ? &sum : nullptr, chunk,
+                                        first, cols, call.Logits<In>(row) + first, grad);
+    task.stream = call.streams && task.exponentials != task.out;
+    scale(task);
+    WriteTargetGradient(state, first, cols, grad);
+  }
+
+  // Whether rows are worked on such that one's second pass runs beside the next one's first.
+  bool Overlaps() const { return call.mode == Mode::kForwardBackward && call.args.grad != nullptr; }
+  const Workspace &workspace() const { return call.workspace; }
+  // Another place for a row's exponentials, if it is one. In place they need none.
+  void KeepIn(void *slot, Row &state) const {
+    if (slot != nullptr && (!kKeepsExponentials<In> || !call.InPlace())) state.exponentials = static_cast<T *>(slot);
   }
 
   void Between(int pass, int64_t row, Row &state, const ChunkSum *sums) const {

@@ -42,7 +42,7 @@ void FillRow(In *row, int64_t cols, double value) {
 }
 inline constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-// Float32 and float64 keep the exponentials in the output; half precision would round them twice.
+// Float32 and float64 can keep the exponentials in the output; half precision would round them twice.
 template <class In>
 inline constexpr bool kKeepsExponentials = sizeof(In) == sizeof(Arithmetic<In>);
 
@@ -81,21 +81,28 @@ void FillWithoutProbability(const RowGradient<Arithmetic<In>> &row, In *out, int
   FillRow(out, cols, zero ? 0.0 : internal::Scale(-row.shift, row.lift));
 }
 
+// What turns a chunk's exponentials into its gradient; where none of them counts, that is done at once.
 template <class In>
-void GradientFromExponentials(const RowWriteKernels &kernels, const RowGradient<Arithmetic<In>> &row,
-                              const ChunkSum &chunk, In *values, int64_t cols) {
+ScaleTask GradientFromExponentials(const RowGradient<Arithmetic<In>> &row, const ChunkSum &chunk,
+                                   Arithmetic<In> *exponentials, In *out, int64_t cols) {
   using T = Arithmetic<In>;
   using F = Format<T>;
+  ScaleTask task{};
   // Nothing but zeros, whose reference may be far above the row's.
-  if (chunk.sum.hi == 0.0) return FillWithoutProbability(row, values, cols);
-  const Factor factor = FactorOf<T>(row.g, row.total, chunk.kind, chunk.reference);
+  const Factor factor = chunk.sum.hi == 0.0 ? Factor{} : FactorOf<T>(row.g, row.total, chunk.kind, chunk.reference);
   const int64_t exponent = factor.exponent - F::kBias;
   if (factor.mantissa == 0.0 || exponent < F::kSafeExponent - 2 * F::kMaxExponent) {
-    return FillWithoutProbability(row, values, cols);
+    FillWithoutProbability(row, out, cols);
+    return task;
   }
   const int64_t prescale = std::min<int64_t>(0, exponent - F::kSafeExponent);
   const double scale = internal::Scale(factor.mantissa, exponent - prescale);
-  kernels.scale[kDtypeOf<In>]({values, cols, static_cast<int>(prescale), {scale, row.shift, row.threshold, row.lift}});
+  task.exponentials = exponentials;
+  task.out = out;
+  task.cols = cols;
+  task.prescale = static_cast<int>(prescale);
+  task.map = {scale, row.shift, row.threshold, row.lift};
+  return task;
 }
 
 template <class In>

@@ -65,7 +65,7 @@ struct LogSumExpJob {
   bool Begin(int64_t /*row*/, Row & /*state*/) const { return true; }
   void Chunk(int /*pass*/, int64_t row, int64_t chunk, Row & /*state*/, ChunkSum &sum) const {
     kernels.sum->exp_sum[kDtypeOf<In>](
-        {x.Row(row) + chunk * shape.chunk_cols, shape.ColsOf(chunk), -1, kNan, nullptr, false}, &sum);
+        {x.Row(row) + chunk * shape.chunk_cols, shape.ColsOf(chunk), -1, kNan, nullptr, false, nullptr}, &sum);
   }
   void Between(int /*pass*/, int64_t row, Row & /*state*/, const ChunkSum *sums) const {
     const PlainSum<T> sum = SumChunks<T>(sums, shape.chunks);
@@ -107,11 +107,13 @@ struct SoftmaxJob {
     In *const out = y.Row(row) + chunk * shape.chunk_cols;
     const int64_t cols = shape.ColsOf(chunk);
     if (pass == 0) {
-      kernels.sum->exp_sum[kDtypeOf<In>]({in, cols, -1, kNan, kKeepsExponentials<In> ? out : nullptr, false}, &sum);
+      Arithmetic<In> *exponentials = nullptr;
+      if constexpr (kKeepsExponentials<In>) exponentials = out;
+      kernels.sum->exp_sum[kDtypeOf<In>]({in, cols, -1, kNan, exponentials, false, nullptr}, &sum);
     } else if (state.nan) {
       FillRow(out, cols, kNan);
     } else if constexpr (kKeepsExponentials<In>) {
-      GradientFromExponentials(*kernels.write, state.gradient, sum, out, cols);
+      kernels.write->scale[kDtypeOf<In>](GradientFromExponentials(state.gradient, sum, out, out, cols));
     } else {
       GradientFromLogits(*kernels.write, state.gradient, sum.kind, sum.reference, in, out, cols);
     }
@@ -160,7 +162,7 @@ struct LogSoftmaxJob {
       if (state.nan) return;
       const bool usable = state.max >= -Format<T>::kLimit && state.max <= Format<T>::kLimit;
       kernels.sum->exp_sum[kDtypeOf<In>](
-          {in, cols, state.argmax - first, usable ? RoundedLog2(state.max) : kNan, nullptr, false}, &sum);
+          {in, cols, state.argmax - first, usable ? RoundedLog2(state.max) : kNan, nullptr, false, nullptr}, &sum);
     } else if (state.nan) {
       FillRow(out, cols, kNan);
     } else {

@@ -18,6 +18,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "api/workspace.h"
+#include "hwy/cache_control.h"
 #include "kernels/row.h"
 #include "math/fp_mode.h"
 #include "parallel/parallel.h"
@@ -179,10 +181,48 @@ bool RunGroups(const RowShape &shape, int64_t task_rows, const xent_exec &exec, 
       &whole);
 }
 
+// One row's second pass beside the next one's first: what is arithmetic and what is memory fill each other's gaps. Only
+// for jobs of two passes that keep a row's exponentials between them, in a slot of the workspace or where the job says.
+template <class Job>
+XENT_NOINLINE void RunOverlappingRows(const Job &job, const RowShape &shape, int64_t first, int64_t end,
+                                      Groups<typename Job::Sums> &groups) {
+  typename Job::Row states[2];
+  typename Job::Part sums[2][kMaxChunks];
+  const Workspace::Slot slot(job.workspace());
+  int64_t waiting = -1;  // the row whose second pass is due
+  int now = 0;
+  for (int64_t row = first; row < end; ++row) {
+    typename Job::Row &state = states[now];
+    state = {};
+    if (!job.Begin(row, state)) continue;
+    job.KeepIn(slot.data(), state);
+    for (int64_t chunk = 0; chunk < shape.chunks; ++chunk) {
+      ChunkSum *const sum = &sums[now][chunk];
+      if (waiting < 0) {
+        job.Sum(row, chunk, state, nullptr, sum);
+      } else {
+        job.Rewrite(waiting, chunk, states[1 - now], sums[1 - now][chunk],
+                    [&](const ScaleTask &task) { job.Sum(row, chunk, state, task.cols > 0 ? &task : nullptr, sum); });
+      }
+    }
+    job.Between(0, row, state, sums[now]);
+    job.End(row, state, groups.Of(row));
+    waiting = row;
+    now = 1 - now;
+  }
+  for (int64_t chunk = 0; waiting >= 0 && chunk < shape.chunks; ++chunk) {
+    job.Chunk(1, waiting, chunk, states[1 - now], sums[1 - now][chunk]);
+  }
+  hwy::FlushStream();
+}
+
 template <class Job>
 bool RunWholeRows(const Job &job, const RowShape &shape, const xent_exec &exec, int32_t concurrency,
                   typename Job::Sums *totals) {
   const auto run = [&](int64_t first, int64_t end, Groups<typename Job::Sums> &groups) {
+    if constexpr (requires { job.Overlaps(); }) {
+      if (end - first > 1 && job.Overlaps()) return RunOverlappingRows(job, shape, first, end, groups);
+    }
     for (int64_t row = first; row < end; ++row) RunRow(job, shape, row, groups.Of(row));
   };
   return RunGroups(shape, 1, exec, concurrency, run, totals);

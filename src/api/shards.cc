@@ -299,6 +299,7 @@ bool Backward(const Call &call, const Slice &slice, const xent_exec &exec) {
     RestoreIndexRow(call, row, state);
     PrepareIndexGradient(call, row, state);
     WriteIndexGradient(call, state, nullptr, slice.Chunk(piece), first, cols, logits, grad);
+    WriteTargetGradient(state, first, cols, grad);
   });
 }
 

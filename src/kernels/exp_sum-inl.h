@@ -17,6 +17,7 @@
 #include "kernels/maximum-inl.h"
 #include "kernels/restore.h"
 #include "kernels/row.h"
+#include "kernels/scale-inl.h"
 #include "math/exp-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -82,8 +83,33 @@ HWY_INLINE void SumStep(const ExpRange<T> &range, T origin, const Z *z, T *out, 
   }
 }
 
-// Bytes ahead of the reads at which memory is asked for, into the second-level cache.
-inline constexpr int64_t kPrefetchBytes = 16 * 1024;
+// Bytes ahead of the reads at which memory is asked for, into the second-level cache and from there into the first, and
+// ahead of what is kept, for writing. docs/tuning.md has what they are worth.
+inline constexpr int64_t kFarBytes = 16 * 1024;
+inline constexpr int64_t kNearBytes = 1024;
+inline constexpr int64_t kKeepBytes = 1024;
+
+// Integer addresses: they may lie outside of any object, which a prefetch does not mind.
+template <int64_t kBytes>
+HWY_INLINE void PrefetchStep(const void *p) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(p);
+  for (int64_t byte = 0; byte < kBytes; byte += 64) {
+    __builtin_prefetch(reinterpret_cast<const void *>(address + kFarBytes + byte), 0, 2);
+    __builtin_prefetch(reinterpret_cast<const void *>(address + kNearBytes + byte), 0, 3);
+  }
+}
+template <int64_t kBytes>
+HWY_INLINE void PrefetchKept(const void *p) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(p) + kKeepBytes;
+  for (int64_t byte = 0; byte < kBytes; byte += 64) {
+#if HWY_ARCH_X86
+    // The compiler would take the instruction only with a flag that no target here has; processors without it ignore it.
+    asm volatile("prefetchw (%0)" : : "r"(address + byte));
+#else
+    __builtin_prefetch(reinterpret_cast<const void *>(address + byte), 1, 3);
+#endif
+  }
+}
 
 template <bool kShift, Keep kKeep, class In>
 struct SumBlockStep {
@@ -92,20 +118,22 @@ struct SumBlockStep {
   T origin;
   T *out, *saved;
   WideLanes<T> *sum;
+  Scaler<In> *meanwhile;  // null: nothing to do beside
+  int64_t first;          // the block's first column in the chunk, for `meanwhile`
 
   template <class Z>
   HWY_INLINE void operator()(const Z *z, int64_t col, int64_t count) {
-    // An integer address: it may lie outside of any object, which a prefetch does not mind.
-    const uintptr_t ahead = reinterpret_cast<uintptr_t>(z) + kPrefetchBytes;
-    for (size_t byte = 0; byte < kStep * sizeof(Z); byte += 64) {
-      __builtin_prefetch(reinterpret_cast<const void *>(ahead + byte), 0, 2);
-    }
+    PrefetchStep<kStep * sizeof(Z)>(z);
     if constexpr (kKeep != Keep::kNothing) {
-      if (HWY_UNLIKELY(count < kStep)) {  // only `count` columns exist; z is a copy, which takes all of them
-        T *const copy = const_cast<T *>(z);
-        SumStep<kShift, kKeep>(range, origin, z, copy, saved + col, *sum);
-        std::memcpy(out + col, copy, static_cast<size_t>(count) * sizeof(T));
-        return;
+      if (kKeep == Keep::kExponentials) PrefetchKept<kStep * sizeof(T)>(out + col);
+      if (meanwhile != nullptr) meanwhile->AdvanceTo(first + col + count);
+      if constexpr (sizeof(Z) == sizeof(T)) {
+        if (HWY_UNLIKELY(count < kStep)) {  // only `count` columns exist; z is a copy, which takes all of them
+          T *const copy = const_cast<T *>(z);
+          SumStep<kShift, kKeep>(range, origin, z, copy, saved + col, *sum);
+          std::memcpy(out + col, copy, static_cast<size_t>(count) * sizeof(T));
+          return;
+        }
       }
     }
     SumStep<kShift, kKeep>(range, origin, z, out + col, saved + col, *sum);
@@ -118,25 +146,32 @@ struct Destination {
   T *saved = nullptr;  // a block's logits, kStep more than it has; null unless they stand in `out`
 };
 
+// Another row's work, done up to the columns that are summed, of which the block begins with `first`.
+template <class In>
+struct Beside {
+  Scaler<In> *scaler = nullptr;
+  int64_t first = 0;
+};
+
 template <bool kShift, Keep kKeep, class In, class T = Arithmetic<In>>
 HWY_NOINLINE void SumBlockAs(const In *logits, int64_t cols, int64_t target, double reference, T origin,
-                             Destination<T> to, WideLanes<T> &sum) {
-  SumBlockStep<kShift, kKeep, In> step{ExpRange<T>(reference), origin, to.out, to.saved, &sum};
+                             Destination<T> to, Beside<In> beside, WideLanes<T> &sum) {
+  SumBlockStep<kShift, kKeep, In> step{ExpRange<T>(reference), origin, to.out, to.saved, &sum, beside.scaler,
+                                       beside.first};
   ForEachStep(logits, cols, target, -std::numeric_limits<T>::infinity(), step);
 }
 
 template <class In, class T = Arithmetic<In>>
 HWY_INLINE void SumBlock(const In *logits, int64_t cols, int64_t target, double reference, bool shift, T origin,
-                         Destination<T> to, WideLanes<T> &sum) {
+                         Destination<T> to, WideLanes<T> &sum, Beside<In> beside = {}) {
   auto sum_block = shift ? SumBlockAs<true, Keep::kNothing, In> : SumBlockAs<false, Keep::kNothing, In>;
-  if constexpr (sizeof(In) == sizeof(T)) {
-    if (to.saved != nullptr) {
-      sum_block = SumBlockAs<false, Keep::kInPlace, In>;
-    } else if (to.out != nullptr) {
-      sum_block = shift ? SumBlockAs<true, Keep::kExponentials, In> : SumBlockAs<false, Keep::kExponentials, In>;
-    }
+  if (to.out != nullptr) {
+    sum_block = shift ? SumBlockAs<true, Keep::kExponentials, In> : SumBlockAs<false, Keep::kExponentials, In>;
   }
-  sum_block(logits, cols, target, reference, origin, to, sum);
+  if constexpr (sizeof(In) == sizeof(T)) {
+    if (to.saved != nullptr) sum_block = SumBlockAs<false, Keep::kInPlace, In>;
+  }
+  sum_block(logits, cols, target, reference, origin, to, beside, sum);
 }
 
 // Sums (pivot - z) kSpreadScale: for float32 the differences are exact in double, for float64 what they lose is kept.
@@ -226,7 +261,7 @@ HWY_NOINLINE double Pivot(const In *logits, int64_t cols, int64_t target) {
 }
 
 template <class In>
-void ExpSum(const ExpSumTask &task, ChunkSum *out) {
+HWY_NOINLINE void ExpSumBeside(const ExpSumTask &task, Scaler<In> *scaler, ChunkSum *out) {
   using T = Arithmetic<In>;
   using F = Format<T>;
   const In *const logits = static_cast<const In *>(task.logits);
@@ -258,6 +293,7 @@ void ExpSum(const ExpSumTask &task, ChunkSum *out) {
     if (seen.nan || seen.max == std::numeric_limits<double>::infinity()) return find_special(seen);
     if (seen.max == -std::numeric_limits<double>::infinity()) {
       // Nothing but masked columns.
+      if (scaler != nullptr) scaler->AdvanceTo(cols);
       if (kept != nullptr) std::memset(kept, 0, static_cast<size_t>(cols) * sizeof(T));
       const bool only_target = cols == 1 && target == 0;
       if (!only_target) result.spread.hi = std::numeric_limits<double>::infinity();
@@ -300,7 +336,8 @@ void ExpSum(const ExpSumTask &task, ChunkSum *out) {
       SpreadBlock(logits + col, count, target - col, result.pivot, spread);  // nothing is redone now, nor saved
     }
     before = sum;
-    SumBlock(logits + col, count, target - col, reference, result.kind == Reference::kLogit, origin, to, sum);
+    SumBlock(logits + col, count, target - col, reference, result.kind == Reference::kLogit, origin, to, sum,
+             Beside<In>{scaler, col});
     if (HWY_UNLIKELY(!InRange(sum))) {
       if (save) std::memcpy(kept + col, saved, static_cast<size_t>(count) * sizeof(T));
       sum = before;
@@ -344,6 +381,14 @@ void ExpSum(const ExpSumTask &task, ChunkSum *out) {
   result.sum = sum.Total();
   if (task.spread) result.spread = AddOrOverflow(earlier_spread, spread.Total());
   *out = result;
+}
+
+template <class In>
+void ExpSum(const ExpSumTask &task, ChunkSum *out) {
+  if (task.meanwhile == nullptr) return ExpSumBeside<In>(task, nullptr, out);
+  Scaler<In> scaler(*task.meanwhile);
+  ExpSumBeside(task, &scaler, out);
+  scaler.AdvanceTo(task.meanwhile->cols);
 }
 
 }  // namespace HWY_NAMESPACE

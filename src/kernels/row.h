@@ -79,6 +79,22 @@ static_assert(sizeof(ChunkSum) == 64);
 // round(z log2 e): the reference exponent that a logit of at most kLimit gives.
 inline double RoundedLog2(double z) { return (z * kLog2E_F64_Hi + 0x1.8p52) - 0x1.8p52; }
 
+// x -> (x scale - shift) 2^lift, where magnitudes <= threshold before the lift become 0.
+struct AffineMap {
+  double scale, shift, threshold;
+  int lift;
+};
+
+// Stored exponentials -> gradient or softmax; no columns: nothing to do.
+struct ScaleTask {
+  void *exponentials;
+  void *out;  // may be the exponentials, else apart from them
+  int64_t cols;
+  int prescale;  // multiply the exponentials by 2^prescale first; magnitude at most twice the largest exponent
+  AffineMap map;
+  bool stream;  // past the caches: the caller fences
+};
+
 struct ExpSumTask {
   const void *logits;      // the chunk's first
   int64_t cols;            // of the chunk
@@ -86,20 +102,9 @@ struct ExpSumTask {
   double first_reference;  // an integer, or NaN: take it from the chunk
   void *exponentials;      // where to keep e^z, in the arithmetic type; may be logits; null: nowhere
   bool spread;
-};
-
-// x -> (x scale - shift) 2^lift, where magnitudes <= threshold before the lift become 0.
-struct AffineMap {
-  double scale, shift, threshold;
-  int lift;
-};
-
-// exponentials -> gradient, in place.
-struct ScaleTask {
-  void *values;
-  int64_t cols;
-  int prescale;  // multiply by 2^prescale first; magnitude at most twice the largest exponent
-  AffineMap map;
+  // Another row's chunk, of as many columns, to be scaled meanwhile, each part of it before this one's exponentials are
+  // stored there; or null.
+  const ScaleTask *meanwhile;
 };
 
 // logits -> gradient, the exponentials computed again with the given reference.
@@ -133,7 +138,7 @@ struct ExpSumKernels {
 };
 
 struct RowWriteKernels {
-  void (*scale[2])(const ScaleTask &);
+  void (*scale[kDtypes])(const ScaleTask &);
   void (*gradient[kDtypes])(const GradientTask &);
   // out = -((max - z) + delta): log-softmax, delta = log1p of the others' sum relative to the maximum.
   void (*log_softmax[kDtypes])(const void *logits, void *out, int64_t cols, double max, double delta);

@@ -1,5 +1,5 @@
-// What writes a row: gradients and softmax from stored or recomputed exponentials, log-softmax, and the way back
-// through both. Magnitudes up to the threshold (the smallest normal number) become +0 by a comparison, never by the
+// What writes a row: gradients and softmax from stored (scale-inl.h) or recomputed exponentials, log-softmax, and the
+// way back through both. Magnitudes up to the threshold (the smallest normal number) become +0 by a comparison, never by the
 // floating-point mode, whose rules differ between processors; NaN becomes the canonical one.
 #if defined(XENT_SRC_KERNELS_ROW_WRITE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_ROW_WRITE_INL_H_
@@ -14,6 +14,7 @@
 #include "kernels/lanes-inl.h"
 #include "kernels/load-inl.h"
 #include "kernels/row.h"
+#include "kernels/scale-inl.h"
 #include "math/exp-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -21,52 +22,9 @@ namespace xent::internal {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// AffineMap on vectors. The lift is for upstream gradients so small or large that shift or product would leave the
-// range of normal numbers though the result does not.
-template <class T>
-struct Affine {
-  T scale, shift, threshold, lift, lift_more;
-  bool lifted;
-
-  explicit Affine(const AffineMap &map)
-      : scale(static_cast<T>(map.scale)),
-        shift(static_cast<T>(map.shift)),
-        threshold(static_cast<T>(map.threshold)),
-        lift(static_cast<T>(PowerOfTwo(map.lift / 2))),
-        lift_more(static_cast<T>(PowerOfTwo(map.lift - map.lift / 2))),
-        lifted(map.lift != 0) {}
-
-  template <class D, class V = hn::Vec<D>>
-  HWY_INLINE V operator()(D d, V e) const {
-    V v = hn::MulSub(e, hn::Set(d, scale), hn::Set(d, shift));
-    v = hn::IfThenElseZero(hn::Gt(hn::Abs(v), hn::Set(d, threshold)), v);
-    if (lifted) v = hn::Mul(hn::Mul(v, hn::Set(d, lift)), hn::Set(d, lift_more));
-    return v;
-  }
-};
-
-template <class T>
+template <class Out>
 void Scale(const ScaleTask &task) {
-  T *const values = static_cast<T *>(task.values);
-  if (task.prescale != 0) ScaleByPower(values, task.cols, task.prescale);
-  const hn::CappedTag<T, kLanes> d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const Affine<T> finish(task.map);
-  int64_t i = 0;
-  for (; i + 4 * lanes <= task.cols; i += 4 * lanes) {
-    const auto v0 = finish(d, hn::LoadU(d, values + i));
-    const auto v1 = finish(d, hn::LoadU(d, values + i + lanes));
-    const auto v2 = finish(d, hn::LoadU(d, values + i + 2 * lanes));
-    const auto v3 = finish(d, hn::LoadU(d, values + i + 3 * lanes));
-    hn::StoreU(v0, d, values + i);
-    hn::StoreU(v1, d, values + i + lanes);
-    hn::StoreU(v2, d, values + i + 2 * lanes);
-    hn::StoreU(v3, d, values + i + 3 * lanes);
-  }
-  for (; i < task.cols; i += lanes) {
-    const size_t rest = HWY_MIN(static_cast<size_t>(lanes), static_cast<size_t>(task.cols - i));
-    hn::StoreN(finish(d, hn::LoadN(d, values + i, rest)), d, values + i, rest);
-  }
+  Scaler<Out>(task).AdvanceTo(task.cols);
 }
 
 template <class In>

@@ -14,7 +14,7 @@ namespace HWY_NAMESPACE {
 
 const RowWriteKernels *RowWriteTable() {
   static constexpr RowWriteKernels kTable = {
-      {Scale<float>, Scale<double>},
+      {Scale<float>, Scale<double>, Scale<Bf16>, Scale<F16>},
       {Gradient<float>, Gradient<double>, Gradient<Bf16>, Gradient<F16>},
       {LogSoftmax<float>, LogSoftmax<double>, LogSoftmax<Bf16>, LogSoftmax<F16>},
       {Dot<float>, Dot<double>, Dot<Bf16>, Dot<F16>},

@@ -73,8 +73,7 @@ void FinishIndexRow(const Call &call, int64_t row, int64_t pieces, const PieceOf
     }
   }
   if (!state.nan) {
-    state.others = {};
-    for (int64_t i = 0; i < pieces; ++i) state.others = Merge<T>(state.others, SumOfChunk<T>(*piece_of(i).sum));
+    state.others = MergeChunks<T>(pieces, [&](int64_t i) -> const ChunkSum & { return *piece_of(i).sum; });
     state.target_term = SumOfLogit<T>(state.target_logit);
     if (state.others.IsZero() && state.target_term.IsZero()) state.nan = true;  // a row of -inf
   }
@@ -215,6 +214,7 @@ struct IndexJob {
       return false;
     }
     state.target_logit = static_cast<double>(Widen(call.Logits<In>(row)[state.target]));
+    if (row + 1 < call.shape.rows) __builtin_prefetch(call.Logits<In>(row + 1) + call.Target(row + 1));
     if constexpr (kKeepsExponentials<In>) {
       if (call.mode == Mode::kForwardBackward) state.exponentials = call.Grad<In>(row);
     }

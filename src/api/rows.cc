@@ -45,7 +45,7 @@ PlainSum<T> SumChunks(const ChunkSum *sums, int64_t chunks) {
     if (sums[i].special == Special::kInfinity) result.infinity = true;
   }
   if (result.nan || result.infinity) return result;
-  for (int64_t i = 0; i < chunks; ++i) result.total = Merge<T>(result.total, SumOfChunk<T>(sums[i]));
+  result.total = MergeChunks<T>(chunks, [&](int64_t i) -> const ChunkSum & { return sums[i]; });
   return result;
 }
 

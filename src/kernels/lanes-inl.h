@@ -32,12 +32,13 @@ struct WideLanes {
       for (int64_t i = 0; i < kLanes; ++i) total = Add(total, FastTwoSum(lanes[i], lanes[kLanes + i]));
       return total;
     } else {
-      double sum[kLanes];
-      std::memcpy(sum, lanes, sizeof(sum));
-      for (int64_t width = kLanes / 2; width > 0; width /= 2) {
-        for (int64_t i = 0; i < width; ++i) sum[i] += sum[i + width];
+      // Halves added to halves, 16 to 8 to 4 to 2 to 1; the last three in registers, not through memory.
+      const hn::CappedTag<double, kLanes / 2> d;
+      HWY_ALIGN double s[kLanes / 2];
+      for (int64_t i = 0; i < kLanes / 2; i += static_cast<int64_t>(hn::Lanes(d))) {
+        hn::Store(hn::Add(hn::Load(d, lanes + i), hn::Load(d, lanes + kLanes / 2 + i)), d, s + i);
       }
-      return {sum[0], 0.0};
+      return {((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7])), 0.0};
     }
   }
 

@@ -87,7 +87,7 @@ struct AffineMap {
 
 // Stored exponentials -> gradient or softmax; no columns: nothing to do.
 struct ScaleTask {
-  void *exponentials;
+  const void *exponentials;
   void *out;  // may be the exponentials, else apart from them
   int64_t cols;
   int prescale;  // multiply the exponentials by 2^prescale first; magnitude at most twice the largest exponent

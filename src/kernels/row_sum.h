@@ -27,6 +27,28 @@ template <class T>
 RowSum<T> SumOfChunk(const ChunkSum &chunk);
 template <class T>
 RowSum<T> Merge(const RowSum<T> &a, const RowSum<T> &b);
+// Merge in order of `count` chunks, sum_of(i) the i-th; none is special.
+template <class T, class SumOf>
+RowSum<T> MergeChunks(int64_t count, const SumOf &sum_of) {
+  RowSum<T> total;
+  int64_t i = 0;
+  if constexpr (sizeof(Number<T>) == sizeof(double)) {
+    // The same additions relative to one reference, where no scaling leaves the range: a multiplication by a power of
+    // two commutes with their roundings.
+    double sum = 0.0, reference = 0.0;
+    for (; i < count; ++i) {
+      const ChunkSum &chunk = sum_of(i);
+      if (chunk.sum.hi == 0.0) continue;
+      if (sum == 0.0) reference = chunk.reference;
+      const double above = chunk.reference - reference;
+      if (chunk.kind == Reference::kLogit || !(above > -400.0 && above < 400.0)) break;
+      sum += chunk.sum.hi * PowerOfTwo(static_cast<int64_t>(above));
+    }
+    total = SumOfChunk<T>({reference, {sum, 0.0}, {}, 0.0, Reference::kExponent, Special::kNone});
+  }
+  for (; i < count; ++i) total = Merge<T>(total, SumOfChunk<T>(sum_of(i)));
+  return total;
+}
 // log of the sum, which is not zero.
 template <class T>
 Number<T> LogOfSum(const RowSum<T> &sum);

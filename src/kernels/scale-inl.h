@@ -50,13 +50,14 @@ class Scaler {
 
  public:
   explicit Scaler(const ScaleTask &task)
-      : source_(static_cast<T *>(task.exponentials)),
+      : source_(static_cast<const T *>(task.exponentials)),
         out_(static_cast<Out *>(task.out)),
         cols_(task.cols),
         stream_(task.stream),
-        finish_(task.map) {
-    if (task.prescale != 0 && cols_ > 0) ScaleByPower(source_, cols_, task.prescale);
-  }
+        prescaled_(task.prescale != 0),
+        prescale_(static_cast<T>(PowerOfTwo(task.prescale / 2))),
+        prescale_more_(static_cast<T>(PowerOfTwo(task.prescale - task.prescale / 2))),
+        finish_(task.map) {}
 
   // The columns up to `end`, and with streaming stores those of the cache line begun.
   HWY_INLINE void AdvanceTo(int64_t end) {
@@ -73,7 +74,7 @@ class Scaler {
         i = line;
       }
       for (; i + 4 * lanes <= end; i += 4 * lanes) Four<true>(i);
-      for (; i + lanes <= end; i += lanes) Write<true>(finish_(d, hn::LoadU(d, source_ + i)), i);
+      for (; i + lanes <= end; i += lanes) Write<true>(Finish(d, hn::LoadU(d, source_ + i)), i);
     } else {
       for (; i + 4 * lanes <= end; i += 4 * lanes) Four<false>(i);
     }
@@ -87,14 +88,19 @@ class Scaler {
     const uintptr_t address = reinterpret_cast<uintptr_t>(out_ + col);
     return static_cast<int64_t>((~address + 1) % kLineBytes / sizeof(Out));
   }
+  template <class D>
+  HWY_INLINE hn::Vec<D> Finish(D d, hn::Vec<D> e) const {
+    if (prescaled_) e = hn::Mul(hn::Mul(e, hn::Set(d, prescale_)), hn::Set(d, prescale_more_));
+    return finish_(d, e);
+  }
   template <bool kStream>
   HWY_INLINE void Four(int64_t i) {
     const hn::CappedTag<T, kLanes> d;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-    const auto v0 = finish_(d, hn::LoadU(d, source_ + i));
-    const auto v1 = finish_(d, hn::LoadU(d, source_ + i + lanes));
-    const auto v2 = finish_(d, hn::LoadU(d, source_ + i + 2 * lanes));
-    const auto v3 = finish_(d, hn::LoadU(d, source_ + i + 3 * lanes));
+    const auto v0 = Finish(d, hn::LoadU(d, source_ + i));
+    const auto v1 = Finish(d, hn::LoadU(d, source_ + i + lanes));
+    const auto v2 = Finish(d, hn::LoadU(d, source_ + i + 2 * lanes));
+    const auto v3 = Finish(d, hn::LoadU(d, source_ + i + 3 * lanes));
     Write<kStream>(v0, i);
     Write<kStream>(v1, i + lanes);
     Write<kStream>(v2, i + 2 * lanes);
@@ -114,7 +120,7 @@ class Scaler {
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
     for (; i < end; i += lanes) {
       const int64_t rest = HWY_MIN(lanes, end - i);
-      const auto v = finish_(d, hn::LoadN(d, source_ + i, static_cast<size_t>(rest)));
+      const auto v = Finish(d, hn::LoadN(d, source_ + i, static_cast<size_t>(rest)));
       if constexpr (kCanStream) {
         hn::StoreN(v, d, out_ + i, static_cast<size_t>(rest));
       } else {
@@ -128,10 +134,11 @@ class Scaler {
   static constexpr size_t kLineBytes = 64;
   static constexpr bool kCanStream = sizeof(Out) == sizeof(T);  // whole lines of half precision are two vectors
 
-  T *source_;
+  const T *source_;
   Out *out_;
   int64_t cols_, done_ = 0;
-  bool stream_;
+  bool stream_, prescaled_;
+  T prescale_, prescale_more_;
   Affine<T> finish_;
 };
 

@@ -267,6 +267,9 @@ xent_status CheckCall(const xent_cross_entropy *given, const xent_options *given
   XENT_RETURN_IF_ERROR(
       CheckArray(args.records, mode == Mode::kBackward ? args.rows : 0, alignof(Record), "records", error));
   if (mode != Mode::kForward) XENT_RETURN_IF_ERROR(CheckGradient(args, logits, &grad, error));
+  if (args.workspace == nullptr && args.workspace_bytes > 0) {
+    return Invalid(error, "workspace is NULL, expected memory of workspace_bytes, which is %zu", args.workspace_bytes);
+  }
   XENT_RETURN_IF_ERROR(CheckStatistics(*checked, error));
   const int64_t class_count =
       step == ShardStep::kForward || step == ShardStep::kBackward ? sharding.shard.total_cols : args.cols;

@@ -175,7 +175,7 @@ ScaleTask WriteIndexGradient(const Call &call, const IndexRow<Arithmetic<In>> &s
     origin = sum != nullptr ? sum->reference
                             : call.kernels.sum->maximum[kDtypeOf<In>](logits, cols, state.target - first).max;
   }
-  GradientFromLogits(*call.kernels.write, state.gradient, kind, origin, logits, grad, cols);
+  GradientFromLogits(*call.kernels.write, state.gradient, kind, origin, logits, grad, cols, call.streams);
   return {};
 }
 template <class In>

@@ -1,5 +1,6 @@
 // What the library says of itself, and the functions over arrays.
 #include "api/validate.h"
+#include "api/workspace.h"
 #include "kernels/dispatch.h"
 #include "math/fp_mode.h"
 #include "parallel/openmp.h"
@@ -39,6 +40,14 @@ const char *xent_unknown_max_target(void) noexcept { return xent::internal::Unkn
 int32_t xent_default_threads(void) noexcept { return xent::internal::OpenMpThreads(); }
 const char *xent_highway_version(void) noexcept { return xent::internal::HighwayVersion(); }
 int64_t xent_chunk_cols(int64_t cols) noexcept { return xent::internal::ChunkCols(cols); }
+
+size_t xent_workspace_bytes(int64_t cols, xent_dtype dtype, int32_t threads) noexcept {
+  using xent::internal::Workspace;
+  const bool known = dtype == XENT_F32 || dtype == XENT_F64 || dtype == XENT_BF16 || dtype == XENT_F16;
+  if (threads == 0) threads = xent_default_threads();
+  if (cols < 1 || cols > int64_t{1} << 40 || !known || threads < 1) return 0;
+  return Workspace::Bytes(cols * (dtype == XENT_F64 ? 8 : 4), threads);
+}
 
 const char *xent_status_string(xent_status status) noexcept {
   switch (status) {

@@ -107,7 +107,7 @@ ScaleTask GradientFromExponentials(const RowGradient<Arithmetic<In>> &row, const
 
 template <class In>
 void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithmetic<In>> &row, Reference kind,
-                        double origin, const In *logits, In *out, int64_t cols) {
+                        double origin, const In *logits, In *out, int64_t cols, bool stream = false) {
   using T = Arithmetic<In>;
   using F = Format<T>;
   if (kind == Reference::kExponent && row.total.logit) return FillWithoutProbability(row, out, cols);
@@ -124,7 +124,8 @@ void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithm
                                   kind,
                                   reference + static_cast<double>(raise),
                                   origin,
-                                  {scale, row.shift, row.threshold, row.lift}});
+                                  {scale, row.shift, row.threshold, row.lift},
+                                  stream});
 }
 
 }  // namespace xent::internal

@@ -103,20 +103,30 @@ struct SoftmaxJob {
 
   bool Begin(int64_t /*row*/, Row & /*state*/) const { return true; }
   void Chunk(int pass, int64_t row, int64_t chunk, Row &state, ChunkSum &sum) const {
-    const In *const in = x.Row(row) + chunk * shape.chunk_cols;
-    In *const out = y.Row(row) + chunk * shape.chunk_cols;
+    if (pass == 0) return Sum(row, chunk, state, nullptr, &sum);
+    Rewrite(row, chunk, state, sum, [&](const ScaleTask &task) { kernels.write->scale[kDtypeOf<In>](task); });
+  }
+  void Sum(int64_t row, int64_t chunk, const Row & /*state*/, const ScaleTask *meanwhile, ChunkSum *sum) const {
+    const int64_t first = chunk * shape.chunk_cols;
+    T *exponentials = nullptr;
+    if constexpr (kKeepsExponentials<In>) exponentials = y.Row(row) + first;
+    kernels.sum->exp_sum[kDtypeOf<In>](
+        {x.Row(row) + first, shape.ColsOf(chunk), -1, kNan, exponentials, false, meanwhile}, sum);
+  }
+  template <class ScaleOne>
+  void Rewrite(int64_t row, int64_t chunk, const Row &state, const ChunkSum &sum, const ScaleOne &scale) const {
+    const int64_t first = chunk * shape.chunk_cols;
     const int64_t cols = shape.ColsOf(chunk);
-    if (pass == 0) {
-      Arithmetic<In> *exponentials = nullptr;
-      if constexpr (kKeepsExponentials<In>) exponentials = out;
-      kernels.sum->exp_sum[kDtypeOf<In>]({in, cols, -1, kNan, exponentials, false, nullptr}, &sum);
-    } else if (state.nan) {
+    In *const out = y.Row(row) + first;
+    ScaleTask task{};
+    if (state.nan) {
       FillRow(out, cols, kNan);
     } else if constexpr (kKeepsExponentials<In>) {
-      kernels.write->scale[kDtypeOf<In>](GradientFromExponentials(state.gradient, sum, out, out, cols));
+      task = GradientFromExponentials(state.gradient, sum, out, out, cols);
     } else {
-      GradientFromLogits(*kernels.write, state.gradient, sum.kind, sum.reference, in, out, cols);
+      GradientFromLogits(*kernels.write, state.gradient, sum.kind, sum.reference, x.Row(row) + first, out, cols);
     }
+    scale(task);
   }
   void Between(int pass, int64_t /*row*/, Row &state, const ChunkSum *sums) const {
     if (pass != 0) return;
@@ -125,6 +135,10 @@ struct SoftmaxJob {
     if (!state.nan) state.gradient = MakeRowGradient<T>(sum.total, {1.0, 0}, 0.0);
   }
   void End(int64_t /*row*/, const Row & /*state*/, NoTotals & /*totals*/) const {}
+
+  bool Overlaps() const { return kKeepsExponentials<In>; }
+  static Workspace workspace() { return {nullptr, 0, 1}; }
+  static void KeepIn(void * /*slot*/, Row & /*state*/) {}
 };
 
 // The row's maximum stands where cross-entropy has its target: its own log-probability is -log1p of the others' sum.

@@ -12,6 +12,8 @@
 //     void Between(int pass, int64_t row, Row &, const Part *) const;
 //     void End(int64_t row, const Row &, Sums &) const;
 //   };
+//
+// A job may also say how its second pass over one row runs beside the first over the next: RunOverlappingRows.
 #ifndef XENT_SRC_API_RUN_ROWS_H_
 #define XENT_SRC_API_RUN_ROWS_H_
 
@@ -188,7 +190,8 @@ XENT_NOINLINE void RunOverlappingRows(const Job &job, const RowShape &shape, int
                                       Groups<typename Job::Sums> &groups) {
   typename Job::Row states[2];
   typename Job::Part sums[2][kMaxChunks];
-  const Workspace::Slot slot(job.workspace());
+  const Workspace &workspace = job.workspace();
+  const Workspace::Slot slot(workspace);
   int64_t waiting = -1;  // the row whose second pass is due
   int now = 0;
   for (int64_t row = first; row < end; ++row) {

@@ -83,34 +83,6 @@ HWY_INLINE void SumStep(const ExpRange<T> &range, T origin, const Z *z, T *out, 
   }
 }
 
-// Bytes ahead of the reads at which memory is asked for, into the second-level cache and from there into the first, and
-// ahead of what is kept, for writing. docs/tuning.md has what they are worth.
-inline constexpr int64_t kFarBytes = 16 * 1024;
-inline constexpr int64_t kNearBytes = 1024;
-inline constexpr int64_t kKeepBytes = 1024;
-
-// Integer addresses: they may lie outside of any object, which a prefetch does not mind.
-template <int64_t kBytes>
-HWY_INLINE void PrefetchStep(const void *p) {
-  const uintptr_t address = reinterpret_cast<uintptr_t>(p);
-  for (int64_t byte = 0; byte < kBytes; byte += 64) {
-    __builtin_prefetch(reinterpret_cast<const void *>(address + kFarBytes + byte), 0, 2);
-    __builtin_prefetch(reinterpret_cast<const void *>(address + kNearBytes + byte), 0, 3);
-  }
-}
-template <int64_t kBytes>
-HWY_INLINE void PrefetchKept(const void *p) {
-  const uintptr_t address = reinterpret_cast<uintptr_t>(p) + kKeepBytes;
-  for (int64_t byte = 0; byte < kBytes; byte += 64) {
-#if HWY_ARCH_X86
-    // The compiler would take the instruction only with a flag that no target here has; processors without it ignore it.
-    asm volatile("prefetchw (%0)" : : "r"(address + byte));
-#else
-    __builtin_prefetch(reinterpret_cast<const void *>(address + byte), 1, 3);
-#endif
-  }
-}
-
 template <bool kShift, Keep kKeep, class In>
 struct SumBlockStep {
   using T = Arithmetic<In>;
@@ -123,9 +95,8 @@ struct SumBlockStep {
 
   template <class Z>
   HWY_INLINE void operator()(const Z *z, int64_t col, int64_t count) {
-    PrefetchStep<kStep * sizeof(Z)>(z);
     if constexpr (kKeep != Keep::kNothing) {
-      if (kKeep == Keep::kExponentials) PrefetchKept<kStep * sizeof(T)>(out + col);
+      if (kKeep == Keep::kExponentials) PrefetchForWrite<kStep * sizeof(T)>(out + col);
       if (meanwhile != nullptr) meanwhile->AdvanceTo(first + col + count);
       if constexpr (sizeof(Z) == sizeof(T)) {
         if (HWY_UNLIKELY(count < kStep)) {  // only `count` columns exist; z is a copy, which takes all of them

@@ -122,6 +122,33 @@ HWY_INLINE void StoreAs([[maybe_unused]] D d, hn::Vec<D> v, F16 *p) {
 #endif
 }
 
+// Bytes ahead at which memory is asked for: into the second-level cache and from there into the first, or for writing.
+// docs/tuning.md has what that is worth.
+inline constexpr int64_t kFarBytes = 16 * 1024;
+inline constexpr int64_t kNearBytes = 1024;
+
+// Integer addresses: they may lie outside of any object, which a prefetch does not mind.
+template <int64_t kBytes>
+HWY_INLINE void PrefetchForRead(const void *p) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(p);
+  for (int64_t byte = 0; byte < kBytes; byte += 64) {
+    __builtin_prefetch(reinterpret_cast<const void *>(address + kFarBytes + byte), 0, 2);
+    __builtin_prefetch(reinterpret_cast<const void *>(address + kNearBytes + byte), 0, 3);
+  }
+}
+template <int64_t kBytes>
+HWY_INLINE void PrefetchForWrite(const void *p) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(p) + kNearBytes;
+  for (int64_t byte = 0; byte < kBytes; byte += 64) {
+#if HWY_ARCH_X86
+    // The compiler would take the instruction only with a flag that no target here has; processors without it ignore it.
+    asm volatile("prefetchw (%0)" : : "r"(address + byte));
+#else
+    __builtin_prefetch(reinterpret_cast<const void *>(address + byte), 1, 3);
+#endif
+  }
+}
+
 // Copies the first `count` <= kStep logits to `step`, with `pad` past the end and at the target.
 template <class In, class T = Arithmetic<In>>
 HWY_INLINE void CopyStep(const In *logits, int64_t count, int64_t target, T pad, T *step) {
@@ -145,6 +172,7 @@ HWY_INLINE void ForEachStep(const In *logits, int64_t cols, int64_t target, Arit
   HWY_ALIGN Arithmetic<In> copy[kStep];
   for (int64_t col = 0; col < cols; col += kStep) {
     const int64_t count = HWY_MIN(cols - col, kStep);
+    PrefetchForRead<kStep * sizeof(In)>(logits + col);
     const bool whole = count == kStep && static_cast<uint64_t>(target - col) >= static_cast<uint64_t>(kStep);
     if (HWY_UNLIKELY(!whole)) CopyStep(logits + col, count, target - col, pad, copy);
     if constexpr (sizeof(In) == sizeof(Arithmetic<In>)) {

@@ -116,6 +116,7 @@ struct GradientTask {
   double reference;  // integer that exponents count from, for either kind
   double origin;     // kLogit: the chunk's maximum
   AffineMap map;
+  bool stream;  // past the caches where it can be: the caller fences
 };
 
 struct Extreme {

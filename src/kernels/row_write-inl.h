@@ -35,16 +35,21 @@ struct GradientStep {
   T origin;
   Affine<T> finish;
   In *out;
+  bool stream;
 
   template <class Z>
   HWY_INLINE void operator()(const Z *z, int64_t col, int64_t count) {
-    if (count == kStep) return Run(z, out + col);
+    if (count == kStep) {
+      if (stream) return Run<true>(z, out + col);
+      PrefetchForWrite<kStep * sizeof(In)>(out + col);
+      return Run<false>(z, out + col);
+    }
     HWY_ALIGN In kept[kStep];
-    Run(z, kept);
+    Run<false>(z, kept);
     std::memcpy(static_cast<void *>(out + col), kept, static_cast<size_t>(count) * sizeof(In));
   }
 
-  template <class Z>
+  template <bool kStream, class Z>
   HWY_INLINE void Run(const Z *z, In *to) {
     const hn::CappedTag<T, kLanes> d;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -61,19 +66,24 @@ struct GradientStep {
         e3 = hn::Sub(e3, c);
       }
       ExpFour(d, range, e0, e1, e2, e3);
-      StoreAs(d, finish(d, e0), to + i);
-      StoreAs(d, finish(d, e1), to + i + lanes);
-      StoreAs(d, finish(d, e2), to + i + 2 * lanes);
-      StoreAs(d, finish(d, e3), to + i + 3 * lanes);
+      Write<kStream>(d, finish(d, e0), to + i);
+      Write<kStream>(d, finish(d, e1), to + i + lanes);
+      Write<kStream>(d, finish(d, e2), to + i + 2 * lanes);
+      Write<kStream>(d, finish(d, e3), to + i + 3 * lanes);
     }
   }
 };
+
+// Streaming stores need whole vectors of memory.
+inline bool Streams(const GradientTask &task) {
+  return task.stream && reinterpret_cast<uintptr_t>(task.gradient) % (kLanes * sizeof(float)) == 0;
+}
 
 template <class In>
 void Gradient(const GradientTask &task) {
   using T = Arithmetic<In>;
   GradientStep<In> step{ExpRange<T>(task.reference), task.kind == Reference::kLogit, static_cast<T>(task.origin),
-                        Affine<T>(task.map), static_cast<In *>(task.gradient)};
+                        Affine<T>(task.map), static_cast<In *>(task.gradient), Streams(task)};
   ForEachStep(static_cast<const In *>(task.logits), task.cols, int64_t{-1}, -std::numeric_limits<T>::infinity(), step);
 }
 
@@ -109,7 +119,11 @@ template <class In, class Step>
 HWY_INLINE void ForEachPairOfSteps(const In *a, const In *b, int64_t cols, Step &step) {
   using T = Arithmetic<In>;
   int64_t col = 0;
-  for (; col + kStep <= cols; col += kStep) step(a + col, b + col, col, kStep);
+  for (; col + kStep <= cols; col += kStep) {
+    PrefetchForRead<kStep * sizeof(In)>(a + col);
+    PrefetchForRead<kStep * sizeof(In)>(b + col);
+    step(a + col, b + col, col, kStep);
+  }
   if (col < cols) {
     HWY_ALIGN T copy_a[kStep];
     HWY_ALIGN T copy_b[kStep];

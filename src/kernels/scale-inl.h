@@ -42,6 +42,16 @@ struct Affine {
   }
 };
 
+// A store past the caches where the type allows it: vectors of half precision are half as long as what streams well.
+template <bool kStream, class D, class Out>
+HWY_INLINE void Write(D d, hn::Vec<D> v, Out *out) {
+  if constexpr (kStream && sizeof(Out) == sizeof(hn::TFromD<D>)) {
+    hn::Stream(v, d, out);
+  } else {
+    StoreAs(d, v, out);
+  }
+}
+
 // Does a ScaleTask bit by bit, so that it can run beside other work: while one row's exponentials are summed, which is
 // arithmetic, those of the row before are scaled, which is memory.
 template <class Out>
@@ -74,7 +84,7 @@ class Scaler {
         i = line;
       }
       for (; i + 4 * lanes <= end; i += 4 * lanes) Four<true>(i);
-      for (; i + lanes <= end; i += lanes) Write<true>(Finish(d, hn::LoadU(d, source_ + i)), i);
+      for (; i + lanes <= end; i += lanes) Write<true>(d, Finish(d, hn::LoadU(d, source_ + i)), out_ + i);
     } else {
       for (; i + 4 * lanes <= end; i += 4 * lanes) Four<false>(i);
     }
@@ -101,19 +111,10 @@ class Scaler {
     const auto v1 = Finish(d, hn::LoadU(d, source_ + i + lanes));
     const auto v2 = Finish(d, hn::LoadU(d, source_ + i + 2 * lanes));
     const auto v3 = Finish(d, hn::LoadU(d, source_ + i + 3 * lanes));
-    Write<kStream>(v0, i);
-    Write<kStream>(v1, i + lanes);
-    Write<kStream>(v2, i + 2 * lanes);
-    Write<kStream>(v3, i + 3 * lanes);
-  }
-  template <bool kStream, class V>
-  HWY_INLINE void Write(V v, int64_t i) {
-    const hn::CappedTag<T, kLanes> d;
-    if constexpr (kStream && kCanStream) {
-      hn::Stream(v, d, out_ + i);
-    } else {
-      StoreAs(d, v, out_ + i);
-    }
+    Write<kStream>(d, v0, out_ + i);
+    Write<kStream>(d, v1, out_ + i + lanes);
+    Write<kStream>(d, v2, out_ + i + 2 * lanes);
+    Write<kStream>(d, v3, out_ + i + 3 * lanes);
   }
   HWY_INLINE void Partial(int64_t i, int64_t end) {
     const hn::CappedTag<T, kLanes> d;

@@ -260,6 +260,7 @@ struct IndexJob {
     WriteTargetGradient(state, first, cols, grad);
   }
 
+  bool Streams() const { return call.streams; }
   // Whether rows are worked on such that one's second pass runs beside the next one's first.
   bool Overlaps() const { return call.mode == Mode::kForwardBackward && call.args.grad != nullptr; }
   const Workspace &workspace() const { return call.workspace; }

@@ -189,7 +189,7 @@ template <class Job>
 XENT_NOINLINE void RunOverlappingRows(const Job &job, const RowShape &shape, int64_t first, int64_t end,
                                       Groups<typename Job::Sums> &groups) {
   typename Job::Row states[2];
-  typename Job::Part sums[2][kMaxChunks];
+  typename Job::Part sums[kMaxChunks];  // the waiting row's; each chunk's is read before the next row's takes its place
   const Workspace &workspace = job.workspace();
   const Workspace::Slot slot(workspace);
   int64_t waiting = -1;  // the row whose second pass is due
@@ -200,23 +200,30 @@ XENT_NOINLINE void RunOverlappingRows(const Job &job, const RowShape &shape, int
     if (!job.Begin(row, state)) continue;
     job.KeepIn(slot.data(), state);
     for (int64_t chunk = 0; chunk < shape.chunks; ++chunk) {
-      ChunkSum *const sum = &sums[now][chunk];
+      ChunkSum *const sum = &sums[chunk];
       if (waiting < 0) {
         job.Sum(row, chunk, state, nullptr, sum);
       } else {
-        job.Rewrite(waiting, chunk, states[1 - now], sums[1 - now][chunk],
+        job.Rewrite(waiting, chunk, states[1 - now], *sum,
                     [&](const ScaleTask &task) { job.Sum(row, chunk, state, task.cols > 0 ? &task : nullptr, sum); });
       }
     }
-    job.Between(0, row, state, sums[now]);
+    job.Between(0, row, state, sums);
     job.End(row, state, groups.Of(row));
     waiting = row;
     now = 1 - now;
   }
   for (int64_t chunk = 0; waiting >= 0 && chunk < shape.chunks; ++chunk) {
-    job.Chunk(1, waiting, chunk, states[1 - now], sums[1 - now][chunk]);
+    job.Chunk(1, waiting, chunk, states[1 - now], sums[chunk]);
   }
-  hwy::FlushStream();
+}
+
+// Streaming stores are seen by other threads only after a fence: one at the end of each task.
+template <class Job>
+void Fence(const Job &job) {
+  if constexpr (requires { job.Streams(); }) {
+    if (job.Streams()) hwy::FlushStream();
+  }
 }
 
 template <class Job>
@@ -224,9 +231,13 @@ bool RunWholeRows(const Job &job, const RowShape &shape, const xent_exec &exec, 
                   typename Job::Sums *totals) {
   const auto run = [&](int64_t first, int64_t end, Groups<typename Job::Sums> &groups) {
     if constexpr (requires { job.Overlaps(); }) {
-      if (end - first > 1 && job.Overlaps()) return RunOverlappingRows(job, shape, first, end, groups);
+      if (end - first > 1 && job.Overlaps()) {
+        RunOverlappingRows(job, shape, first, end, groups);
+        return Fence(job);
+      }
     }
     for (int64_t row = first; row < end; ++row) RunRow(job, shape, row, groups.Of(row));
+    Fence(job);
   };
   return RunGroups(shape, 1, exec, concurrency, run, totals);
 }
@@ -251,6 +262,7 @@ XENT_NOINLINE bool RunSplitRows(const Job &job, const RowShape &shape, const xen
     const int64_t slot = task / w.shape.chunks;
     const int64_t chunk = task % w.shape.chunks;
     w.job.Chunk(w.pass, w.rows[slot], chunk, w.states[slot], w.sums[slot][chunk]);
+    Fence(w.job);
   };
   for (int64_t next = 0; next < shape.rows;) {
     for (work.count = 0; work.count < kSplit && next < shape.rows; ++next) {

@@ -300,6 +300,7 @@ bool Backward(const Call &call, const Slice &slice, const xent_exec &exec) {
     PrepareIndexGradient(call, row, state);
     WriteIndexGradient(call, state, nullptr, slice.Chunk(piece), first, cols, logits, grad);
     WriteTargetGradient(state, first, cols, grad);
+    if (call.streams) hwy::FlushStream();
   });
 }
 

@@ -14,11 +14,11 @@ template <class T>
 struct IndexRow {
   int64_t target;
   double target_logit;
-  bool nan;
   RowSum<T> others, target_term;
-  T loss;
   Number<T> nll;  // unrounded, for the perplexity
+  T loss;
   uint16_t logit_chunks;
+  bool nan;
   Fill fill;
   RowGradient<T> gradient;
   T target_gradient;
@@ -210,7 +210,7 @@ struct IndexJob {
   bool Begin(int64_t row, Row &state) const {
     state.target = call.Target(row);
     if (call.IsIgnored(state.target)) {
-      WriteIgnoredRow<In>(call, row, [&] { return SumRow<In>(call, row, call.args.lse != nullptr); });
+      Ignore(row);
       return false;
     }
     state.target_logit = static_cast<double>(Widen(call.Logits<In>(row)[state.target]));
@@ -223,9 +223,16 @@ struct IndexJob {
       PrepareIndexGradient(call, row, state);
     } else {
       state.nan = !(state.target_logit < kInfinity);
-      if (call.wants_statistics) WriteStatistics<In>(call, row, SumRow<In>(call, row), state.target);
+      if (call.wants_statistics) Describe(row, state.target);
     }
     return true;
+  }
+  // Not inline: their frames are not to lie below those of the kernels.
+  XENT_NOINLINE void Ignore(int64_t row) const {
+    WriteIgnoredRow<In>(call, row, [&] { return SumRow<In>(call, row, call.args.lse != nullptr); });
+  }
+  XENT_NOINLINE void Describe(int64_t row, int64_t target) const {
+    WriteStatistics<In>(call, row, SumRow<In>(call, row), target);
   }
 
   void Chunk(int pass, int64_t row, int64_t chunk, Row &state, ChunkSum &sum) const {
@@ -269,7 +276,8 @@ struct IndexJob {
     if (slot != nullptr && (!kKeepsExponentials<In> || !call.InPlace())) state.exponentials = static_cast<T *>(slot);
   }
 
-  void Between(int pass, int64_t row, Row &state, const ChunkSum *sums) const {
+  // Neither is inline, for the same reason.
+  XENT_NOINLINE void Between(int pass, int64_t row, Row &state, const ChunkSum *sums) const {
     if (pass != 0 || call.mode == Mode::kBackward) return;
     const RowShape &shape = call.shape;
     FinishIndexRow(
@@ -281,7 +289,7 @@ struct IndexJob {
     if (call.mode == Mode::kForwardBackward) PrepareIndexGradient(call, row, state);
   }
 
-  void End(int64_t row, const Row &state, Totals &totals) const {
+  XENT_NOINLINE void End(int64_t row, const Row &state, Totals &totals) const {
     if (call.WritesGradients()) call.FillPadding<In>(row);
     if (call.mode != Mode::kBackward)
       totals.Add({{static_cast<double>(state.loss), 0.0}, call.args.perplexity != nullptr ? Wide{state.nll} : Wide{}});

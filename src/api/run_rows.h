@@ -19,6 +19,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 
 #include "api/workspace.h"
 #include "hwy/cache_control.h"
@@ -195,8 +196,7 @@ XENT_NOINLINE void RunOverlappingRows(const Job &job, const RowShape &shape, int
   int64_t waiting = -1;  // the row whose second pass is due
   int now = 0;
   for (int64_t row = first; row < end; ++row) {
-    typename Job::Row &state = states[now];
-    state = {};
+    typename Job::Row &state = *std::construct_at(&states[now]);
     if (!job.Begin(row, state)) continue;
     job.KeepIn(slot.data(), state);
     for (int64_t chunk = 0; chunk < shape.chunks; ++chunk) {

@@ -1,5 +1,5 @@
-// The caller's workspace: room for the exponentials of one row, for as many tasks at once as it holds. A task that finds
-// none free does without, with the same bits.
+// The caller's workspace: room for the exponentials of one row, for as many tasks at once as it holds, and before it a
+// bit for each that is free. A task that finds none does without, with the same bits.
 #ifndef XENT_SRC_API_WORKSPACE_H_
 #define XENT_SRC_API_WORKSPACE_H_
 
@@ -8,28 +8,25 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <new>
 
 namespace xent::internal {
 
 class Workspace {
  public:
-  static constexpr int64_t kAlignment = 64;
-  static constexpr int64_t kMaxSlots = 256;  // at most as many tasks run at once
-
   // With which every task of as many threads finds a slot, wherever the memory begins.
   static size_t Bytes(int64_t row_bytes, int32_t threads) {
-    return static_cast<size_t>(SlotBytes(row_bytes) * std::min<int64_t>(threads, kMaxSlots) + kAlignment - 1);
+    return static_cast<size_t>(kHeader + SlotBytes(row_bytes) * std::min<int64_t>(threads, kMaxSlots) + kAlignment - 1);
   }
 
   Workspace(void *memory, size_t bytes, int64_t row_bytes) : slot_bytes_(SlotBytes(row_bytes)) {
-    const uintptr_t address = reinterpret_cast<uintptr_t>(memory);
-    const size_t skip = (~address + 1) % kAlignment;
-    if (memory == nullptr || bytes < skip) return;
+    const size_t skip = (~reinterpret_cast<uintptr_t>(memory) + 1) % kAlignment;
+    if (memory == nullptr || bytes < skip + kHeader + static_cast<size_t>(slot_bytes_)) return;
     base_ = static_cast<char *>(memory) + skip;
-    int64_t slots = std::min<int64_t>(static_cast<int64_t>((bytes - skip) / static_cast<size_t>(slot_bytes_)), kMaxSlots);
-    for (auto &word : free_) {
+    int64_t slots = static_cast<int64_t>((bytes - skip - kHeader) / static_cast<size_t>(slot_bytes_));
+    for (int64_t i = 0; i < kWords; ++i) {
       const int64_t here = std::min(slots, kWordSlots);
-      word.store(here == kWordSlots ? ~uint64_t{0} : (uint64_t{1} << here) - 1, std::memory_order_relaxed);
+      new (base_ + i * 8) std::atomic<uint64_t>(here == kWordSlots ? ~uint64_t{0} : (uint64_t{1} << here) - 1);
       slots -= here;
     }
   }
@@ -38,8 +35,8 @@ class Workspace {
   class Slot {
    public:
     explicit Slot(const Workspace &workspace) : workspace_(workspace) {
-      for (int64_t i = 0; index_ < 0 && i < kMaxSlots / kWordSlots; ++i) {
-        std::atomic<uint64_t> &word = workspace.free_[i];
+      for (int64_t i = 0; workspace.base_ != nullptr && index_ < 0 && i < kWords; ++i) {
+        std::atomic<uint64_t> &word = workspace.Word(i);
         uint64_t free = word.load(std::memory_order_relaxed);
         while (free != 0 && !word.compare_exchange_weak(free, free & (free - 1), std::memory_order_acquire)) {
         }
@@ -48,12 +45,12 @@ class Workspace {
     }
     ~Slot() {
       if (index_ < 0) return;
-      workspace_.free_[index_ / kWordSlots].fetch_or(uint64_t{1} << index_ % kWordSlots, std::memory_order_release);
+      workspace_.Word(index_ / kWordSlots).fetch_or(uint64_t{1} << index_ % kWordSlots, std::memory_order_release);
     }
     Slot(const Slot &) = delete;
     Slot &operator=(const Slot &) = delete;
 
-    void *data() const { return index_ < 0 ? nullptr : workspace_.base_ + index_ * workspace_.slot_bytes_; }
+    void *data() const { return index_ < 0 ? nullptr : workspace_.base_ + kHeader + index_ * workspace_.slot_bytes_; }
 
    private:
     const Workspace &workspace_;
@@ -61,12 +58,19 @@ class Workspace {
   };
 
  private:
-  static constexpr int64_t kWordSlots = 64;
+  static constexpr int64_t kAlignment = 64;
+  static constexpr int64_t kMaxSlots = 256;  // at most as many tasks run at once
+  static constexpr int64_t kWordSlots = 64, kWords = kMaxSlots / kWordSlots;
+  static constexpr int64_t kHeader = kAlignment;
+  static_assert(sizeof(std::atomic<uint64_t>) == 8 && 8 * kWords <= kHeader);
+
   static int64_t SlotBytes(int64_t row_bytes) { return (row_bytes + kAlignment - 1) / kAlignment * kAlignment; }
+  std::atomic<uint64_t> &Word(int64_t i) const {
+    return *std::launder(reinterpret_cast<std::atomic<uint64_t> *>(base_ + i * 8));
+  }
 
   int64_t slot_bytes_;
   char *base_ = nullptr;
-  mutable std::atomic<uint64_t> free_[kMaxSlots / kWordSlots] = {};
 };
 
 }  // namespace xent::internal

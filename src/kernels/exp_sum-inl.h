@@ -283,7 +283,7 @@ HWY_NOINLINE void ExpSumBeside(const ExpSumTask &task, Scaler<In> *scaler, Chunk
 
   WideLanes<T> sum, before, spread;
   Wide earlier_spread;
-  constexpr int64_t kBlockCols = sizeof(T) == 8 ? 3 * kStep : kBlock;  // of no consequence but for the stack
+  constexpr int64_t kBlockCols = kBlock * sizeof(float) / sizeof(T);
   HWY_ALIGN T saved[kBlockCols];  // in place only: the block's logits, should it be redone
   constexpr double peek_none = -std::numeric_limits<double>::infinity();
   const auto raise = [&](int64_t col, double new_reference) {

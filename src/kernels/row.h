@@ -90,9 +90,9 @@ struct ScaleTask {
   const void *exponentials;
   void *out;  // may be the exponentials, else apart from them
   int64_t cols;
-  int prescale;  // multiply the exponentials by 2^prescale first; magnitude at most twice the largest exponent
   AffineMap map;
-  bool stream;  // past the caches: the caller fences
+  int prescale;  // multiply the exponentials by 2^prescale first; magnitude at most twice the largest exponent
+  bool stream;   // past the caches: the caller fences
 };
 
 struct ExpSumTask {

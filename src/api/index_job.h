@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "api/cross_entropy_call.h"
+#include "api/small_rows.h"
 #include "api/statistics.h"
 
 namespace xent::internal {
@@ -267,6 +268,13 @@ struct IndexJob {
     WriteTargetGradient(state, first, cols, grad);
   }
 
+  // Rows so short that many are done at once; false: these are not.
+  bool RunSmall(int64_t first, int64_t end, Groups<Totals> &groups) const {
+    Factor g{};
+    if (!TakesSmallRows<In>(call, &g)) return false;
+    RunSmallRows<In>(*this, g, first, end, groups);
+    return true;
+  }
   bool Streams() const { return call.streams; }
   // Whether rows are worked on such that one's second pass runs beside the next one's first.
   bool Overlaps() const { return call.mode == Mode::kForwardBackward && call.args.grad != nullptr; }

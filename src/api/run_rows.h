@@ -111,15 +111,28 @@ class Groups {
 
   // The sums that `row` is added to.
   Sums &Of(int64_t row) {
-    if (row >= end_row_) {
-      Flush();
-      group_ = row / group_rows_;
-      end_row_ = (group_ + 1) * group_rows_;
-    }
+    Begin(row);
+    exact_ = false;
     return current_;
   }
 
+  // Adds what rows [first, last] come to at once; false, and nothing is added, where that might differ from adding them
+  // one by one. `sum` is a multiple of 2^-36 below 2^16, and so is whatever was added before of these: all exact.
+  bool AddExactly(int64_t first, int64_t last, double sum) {
+    Begin(first);
+    if (!exact_ || last >= end_row_) return false;
+    current_.loss = Add(current_.loss, {sum, 0.0});
+    return true;
+  }
+
  private:
+  void Begin(int64_t row) {
+    if (row < end_row_) return;
+    Flush();
+    group_ = row / group_rows_;
+    end_row_ = (group_ + 1) * group_rows_;
+    exact_ = true;
+  }
   void Flush() {
     if (group_ < 0) return;
     if (totals_ != nullptr) {
@@ -135,6 +148,7 @@ class Groups {
   typename Sums::Slot *slots_;
   Sums current_;
   int64_t group_ = -1, end_row_ = 0;
+  bool exact_ = true;  // nothing has been added to `current_` but by AddExactly
 };
 
 template <class Sums, class RunRange>
@@ -230,6 +244,9 @@ template <class Job>
 bool RunWholeRows(const Job &job, const RowShape &shape, const xent_exec &exec, int32_t concurrency,
                   typename Job::Sums *totals) {
   const auto run = [&](int64_t first, int64_t end, Groups<typename Job::Sums> &groups) {
+    if constexpr (requires { job.RunSmall(first, end, groups); }) {
+      if (job.RunSmall(first, end, groups)) return;
+    }
     if constexpr (requires { job.Overlaps(); }) {
       if (end - first > 1 && job.Overlaps()) {
         RunOverlappingRows(job, shape, first, end, groups);

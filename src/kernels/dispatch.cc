@@ -35,7 +35,8 @@ struct Registry {
                             RowWriteKernelsOf(target),
                             GeneralKernelsOf(target),
                             BinaryKernelsOf(target),
-                            DivergenceKernelsOf(target)};
+                            DivergenceKernelsOf(target),
+                            SmallRowsKernelsOf(target)};
       if (kernels.array == nullptr || count == kMaxTargets) continue;
       compiled[count] = kernels;
       available[count] = (supported & target) != 0;

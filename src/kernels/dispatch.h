@@ -8,6 +8,7 @@
 #include "kernels/divergence.h"
 #include "kernels/general.h"
 #include "kernels/row.h"
+#include "kernels/small_rows.h"
 #include "math/array.h"
 
 namespace xent::internal {
@@ -20,6 +21,7 @@ struct Kernels {
   const GeneralKernels *general;
   const BinaryKernels *binary;
   const DivergenceKernels *divergence;
+  const SmallRowsKernels *small_rows;
 };
 
 // The best that the processor has, capped by XENT_MAX_TARGET as the process's first call found it.

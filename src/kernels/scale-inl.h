@@ -33,6 +33,14 @@ struct Affine {
         lift_more(static_cast<T>(PowerOfTwo(map.lift - map.lift / 2))),
         lifted(map.lift != 0) {}
 
+  explicit Affine(T by)
+      : scale(by),
+        shift(0),
+        threshold(static_cast<T>(PowerOfTwo(Format<T>::kMinExponent))),
+        lift(1),
+        lift_more(1),
+        lifted(false) {}
+
   template <class D, class V = hn::Vec<D>>
   HWY_INLINE V operator()(D d, V e) const {
     V v = hn::MulSub(e, hn::Set(d, scale), hn::Set(d, shift));
@@ -68,6 +76,16 @@ class Scaler {
         prescale_(static_cast<T>(PowerOfTwo(task.prescale / 2))),
         prescale_more_(static_cast<T>(PowerOfTwo(task.prescale - task.prescale / 2))),
         finish_(task.map) {}
+  // In place by three factors, the first two powers of two.
+  Scaler(T *values, int64_t cols, T prescale, T prescale_more, T scale)
+      : source_(values),
+        out_(values),
+        cols_(cols),
+        stream_(false),
+        prescaled_(prescale_more != T{1}),
+        prescale_(prescale),
+        prescale_more_(prescale_more),
+        finish_(scale) {}
 
   // The columns up to `end`, and with streaming stores those of the cache line begun.
   HWY_INLINE void AdvanceTo(int64_t end) {

@@ -69,18 +69,32 @@ struct ExpRange {
     origin = static_cast<T>(F::kRound - (kScalef ? reference - Format<T>::kBias : zero_field));
   }
 
+  // A range may also have values of its own in each lane: whatever has these three.
+  template <class D>
+  HWY_INLINE hn::Vec<D> Lo(D d) const {
+    return hn::Set(d, lo);
+  }
+  template <class D>
+  HWY_INLINE hn::Vec<D> Hi(D d) const {
+    return hn::Set(d, hi);
+  }
+  template <class D>
+  HWY_INLINE hn::Vec<D> Origin(D d) const {
+    return hn::Set(d, origin);
+  }
+
   T lo, hi, origin;
 };
 
 // Both clamps let NaN through to a result that no later test can take for a sum: on x86 min and max return their second
 // operand where one is NaN, elsewhere comparisons are used.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V ClampArgument(D d, const ExpRange<hn::TFromD<D>> &range, V z) {
-  const V lo = hn::Set(d, range.lo);
-  if constexpr (ExpRange<hn::TFromD<D>>::kScalef) {
+template <class D, class Range, class V = hn::Vec<D>>
+HWY_INLINE V ClampArgument(D d, const Range &range, V z) {
+  const V lo = range.Lo(d);
+  if constexpr (Range::kScalef) {
     return hn::Max(lo, z);
   } else {
-    const V hi = hn::Set(d, range.hi);
+    const V hi = range.Hi(d);
 #if HWY_ARCH_X86
     return hn::Max(hn::Min(z, hi), lo);
 #else
@@ -155,13 +169,13 @@ HWY_INLINE V ReducedExp(D d, double origin, V z, V *m) {
 #if HWY_NATIVE_FMA
 
 // Four vectors in lockstep: one chain of dependent operations after the other would starve the scheduler.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE void ExpFour(D d, const ExpRange<hn::TFromD<D>> &range, V &z0, V &z1, V &z2, V &z3) {
+template <class D, class Range, class V = hn::Vec<D>>
+HWY_INLINE void ExpFour(D d, const Range &range, V &z0, V &z1, V &z2, V &z3) {
   using T = hn::TFromD<D>;
   using F = ExpFormat<T>;
   const V log2e_hi = hn::Set(d, F::kLog2EHi);
   const V log2e_lo = hn::Set(d, F::kLog2ELo);
-  const V origin = hn::Set(d, range.origin);
+  const V origin = range.Origin(d);
   z0 = ClampArgument(d, range, z0);
   z1 = ClampArgument(d, range, z1);
   z2 = ClampArgument(d, range, z2);
@@ -214,8 +228,8 @@ HWY_INLINE V Exp2InDouble(D d, V z, V *n) {
   return p;
 }
 
-template <class D, class V = hn::Vec<D>, HWY_IF_F32_D(D)>
-HWY_INLINE V ExpOne(D d, const ExpRange<float> &range, V z) {
+template <class D, class Range, class V = hn::Vec<D>, HWY_IF_F32_D(D)>
+HWY_INLINE V ExpOne(D d, const Range &range, V z) {
   const hn::RepartitionToWide<D> dd;
   const hn::Half<D> dh;
   z = ClampArgument(d, range, z);
@@ -224,7 +238,7 @@ HWY_INLINE V ExpOne(D d, const ExpRange<float> &range, V z) {
   const auto p_hi = Exp2InDouble(dd, hn::PromoteUpperTo(dd, z), &n_hi);
   const V n = hn::Combine(d, hn::DemoteTo(dh, n_hi), hn::DemoteTo(dh, n_lo));
   const V p = hn::Combine(d, hn::DemoteTo(dh, p_hi), hn::DemoteTo(dh, p_lo));
-  return ScaleByExponent(d, p, hn::Add(n, hn::Set(d, range.origin)));
+  return ScaleByExponent(d, p, hn::Add(n, range.Origin(d)));
 }
 
 template <class D, class V = hn::Vec<D>, HWY_IF_F64_D(D)>
@@ -234,8 +248,8 @@ HWY_INLINE V ExpOne(D d, const ExpRange<double> &range, V z) {
   return ScaleByExponent(d, p, m);
 }
 
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE void ExpFour(D d, const ExpRange<hn::TFromD<D>> &range, V &z0, V &z1, V &z2, V &z3) {
+template <class D, class Range, class V = hn::Vec<D>>
+HWY_INLINE void ExpFour(D d, const Range &range, V &z0, V &z1, V &z2, V &z3) {
   z0 = ExpOne(d, range, z0);
   z1 = ExpOne(d, range, z1);
   z2 = ExpOne(d, range, z2);

@@ -27,11 +27,12 @@ class FpMode {
  public:
   explicit FpMode(Subnormals subnormals) {
 #if defined(__x86_64__) || defined(_M_X64)
-    // Writing the register waits for what is under way; reading it does not.
+    // Writing the register waits for what is under way, and so does reading its flags.
     saved_ = _mm_getcsr();
     const unsigned wanted = subnormals == Subnormals::kFlush ? 0x1f80u | 0x8000u | 0x0040u : 0x1f80u;
     constexpr unsigned kFlags = 0x3f;
-    if ((saved_ & ~kFlags) != wanted) _mm_setcsr(wanted);
+    changed_ = (saved_ & ~kFlags) != wanted;
+    if (changed_) _mm_setcsr(wanted);
 #elif defined(__aarch64__)
     asm volatile("mrs %0, fpcr" : "=r"(saved_));
     asm volatile("mrs %0, fpsr" : "=r"(saved_flags_));
@@ -43,7 +44,7 @@ class FpMode {
   }
   ~FpMode() {
 #if defined(__x86_64__) || defined(_M_X64)
-    if (_mm_getcsr() != saved_) _mm_setcsr(saved_);
+    if (changed_ || _mm_getcsr() != saved_) _mm_setcsr(saved_);
 #elif defined(__aarch64__)
     asm volatile("msr fpcr, %0" : : "r"(saved_));
     asm volatile("msr fpsr, %0" : : "r"(saved_flags_));
@@ -55,6 +56,7 @@ class FpMode {
  private:
 #if defined(__x86_64__) || defined(_M_X64)
   unsigned saved_;
+  bool changed_;
 #elif defined(__aarch64__)
   uint64_t saved_, saved_flags_;
 #endif

@@ -162,22 +162,24 @@ struct Exponential {
   N mantissa;
   int64_t exponent;
 };
+// 1 / i!
+inline constexpr auto kInverseFactorial = [] {
+  std::array<double, 18> c{1.0};
+  double factorial = 1.0;
+  for (int i = 1; i < 18; ++i) c[static_cast<size_t>(i)] = 1.0 / (factorial *= i);
+  return c;
+}();
+// Terms of the series of exp r, |r| <= 0.35: the last left out is below 2^-55, in Wide below 2^-70.
+template <class N>
+inline constexpr int kExpTerms = sizeof(N) == sizeof(double) ? 14 : 18;
 template <class N>
 Exponential<N> Exp(N x) {
-  // Terms of the series of exp r, |r| <= 0.35: the last left out is below 2^-55, in Wide below 2^-70.
-  constexpr int kTerms = sizeof(N) == sizeof(double) ? 14 : 18;
-  constexpr auto kInverseFactorial = [] {
-    std::array<double, kTerms> c{1.0};
-    double factorial = 1.0;
-    for (int i = 1; i < kTerms; ++i) c[i] = 1.0 / (factorial *= i);
-    return c;
-  }();
   // Adding and subtracting 1.5 * 2^52 rounds to the nearest integer.
   const double k = (Value(x) * kLog2E_F64_Hi + 0x1.8p52) - 0x1.8p52;
   const N r = Subtract(x, MultiplyLn2<N>(k));
   // The first three terms wide, the rest, below 2^-7, in double.
   double p = 0.0;
-  for (int i = kTerms - 1; i >= 3; --i) p = p * Value(r) + kInverseFactorial[i];
+  for (int i = kExpTerms<N> - 1; i >= 3; --i) p = p * Value(r) + kInverseFactorial[i];
   const N square = Multiply(r, r);
   const N head = Add(Add(N{1.0}, r), Scale(square, -1));
   return {Add(head, N{Value(r) * Value(square) * p}), static_cast<int64_t>(k)};

@@ -44,18 +44,18 @@ int32_t Concurrency(const xent_exec &exec) {
 }
 
 bool ParallelFor(const xent_exec &exec, int32_t concurrency, int64_t n, xent_task task, void *arg) {
+  if (n <= 1 || (exec.mode != XENT_EXEC_CALLER && concurrency <= 1)) {
+    for (int64_t i = 0; i < n; ++i) task(arg, i);  // in the mode that the caller has set
+    return true;
+  }
   Job job{task, arg, n, {}};
-  if (exec.mode == XENT_EXEC_CALLER && n > 1) {
+  if (exec.mode == XENT_EXEC_CALLER) {
     exec.parallel_for(exec.ctx, n, RunTaskOnce, &job);
     int64_t done = 0;
     for (const auto &word : job.done) done += __builtin_popcountll(word.load(std::memory_order_acquire));
     return done == n;
   }
-  if (n > 1 && concurrency > 1) {
-    OpenMpFor(concurrency < n ? concurrency : static_cast<int32_t>(n), n, RunTask, &job);
-  } else {
-    for (int64_t i = 0; i < n; ++i) RunTask(&job, i);
-  }
+  OpenMpFor(concurrency < n ? concurrency : static_cast<int32_t>(n), n, RunTask, &job);
   return true;
 }
 

@@ -1,4 +1,5 @@
-// Runs tasks by the caller's execution policy. Each task runs in the floating-point mode that flushes subnormals.
+// Runs tasks by the caller's execution policy. Each runs in the floating-point mode that flushes subnormals; who calls
+// has set it for the calling thread.
 #ifndef XENT_SRC_PARALLEL_PARALLEL_H_
 #define XENT_SRC_PARALLEL_PARALLEL_H_
 

@@ -1,0 +1,31 @@
+// Compiles small_rows-inl.h for every target.
+#include "kernels/small_rows.h"
+
+#include "math/target_list.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/small_rows.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+#include "kernels/small_rows-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace xent::internal {
+namespace HWY_NAMESPACE {
+
+const SmallRowsKernels *SmallRowsTable() {
+  static constexpr SmallRowsKernels kTable = {{RunSmallRows<float>, nullptr, RunSmallRows<Bf16>, RunSmallRows<F16>}};
+  return &kTable;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace xent::internal
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace xent::internal {
+const SmallRowsKernels *SmallRowsKernelsOf(int64_t target) {
+  XENT_TABLE_OF_TARGET(SmallRowsKernels, SmallRowsTable, target)
+}
+}  // namespace xent::internal
+#endif

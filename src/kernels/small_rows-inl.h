@@ -346,6 +346,7 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
         sums[i] = lanes.Total().hi;
       } else if (to.saved != nullptr) {
         std::memcpy(to.out, memory, static_cast<size_t>(cols) * sizeof(float));
+        to.out[task.targets[i]] = static_cast<float>(target_logits[i]);  // saved as what stood for it
       }
     }
     for (int64_t i = task.count; i < kTile; ++i) sums[i] = 0.0;

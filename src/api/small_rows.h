@@ -43,7 +43,7 @@ inline void WriteSmallRows(const Call &call, const SmallRowsTask &task, const Sm
     if ((rows.done >> i & 1) == 0) continue;
     const int64_t row = row_of[i];
     Call::Write(call.args.losses, row, rows.loss[i]);
-    Call::Write(call.args.lse, row, rows.lse[i]);
+    if (task.wants_lse) Call::Write(call.args.lse, row, rows.lse[i]);
     Call::Write(call.args.logprobs, row, 0.0f - rows.loss[i]);
     if (call.args.records != nullptr) {
       Record record = Record::Make(call.args.dtype, Record::kLive);
@@ -64,6 +64,7 @@ XENT_NOINLINE void RunSmallRows(const Job &job, const Factor &g, int64_t first, 
   int64_t row_of[kTile];
   task.cols = call.shape.cols;
   task.wants_gradient = call.args.grad != nullptr;
+  task.wants_lse = call.args.lse != nullptr;
   task.g = g;
   for (int64_t row = first; row < end;) {
     task.count = 0;

@@ -101,7 +101,21 @@ HWY_INLINE void StoreRounded(D d, V x, float *to) {
 // A row's reference exponent and what goes with it, a lane a row.
 struct LaneRanges {
   HWY_ALIGN double reference[kTile];
-  HWY_ALIGN float lo[kTile], hi[kTile], origin[kTile];
+  // An ExpRange's, and when the sums are there what the exponentials are multiplied by: twice by powers of two that keep
+  // the last factor in range.
+  union {
+    HWY_ALIGN float lo[kTile];
+    float first[kTile];
+  };
+  union {
+    HWY_ALIGN float hi[kTile];
+    float second[kTile];
+  };
+  union {
+    HWY_ALIGN float origin[kTile];
+    float scale[kTile];
+  };
+  HWY_ALIGN float target[kTile];  // the gradient there
 };
 // As ExpRange has them, of RoundedLog2 of the targets' logits.
 HWY_INLINE void FindRanges(const double *target_logits, LaneRanges *ranges) {
@@ -145,17 +159,12 @@ struct LaneRange {
   }
 };
 
-// What the gradient's exponentials are multiplied by: twice by powers of two that keep the last factor's range.
-struct LaneScales {
-  HWY_ALIGN float first[kTile], second[kTile], scale[kTile], target[kTile];
-};
-
 // Exponentials as large as this relative to the target's row could have had their reference raised on the other way.
 inline constexpr double kSmallSumLimit = 0x1p18;
 
 // From others' sums (relative to the ranges' references) and the targets' logits to all that is known of the rows.
 HWY_NOINLINE void FinishSmallRows(const SmallRowsTask &task, const double *target_logits, const double *sums,
-                                  const LaneRanges &ranges, SmallRows *out, LaneScales *scales) {
+                                  SmallRows *out, LaneRanges *ranges) {
   using F = Format<float>;
   const hn::CappedTag<double, kTile> d;
   const hn::Rebind<float, decltype(d)> df;
@@ -163,7 +172,7 @@ HWY_NOINLINE void FinishSmallRows(const SmallRowsTask &task, const double *targe
   const auto zero = hn::Zero(d);
   for (int64_t i = 0; i < task.count; i += lanes) {
     const auto z = hn::Load(d, target_logits + i);
-    const auto reference = hn::Load(d, ranges.reference + i);
+    const auto reference = hn::Load(d, ranges->reference + i);
     auto t_ref = zero;
     auto t = ExpOfEach(d, z, &t_ref);
     NormaliseEach(d, &t, &t_ref);
@@ -180,6 +189,7 @@ HWY_NOINLINE void FinishSmallRows(const SmallRowsTask &task, const double *targe
     const auto nll = hn::IfThenZeroElse(alone, LogOfEach<false>(d, ratio));
     hn::StoreU(nll, d, out->nll + i);
     StoreRounded(d, nll, out->loss + i);
+    if (!task.wants_gradient && !task.wants_lse) continue;
 
     const auto t_above = hn::Gt(t_ref, o_ref);
     auto total_ref = hn::IfThenElse(t_above, t_ref, o_ref);
@@ -189,9 +199,10 @@ HWY_NOINLINE void FinishSmallRows(const SmallRowsTask &task, const double *targe
     NormaliseEach(d, &total, &total_ref);
     total = hn::IfThenElse(alone, t, total);
     total_ref = hn::IfThenElse(alone, t_ref, total_ref);
-    const auto lse = hn::Add(hn::Mul(total_ref, hn::Set(d, kLn2_F64_Hi)), LogOfEach<true>(d, total));
-    StoreRounded(d, hn::IfThenElse(alone, z, lse), out->lse + i);
-
+    if (task.wants_lse) {
+      const auto lse = hn::Add(hn::Mul(total_ref, hn::Set(d, kLn2_F64_Hi)), LogOfEach<true>(d, total));
+      StoreRounded(d, hn::IfThenElse(alone, z, lse), out->lse + i);
+    }
     if (!task.wants_gradient) continue;
     const auto g = hn::Set(d, task.g.mantissa);
     const auto g_exponent = hn::Set(d, static_cast<double>(task.g.exponent));
@@ -203,20 +214,20 @@ HWY_NOINLINE void FinishSmallRows(const SmallRowsTask &task, const double *targe
                                   hn::Set(d, static_cast<double>(F::kBias)));
     const auto prescale = hn::Min(zero, hn::Sub(exponent, hn::Set(d, static_cast<double>(F::kSafeExponent))));
     const auto half = hn::Trunc(hn::Mul(prescale, hn::Set(d, 0.5)));
-    hn::StoreU(hn::DemoteTo(df, PowerOfTwoOfEach(d, half)), df, scales->first + i);
-    hn::StoreU(hn::DemoteTo(df, PowerOfTwoOfEach(d, hn::Sub(prescale, half))), df, scales->second + i);
+    hn::StoreU(hn::DemoteTo(df, PowerOfTwoOfEach(d, half)), df, ranges->first + i);
+    hn::StoreU(hn::DemoteTo(df, PowerOfTwoOfEach(d, hn::Sub(prescale, half))), df, ranges->second + i);
     hn::StoreU(hn::DemoteTo(df, hn::Mul(mantissa, PowerOfTwoOfEach(d, hn::Sub(exponent, prescale)))), df,
-               scales->scale + i);
+               ranges->scale + i);
     // ScaledRatio: p_t - 1 is -(the others' sum) / total.
     const auto share = hn::Mul(hn::Div(o, total), hn::Neg(g));
     const auto target = hn::Mul(share, PowerOfTwoOfEach(d, hn::Add(hn::Sub(o_ref, total_ref), g_exponent)));
-    StoreRounded(d, hn::IfThenZeroElse(alone, target), scales->target + i);
+    StoreRounded(d, hn::IfThenZeroElse(alone, target), ranges->target + i);
   }
 }
 
 // Exponentials of the tile's columns, column by column kTile rows, in place of the logits; the sums of the others.
 // False in `good`: not in range, or NaN.
-HWY_INLINE void SumColumns(float *tile, int64_t cols, const LaneRanges &ranges, double *sums, float *good) {
+HWY_NOINLINE void SumColumns(float *tile, int64_t cols, const LaneRanges &ranges, double *sums, float *good) {
   const hn::CappedTag<float, kTile> d;
   const hn::RepartitionToWide<decltype(d)> dd;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -270,7 +281,7 @@ HWY_INLINE void SumColumns(float *tile, int64_t cols, const LaneRanges &ranges, 
 }
 
 template <class In>
-HWY_INLINE void ScaleColumns(const SmallRowsTask &task, const LaneScales &scales, uint32_t done, float *tile) {
+HWY_NOINLINE void ScaleColumns(const SmallRowsTask &task, const LaneRanges &scales, uint32_t done, float *tile) {
   const hn::CappedTag<float, kTile> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto threshold = hn::Set(d, static_cast<float>(PowerOfTwo(Format<float>::kMinExponent)));
@@ -297,7 +308,6 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
   using F = Format<float>;
   const int64_t cols = task.cols;
   LaneRanges ranges;
-  LaneScales scales;
   HWY_ALIGN double target_logits[kTile];
   HWY_ALIGN double sums[kTile];
   HWY_ALIGN float good[kTile];
@@ -353,15 +363,15 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
   }
   done &= usable;
   out->done = done;
-  FinishSmallRows(task, target_logits, sums, ranges, out, &scales);
+  FinishSmallRows(task, target_logits, sums, out, &ranges);
   if (!task.wants_gradient) return;
-  if (cols <= kMaxTransposedCols) return ScaleColumns<In>(task, scales, done, memory);
+  if (cols <= kMaxTransposedCols) return ScaleColumns<In>(task, ranges, done, memory);
   for (int64_t i = 0; i < task.count; ++i) {
     if ((done >> i & 1) == 0) continue;
     if constexpr (sizeof(In) == sizeof(float)) {  // longer rows of half precision are not asked for their gradients
       In *const gradient = static_cast<In *>(task.gradients[i]);
-      Scaler<In>(gradient, cols, scales.first[i], scales.second[i], scales.scale[i]).AdvanceTo(cols);
-      gradient[task.targets[i]] = scales.target[i];
+      Scaler<In>(gradient, cols, ranges.first[i], ranges.second[i], ranges.scale[i]).AdvanceTo(cols);
+      gradient[task.targets[i]] = ranges.target[i];
     }
   }
 }

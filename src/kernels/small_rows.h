@@ -22,7 +22,7 @@ struct SmallRowsTask {
   const void *logits[kTile];
   int64_t targets[kTile];
   void *gradients[kTile];  // may be the logits
-  bool wants_gradient;
+  bool wants_gradient, wants_lse;
   Factor g;  // of the gradient g (p - y), as PrepareIndexGradient has it
 };
 

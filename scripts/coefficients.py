@@ -190,6 +190,14 @@ def log_fit(terms):
     return Fit(lambda w: (ratio(w) - 2) / w, lambda w: w / ratio(w), w_max / 10**6, w_max, terms)
 
 
+def log1p_fit(terms):
+    """P of log(1+x) = x*P(x) for 0 <= x <= 1, by its relative error."""
+    def ratio(x):
+        return mpmath.log1p(x) / x if x else mpf(1)
+
+    return Fit(ratio, lambda x: 1 / ratio(x), 0, 1, terms)
+
+
 # ---- float32 evaluation ------------------------------------------------------------------------------------------
 
 
@@ -399,6 +407,16 @@ def generate():
     log_f64 = fit_log.solve_rounded([], to_double)
     error_log = fit_log.max_error(log_f64)
 
+    for terms in range(8, 12):
+        fit_log1p = log1p_fit(terms)
+        ideal_log1p = fit_log1p.max_error(fit_log1p.solve([1.0]))
+        if ideal_log1p < mpf(2) ** -27:
+            break
+    else:
+        raise ArithmeticError("log1p: no number of terms is accurate enough")
+    log1p_f32 = fit_log1p.solve_rounded([1.0], to_single)
+    error_log1p = fit_log1p.max_error(log1p_f32)
+
     log2e_f32 = split(log2e, 2, to_single)
     log2e_f64 = split(log2e, 3, to_double)
     ln2_f64 = split(ln2, 3, to_double)
@@ -441,6 +459,12 @@ def generate():
         )
         + "\n"
         + array("kLogF64", log_f64),
+        comment(
+            f"""P in log(1+x) = x*P(x) for 0 <= x <= 1, float32, c0 exactly 1. Relative error in exact arithmetic
+            {power_of_two(error_log1p)} (minimax of this degree: {power_of_two(ideal_log1p)})."""
+        )
+        + "\n"
+        + array("kLog1pF32", log1p_f32, single=True),
         comment("log2(e) as unevaluated sums: each part is the rounding of what the parts before leave.")
         + "\n"
         + scalars([("kLog2E_F32_Hi", log2e_f32[0]), ("kLog2E_F32_Lo", log2e_f32[1])], single=True)

@@ -21,6 +21,7 @@
 
 #include "hwy/highway.h"
 #include "kernels/binary.h"
+#include "kernels/binary_plain-inl.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/load-inl.h"
 #include "math/exp-inl.h"
@@ -30,8 +31,6 @@ HWY_BEFORE_NAMESPACE();
 namespace xent::internal {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-inline constexpr int64_t kBinaryStep = 4 * kLanes;
 
 // Adjacent elements of a call as doubles, and what comes of them. Factors that are absent are not read.
 struct BinaryStep {
@@ -584,35 +583,129 @@ void ReadFactors(const BinaryTask &task, int64_t index, BinaryStep &step) {
   }
 }
 
+// How much of a task float32 lanes do.
+struct PlainTask {
+  bool losses = false, grad = false;
+  float scale = 0.0f, scale_lo = 0.0f;  // of the gradient
+
+  PlainTask(const BinaryTask &task, Wide inverse) {
+    if (!HWY_NATIVE_FMA || task.probabilities || task.focal || task.targets_dtype == kF64) return;
+    if (task.pos_weight != nullptr || task.class_weights != nullptr || task.row_weights != nullptr) return;
+    if (task.element_weights.data != nullptr) return;
+    losses = true;
+    if (task.upstream_kind != BinaryUpstream::kOne && task.upstream_kind != BinaryUpstream::kScalar) return;
+    double factor = inverse.hi;
+    if (task.upstream_kind == BinaryUpstream::kScalar) {
+      factor *= static_cast<double>(*static_cast<const float *>(task.upstream.data));
+    }
+    factor = Scale(factor, -task.denominator.exponent);
+    // A larger one would bring back what exponentials below the normal range are worth.
+    const double magnitude = factor < 0.0 ? -factor : factor;
+    grad = magnitude >= 0x1p-100 && magnitude <= 1.0;
+    if (!grad) return;
+    scale = static_cast<float>(factor);
+    scale_lo = static_cast<float>(factor - static_cast<double>(scale));
+  }
+};
+
+// A step in which the float32 lanes do what they can, LogitsStep the rest.
+inline void PlainStep(const BinaryTask &task, const PlainTask &plain, BinaryStep &step) {
+  HWY_ALIGN float x[kBinaryStep], y[kBinaryStep], losses[kBinaryStep], grad[kBinaryStep];
+  bool usual[kBinaryStep];
+  bool all = plain.grad || task.grad.data == nullptr;
+  for (int64_t i = 0; i < kBinaryStep; ++i) {
+    usual[i] = i < step.padded && step.x[i] == step.x[i] && step.y[i] - step.y[i] == 0.0;
+    all = all && (usual[i] || i >= step.padded);
+    x[i] = usual[i] ? static_cast<float>(step.x[i]) : 0.0f;
+    y[i] = usual[i] ? static_cast<float>(step.y[i]) : 0.0f;
+  }
+  if (!all || task.target_grad.data != nullptr) LogitsStep<false>(task, step);
+  PlainElements<float, float>({plain.scale, plain.scale_lo, losses, plain.grad ? grad : nullptr, nullptr}, x, y,
+                              kBinaryStep);
+  for (int64_t i = 0; i < step.padded; ++i) {
+    if (!usual[i]) continue;
+    step.loss[i] = static_cast<double>(losses[i]);
+    if (plain.grad) step.grad[i] = static_cast<double>(grad[i]);
+  }
+}
+
+// The elements from `index` on, where they are adjacent in memory; the number done.
+template <class In, class Y>
+int64_t PlainInMemory(const BinaryTask &task, const PlainTask &plain, int64_t index, int64_t end,
+                      WideLanes<float> &sum) {
+  float *const losses = static_cast<float *>(task.losses.data);
+  In *const grad = static_cast<In *>(task.grad.data);
+  const PlainOutputs<In> out{plain.scale, plain.scale_lo, losses == nullptr ? nullptr : losses + index,
+                             grad == nullptr ? nullptr : grad + index, task.sum ? &sum : nullptr};
+  return PlainElements(out, static_cast<const In *>(task.input.data) + index,
+                       static_cast<const Y *>(task.targets.data) + index, end - index);
+}
+
+using PlainInMemoryFunction = int64_t (*)(const BinaryTask &, const PlainTask &, int64_t, int64_t, WideLanes<float> &);
+
+// Null: step by step.
+inline PlainInMemoryFunction PlainInMemoryOf(const BinaryTask &task, const PlainTask &plain) {
+  const int64_t block = task.layout.length * task.layout.lines;
+  const auto adjacent = [&](const auto &matrix) { return matrix.data == nullptr || matrix.stride == block; };
+  if (!plain.losses || (task.grad.data != nullptr && !plain.grad) || task.target_grad.data != nullptr) return nullptr;
+  if (!adjacent(task.input) || !adjacent(task.targets) || !adjacent(task.losses) || !adjacent(task.grad)) {
+    return nullptr;
+  }
+  const bool same = task.targets_dtype == task.dtype;
+  if (!same && task.targets_dtype != kF32) return nullptr;
+  switch (task.dtype) {
+    case kBf16:
+      return same ? PlainInMemory<Bf16, Bf16> : PlainInMemory<Bf16, float>;
+    case kF16:
+      return same ? PlainInMemory<F16, F16> : PlainInMemory<F16, float>;
+    default:
+      return PlainInMemory<float, float>;
+  }
+}
+
+template <class T>
+void BinaryElementsStep(const BinaryTask &task, [[maybe_unused]] const PlainTask &plain, int64_t index,
+                        BinaryStep &step, WideLanes<T> &sum) {
+  constexpr bool kWide = sizeof(T) == 8;
+  const int64_t count = step.count, padded = step.padded;
+  ReadMatrix(task, task.dtype, task.input, index, count, padded, step.x);
+  ReadMatrix(task, task.targets_dtype, task.targets, index, count, padded, step.y);
+  ReadFactors<T>(task, index, step);
+  if (task.probabilities) {
+    ProbabilitiesStep<kWide>(task, step);
+  } else if (kWide && task.focal) {
+    WideFocalStep(task, step);
+  } else if (!kWide && plain.losses) {
+    PlainStep(task, plain, step);
+  } else {
+    LogitsStep<kWide>(task, step);
+  }
+  if (task.losses.data != nullptr || task.sum) {
+    for (int64_t i = count; i < padded; ++i) step.loss[i] = 0.0;
+    WriteMatrix<T, T>(task, task.losses, index, count, padded, step.loss, &sum);
+  }
+  if (task.grad.data != nullptr) WriteMatrix<T>(task, task.dtype, task.grad, index, count, padded, step.grad);
+  if (task.target_grad.data != nullptr) {
+    WriteMatrix<T>(task, task.targets_dtype, task.target_grad, index, count, padded, step.target_grad);
+  }
+}
+
 template <class T>
 Wide BinaryElements(const BinaryTask &task, int64_t begin, int64_t end) {
-  constexpr bool kWide = sizeof(T) == 8;
   WideLanes<T> sum;
   BinaryStep step;
   step.inverse = Divide(Wide{1.0, 0.0}, Wide{task.denominator.mantissa, 0.0});
+  const PlainTask plain(task, step.inverse);
+  PlainInMemoryFunction in_memory = nullptr;
+  if constexpr (sizeof(T) == 4) in_memory = PlainInMemoryOf(task, plain);
   for (int64_t index = begin; index < end; index += kBinaryStep) {
-    const int64_t count = HWY_MIN(end - index, kBinaryStep);
-    const int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
-    step.count = count;
-    step.padded = padded;
-    ReadMatrix(task, task.dtype, task.input, index, count, padded, step.x);
-    ReadMatrix(task, task.targets_dtype, task.targets, index, count, padded, step.y);
-    ReadFactors<T>(task, index, step);
-    if (task.probabilities) {
-      ProbabilitiesStep<kWide>(task, step);
-    } else if (kWide && task.focal) {
-      WideFocalStep(task, step);
-    } else {
-      LogitsStep<kWide>(task, step);
+    if constexpr (sizeof(T) == 4) {
+      if (in_memory != nullptr) index += in_memory(task, plain, index, end, sum);
+      if (index == end) break;
     }
-    if (task.losses.data != nullptr || task.sum) {
-      for (int64_t i = count; i < padded; ++i) step.loss[i] = 0.0;
-      WriteMatrix<T, T>(task, task.losses, index, count, padded, step.loss, &sum);
-    }
-    if (task.grad.data != nullptr) WriteMatrix<T>(task, task.dtype, task.grad, index, count, padded, step.grad);
-    if (task.target_grad.data != nullptr) {
-      WriteMatrix<T>(task, task.targets_dtype, task.target_grad, index, count, padded, step.target_grad);
-    }
+    step.count = HWY_MIN(end - index, kBinaryStep);
+    step.padded = (step.count + kLanes - 1) / kLanes * kLanes;
+    BinaryElementsStep<T>(task, plain, index, step, sum);
   }
   return sum.Total();
 }

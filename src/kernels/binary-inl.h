@@ -36,10 +36,13 @@ namespace hn = hwy::HWY_NAMESPACE;
 struct BinaryStep {
   int64_t count, padded;  // `padded` is a multiple of kLanes
   bool has_pos_weight, has_weight[3], has_upstream;
-  Wide inverse;  // of the denominator's mantissa
+  Wide inverse;     // of the denominator's mantissa
+  double power[2];  // the product is 2^-exponent, the denominator's
   HWY_ALIGN double x[kBinaryStep], y[kBinaryStep], pos_weight[kBinaryStep], weight[3][kBinaryStep],
       upstream[kBinaryStep];
   HWY_ALIGN double loss[kBinaryStep], grad[kBinaryStep], target_grad[kBinaryStep];
+  bool has_parts, has_far;  // of float32 lanes; far ones are left to double lanes
+  LogisticParts parts;
 };
 
 // ---- numbers: hi, and for float64 (kWide) what its roundings lost in lo ----
@@ -171,17 +174,21 @@ HWY_INLINE void StoreElements(D d, const BinaryTask &task, BinaryStep &step, int
     MultiplyBy<kWide>(d, u, hn::Zero(d), &w, &w_lo, &w_k);
   }
   w = ProductOf<kWide>(d, w, w_lo, hn::Set(d, step.inverse.hi), hn::Set(d, step.inverse.lo), &w_lo);
-  const V exponent = hn::Set(d, static_cast<double>(-task.denominator.exponent));
+  const auto scaled = [&](V v, V v_lo, V v_k) HWY_ATTR {
+    if constexpr (!kWide) return hn::Mul(hn::Mul(v, hn::Set(d, step.power[0])), hn::Set(d, step.power[1]));
+    const V exponent = hn::Set(d, static_cast<double>(-task.denominator.exponent));
+    return ScaledBy(d, hn::Add(v, v_lo), hn::Add(v_k, exponent));
+  };
   if (task.grad.data != nullptr) {
     V v = w, v_lo = w_lo, v_k = kWide ? hn::Add(w_k, k) : w_k;
     MultiplyBy<kWide>(d, g, g_lo, &v, &v_lo, &v_k);
-    v = ScaledBy(d, kWide ? hn::Add(v, v_lo) : v, hn::Add(v_k, exponent));
+    v = scaled(v, v_lo, v_k);
     hn::Store(hn::IfThenElse(grad_is_nan, nan, v), d, step.grad + i);
   }
   if (task.target_grad.data != nullptr) {
     V v = w, v_lo = w_lo, v_k = kWide ? hn::Add(w_k, h_k) : w_k;
     MultiplyBy<kWide>(d, h, h_lo, &v, &v_lo, &v_k);
-    v = ScaledBy(d, kWide ? hn::Add(v, v_lo) : v, hn::Add(v_k, exponent));
+    v = scaled(v, v_lo, v_k);
     hn::Store(hn::IfThenElse(grad_is_nan, nan, v), d, step.target_grad + i);
   }
 }
@@ -266,19 +273,36 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
     constexpr double kLowest = kWide ? -1062.0 : -708.0;
     constexpr double kAlone = 0x1p-256;
     const auto far = hn::And(hn::Gt(magnitude, hn::Set(d, 350.0)), hn::Le(magnitude, hn::Set(d, -kLowest)));
-    const V lifted = ExpOf(d, hn::Max(hn::Neg(magnitude), hn::Set(d, kLowest)), kLift);
-    V e = lifted;
-    if constexpr (kWide) {
-      e = hn::IfThenElseZero(hn::Le(magnitude, hn::Set(d, 708.0)), hn::Mul(lifted, hn::Set(d, 0x1p-512)));
-    } else {
-      e = hn::IfThenZeroElse(hn::Eq(magnitude, hn::Set(d, std::numeric_limits<double>::infinity())), e);
+    V lifted = zero, big_lo = zero, small_lo = zero, total_lo = zero, long_lo = zero;
+    V e = zero, big = zero, log1p = zero;
+    if (kWide || !step.has_parts || step.has_far) {
+      lifted = ExpOf(d, hn::Max(hn::Neg(magnitude), hn::Set(d, kLowest)), kLift);
+      e = lifted;
+      if constexpr (kWide) {
+        e = hn::IfThenElseZero(hn::Le(magnitude, hn::Set(d, 708.0)), hn::Mul(lifted, hn::Set(d, 0x1p-512)));
+      } else {
+        e = hn::IfThenZeroElse(hn::Eq(magnitude, hn::Set(d, std::numeric_limits<double>::infinity())), e);
+      }
+      const V total = SumOf<kWide>(d, one, zero, e, zero, &total_lo);
+      big = QuotientOf<kWide>(d, one, zero, total, total_lo, &big_lo);
+      log1p = Log1pOf(d, e, total, big);
     }
-
-    V big_lo = zero, small_lo = zero, total_lo = zero, long_lo = zero;
-    const V total = SumOf<kWide>(d, one, zero, e, zero, &total_lo);
-    const V big = QuotientOf<kWide>(d, one, zero, total, total_lo, &big_lo);
+    if constexpr (!kWide) {
+      if (step.has_parts) {
+        const auto near = hn::Le(magnitude, hn::Set(d, static_cast<double>(kFarthestPart)));
+        const hn::Rebind<float, decltype(d)> df;
+        const V exponential = hn::Mul(hn::PromoteTo(d, hn::Load(df, step.parts.exponential + i)),
+                                      hn::Set(d, PowerOfTwo(-Format<float>::kBias)));
+        // One step of Newton's from the quotient of float32.
+        const V inverse = hn::PromoteTo(d, hn::Load(df, step.parts.inverse + i));
+        const V rest = hn::NegMulAdd(hn::Add(one, exponential), inverse, one);
+        e = hn::IfThenElse(near, exponential, e);
+        big = hn::IfThenElse(near, hn::MulAdd(inverse, rest, inverse), big);
+        const V ratio = hn::PromoteTo(d, hn::Load(df, step.parts.ratio + i));
+        log1p = hn::IfThenElse(near, hn::Mul(exponential, ratio), log1p);
+      }
+    }
     const V small = ProductOf<kWide>(d, e, zero, big, big_lo, &small_lo);
-    const V log1p = Log1pOf(d, e, total, big);
     const V longer = SumOf<kWide>(d, magnitude, zero, log1p, zero, &long_lo);
 
     // Coefficients of softplus(z) and softplus(-z), then of the larger and the smaller one.
@@ -671,6 +695,13 @@ void BinaryElementsStep(const BinaryTask &task, [[maybe_unused]] const PlainTask
   ReadMatrix(task, task.dtype, task.input, index, count, padded, step.x);
   ReadMatrix(task, task.targets_dtype, task.targets, index, count, padded, step.y);
   ReadFactors<T>(task, index, step);
+  step.has_parts = HWY_NATIVE_FMA && !kWide && !task.focal && !task.probabilities;
+  if constexpr (!kWide) {
+    if (step.has_parts) {
+      for (int64_t i = padded; i < kBinaryStep; ++i) step.x[i] = 0.0;
+      step.has_far = !MakeParts(step.x, step.parts);
+    }
+  }
   if (task.probabilities) {
     ProbabilitiesStep<kWide>(task, step);
   } else if (kWide && task.focal) {
@@ -695,6 +726,9 @@ Wide BinaryElements(const BinaryTask &task, int64_t begin, int64_t end) {
   WideLanes<T> sum;
   BinaryStep step;
   step.inverse = Divide(Wide{1.0, 0.0}, Wide{task.denominator.mantissa, 0.0});
+  const int64_t power = HWY_MAX(int64_t{-2040}, HWY_MIN(-task.denominator.exponent, int64_t{2040}));
+  step.power[0] = PowerOfTwo(power / 2);
+  step.power[1] = PowerOfTwo(power - power / 2);
   const PlainTask plain(task, step.inverse);
   PlainInMemoryFunction in_memory = nullptr;
   if constexpr (sizeof(T) == 4) in_memory = PlainInMemoryOf(task, plain);

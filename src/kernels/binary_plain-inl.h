@@ -124,6 +124,53 @@ HWY_INLINE void AddFourToLanes(D d, const float *losses, int64_t i, WideLanes<fl
   }
 }
 
+// What the double lanes take over for elements with weights: e^-|z| with the bias of Format, 1/(1+e), log(1+e)/e.
+struct LogisticParts {
+  HWY_ALIGN float exponential[kBinaryStep], inverse[kBinaryStep], ratio[kBinaryStep];
+};
+// In magnitude; beyond it exponentials, biased, leave the normal range.
+inline constexpr float kFarthestPart = 138.0f;
+
+// False: some are farther, or NaN.
+inline bool MakeParts(const double *x, LogisticParts &parts) {
+  const Tag<float> d;
+  const hn::RepartitionToWide<decltype(d)> dd;
+  const hn::Half<decltype(d)> dh;
+  using V = hn::Vec<decltype(d)>;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const ExpRange<float> range(0);
+  const V one = hn::Set(d, 1.0f), unbias = hn::Set(d, static_cast<float>(PowerOfTwo(-Format<float>::kBias)));
+  const V farthest = hn::Set(d, -kFarthestPart);
+  bool near = true;
+  for (int64_t i = 0; i < kBinaryStep; i += 4 * lanes) {
+    const auto load = [&](int64_t at) HWY_ATTR {
+      const auto lower = hn::DemoteTo(dh, hn::Load(dd, x + at));
+      const auto upper = hn::DemoteTo(dh, hn::Load(dd, x + at + lanes / 2));
+      return MinusMagnitude(d, hn::Combine(d, upper, lower));
+    };
+    V e0 = load(i), e1 = load(i + lanes), e2 = load(i + 2 * lanes), e3 = load(i + 3 * lanes);
+    near = near && hn::AllTrue(d, hn::And(hn::And(hn::Ge(e0, farthest), hn::Ge(e1, farthest)),
+                                          hn::And(hn::Ge(e2, farthest), hn::Ge(e3, farthest))));
+    ExpFour(d, range, e0, e1, e2, e3);
+    hn::Store(e0, d, parts.exponential + i);
+    hn::Store(e1, d, parts.exponential + i + lanes);
+    hn::Store(e2, d, parts.exponential + i + 2 * lanes);
+    hn::Store(e3, d, parts.exponential + i + 3 * lanes);
+    hn::Store(hn::Div(one, hn::MulAdd(e0, unbias, one)), d, parts.inverse + i);
+    hn::Store(hn::Div(one, hn::MulAdd(e1, unbias, one)), d, parts.inverse + i + lanes);
+    hn::Store(hn::Div(one, hn::MulAdd(e2, unbias, one)), d, parts.inverse + i + 2 * lanes);
+    hn::Store(hn::Div(one, hn::MulAdd(e3, unbias, one)), d, parts.inverse + i + 3 * lanes);
+    V p0, p1, p2, p3;
+    Log1pRatioFour(d, hn::Mul(e0, unbias), hn::Mul(e1, unbias), hn::Mul(e2, unbias), hn::Mul(e3, unbias), p0, p1, p2,
+                   p3);
+    hn::Store(p0, d, parts.ratio + i);
+    hn::Store(p1, d, parts.ratio + i + lanes);
+    hn::Store(p2, d, parts.ratio + i + 2 * lanes);
+    hn::Store(p3, d, parts.ratio + i + 3 * lanes);
+  }
+  return near;
+}
+
 // Exponentials that wait in the first-level cache. Their loop and that of what follows are each short enough that the
 // processor overlaps several turns; together in one loop, the chain of dependent operations takes longer than the work.
 inline constexpr int64_t kPlainBlock = 16 * kBinaryStep;

@@ -260,6 +260,13 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
   using V = hn::Vec<decltype(d)>;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const V zero = hn::Zero(d), one = hn::Set(d, 1.0);
+  step.has_parts = HWY_NATIVE_FMA && !kWide && !task.focal;
+  if constexpr (!kWide) {
+    if (step.has_parts) {
+      for (int64_t i = step.padded; i < kBinaryStep; ++i) step.x[i] = 0.0;
+      step.has_far = !MakeParts(step.x, step.padded, step.parts);
+    }
+  }
   for (int64_t i = 0; i < step.padded; i += lanes) {
     const V z = hn::Load(d, step.x + i);
     const V y = hn::Load(d, step.y + i);
@@ -634,22 +641,24 @@ struct PlainTask {
 
 // A step in which the float32 lanes do what they can, LogitsStep the rest.
 inline void PlainStep(const BinaryTask &task, const PlainTask &plain, BinaryStep &step) {
-  HWY_ALIGN float x[kBinaryStep], y[kBinaryStep], losses[kBinaryStep], grad[kBinaryStep];
+  HWY_ALIGN float x[kBinaryStep] = {}, y[kBinaryStep] = {}, losses[kBinaryStep], grad[kBinaryStep];
   bool usual[kBinaryStep];
   bool all = plain.grad || task.grad.data == nullptr;
-  for (int64_t i = 0; i < kBinaryStep; ++i) {
-    usual[i] = i < step.padded && step.x[i] == step.x[i] && step.y[i] - step.y[i] == 0.0;
-    all = all && (usual[i] || i >= step.padded);
+  for (int64_t i = 0; i < step.padded; ++i) {
+    usual[i] = step.x[i] == step.x[i] && step.y[i] - step.y[i] == 0.0;
+    all = all && usual[i];
     x[i] = usual[i] ? static_cast<float>(step.x[i]) : 0.0f;
     y[i] = usual[i] ? static_cast<float>(step.y[i]) : 0.0f;
   }
   if (!all || task.target_grad.data != nullptr) LogitsStep<false>(task, step);
-  PlainElements<float, float>({plain.scale, plain.scale_lo, losses, plain.grad ? grad : nullptr, nullptr}, x, y,
-                              kBinaryStep);
+  const bool has_grad = plain.grad && task.grad.data != nullptr;
+  const int64_t four = 4 * static_cast<int64_t>(hn::Lanes(Tag<float>()));
+  PlainElements<float, float>({plain.scale, plain.scale_lo, losses, has_grad ? grad : nullptr, nullptr}, x, y,
+                              (step.padded + four - 1) / four * four);
   for (int64_t i = 0; i < step.padded; ++i) {
     if (!usual[i]) continue;
     step.loss[i] = static_cast<double>(losses[i]);
-    if (plain.grad) step.grad[i] = static_cast<double>(grad[i]);
+    if (has_grad) step.grad[i] = static_cast<double>(grad[i]);
   }
 }
 
@@ -695,13 +704,6 @@ void BinaryElementsStep(const BinaryTask &task, [[maybe_unused]] const PlainTask
   ReadMatrix(task, task.dtype, task.input, index, count, padded, step.x);
   ReadMatrix(task, task.targets_dtype, task.targets, index, count, padded, step.y);
   ReadFactors<T>(task, index, step);
-  step.has_parts = HWY_NATIVE_FMA && !kWide && !task.focal && !task.probabilities;
-  if constexpr (!kWide) {
-    if (step.has_parts) {
-      for (int64_t i = padded; i < kBinaryStep; ++i) step.x[i] = 0.0;
-      step.has_far = !MakeParts(step.x, step.parts);
-    }
-  }
   if (task.probabilities) {
     ProbabilitiesStep<kWide>(task, step);
   } else if (kWide && task.focal) {

@@ -131,8 +131,8 @@ struct LogisticParts {
 // In magnitude; beyond it exponentials, biased, leave the normal range.
 inline constexpr float kFarthestPart = 138.0f;
 
-// False: some are farther, or NaN.
-inline bool MakeParts(const double *x, LogisticParts &parts) {
+// Of `count` elements, rounded up to whole fours of vectors. False: some are farther, or NaN.
+inline bool MakeParts(const double *x, int64_t count, LogisticParts &parts) {
   const Tag<float> d;
   const hn::RepartitionToWide<decltype(d)> dd;
   const hn::Half<decltype(d)> dh;
@@ -142,7 +142,7 @@ inline bool MakeParts(const double *x, LogisticParts &parts) {
   const V one = hn::Set(d, 1.0f), unbias = hn::Set(d, static_cast<float>(PowerOfTwo(-Format<float>::kBias)));
   const V farthest = hn::Set(d, -kFarthestPart);
   bool near = true;
-  for (int64_t i = 0; i < kBinaryStep; i += 4 * lanes) {
+  for (int64_t i = 0; i < count; i += 4 * lanes) {
     const auto load = [&](int64_t at) HWY_ATTR {
       const auto lower = hn::DemoteTo(dh, hn::Load(dd, x + at));
       const auto upper = hn::DemoteTo(dh, hn::Load(dd, x + at + lanes / 2));

@@ -19,6 +19,7 @@
 #include <cstring>
 #include <limits>
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/binary.h"
 #include "kernels/binary_plain-inl.h"
@@ -653,7 +654,7 @@ inline void PlainStep(const BinaryTask &task, const PlainTask &plain, BinaryStep
   if (!all || task.target_grad.data != nullptr) LogitsStep<false>(task, step);
   const bool has_grad = plain.grad && task.grad.data != nullptr;
   const int64_t four = 4 * static_cast<int64_t>(hn::Lanes(Tag<float>()));
-  PlainElements<float, float>({plain.scale, plain.scale_lo, losses, has_grad ? grad : nullptr, nullptr}, x, y,
+  PlainElements<float, float>({plain.scale, plain.scale_lo, losses, has_grad ? grad : nullptr, nullptr, false, false}, x, y,
                               (step.padded + four - 1) / four * four);
   for (int64_t i = 0; i < step.padded; ++i) {
     if (!usual[i]) continue;
@@ -666,10 +667,19 @@ inline void PlainStep(const BinaryTask &task, const PlainTask &plain, BinaryStep
 template <class In, class Y>
 int64_t PlainInMemory(const BinaryTask &task, const PlainTask &plain, int64_t index, int64_t end,
                       WideLanes<float> &sum) {
-  float *const losses = static_cast<float *>(task.losses.data);
-  In *const grad = static_cast<In *>(task.grad.data);
-  const PlainOutputs<In> out{plain.scale, plain.scale_lo, losses == nullptr ? nullptr : losses + index,
-                             grad == nullptr ? nullptr : grad + index, task.sum ? &sum : nullptr};
+  float *const losses = task.losses.data == nullptr ? nullptr : static_cast<float *>(task.losses.data) + index;
+  In *const grad = task.grad.data == nullptr ? nullptr : static_cast<In *>(task.grad.data) + index;
+  // Streaming stores want aligned vectors. Gradients of half precision keep the arithmetic busier than the memory.
+  const auto streams = [&](const void *p) {
+    return p != nullptr && task.large && reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(float)) == 0;
+  };
+  const PlainOutputs<In> out{plain.scale,
+                             plain.scale_lo,
+                             losses,
+                             grad,
+                             task.sum ? &sum : nullptr,
+                             streams(losses),
+                             sizeof(In) == sizeof(float) && task.grad.data != task.input.data && streams(grad)};
   return PlainElements(out, static_cast<const In *>(task.input.data) + index,
                        static_cast<const Y *>(task.targets.data) + index, end - index);
 }
@@ -743,6 +753,7 @@ Wide BinaryElements(const BinaryTask &task, int64_t begin, int64_t end) {
     step.padded = (step.count + kLanes - 1) / kLanes * kLanes;
     BinaryElementsStep<T>(task, plain, index, step, sum);
   }
+  if (task.large) hwy::FlushStream();
   return sum.Total();
 }
 

@@ -31,6 +31,7 @@ struct PlainOutputs {
   float *losses;
   In *grad;
   WideLanes<float> *sum;
+  bool stream_losses, stream_grad;  // past the caches
 };
 
 // Below it exponentials count as 0: they are below half of the smallest subnormal number.
@@ -97,8 +98,12 @@ HWY_INLINE V PlainLoss(D d, V c, V z, V log1p) {
 
 template <class In, class D, class V = hn::Vec<D>>
 HWY_INLINE V PlainGrad(D d, PlainOutputs<In> out, V z, V c, V e) {
-  const V sigma = hn::Div(e, hn::Add(e, hn::Set(d, 1.0f)));  // of -|z|
-  const V g = hn::Xor(hn::Sub(c, sigma), hn::And(z, hn::SignBit(d)));
+  // Of -|z|; what its two roundings lose is added behind: e - sigma is exact, for sigma <= e <= 2 sigma, and the quotient
+  // of the rest by 1+e is its product with 1-sigma.
+  const V sigma = hn::Div(e, hn::Add(e, hn::Set(d, 1.0f)));
+  const V rest = hn::NegMulAdd(sigma, e, hn::Sub(e, sigma));
+  const V difference = hn::Sub(hn::Sub(c, sigma), hn::NegMulAdd(sigma, rest, rest));
+  const V g = hn::Xor(difference, hn::And(z, hn::SignBit(d)));
   const V low = hn::Mul(g, hn::Set(d, out.scale_lo));
   return Flushed(d, hn::MulAdd(g, hn::Set(d, out.scale), low));
 }
@@ -211,6 +216,13 @@ HWY_INLINE bool PlainExp(const ExpRange<float> &range, const In *x, const Y *y, 
   return true;
 }
 
+template <class T>
+HWY_INLINE void StreamFour(const T *from, T *to) {
+  const hn::CappedTag<T, kLanes> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t k = 0; k < 4 * lanes; k += lanes) hn::Stream(hn::Load(d, from + k), d, to + k);
+}
+
 // The outputs of four vectors from element i on, lane i % kLanes of the sum first.
 template <class In, class Y>
 HWY_INLINE void PlainFour(PlainOutputs<In> out, const In *x, const Y *y, const float *exponentials, int64_t i) {
@@ -228,18 +240,24 @@ HWY_INLINE void PlainFour(PlainOutputs<In> out, const In *x, const Y *y, const f
     V p0, p1, p2, p3;
     Log1pRatioFour(d, e0, e1, e2, e3, p0, p1, p2, p3);
     HWY_ALIGN float kept[4 * kLanes];
-    float *const to = out.losses == nullptr ? kept : out.losses + i;
+    float *const to = out.losses == nullptr || out.stream_losses ? kept : out.losses + i;
     hn::StoreU(PlainLoss(d, c0, z0, hn::Mul(p0, e0)), d, to);
     hn::StoreU(PlainLoss(d, c1, z1, hn::Mul(p1, e1)), d, to + lanes);
     hn::StoreU(PlainLoss(d, c2, z2, hn::Mul(p2, e2)), d, to + 2 * lanes);
     hn::StoreU(PlainLoss(d, c3, z3, hn::Mul(p3, e3)), d, to + 3 * lanes);
     if (out.sum != nullptr) AddFourToLanes(d, to, i, *out.sum);
+    if (out.stream_losses) StreamFour(to, out.losses + i);
   }
   if (out.grad != nullptr) {
-    StoreAs(d, PlainGrad(d, out, z0, c0, e0), out.grad + i);
-    StoreAs(d, PlainGrad(d, out, z1, c1, e1), out.grad + i1);
-    StoreAs(d, PlainGrad(d, out, z2, c2, e2), out.grad + i2);
-    StoreAs(d, PlainGrad(d, out, z3, c3, e3), out.grad + i3);
+    HWY_ALIGN In kept[4 * kLanes];
+    In *const to = sizeof(In) == sizeof(float) && out.stream_grad ? kept : out.grad + i;
+    StoreAs(d, PlainGrad(d, out, z0, c0, e0), to);
+    StoreAs(d, PlainGrad(d, out, z1, c1, e1), to + lanes);
+    StoreAs(d, PlainGrad(d, out, z2, c2, e2), to + 2 * lanes);
+    StoreAs(d, PlainGrad(d, out, z3, c3, e3), to + 3 * lanes);
+    if constexpr (sizeof(In) == sizeof(float)) {
+      if (out.stream_grad) StreamFour(to, out.grad + i);
+    }
   }
 }
 

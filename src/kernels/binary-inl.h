@@ -1,5 +1,8 @@
 // Binary cross-entropy, its gradients and the focal loss, element by element in double lanes.
 //
+// Without weights float32 takes the lanes of binary_plain-inl.h, with weights their exponentials, logarithms and
+// quotients; what stands here is for the rest of it and for float64.
+//
 // With e = exp(-|z|), the larger side of z has softplus |z| + log1p(e) and sigmoid 1/(1+e), the smaller log1p(e) and
 // e/(1+e): nothing cancels. For float32 all of it is plain double. For float64 every rounding but those of exp (0.79
 // ULP) and log1p (0.78 ULP) is carried along in a second double and the factors' exponents are kept apart: on the
@@ -654,8 +657,8 @@ inline void PlainStep(const BinaryTask &task, const PlainTask &plain, BinaryStep
   if (!all || task.target_grad.data != nullptr) LogitsStep<false>(task, step);
   const bool has_grad = plain.grad && task.grad.data != nullptr;
   const int64_t four = 4 * static_cast<int64_t>(hn::Lanes(Tag<float>()));
-  PlainElements<float, float>({plain.scale, plain.scale_lo, losses, has_grad ? grad : nullptr, nullptr, false, false}, x, y,
-                              (step.padded + four - 1) / four * four);
+  const PlainOutputs<float> out{plain.scale, plain.scale_lo, losses, has_grad ? grad : nullptr, nullptr, false, false};
+  PlainElements(out, x, y, (step.padded + four - 1) / four * four);
   for (int64_t i = 0; i < step.padded; ++i) {
     if (!usual[i]) continue;
     step.loss[i] = static_cast<double>(losses[i]);
@@ -679,7 +682,7 @@ int64_t PlainInMemory(const BinaryTask &task, const PlainTask &plain, int64_t in
                              grad,
                              task.sum ? &sum : nullptr,
                              streams(losses),
-                             sizeof(In) == sizeof(float) && task.grad.data != task.input.data && streams(grad)};
+                             task.grad.data != task.input.data && streams(grad)};
   return PlainElements(out, static_cast<const In *>(task.input.data) + index,
                        static_cast<const Y *>(task.targets.data) + index, end - index);
 }

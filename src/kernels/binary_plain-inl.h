@@ -1,4 +1,4 @@
-// Binary cross-entropy of logits without weights, in float32 lanes: the case of float32 arithmetic that speed counts in.
+// Binary cross-entropy of logits without weights, in float32 lanes; and what float32 lanes do for logits with weights.
 //
 // With e = e^-|z| and the coefficient c of the larger side, 1-y for positive z and y else, the loss is c |z| + log(1+e)
 // and the gradient c - e/(1+e), its sign that of z. Nothing cancels: log(1+e) = e P(e) keeps its digits however small
@@ -98,8 +98,8 @@ HWY_INLINE V PlainLoss(D d, V c, V z, V log1p) {
 
 template <class In, class D, class V = hn::Vec<D>>
 HWY_INLINE V PlainGrad(D d, PlainOutputs<In> out, V z, V c, V e) {
-  // Of -|z|; what its two roundings lose is added behind: e - sigma is exact, for sigma <= e <= 2 sigma, and the quotient
-  // of the rest by 1+e is its product with 1-sigma.
+  // Of -|z|; what its two roundings lose is added behind: e - sigma is exact, for sigma <= e <= 2 sigma, and dividing
+  // the rest by 1+e is multiplying it by 1-sigma.
   const V sigma = hn::Div(e, hn::Add(e, hn::Set(d, 1.0f)));
   const V rest = hn::NegMulAdd(sigma, e, hn::Sub(e, sigma));
   const V difference = hn::Sub(hn::Sub(c, sigma), hn::NegMulAdd(sigma, rest, rest));
@@ -178,7 +178,7 @@ inline bool MakeParts(const double *x, int64_t count, LogisticParts &parts) {
 
 // Exponentials that wait in the first-level cache. Their loop and that of what follows are each short enough that the
 // processor overlaps several turns; together in one loop, the chain of dependent operations takes longer than the work.
-inline constexpr int64_t kPlainBlock = 16 * kBinaryStep;
+inline constexpr int64_t kPlainBlock = 8 * kBinaryStep;
 
 // Asks for what four vectors will read, some blocks from now, into the second-level cache. An integer address: it may
 // lie outside of any object, which a prefetch does not mind.

@@ -91,7 +91,7 @@ TEST_P(EveryLogit, HardTargets) {
 }
 
 TEST_P(EveryLogit, SoftTargets) {
-  for (const double divisor : {1.0, 3.0, 1.0 + 0x1p-20, 1.3, 1.7, 0x1p23 - 1}) {
+  for (const double divisor : {1.0, 1.05, 1.12, 1.3, 3.0, 0x1p23 - 1}) {
     Random random(3);
     Sweep("soft targets over " + std::to_string(divisor), 7, divisor, [&](float z) {
       const float tiny = std::ldexp(static_cast<float>(random.Uniform()), -static_cast<int>(random.Below(149)));

@@ -25,6 +25,9 @@ int64_t ElementsPerGroup(int64_t elements) {
   return std::max(kShortest, (RowsPerGroup(elements) + kAlign - 1) / kAlign * kAlign);
 }
 
+// From here on, 32 MB of float32, outputs leave the caches before they can be read again.
+constexpr int64_t kLargeElements = int64_t{8} << 20;
+
 // [N, V] matrices as blocks of rows: N of them row-major, else N / inner.
 struct Shape {
   int64_t blocks, block_elements, elements;
@@ -195,39 +198,49 @@ xent_status CheckUpstream(const xent_binary_cross_entropy &args, const Shape &sh
   return CheckArray(args.upstream, count, ElementSize(float_dtype), "upstream", error);
 }
 
-// False: incomplete.
+// False: incomplete. The floating-point mode is that which keeps subnormals: subnormal inputs may meet huge factors.
 XENT_NOINLINE bool RunElements(const BinaryTask &task, bool wide, int64_t elements, const xent_exec &exec, Wide *sum) {
+  struct GroupSum {
+    double hi, lo;
+  };
   struct Work {
     const BinaryTask &task;
     BinaryFunction run;
     int64_t elements, group_elements, groups, task_groups;
-    Wide sums[kMaxTasks];
+    GroupSum *sums;
+
+    void Run(int64_t i) const {
+      const int64_t end = std::min(groups, (i + 1) * task_groups);
+      for (int64_t group = i * task_groups; group < end; ++group) {
+        const int64_t first = group * group_elements;
+        const Wide group_sum = run(task, first, std::min(elements, first + group_elements));
+        sums[group] = {group_sum.hi, group_sum.lo};
+      }
+    }
   };
+  GroupSum sums[kMaxTasks];  // not filled: a small call has one
   const int64_t group_elements = ElementsPerGroup(elements);
   const int64_t groups = (elements - 1) / group_elements + 1;
   const int32_t concurrency = elements <= kTaskLogits ? 1 : Concurrency(exec);
   const int64_t task_groups = concurrency == 1 ? groups : std::max<int64_t>(1, kTaskLogits / group_elements);
-  Work work{task, ActiveKernels().binary->run[wide ? 1 : 0], elements, group_elements, groups, task_groups, {}};
-  const bool complete = ParallelFor(
-      exec, concurrency, (groups - 1) / task_groups + 1,
-      [](void *arg, int64_t i) {
-        Work &w = *static_cast<Work *>(arg);
-        const FpMode mode(Subnormals::kKeep);  // subnormal inputs may meet huge factors
-        const int64_t end = std::min(w.groups, (i + 1) * w.task_groups);
-        for (int64_t group = i * w.task_groups; group < end; ++group) {
-          const int64_t first = group * w.group_elements;
-          w.sums[group] = w.run(w.task, first, std::min(w.elements, first + w.group_elements));
-        }
-      },
-      &work);
+  Work work{task, ActiveKernels().binary->run[wide ? 1 : 0], elements, group_elements, groups, task_groups, sums};
+  if (elements <= kTaskLogits) {
+    work.Run(0);
+  } else {
+    const auto run = [](void *arg, int64_t i) {
+      const FpMode mode(Subnormals::kKeep);
+      static_cast<Work *>(arg)->Run(i);
+    };
+    if (!ParallelFor(exec, concurrency, (groups - 1) / task_groups + 1, run, &work)) return false;
+  }
   *sum = {};
-  for (int64_t group = 0; group < groups; ++group) *sum = AddOrOverflow(*sum, work.sums[group]);
-  return complete;
+  for (int64_t group = 0; group < groups; ++group) *sum = AddOrOverflow(*sum, {sums[group].hi, sums[group].lo});
+  return true;
 }
 
 xent_status BinaryCrossEntropy(const xent_binary_cross_entropy *given, const xent_options *given_options,
                                const xent_exec *given_exec, Mode mode, xent_error *error) {
-  const FpMode keep(Subnormals::kKeep);  // comparisons neither trap nor flush, whatever the caller's mode
+  const FpMode keep(Subnormals::kKeep);  // nothing traps or flushes, whatever the caller's mode
   XENT_RETURN_IF_ERROR(CheckError(error));
   xent_binary_cross_entropy args = XENT_BINARY_CROSS_ENTROPY_INIT;
   XENT_RETURN_IF_ERROR(ReadStruct(given, "args", &args, error));
@@ -275,7 +288,6 @@ xent_status BinaryCrossEntropy(const xent_binary_cross_entropy *given, const xen
     XENT_RETURN_IF_ERROR(CheckProbabilities(args, shape, input, error));
   }
 
-  const FpMode fp_mode(Subnormals::kFlush);
   const Factor denominator = Denominator(options, static_cast<double>(shape.elements));
   Wide sum;
   if (shape.elements > 0) {
@@ -299,7 +311,8 @@ xent_status BinaryCrossEntropy(const xent_binary_cross_entropy *given, const xen
                           args.has_focal_alpha != 0,
                           args.focal_gamma,
                           args.focal_alpha,
-                          denominator};
+                          denominator,
+                          shape.elements >= kLargeElements};
     if (!RunElements(task, wide, shape.elements, exec, &sum)) return FailIncomplete(error);
   }
   if (args.loss != nullptr) WriteReduced(args.loss, wide, sum, options, denominator);

@@ -1,5 +1,8 @@
 // Binary cross-entropy, its gradients and the focal loss, element by element in double lanes.
 //
+// Without weights float32 takes the lanes of binary_plain-inl.h, with weights their exponentials, logarithms and
+// quotients; what stands here is for the rest of it and for float64.
+//
 // With e = exp(-|z|), the larger side of z has softplus |z| + log1p(e) and sigmoid 1/(1+e), the smaller log1p(e) and
 // e/(1+e): nothing cancels. For float32 all of it is plain double. For float64 every rounding but those of exp (0.79
 // ULP) and log1p (0.78 ULP) is carried along in a second double and the factors' exponents are kept apart: on the
@@ -19,8 +22,10 @@
 #include <cstring>
 #include <limits>
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/binary.h"
+#include "kernels/binary_plain-inl.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/load-inl.h"
 #include "math/exp-inl.h"
@@ -31,16 +36,17 @@ namespace xent::internal {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-inline constexpr int64_t kBinaryStep = 4 * kLanes;
-
 // Adjacent elements of a call as doubles, and what comes of them. Factors that are absent are not read.
 struct BinaryStep {
   int64_t count, padded;  // `padded` is a multiple of kLanes
   bool has_pos_weight, has_weight[3], has_upstream;
-  Wide inverse;  // of the denominator's mantissa
+  Wide inverse;     // of the denominator's mantissa
+  double power[2];  // the product is 2^-exponent, the denominator's
   HWY_ALIGN double x[kBinaryStep], y[kBinaryStep], pos_weight[kBinaryStep], weight[3][kBinaryStep],
       upstream[kBinaryStep];
   HWY_ALIGN double loss[kBinaryStep], grad[kBinaryStep], target_grad[kBinaryStep];
+  bool has_parts, has_far;  // of float32 lanes; far ones are left to double lanes
+  LogisticParts parts;
 };
 
 // ---- numbers: hi, and for float64 (kWide) what its roundings lost in lo ----
@@ -172,17 +178,21 @@ HWY_INLINE void StoreElements(D d, const BinaryTask &task, BinaryStep &step, int
     MultiplyBy<kWide>(d, u, hn::Zero(d), &w, &w_lo, &w_k);
   }
   w = ProductOf<kWide>(d, w, w_lo, hn::Set(d, step.inverse.hi), hn::Set(d, step.inverse.lo), &w_lo);
-  const V exponent = hn::Set(d, static_cast<double>(-task.denominator.exponent));
+  const auto scaled = [&](V v, V v_lo, V v_k) HWY_ATTR {
+    if constexpr (!kWide) return hn::Mul(hn::Mul(v, hn::Set(d, step.power[0])), hn::Set(d, step.power[1]));
+    const V exponent = hn::Set(d, static_cast<double>(-task.denominator.exponent));
+    return ScaledBy(d, hn::Add(v, v_lo), hn::Add(v_k, exponent));
+  };
   if (task.grad.data != nullptr) {
     V v = w, v_lo = w_lo, v_k = kWide ? hn::Add(w_k, k) : w_k;
     MultiplyBy<kWide>(d, g, g_lo, &v, &v_lo, &v_k);
-    v = ScaledBy(d, kWide ? hn::Add(v, v_lo) : v, hn::Add(v_k, exponent));
+    v = scaled(v, v_lo, v_k);
     hn::Store(hn::IfThenElse(grad_is_nan, nan, v), d, step.grad + i);
   }
   if (task.target_grad.data != nullptr) {
     V v = w, v_lo = w_lo, v_k = kWide ? hn::Add(w_k, h_k) : w_k;
     MultiplyBy<kWide>(d, h, h_lo, &v, &v_lo, &v_k);
-    v = ScaledBy(d, kWide ? hn::Add(v, v_lo) : v, hn::Add(v_k, exponent));
+    v = scaled(v, v_lo, v_k);
     hn::Store(hn::IfThenElse(grad_is_nan, nan, v), d, step.target_grad + i);
   }
 }
@@ -254,6 +264,13 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
   using V = hn::Vec<decltype(d)>;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const V zero = hn::Zero(d), one = hn::Set(d, 1.0);
+  step.has_parts = HWY_NATIVE_FMA && !kWide && !task.focal;
+  if constexpr (!kWide) {
+    if (step.has_parts) {
+      for (int64_t i = step.padded; i < kBinaryStep; ++i) step.x[i] = 0.0;
+      step.has_far = !MakeParts(step.x, step.padded, step.parts);
+    }
+  }
   for (int64_t i = 0; i < step.padded; i += lanes) {
     const V z = hn::Load(d, step.x + i);
     const V y = hn::Load(d, step.y + i);
@@ -267,19 +284,36 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
     constexpr double kLowest = kWide ? -1062.0 : -708.0;
     constexpr double kAlone = 0x1p-256;
     const auto far = hn::And(hn::Gt(magnitude, hn::Set(d, 350.0)), hn::Le(magnitude, hn::Set(d, -kLowest)));
-    const V lifted = ExpOf(d, hn::Max(hn::Neg(magnitude), hn::Set(d, kLowest)), kLift);
-    V e = lifted;
-    if constexpr (kWide) {
-      e = hn::IfThenElseZero(hn::Le(magnitude, hn::Set(d, 708.0)), hn::Mul(lifted, hn::Set(d, 0x1p-512)));
-    } else {
-      e = hn::IfThenZeroElse(hn::Eq(magnitude, hn::Set(d, std::numeric_limits<double>::infinity())), e);
+    V lifted = zero, big_lo = zero, small_lo = zero, total_lo = zero, long_lo = zero;
+    V e = zero, big = zero, log1p = zero;
+    if (kWide || !step.has_parts || step.has_far) {
+      lifted = ExpOf(d, hn::Max(hn::Neg(magnitude), hn::Set(d, kLowest)), kLift);
+      e = lifted;
+      if constexpr (kWide) {
+        e = hn::IfThenElseZero(hn::Le(magnitude, hn::Set(d, 708.0)), hn::Mul(lifted, hn::Set(d, 0x1p-512)));
+      } else {
+        e = hn::IfThenZeroElse(hn::Eq(magnitude, hn::Set(d, std::numeric_limits<double>::infinity())), e);
+      }
+      const V total = SumOf<kWide>(d, one, zero, e, zero, &total_lo);
+      big = QuotientOf<kWide>(d, one, zero, total, total_lo, &big_lo);
+      log1p = Log1pOf(d, e, total, big);
     }
-
-    V big_lo = zero, small_lo = zero, total_lo = zero, long_lo = zero;
-    const V total = SumOf<kWide>(d, one, zero, e, zero, &total_lo);
-    const V big = QuotientOf<kWide>(d, one, zero, total, total_lo, &big_lo);
+    if constexpr (!kWide) {
+      if (step.has_parts) {
+        const auto near = hn::Le(magnitude, hn::Set(d, static_cast<double>(kFarthestPart)));
+        const hn::Rebind<float, decltype(d)> df;
+        const V exponential = hn::Mul(hn::PromoteTo(d, hn::Load(df, step.parts.exponential + i)),
+                                      hn::Set(d, PowerOfTwo(-Format<float>::kBias)));
+        // One step of Newton's from the quotient of float32.
+        const V inverse = hn::PromoteTo(d, hn::Load(df, step.parts.inverse + i));
+        const V rest = hn::NegMulAdd(hn::Add(one, exponential), inverse, one);
+        e = hn::IfThenElse(near, exponential, e);
+        big = hn::IfThenElse(near, hn::MulAdd(inverse, rest, inverse), big);
+        const V ratio = hn::PromoteTo(d, hn::Load(df, step.parts.ratio + i));
+        log1p = hn::IfThenElse(near, hn::Mul(exponential, ratio), log1p);
+      }
+    }
     const V small = ProductOf<kWide>(d, e, zero, big, big_lo, &small_lo);
-    const V log1p = Log1pOf(d, e, total, big);
     const V longer = SumOf<kWide>(d, magnitude, zero, log1p, zero, &long_lo);
 
     // Coefficients of softplus(z) and softplus(-z), then of the larger and the smaller one.
@@ -584,36 +618,145 @@ void ReadFactors(const BinaryTask &task, int64_t index, BinaryStep &step) {
   }
 }
 
+// How much of a task float32 lanes do.
+struct PlainTask {
+  bool losses = false, grad = false;
+  float scale = 0.0f, scale_lo = 0.0f;  // of the gradient
+
+  PlainTask(const BinaryTask &task, Wide inverse) {
+    if (!HWY_NATIVE_FMA || task.probabilities || task.focal || task.targets_dtype == kF64) return;
+    if (task.pos_weight != nullptr || task.class_weights != nullptr || task.row_weights != nullptr) return;
+    if (task.element_weights.data != nullptr) return;
+    losses = true;
+    if (task.upstream_kind != BinaryUpstream::kOne && task.upstream_kind != BinaryUpstream::kScalar) return;
+    double factor = inverse.hi;
+    if (task.upstream_kind == BinaryUpstream::kScalar) {
+      factor *= static_cast<double>(*static_cast<const float *>(task.upstream.data));
+    }
+    factor = Scale(factor, -task.denominator.exponent);
+    // A larger one would bring back what exponentials below the normal range are worth.
+    const double magnitude = factor < 0.0 ? -factor : factor;
+    grad = magnitude >= 0x1p-100 && magnitude <= 1.0;
+    if (!grad) return;
+    scale = static_cast<float>(factor);
+    scale_lo = static_cast<float>(factor - static_cast<double>(scale));
+  }
+};
+
+// A step in which the float32 lanes do what they can, LogitsStep the rest.
+inline void PlainStep(const BinaryTask &task, const PlainTask &plain, BinaryStep &step) {
+  HWY_ALIGN float x[kBinaryStep] = {}, y[kBinaryStep] = {}, losses[kBinaryStep], grad[kBinaryStep];
+  bool usual[kBinaryStep];
+  bool all = plain.grad || task.grad.data == nullptr;
+  for (int64_t i = 0; i < step.padded; ++i) {
+    usual[i] = step.x[i] == step.x[i] && step.y[i] - step.y[i] == 0.0;
+    all = all && usual[i];
+    x[i] = usual[i] ? static_cast<float>(step.x[i]) : 0.0f;
+    y[i] = usual[i] ? static_cast<float>(step.y[i]) : 0.0f;
+  }
+  if (!all || task.target_grad.data != nullptr) LogitsStep<false>(task, step);
+  const bool has_grad = plain.grad && task.grad.data != nullptr;
+  const int64_t four = 4 * static_cast<int64_t>(hn::Lanes(Tag<float>()));
+  const PlainOutputs<float> out{plain.scale, plain.scale_lo, losses, has_grad ? grad : nullptr, nullptr, false, false};
+  PlainElements(out, x, y, (step.padded + four - 1) / four * four);
+  for (int64_t i = 0; i < step.padded; ++i) {
+    if (!usual[i]) continue;
+    step.loss[i] = static_cast<double>(losses[i]);
+    if (has_grad) step.grad[i] = static_cast<double>(grad[i]);
+  }
+}
+
+// The elements from `index` on, where they are adjacent in memory; the number done.
+template <class In, class Y>
+int64_t PlainInMemory(const BinaryTask &task, const PlainTask &plain, int64_t index, int64_t end,
+                      WideLanes<float> &sum) {
+  float *const losses = task.losses.data == nullptr ? nullptr : static_cast<float *>(task.losses.data) + index;
+  In *const grad = task.grad.data == nullptr ? nullptr : static_cast<In *>(task.grad.data) + index;
+  // Streaming stores want aligned vectors. Gradients of half precision keep the arithmetic busier than the memory.
+  const auto streams = [&](const void *p) {
+    return p != nullptr && task.large && reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(float)) == 0;
+  };
+  const PlainOutputs<In> out{plain.scale,
+                             plain.scale_lo,
+                             losses,
+                             grad,
+                             task.sum ? &sum : nullptr,
+                             streams(losses),
+                             task.grad.data != task.input.data && streams(grad)};
+  return PlainElements(out, static_cast<const In *>(task.input.data) + index,
+                       static_cast<const Y *>(task.targets.data) + index, end - index);
+}
+
+using PlainInMemoryFunction = int64_t (*)(const BinaryTask &, const PlainTask &, int64_t, int64_t, WideLanes<float> &);
+
+// Null: step by step.
+inline PlainInMemoryFunction PlainInMemoryOf(const BinaryTask &task, const PlainTask &plain) {
+  const int64_t block = task.layout.length * task.layout.lines;
+  const auto adjacent = [&](const auto &matrix) { return matrix.data == nullptr || matrix.stride == block; };
+  if (!plain.losses || (task.grad.data != nullptr && !plain.grad) || task.target_grad.data != nullptr) return nullptr;
+  if (!adjacent(task.input) || !adjacent(task.targets) || !adjacent(task.losses) || !adjacent(task.grad)) {
+    return nullptr;
+  }
+  const bool same = task.targets_dtype == task.dtype;
+  if (!same && task.targets_dtype != kF32) return nullptr;
+  switch (task.dtype) {
+    case kBf16:
+      return same ? PlainInMemory<Bf16, Bf16> : PlainInMemory<Bf16, float>;
+    case kF16:
+      return same ? PlainInMemory<F16, F16> : PlainInMemory<F16, float>;
+    default:
+      return PlainInMemory<float, float>;
+  }
+}
+
+template <class T>
+void BinaryElementsStep(const BinaryTask &task, [[maybe_unused]] const PlainTask &plain, int64_t index,
+                        BinaryStep &step, WideLanes<T> &sum) {
+  constexpr bool kWide = sizeof(T) == 8;
+  const int64_t count = step.count, padded = step.padded;
+  ReadMatrix(task, task.dtype, task.input, index, count, padded, step.x);
+  ReadMatrix(task, task.targets_dtype, task.targets, index, count, padded, step.y);
+  ReadFactors<T>(task, index, step);
+  if (task.probabilities) {
+    ProbabilitiesStep<kWide>(task, step);
+  } else if (kWide && task.focal) {
+    WideFocalStep(task, step);
+  } else if (!kWide && plain.losses) {
+    PlainStep(task, plain, step);
+  } else {
+    LogitsStep<kWide>(task, step);
+  }
+  if (task.losses.data != nullptr || task.sum) {
+    for (int64_t i = count; i < padded; ++i) step.loss[i] = 0.0;
+    WriteMatrix<T, T>(task, task.losses, index, count, padded, step.loss, &sum);
+  }
+  if (task.grad.data != nullptr) WriteMatrix<T>(task, task.dtype, task.grad, index, count, padded, step.grad);
+  if (task.target_grad.data != nullptr) {
+    WriteMatrix<T>(task, task.targets_dtype, task.target_grad, index, count, padded, step.target_grad);
+  }
+}
+
 template <class T>
 Wide BinaryElements(const BinaryTask &task, int64_t begin, int64_t end) {
-  constexpr bool kWide = sizeof(T) == 8;
   WideLanes<T> sum;
   BinaryStep step;
   step.inverse = Divide(Wide{1.0, 0.0}, Wide{task.denominator.mantissa, 0.0});
+  const int64_t power = HWY_MAX(int64_t{-2040}, HWY_MIN(-task.denominator.exponent, int64_t{2040}));
+  step.power[0] = PowerOfTwo(power / 2);
+  step.power[1] = PowerOfTwo(power - power / 2);
+  const PlainTask plain(task, step.inverse);
+  PlainInMemoryFunction in_memory = nullptr;
+  if constexpr (sizeof(T) == 4) in_memory = PlainInMemoryOf(task, plain);
   for (int64_t index = begin; index < end; index += kBinaryStep) {
-    const int64_t count = HWY_MIN(end - index, kBinaryStep);
-    const int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
-    step.count = count;
-    step.padded = padded;
-    ReadMatrix(task, task.dtype, task.input, index, count, padded, step.x);
-    ReadMatrix(task, task.targets_dtype, task.targets, index, count, padded, step.y);
-    ReadFactors<T>(task, index, step);
-    if (task.probabilities) {
-      ProbabilitiesStep<kWide>(task, step);
-    } else if (kWide && task.focal) {
-      WideFocalStep(task, step);
-    } else {
-      LogitsStep<kWide>(task, step);
+    if constexpr (sizeof(T) == 4) {
+      if (in_memory != nullptr) index += in_memory(task, plain, index, end, sum);
+      if (index == end) break;
     }
-    if (task.losses.data != nullptr || task.sum) {
-      for (int64_t i = count; i < padded; ++i) step.loss[i] = 0.0;
-      WriteMatrix<T, T>(task, task.losses, index, count, padded, step.loss, &sum);
-    }
-    if (task.grad.data != nullptr) WriteMatrix<T>(task, task.dtype, task.grad, index, count, padded, step.grad);
-    if (task.target_grad.data != nullptr) {
-      WriteMatrix<T>(task, task.targets_dtype, task.target_grad, index, count, padded, step.target_grad);
-    }
+    step.count = HWY_MIN(end - index, kBinaryStep);
+    step.padded = (step.count + kLanes - 1) / kLanes * kLanes;
+    BinaryElementsStep<T>(task, plain, index, step, sum);
   }
+  if (task.large) hwy::FlushStream();
   return sum.Total();
 }
 

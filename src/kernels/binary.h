@@ -44,6 +44,7 @@ struct BinaryTask {
   bool focal, has_alpha;
   double gamma, alpha;
   Factor denominator;  // of the gradients
+  bool large;          // outputs are too large for the caches
 };
 
 // Elements [begin, end); the sum of their losses as stored.

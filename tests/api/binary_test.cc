@@ -722,5 +722,47 @@ TEST(BinaryDifferences, GradientsAreTheLossesSlopes) {
   }
 }
 
+// Outputs too large for the caches are stored past them: the same bits as those of calls of parts.
+TEST(BinaryLarge, OutputsHaveTheBitsOfSmallCalls) {
+  const int64_t rows = 8, cols = (int64_t{1} << 20) + 5;
+  const size_t count = static_cast<size_t>(rows * cols);
+  std::vector<float> x(count), y(count), more_losses(count + 16), more_grad(count + 32);
+  const auto aligned = [](std::vector<float> &v) {
+    return v.data() + (64 - reinterpret_cast<uintptr_t>(v.data()) % 64) / sizeof(float);
+  };
+  float *const losses = aligned(more_losses);
+  Random random(21);
+  for (size_t i = 0; i < count; ++i) {
+    x[i] = static_cast<float>(random.Uniform() * 20 - 10);
+    y[i] = static_cast<float>(i % 3 == 0);
+  }
+  xent_options options = XENT_OPTIONS_INIT;
+  options.reduction = XENT_REDUCTION_NONE;
+  for (const size_t misaligned : {0, 3}) {
+    xent_binary_cross_entropy args = XENT_BINARY_CROSS_ENTROPY_INIT;
+    args.rows = rows;
+    args.cols = cols;
+    args.dtype = args.targets_dtype = XENT_F32;
+    args.input = x.data();
+    args.targets = y.data();
+    args.losses = losses;
+    float *const grad = aligned(more_grad) + misaligned;
+    args.grad = grad;
+    ASSERT_EQ(xent_binary_cross_entropy_forward_backward(&args, &options, nullptr, nullptr), XENT_OK);
+    std::vector<float> part_losses(static_cast<size_t>(cols)), part_grad(static_cast<size_t>(cols));
+    for (int64_t row = 0; row < rows; ++row) {
+      args.rows = 1;
+      args.input = x.data() + row * cols;
+      args.targets = y.data() + row * cols;
+      args.losses = part_losses.data();
+      args.grad = part_grad.data();
+      ASSERT_EQ(xent_binary_cross_entropy_forward_backward(&args, &options, nullptr, nullptr), XENT_OK);
+      const size_t bytes = static_cast<size_t>(cols) * sizeof(float);
+      EXPECT_EQ(std::memcmp(part_losses.data(), losses + row * cols, bytes), 0) << row;
+      EXPECT_EQ(std::memcmp(part_grad.data(), grad + row * cols, bytes), 0) << row;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace xent::test

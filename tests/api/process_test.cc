@@ -157,6 +157,9 @@ class Everything {
       binary.target_grad = backward_.grad.data();
       binary.focal_gamma = 2;
       count(xent_binary_cross_entropy_forward_backward(&binary, nullptr, &exec_, &error_));
+      binary.focal_gamma = 0;
+      binary.target_grad = nullptr;
+      count(xent_binary_cross_entropy_forward_backward(&binary, nullptr, &exec_, &error_));
     }
     count(xent_logsumexp(rows, cols, call_.logits.data(), dtype, 0, call_.lse.data(), &exec_, &error_));
     count(xent_softmax(rows, cols, call_.logits.data(), dtype, 0, call_.grad.data(), 0, &exec_, &error_));

@@ -1,0 +1,281 @@
+// Binary cross-entropy of logits without weights, in float32 lanes; and what float32 lanes do for logits with weights.
+//
+// With e = e^-|z| and the coefficient c of the larger side, 1-y for positive z and y else, the loss is c |z| + log(1+e)
+// and the gradient c - e/(1+e), its sign that of z. Nothing cancels: log(1+e) = e P(e) keeps its digits however small
+// it is, and neither 1-e/(1+e) nor 1-c is formed. docs/numerics.md counts the errors.
+#if defined(XENT_SRC_KERNELS_BINARY_PLAIN_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef XENT_SRC_KERNELS_BINARY_PLAIN_INL_H_
+#undef XENT_SRC_KERNELS_BINARY_PLAIN_INL_H_
+#else
+#define XENT_SRC_KERNELS_BINARY_PLAIN_INL_H_
+#endif
+
+#include <iterator>
+
+#include "hwy/highway.h"
+#include "kernels/lanes-inl.h"
+#include "kernels/load-inl.h"
+#include "math/exp-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace xent::internal {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+inline constexpr int64_t kBinaryStep = 4 * kLanes;
+
+// Where the elements go; null: nowhere. The gradient is multiplied by scale + scale_lo.
+template <class In>
+struct PlainOutputs {
+  float scale, scale_lo;
+  float *losses;
+  In *grad;
+  WideLanes<float> *sum;
+  bool stream_losses, stream_grad;  // past the caches
+};
+
+// Below it exponentials count as 0: they are below half of the smallest subnormal number.
+inline constexpr float kLowestArgument = -104.0f;
+// They are formed with this power of two, so that those below the normal range keep their digits to the end: they count
+// beside targets as small. How far down ExpFour itself goes differs between targets.
+inline constexpr int kExponentialBias = 30;
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V MinusMagnitude(D d, V z) {
+  return hn::Or(z, hn::SignBit(d));
+}
+
+// NaN, and infinite targets, are left to the double lanes.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Unusual(D d, V z, V y) {
+  return hn::MulAdd(y, hn::Zero(d), z);  // NaN
+}
+
+// NaN becomes 0 too.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Flushed(D d, V v) {
+  return hn::IfThenElseZero(hn::Gt(hn::Abs(v), hn::Set(d, 0x1p-126f)), v);
+}
+
+// e^z for z <= 0, in lockstep.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void SmallExpFour(D d, const ExpRange<float> &range, V &z0, V &z1, V &z2, V &z3) {
+  const V lowest = hn::Set(d, kLowestArgument), unbias = hn::Set(d, 0x1p-30f);
+  const auto counts0 = hn::Ge(z0, lowest), counts1 = hn::Ge(z1, lowest);
+  const auto counts2 = hn::Ge(z2, lowest), counts3 = hn::Ge(z3, lowest);
+  ExpFour(d, range, z0, z1, z2, z3);
+  z0 = hn::Mul(hn::IfThenElseZero(counts0, z0), unbias);
+  z1 = hn::Mul(hn::IfThenElseZero(counts1, z1), unbias);
+  z2 = hn::Mul(hn::IfThenElseZero(counts2, z2), unbias);
+  z3 = hn::Mul(hn::IfThenElseZero(counts3, z3), unbias);
+}
+
+// log(1 + e) / e for 0 <= e <= 1, in lockstep.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void Log1pRatioFour(D d, V e0, V e1, V e2, V e3, V &p0, V &p1, V &p2, V &p3) {
+  constexpr int kTerms = std::size(kLog1pF32);
+  p0 = p1 = p2 = p3 = hn::Set(d, kLog1pF32[kTerms - 1]);
+  HWY_UNROLL(16)
+  for (int i = kTerms - 2; i >= 0; --i) {
+    const V coefficient = hn::Set(d, kLog1pF32[i]);
+    p0 = hn::MulAdd(p0, e0, coefficient);
+    p1 = hn::MulAdd(p1, e1, coefficient);
+    p2 = hn::MulAdd(p2, e2, coefficient);
+    p3 = hn::MulAdd(p3, e3, coefficient);
+  }
+}
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V LargerCoefficient(D d, V z, V y) {
+  return hn::IfNegativeThenElse(z, y, hn::Sub(hn::Set(d, 1.0f), y));
+}
+
+// 0 inf, NaN, is flushed, and 0 is what the loss then is.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V PlainLoss(D d, V c, V z, V log1p) {
+  return Flushed(d, hn::MulAdd(c, hn::Abs(z), log1p));
+}
+
+template <class In, class D, class V = hn::Vec<D>>
+HWY_INLINE V PlainGrad(D d, PlainOutputs<In> out, V z, V c, V e) {
+  // Of -|z|; what its two roundings lose is added behind: e - sigma is exact, for sigma <= e <= 2 sigma, and dividing
+  // the rest by 1+e is multiplying it by 1-sigma.
+  const V sigma = hn::Div(e, hn::Add(e, hn::Set(d, 1.0f)));
+  const V rest = hn::NegMulAdd(sigma, e, hn::Sub(e, sigma));
+  const V difference = hn::Sub(hn::Sub(c, sigma), hn::NegMulAdd(sigma, rest, rest));
+  const V g = hn::Xor(difference, hn::And(z, hn::SignBit(d)));
+  const V low = hn::Mul(g, hn::Set(d, out.scale_lo));
+  return Flushed(d, hn::MulAdd(g, hn::Set(d, out.scale), low));
+}
+
+// Adds the vectors that `losses` holds, in the order of four calls of AddToLanes. Converting from memory costs half as
+// much as from registers, and where a vector has all lanes the sums pass through memory once a call.
+template <class D>
+HWY_INLINE void AddFourToLanes(D d, const float *losses, int64_t i, WideLanes<float> &sum) {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  if (lanes == kLanes) {
+    const hn::RepartitionToWide<D> dd;
+    const hn::Half<D> dh;
+    const int64_t half = lanes / 2;
+    auto low = hn::Load(dd, sum.lanes), high = hn::Load(dd, sum.lanes + half);
+    for (int64_t k = 0; k < 4 * lanes; k += lanes) {
+      low = hn::Add(low, hn::PromoteTo(dd, hn::LoadU(dh, losses + k)));
+      high = hn::Add(high, hn::PromoteTo(dd, hn::LoadU(dh, losses + k + half)));
+    }
+    hn::Store(low, dd, sum.lanes);
+    hn::Store(high, dd, sum.lanes + half);
+  } else {
+    for (int64_t k = 0; k < 4 * lanes; k += lanes) AddToLanes(d, hn::LoadU(d, losses + k), (i + k) % kLanes, sum);
+  }
+}
+
+// What the double lanes take over for elements with weights: e^-|z| with the bias of Format, 1/(1+e), log(1+e)/e.
+struct LogisticParts {
+  HWY_ALIGN float exponential[kBinaryStep], inverse[kBinaryStep], ratio[kBinaryStep];
+};
+// In magnitude; beyond it exponentials, biased, leave the normal range.
+inline constexpr float kFarthestPart = 138.0f;
+
+// Of `count` elements, rounded up to whole fours of vectors. False: some are farther, or NaN.
+inline bool MakeParts(const double *x, int64_t count, LogisticParts &parts) {
+  const Tag<float> d;
+  const hn::RepartitionToWide<decltype(d)> dd;
+  const hn::Half<decltype(d)> dh;
+  using V = hn::Vec<decltype(d)>;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const ExpRange<float> range(0);
+  const V one = hn::Set(d, 1.0f), unbias = hn::Set(d, static_cast<float>(PowerOfTwo(-Format<float>::kBias)));
+  const V farthest = hn::Set(d, -kFarthestPart);
+  bool near = true;
+  for (int64_t i = 0; i < count; i += 4 * lanes) {
+    const auto load = [&](int64_t at) HWY_ATTR {
+      const auto lower = hn::DemoteTo(dh, hn::Load(dd, x + at));
+      const auto upper = hn::DemoteTo(dh, hn::Load(dd, x + at + lanes / 2));
+      return MinusMagnitude(d, hn::Combine(d, upper, lower));
+    };
+    V e0 = load(i), e1 = load(i + lanes), e2 = load(i + 2 * lanes), e3 = load(i + 3 * lanes);
+    near = near && hn::AllTrue(d, hn::And(hn::And(hn::Ge(e0, farthest), hn::Ge(e1, farthest)),
+                                          hn::And(hn::Ge(e2, farthest), hn::Ge(e3, farthest))));
+    ExpFour(d, range, e0, e1, e2, e3);
+    hn::Store(e0, d, parts.exponential + i);
+    hn::Store(e1, d, parts.exponential + i + lanes);
+    hn::Store(e2, d, parts.exponential + i + 2 * lanes);
+    hn::Store(e3, d, parts.exponential + i + 3 * lanes);
+    hn::Store(hn::Div(one, hn::MulAdd(e0, unbias, one)), d, parts.inverse + i);
+    hn::Store(hn::Div(one, hn::MulAdd(e1, unbias, one)), d, parts.inverse + i + lanes);
+    hn::Store(hn::Div(one, hn::MulAdd(e2, unbias, one)), d, parts.inverse + i + 2 * lanes);
+    hn::Store(hn::Div(one, hn::MulAdd(e3, unbias, one)), d, parts.inverse + i + 3 * lanes);
+    V p0, p1, p2, p3;
+    Log1pRatioFour(d, hn::Mul(e0, unbias), hn::Mul(e1, unbias), hn::Mul(e2, unbias), hn::Mul(e3, unbias), p0, p1, p2,
+                   p3);
+    hn::Store(p0, d, parts.ratio + i);
+    hn::Store(p1, d, parts.ratio + i + lanes);
+    hn::Store(p2, d, parts.ratio + i + 2 * lanes);
+    hn::Store(p3, d, parts.ratio + i + 3 * lanes);
+  }
+  return near;
+}
+
+// Exponentials that wait in the first-level cache. Their loop and that of what follows are each short enough that the
+// processor overlaps several turns; together in one loop, the chain of dependent operations takes longer than the work.
+inline constexpr int64_t kPlainBlock = 8 * kBinaryStep;
+
+// Asks for what four vectors will read, some blocks from now, into the second-level cache. An integer address: it may
+// lie outside of any object, which a prefetch does not mind.
+template <class In>
+HWY_INLINE void PrefetchFour(const In *p) {
+  constexpr uintptr_t kAhead = 16 * 1024;
+  const uintptr_t ahead = reinterpret_cast<uintptr_t>(p) + kAhead;
+  const size_t bytes = 4 * hn::Lanes(Tag<In>()) * sizeof(In);
+  for (size_t byte = 0; byte < bytes; byte += 64) {
+    __builtin_prefetch(reinterpret_cast<const void *>(ahead + byte), 0, 2);
+  }
+}
+
+// The exponentials of four vectors. False, and nothing written: some are unusual.
+template <class In, class Y>
+HWY_INLINE bool PlainExp(const ExpRange<float> &range, const In *x, const Y *y, float *exponentials) {
+  const Tag<In> d;
+  using V = hn::Vec<decltype(d)>;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  PrefetchFour(x);
+  V z0 = LoadAs(d, x), z1 = LoadAs(d, x + lanes), z2 = LoadAs(d, x + 2 * lanes), z3 = LoadAs(d, x + 3 * lanes);
+  const auto unusual = hn::Or(
+      hn::IsEitherNaN(Unusual(d, z0, LoadAs(d, y)), Unusual(d, z1, LoadAs(d, y + lanes))),
+      hn::IsEitherNaN(Unusual(d, z2, LoadAs(d, y + 2 * lanes)), Unusual(d, z3, LoadAs(d, y + 3 * lanes))));
+  if (HWY_UNLIKELY(!hn::AllFalse(d, unusual))) return false;
+  z0 = MinusMagnitude(d, z0);
+  z1 = MinusMagnitude(d, z1);
+  z2 = MinusMagnitude(d, z2);
+  z3 = MinusMagnitude(d, z3);
+  SmallExpFour(d, range, z0, z1, z2, z3);
+  hn::Store(z0, d, exponentials);
+  hn::Store(z1, d, exponentials + lanes);
+  hn::Store(z2, d, exponentials + 2 * lanes);
+  hn::Store(z3, d, exponentials + 3 * lanes);
+  return true;
+}
+
+template <class T>
+HWY_INLINE void StreamFour(const T *from, T *to) {
+  const hn::CappedTag<T, kLanes> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t k = 0; k < 4 * lanes; k += lanes) hn::Stream(hn::Load(d, from + k), d, to + k);
+}
+
+// The outputs of four vectors from element i on, lane i % kLanes of the sum first.
+template <class In, class Y>
+HWY_INLINE void PlainFour(PlainOutputs<In> out, const In *x, const Y *y, const float *exponentials, int64_t i) {
+  const Tag<In> d;
+  using V = hn::Vec<decltype(d)>;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t i1 = i + lanes, i2 = i + 2 * lanes, i3 = i + 3 * lanes;
+  PrefetchFour(y + i);
+  const V z0 = LoadAs(d, x + i), z1 = LoadAs(d, x + i1), z2 = LoadAs(d, x + i2), z3 = LoadAs(d, x + i3);
+  const V c0 = LargerCoefficient(d, z0, LoadAs(d, y + i)), c1 = LargerCoefficient(d, z1, LoadAs(d, y + i1));
+  const V c2 = LargerCoefficient(d, z2, LoadAs(d, y + i2)), c3 = LargerCoefficient(d, z3, LoadAs(d, y + i3));
+  const V e0 = hn::Load(d, exponentials), e1 = hn::Load(d, exponentials + lanes);
+  const V e2 = hn::Load(d, exponentials + 2 * lanes), e3 = hn::Load(d, exponentials + 3 * lanes);
+  if (out.losses != nullptr || out.sum != nullptr) {
+    V p0, p1, p2, p3;
+    Log1pRatioFour(d, e0, e1, e2, e3, p0, p1, p2, p3);
+    HWY_ALIGN float kept[4 * kLanes];
+    float *const to = out.losses == nullptr || out.stream_losses ? kept : out.losses + i;
+    hn::StoreU(PlainLoss(d, c0, z0, hn::Mul(p0, e0)), d, to);
+    hn::StoreU(PlainLoss(d, c1, z1, hn::Mul(p1, e1)), d, to + lanes);
+    hn::StoreU(PlainLoss(d, c2, z2, hn::Mul(p2, e2)), d, to + 2 * lanes);
+    hn::StoreU(PlainLoss(d, c3, z3, hn::Mul(p3, e3)), d, to + 3 * lanes);
+    if (out.sum != nullptr) AddFourToLanes(d, to, i, *out.sum);
+    if (out.stream_losses) StreamFour(to, out.losses + i);
+  }
+  if (out.grad != nullptr) {
+    HWY_ALIGN In kept[4 * kLanes];
+    In *const to = sizeof(In) == sizeof(float) && out.stream_grad ? kept : out.grad + i;
+    StoreAs(d, PlainGrad(d, out, z0, c0, e0), to);
+    StoreAs(d, PlainGrad(d, out, z1, c1, e1), to + lanes);
+    StoreAs(d, PlainGrad(d, out, z2, c2, e2), to + 2 * lanes);
+    StoreAs(d, PlainGrad(d, out, z3, c3, e3), to + 3 * lanes);
+    if constexpr (sizeof(In) == sizeof(float)) {
+      if (out.stream_grad) StreamFour(to, out.grad + i);
+    }
+  }
+}
+
+// Elements [0, count) as far as they are usual and come in fours of vectors; the number done.
+template <class In, class Y>
+int64_t PlainElements(PlainOutputs<In> out, const In *x, const Y *y, int64_t count) {
+  const ExpRange<float> range(Format<float>::kBias - kExponentialBias);
+  const int64_t four = 4 * static_cast<int64_t>(hn::Lanes(Tag<In>()));
+  HWY_ALIGN float exponentials[kPlainBlock];
+  for (int64_t begin = 0, end = 0;; begin = end) {
+    const int64_t limit = HWY_MIN(count - four, begin + kPlainBlock - four);
+    while (end <= limit && PlainExp(range, x + end, y + end, exponentials + (end - begin))) end += four;
+    for (int64_t i = begin; i < end; i += four) PlainFour(out, x, y, exponentials + (i - begin), i);
+    if (end <= limit || end + four > count) return end;
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace xent::internal
+HWY_AFTER_NAMESPACE();
+#endif  // include guard

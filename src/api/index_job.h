@@ -236,7 +236,7 @@ struct IndexJob {
     WriteStatistics<In>(call, row, SumRow<In>(call, row), target);
   }
 
-  void Chunk(int pass, int64_t row, int64_t chunk, Row &state, ChunkSum &sum) const {
+  XENT_NOINLINE void Chunk(int pass, int64_t row, int64_t chunk, Row &state, ChunkSum &sum) const {
     if (pass == 0) return Sum(row, chunk, state, nullptr, &sum);
     Rewrite(row, chunk, state, sum, [&](const ScaleTask &task) { call.kernels.write->scale[kDtypeOf<In>](task); });
   }

@@ -3,6 +3,7 @@
 #define XENT_SRC_API_SMALL_ROWS_H_
 
 #include <cstdint>
+#include <cstring>
 
 #include "api/cross_entropy_call.h"
 #include "api/run_rows.h"
@@ -38,10 +39,48 @@ bool TakesSmallRows(const Call &call, Factor *g) {
          call.FillOf(0, false, g) == Fill::kCompute && IsTame(*g);
 }
 
-inline void WriteSmallRows(const Call &call, const SmallRowsTask &task, const SmallRows &rows, const int64_t *row_of) {
+// What is left of a tile of rows when the kernel has been over it.
+struct SmallTile {
+  int64_t count;
+  int64_t row[kTile];
+  uint32_t done;  // bit i: row[i]
+  float loss[kTile];
+  double nll[kTile];
+};
+
+// The next rows of [*next, end) that are not ignored, as many as go together; ignored ones are finished on the way.
+// Not inline, so that its frame is gone where a row goes the long way.
+template <class In, class Job>
+XENT_NOINLINE void RunSmallTile(const Job &job, const Factor &g, int64_t end, int64_t *next, SmallTile *tile) {
+  const Call &call = job.call;
+  SmallRowsTask task;
+  SmallRows rows;
+  task.cols = call.shape.cols;
+  task.count = 0;
+  task.wants_gradient = call.args.grad != nullptr;
+  task.wants_lse = call.args.lse != nullptr;
+  task.g = g;
+  for (; *next < end && task.count < kTile; ++*next) {
+    const int64_t target = call.Target(*next);
+    if (call.IsIgnored(target)) {
+      job.Ignore(*next);
+      continue;
+    }
+    task.logits[task.count] = call.Logits<In>(*next);
+    task.gradients[task.count] = call.Grad<In>(*next);
+    task.targets[task.count] = target;
+    tile->row[task.count++] = *next;
+  }
+  tile->count = task.count;
+  if (task.count == 0) return;
+  call.kernels.small_rows->run[kDtypeOf<In>](task, &rows);
+  tile->done = rows.done;
+  std::memcpy(tile->loss, rows.loss, sizeof(rows.loss));
+  std::memcpy(tile->nll, rows.nll, sizeof(rows.nll));
   for (int64_t i = 0; i < task.count; ++i) {
+    const int64_t row = tile->row[i];
+    if (task.wants_gradient) call.FillPadding<In>(row);
     if ((rows.done >> i & 1) == 0) continue;
-    const int64_t row = row_of[i];
     Call::Write(call.args.losses, row, rows.loss[i]);
     if (task.wants_lse) Call::Write(call.args.lse, row, rows.lse[i]);
     Call::Write(call.args.logprobs, row, 0.0f - rows.loss[i]);
@@ -57,46 +96,21 @@ inline void WriteSmallRows(const Call &call, const SmallRowsTask &task, const Sm
 // Rows [first, end) of a job (IndexJob) whose call TakesSmallRows.
 template <class In, class Job>
 XENT_NOINLINE void RunSmallRows(const Job &job, const Factor &g, int64_t first, int64_t end, Groups<Totals> &groups) {
-  const Call &call = job.call;
-  const auto run = call.kernels.small_rows->run[kDtypeOf<In>];
-  SmallRowsTask task;
-  SmallRows rows;
-  int64_t row_of[kTile];
-  task.cols = call.shape.cols;
-  task.wants_gradient = call.args.grad != nullptr;
-  task.wants_lse = call.args.lse != nullptr;
-  task.g = g;
-  for (int64_t row = first; row < end;) {
-    task.count = 0;
-    for (; row < end && task.count < kTile; ++row) {
-      const int64_t target = call.Target(row);
-      if (call.IsIgnored(target)) {
-        job.Ignore(row);
-        continue;
-      }
-      task.logits[task.count] = call.Logits<In>(row);
-      task.gradients[task.count] = call.Grad<In>(row);
-      task.targets[task.count] = target;
-      row_of[task.count++] = row;
-    }
-    if (task.count == 0) break;
-    run(task, &rows);
-    WriteSmallRows(call, task, rows, row_of);
-    if (task.wants_gradient && call.shape.cols < call.args.cols) {
-      for (int64_t i = 0; i < task.count; ++i) call.FillPadding<In>(row_of[i]);
-    }
+  const bool wants_nll = job.call.args.perplexity != nullptr;
+  SmallTile tile;
+  for (int64_t next = first; next < end;) {
+    RunSmallTile<In>(job, g, end, &next, &tile);
     double sum;
-    if (rows.done == (1u << task.count) - 1 && call.args.perplexity == nullptr &&
-        SumExactly(rows.loss, task.count, &sum) && groups.AddExactly(row_of[0], row_of[task.count - 1], sum)) {
+    if (tile.count > 0 && tile.done == (1u << tile.count) - 1 && !wants_nll &&
+        SumExactly(tile.loss, tile.count, &sum) && groups.AddExactly(tile.row[0], tile.row[tile.count - 1], sum)) {
       continue;
     }
-    for (int64_t i = 0; i < task.count; ++i) {
-      Totals &totals = groups.Of(row_of[i]);
-      if ((rows.done >> i & 1) == 0) {
-        RunRow(job, call.shape, row_of[i], totals);
+    for (int64_t i = 0; i < tile.count; ++i) {
+      Totals &totals = groups.Of(tile.row[i]);
+      if ((tile.done >> i & 1) == 0) {
+        RunRow(job, job.call.shape, tile.row[i], totals);
       } else {
-        totals.Add({{static_cast<double>(rows.loss[i]), 0.0},
-                    call.args.perplexity != nullptr ? Wide{rows.nll[i]} : Wide{}});
+        totals.Add({{static_cast<double>(tile.loss[i]), 0.0}, wants_nll ? Wide{tile.nll[i]} : Wide{}});
       }
     }
   }

@@ -277,7 +277,8 @@ std::string Check(Op op, Source source, Problem* problem, int threads) {
         CheckLoss(*problem, Row(*problem, i), verdict.library(), &verdict);
         break;
       case Op::kForwardBackwardInplace:
-      case Op::kForwardBackward: {
+      case Op::kForwardBackward:
+      case Op::kForwardBackwardWorkspace: {
         const Row row(*problem, i);
         CheckLoss(*problem, row, verdict.library(), &verdict);
         CheckGradient(*problem, row, &verdict);
@@ -314,6 +315,7 @@ std::string Check(Op op, Source source, Problem* problem, int threads) {
     case Op::kForward:
     case Op::kForwardBackwardInplace:
     case Op::kForwardBackward:
+    case Op::kForwardBackwardWorkspace:
     case Op::kReduce:
       CheckMean(*problem, &verdict);
       break;

@@ -20,6 +20,8 @@ const char* BaseName(Op op) {
       return "forward_backward_inplace";
     case Op::kForwardBackward:
       return "forward_backward";
+    case Op::kForwardBackwardWorkspace:
+      return "forward_backward_workspace";
     case Op::kBackward:
       return "backward";
     case Op::kSoftmax:
@@ -52,7 +54,7 @@ const char* BaseName(Op op) {
   return "";
 }
 
-xent_cross_entropy Arguments(Op op, const Problem& problem, int64_t slot) {
+xent_cross_entropy Arguments(Op op, const Problem& problem, int threads, int64_t slot) {
   xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
   args.rows = problem.shape.rows;
   args.cols = problem.shape.cols;
@@ -71,6 +73,10 @@ xent_cross_entropy Arguments(Op op, const Problem& problem, int64_t slot) {
     args.in_place = 1;
   } else if (op != Op::kForward) {
     args.grad = problem.slot(0);
+  }
+  if (op == Op::kForwardBackwardWorkspace) {
+    args.workspace = problem.workspace.data();
+    args.workspace_bytes = xent_workspace_bytes(args.cols, problem.dtype, threads);
   }
   return args;
 }
@@ -96,16 +102,17 @@ xent_status RunLibrary(Op op, Problem* problem, int threads, int64_t slot) {
   void* out = problem->slot(0);
   switch (op) {
     case Op::kForward: {
-      const xent_cross_entropy args = Arguments(op, *problem, slot);
+      const xent_cross_entropy args = Arguments(op, *problem, threads, slot);
       return xent_cross_entropy_forward(&args, nullptr, &exec, nullptr);
     }
     case Op::kForwardBackwardInplace:
-    case Op::kForwardBackward: {
-      const xent_cross_entropy args = Arguments(op, *problem, slot);
+    case Op::kForwardBackward:
+    case Op::kForwardBackwardWorkspace: {
+      const xent_cross_entropy args = Arguments(op, *problem, threads, slot);
       return xent_cross_entropy_forward_backward(&args, nullptr, &exec, nullptr);
     }
     case Op::kBackward: {
-      const xent_cross_entropy args = Arguments(op, *problem, slot);
+      const xent_cross_entropy args = Arguments(op, *problem, threads, slot);
       return xent_cross_entropy_backward(&args, nullptr, &exec, nullptr);
     }
     case Op::kSoftmax:
@@ -176,6 +183,7 @@ void RunBaseline(const Baseline& baseline, Op op, Problem* problem, int64_t slot
         break;
       case Op::kForwardBackwardInplace:
       case Op::kForwardBackward:
+      case Op::kForwardBackwardWorkspace:
         losses[i] = baseline.loss_and_gradient(z + at, cols, target, scale, out + at);
         break;
       case Op::kBackward:
@@ -206,7 +214,7 @@ void RunBaseline(const Baseline& baseline, Op op, Problem* problem, int64_t slot
         break;
     }
   }
-  if (op == Op::kForward || op == Op::kForwardBackward || op == Op::kForwardBackwardInplace) {
+  if (op == Op::kForward || IsForwardBackward(op)) {
     *loss = baseline.mean(losses, rows);
   }
 }
@@ -251,6 +259,7 @@ int64_t BytesMoved(Op op, const Problem& problem) {
       return matrix;
     case Op::kForwardBackwardInplace:
     case Op::kForwardBackward:
+    case Op::kForwardBackwardWorkspace:
     case Op::kBackward:
     case Op::kSoftmax:
     case Op::kLogSoftmax:
@@ -279,6 +288,10 @@ SweepSegments::SweepSegments(Shape shape, int threads) : total(shape.rows * shap
 }
 
 bool IsInPlace(Op op) { return op == Op::kForwardBackwardInplace; }
+
+bool IsForwardBackward(Op op) {
+  return op == Op::kForwardBackwardInplace || op == Op::kForwardBackward || op == Op::kForwardBackwardWorkspace;
+}
 
 void Prepare(Op op, Problem* problem) {
   switch (op) {

@@ -14,6 +14,7 @@ enum class Op {
   kForward,
   kForwardBackwardInplace,
   kForwardBackward,
+  kForwardBackwardWorkspace,
   kBackward,
   kSoftmax,
   kLogSoftmax,
@@ -39,6 +40,9 @@ std::string Name(Op op, Source source);
 // Bytes that the operation must move: every matrix it reads once and every matrix it writes once. Targets, losses and
 // records are not counted.
 int64_t BytesMoved(Op op, const Problem& problem);
+
+// Loss and gradient in one call.
+bool IsForwardBackward(Op op);
 
 // Whether the result overwrites the input, so that the logits must be restored between calls.
 bool IsInPlace(Op op);

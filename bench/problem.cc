@@ -176,12 +176,14 @@ Problem::Problem(xent_dtype dtype, Shape shape, Data data) : dtype(dtype), shape
   logits = Buffer(slot_bytes);
   out = Buffer(slots * slot_bytes);
   records = Buffer(shape.rows * XENT_RECORD_BYTES);
+  const int most_threads = std::max(MaxThreads(), ManyThreads());
+  workspace = Buffer(static_cast<int64_t>(xent_workspace_bytes(shape.cols, dtype, most_threads)));
   const int64_t row_values = shape.rows * ElementBytes(ArithmeticType(dtype));
   losses = Buffer(row_values);
   lse = Buffer(row_values);
   loss = Buffer(sizeof(double));
   targets.resize(static_cast<size_t>(shape.rows));
-  maxima.resize(static_cast<size_t>(std::max<int64_t>(shape.rows, MaxThreads())));
+  maxima.resize(static_cast<size_t>(std::max<int64_t>(shape.rows, most_threads)));
   const int64_t row_bytes = shape.cols * ElementBytes(dtype);
   ParallelRanges(MaxThreads(), shape.rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {

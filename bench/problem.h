@@ -79,6 +79,7 @@ struct Problem {
   Buffer aux;
   Buffer upstream;
   Buffer records;
+  Buffer workspace;  // of xent_workspace_bytes for kManyThreads, or for all if those are more
   std::vector<int64_t> targets;
   Buffer losses, lse, loss;    // arithmetic type
   std::vector<double> maxima;  // of read_sweep

@@ -11,16 +11,37 @@ struct Shape {
   int64_t rows, cols;
 };
 
-// Far larger than a core's L2, about 256 MB in float32: what leaves a training step of a language model with the
-// vocabulary of Llama 2, GPT-2 and Llama 3.
-inline constexpr Shape kVocabularyShape = {2048, 32000};
-inline constexpr Shape kVocabularyShapes[] = {kVocabularyShape, {1024, 50257}, {512, 128256}};
+// Far larger than a core's L2, mostly about 256 MB in float32: what leaves a training step of a language model.
+inline constexpr Shape kVocabularyShape = {2048, 32000};  // Llama 2
+inline constexpr Shape kVocabularyShapes[] = {
+    kVocabularyShape,
+    {2048, 30522},  // BERT
+    {1024, 50257},  // GPT-2
+    {512, 128256},  // Llama 3
+    {512, 151936},  // Qwen 2.5
+    {256, 262144},  // Gemma 3
+};
 
-// Two classes, ten digits, a hundred and a thousand kinds of images.
-inline constexpr Shape kClassifierShapes[] = {{65536, 2}, {65536, 10}, {65536, 100}, {8192, 1000}};
+// Many rows of few classes, and ImageNet.
+inline constexpr Shape kClassifierShapes[] = {
+    {65536, 2},    // yes or no
+    {65536, 4},    // bases of DNA
+    {65536, 10},   // MNIST's digits
+    {65536, 16},   // one vector of AVX-512
+    {65536, 64},   // codons
+    {65536, 100},  // CIFAR-100
+    {8192, 1000},  // ImageNet
+};
 
-// One long row, which only threads inside the row can share, and the smallest call worth its overhead.
-inline constexpr Shape kSingleRowShapes[] = {{1, 262144}, {1, 10}};
+// What leaves one step of generation (Llama 3 and Gemma 3), which only threads inside the row can share, and the
+// smallest call worth its overhead.
+inline constexpr Shape kSingleRowShapes[] = {{1, 128256}, {1, 262144}, {1, 10}};
+
+// A generation step of eight sequences: fewer rows than threads.
+inline constexpr Shape kFewRowsShape = {8, 128256};
+
+// Threads that kFewRowsShape runs on too, more than many machines have: rows must be cut to feed them.
+inline constexpr int kManyThreads = 16;
 
 // In L1 and in L2: what the arithmetic costs when memory does not.
 inline constexpr Shape kL1Shape = {1, 4096};

@@ -161,9 +161,11 @@ void Measure(benchmark::State& state, Case* c) {
       if (c->source != source) state.counters[counter] = BaselineSeconds(c->op, source, problem) / median;
     }
   }
-  state.SetLabel(IsYardstick(c->op)              ? YardstickTarget()
-                 : c->source == Source::kLibrary ? xent_active_target()
-                                                 : "compiler's default target");
+  std::string label = IsYardstick(c->op)              ? YardstickTarget()
+                      : c->source == Source::kLibrary ? xent_active_target()
+                                                      : "compiler's default target";
+  if (c->threads > Cores()) label += ", oversubscribed";
+  state.SetLabel(label);
 }
 
 // All cases, those of one problem together.
@@ -177,6 +179,7 @@ class Registry {
     for (const Shape& shape : kVocabularyShapes) AddMatrix(XENT_F32, shape, thread_counts);
     for (const Shape& shape : kClassifierShapes) AddMatrix(XENT_F32, shape, thread_counts);
     for (const Shape& shape : kSingleRowShapes) AddMatrix(XENT_F32, shape, thread_counts);
+    AddMatrix(XENT_F32, kFewRowsShape, {1, all, ManyThreads()});
     for (const xent_dtype dtype : {XENT_F64, XENT_BF16, XENT_F16}) AddMatrix(dtype, kVocabularyShape, thread_counts);
     for (const xent_dtype dtype : {XENT_F32, XENT_F64, XENT_BF16, XENT_F16}) {
       for (const Shape& shape : {kL2Shape, kL1Shape}) AddMatrix(dtype, shape, {1});
@@ -203,6 +206,7 @@ class Registry {
     constexpr std::array kOps = {Op::kForward,
                                  Op::kForwardBackwardInplace,
                                  Op::kForwardBackward,
+                                 Op::kForwardBackwardWorkspace,
                                  Op::kBackward,
                                  Op::kLogSumExp,
                                  Op::kSoftmax,
@@ -215,7 +219,10 @@ class Registry {
       for (const Op op : kYardsticks) Add({op, Source::kLibrary, dtype, shape, threads, {}});
       for (const Op op : kOps) Add({op, Source::kLibrary, dtype, shape, threads, {}});
     }
-    for (const Op op : kOps) AddBaselines(op, dtype, shape);
+    for (const Op op : kOps) {
+      // The baselines know no workspace: theirs would be forward_backward once more.
+      if (op != Op::kForwardBackwardWorkspace) AddBaselines(op, dtype, shape);
+    }
   }
 
   void AddBaselines(Op op, xent_dtype dtype, const Shape& shape) {

@@ -293,6 +293,14 @@ std::string Check(Op op, Source source, Problem* problem, int threads) {
       case Op::kLogSoftmax:
         CheckLogSoftmax(*problem, Row(*problem, i), &verdict);
         break;
+      case Op::kExpSum:
+        if (!verdict.library()) {
+          const Row row(*problem, i);
+          verdict.Expect("sum", i, -1, Load(XENT_F32, problem->lse.data(), i), row.sum, XENT_F32, 0, 0,
+                         BaselineExpError(verdict, row) * row.sum);
+          break;
+        }
+        [[fallthrough]];
       case Op::kLogSumExp: {
         const Row row(*problem, i);
         const xent_dtype dtype = ArithmeticType(problem->dtype);

@@ -2,11 +2,13 @@
 #include "bench/operations.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <string>
 
 #include "bench/baselines.h"
 #include "bench/parallel.h"
+#include "bench/peers.h"
 #include "bench/yardsticks.h"
 
 namespace xent_bench {
@@ -44,6 +46,8 @@ const char* BaseName(Op op) {
       return "log";
     case Op::kLog1p:
       return "log1p";
+    case Op::kExpSum:
+      return "exp_sum";
     case Op::kReadSweep:
       return "read_sweep";
     case Op::kCopy:
@@ -120,6 +124,7 @@ xent_status RunLibrary(Op op, Problem* problem, int threads, int64_t slot) {
     case Op::kLogSoftmax:
       return xent_log_softmax(rows, cols, logits, dtype, 0, out, 0, &exec, nullptr);
     case Op::kLogSumExp:
+    case Op::kExpSum:
       return xent_logsumexp(rows, cols, logits, dtype, 0, problem->lse.data(), &exec, nullptr);
     case Op::kSoftmaxBackward:
       return xent_softmax_backward(rows, cols, problem->upstream.data(), 0, problem->aux.data(), 0, dtype, out, 0,
@@ -219,6 +224,16 @@ void RunBaseline(const Baseline& baseline, Op op, Problem* problem, int64_t slot
   }
 }
 
+void RunPeer(Source source, Problem* problem) {
+  const ExpSum exp_sum = PeerExpSum(source);
+  const auto [rows, cols] = problem->shape;
+  const auto* z = static_cast<const float*>(problem->logits.data());
+  auto* sums = static_cast<float*>(problem->lse.data());
+  for (int64_t i = 0; i < rows; ++i) {
+    sums[i] = exp_sum(z + i * cols, cols, problem->row_maxima[static_cast<size_t>(i)]);
+  }
+}
+
 void RunYardstick(Op op, Problem* problem, int threads, int64_t slot) {
   const int64_t bytes = ElementBytes(problem->dtype);
   const auto* logits = static_cast<const char*>(problem->logits.data());
@@ -244,8 +259,8 @@ void RunYardstick(Op op, Problem* problem, int threads, int64_t slot) {
 }  // namespace
 
 std::string Name(Op op, Source source) {
-  const char* prefix = source == Source::kNaive ? "naive_" : source == Source::kScalar ? "scalar_" : "";
-  return std::string(prefix) + BaseName(op);
+  constexpr std::array kPrefixes = {"", "naive_", "scalar_", "contrib_", "sleef_"};
+  return kPrefixes[static_cast<size_t>(source)] + std::string(BaseName(op));
 }
 
 int64_t BytesMoved(Op op, const Problem& problem) {
@@ -255,6 +270,7 @@ int64_t BytesMoved(Op op, const Problem& problem) {
     case Op::kLogSumExp:
     case Op::kCheckLogits:
     case Op::kReduce:
+    case Op::kExpSum:
     case Op::kReadSweep:
       return matrix;
     case Op::kForwardBackwardInplace:
@@ -287,6 +303,20 @@ SweepSegments::SweepSegments(Shape shape, int threads) : total(shape.rows * shap
   count = (total + length - 1) / length;
 }
 
+bool Does(Source source, Op op) {
+  switch (source) {
+    case Source::kLibrary:
+      return true;
+    case Source::kNaive:
+    case Source::kScalar:
+      return op != Op::kExpSum;
+    case Source::kContrib:
+    case Source::kSleef:
+      return op == Op::kExpSum && PeerExpSum(source) != nullptr;
+  }
+  return false;
+}
+
 bool IsInPlace(Op op) { return op == Op::kForwardBackwardInplace; }
 
 bool IsForwardBackward(Op op) {
@@ -309,6 +339,9 @@ void Prepare(Op op, Problem* problem) {
     case Op::kCheckLogits:
       problem->FillAux(Aux::kSoftmax);
       break;
+    case Op::kExpSum:
+      problem->FillRowMaxima();
+      break;
     case Op::kLog:
       problem->FillAux(Aux::kPositive);
       break;
@@ -326,7 +359,11 @@ xent_status Run(Op op, Source source, Problem* problem, int threads, int64_t slo
     return XENT_OK;
   }
   if (source == Source::kLibrary) return RunLibrary(op, problem, threads, slot);
-  RunBaseline(source == Source::kNaive ? Naive() : Scalar(), op, problem, slot);
+  if (source == Source::kContrib || source == Source::kSleef) {
+    RunPeer(source, problem);
+  } else {
+    RunBaseline(source == Source::kNaive ? Naive() : Scalar(), op, problem, slot);
+  }
   return XENT_OK;
 }
 

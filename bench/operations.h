@@ -26,15 +26,19 @@ enum class Op {
   kExp,
   kLog,
   kLog1p,
+  kExpSum,
   kReadSweep,
   kCopy,
   kInPlaceScale
 };
 
-// Who does it: xent, or one of the baselines in baselines.h. The yardsticks know no difference.
-enum class Source { kLibrary, kNaive, kScalar };
+// Who does it: xent, one of the baselines in baselines.h, or a peer in peers.h. The yardsticks know no difference.
+enum class Source { kLibrary, kNaive, kScalar, kContrib, kSleef };
 
-// "forward", "naive_forward", "scalar_forward".
+// Whether the source can do it: the library can do everything, each other what it has.
+bool Does(Source source, Op op);
+
+// "forward", "naive_forward", "contrib_exp_sum".
 std::string Name(Op op, Source source);
 
 // Bytes that the operation must move: every matrix it reads once and every matrix it writes once. Targets, losses and

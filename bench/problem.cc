@@ -239,6 +239,15 @@ void Problem::FillUpstream() {
   });
 }
 
+void Problem::FillRowMaxima() {
+  const auto* z = static_cast<const float*>(logits.data());
+  row_maxima.resize(static_cast<size_t>(shape.rows));
+  for (float& maximum : row_maxima) {
+    maximum = *std::max_element(z, z + shape.cols);
+    z += shape.cols;
+  }
+}
+
 void Problem::FillRecords() {
   xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
   args.rows = shape.rows;

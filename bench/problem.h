@@ -66,6 +66,8 @@ struct Problem {
   void FillUpstream();
   // Makes `records` and `lse` hold what forward saves.
   void FillRecords();
+  // Makes `row_maxima` hold each row's largest logit, of float32.
+  void FillRowMaxima();
 
   const xent_dtype dtype;
   const Shape shape;
@@ -83,6 +85,7 @@ struct Problem {
   std::vector<int64_t> targets;
   Buffer losses, lse, loss;    // arithmetic type
   std::vector<double> maxima;  // of read_sweep
+  std::vector<float> row_maxima;
   xent_diagnosis diagnosis = XENT_DIAGNOSIS_LOGITS;
   Aux aux_holds = Aux::kNothing;
 };

@@ -47,6 +47,9 @@ inline constexpr int kManyThreads = 16;
 inline constexpr Shape kL1Shape = {1, 4096};
 inline constexpr Shape kL2Shape = {1, 32000};
 
+// Sums of exponentials: in L1, and as many rows as L2 holds, so that a call's overhead does not count.
+inline constexpr Shape kExpSumShapes[] = {kL1Shape, {64, 4096}};
+
 // The array functions: out of L2, and in L1.
 inline constexpr Shape kArrayShapes[] = {{1, 1048576}, kL1Shape};
 

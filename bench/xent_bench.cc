@@ -124,11 +124,18 @@ void Measure(benchmark::State& state, Case* c) {
 
   struct Yardstick {
     Op op;
+    Source source;
     const char* counter;
     std::vector<double> seconds;
   };
-  std::vector<Yardstick> yardsticks = {{Op::kReadSweep, "x_sweep", {}}, {Op::kCopy, "x_copy", {}}};
-  if (IsInPlace(c->op)) yardsticks.push_back({Op::kInPlaceScale, "x_scale", {}});
+  std::vector<Yardstick> yardsticks = {{Op::kReadSweep, Source::kLibrary, "x_sweep", {}},
+                                       {Op::kCopy, Source::kLibrary, "x_copy", {}}};
+  if (IsInPlace(c->op)) yardsticks.push_back({Op::kInPlaceScale, Source::kLibrary, "x_scale", {}});
+  if (c->source == Source::kLibrary && c->dtype == XENT_F32 && c->threads == 1) {
+    for (const auto& [source, counter] : {std::pair{Source::kContrib, "x_contrib"}, std::pair{Source::kSleef, "x_sleef"}}) {
+      if (Does(source, c->op)) yardsticks.push_back({c->op, source, counter, {}});
+    }
+  }
   // The machine's speed changes from second to second, so yardsticks are read at several moments among the iterations.
   constexpr int64_t kReadings = 6;
   const int64_t batches = (state.max_iterations + problem->slots - 1) / problem->slots;
@@ -142,7 +149,7 @@ void Measure(benchmark::State& state, Case* c) {
       state.PauseTiming();
       if (read_yardsticks) {
         for (Yardstick& y : yardsticks) {
-          y.seconds.push_back(SecondsPerCall(y.op, Source::kLibrary, problem, c->threads));
+          y.seconds.push_back(SecondsPerCall(y.op, y.source, problem, c->threads));
         }
       }
       if (IsInPlace(c->op)) RestoreAllSlots(*problem);
@@ -158,12 +165,11 @@ void Measure(benchmark::State& state, Case* c) {
   if (c->dtype == XENT_F32 && c->threads == 1 && !IsYardstick(c->op)) {
     for (const auto& [source, counter] :
          {std::pair{Source::kNaive, "speedup_over_naive"}, std::pair{Source::kScalar, "speedup_over_scalar"}}) {
-      if (c->source != source) state.counters[counter] = BaselineSeconds(c->op, source, problem) / median;
+      if (c->source != source && Does(source, c->op)) state.counters[counter] = BaselineSeconds(c->op, source, problem) / median;
     }
   }
-  std::string label = IsYardstick(c->op)              ? YardstickTarget()
-                      : c->source == Source::kLibrary ? xent_active_target()
-                                                      : "compiler's default target";
+  const bool scalar = c->source == Source::kNaive || c->source == Source::kScalar;
+  std::string label = IsYardstick(c->op) ? YardstickTarget() : scalar ? "compiler's default target" : xent_active_target();
   if (c->threads > Cores()) label += ", oversubscribed";
   state.SetLabel(label);
 }
@@ -184,6 +190,7 @@ class Registry {
     for (const xent_dtype dtype : {XENT_F32, XENT_F64, XENT_BF16, XENT_F16}) {
       for (const Shape& shape : {kL2Shape, kL1Shape}) AddMatrix(dtype, shape, {1});
     }
+    for (const Shape& shape : kExpSumShapes) AddSerial({Op::kExpSum}, XENT_F32, shape);
     for (const xent_dtype dtype : {XENT_F32, XENT_F64}) {
       for (const Shape& shape : kArrayShapes) AddSerial({Op::kExp, Op::kLog, Op::kLog1p}, dtype, shape);
       for (const Shape& shape : kReduceShapes) AddSerial({Op::kReduce}, dtype, shape);
@@ -191,11 +198,11 @@ class Registry {
   }
 
  private:
-  // Operations that run on one thread, and float32 baselines.
+  // Operations that run on one thread, beside float32 baselines and peers.
   void AddSerial(const std::vector<Op>& ops, xent_dtype dtype, const Shape& shape) {
     for (const Op op : ops) {
       Add({op, Source::kLibrary, dtype, shape, 1, {}});
-      AddBaselines(op, dtype, shape);
+      AddOthers(op, dtype, shape);
     }
     for (const Op op : {Op::kReadSweep, Op::kCopy, Op::kInPlaceScale}) {
       Add({op, Source::kLibrary, dtype, shape, 1, {}});
@@ -221,14 +228,16 @@ class Registry {
     }
     for (const Op op : kOps) {
       // The baselines know no workspace: theirs would be forward_backward once more.
-      if (op != Op::kForwardBackwardWorkspace) AddBaselines(op, dtype, shape);
+      if (op != Op::kForwardBackwardWorkspace) AddOthers(op, dtype, shape);
     }
   }
 
-  void AddBaselines(Op op, xent_dtype dtype, const Shape& shape) {
+  // Baselines and peers.
+  void AddOthers(Op op, xent_dtype dtype, const Shape& shape) {
     if (dtype != XENT_F32) return;
-    Add({op, Source::kNaive, dtype, shape, 1, {}});
-    Add({op, Source::kScalar, dtype, shape, 1, {}});
+    for (const Source source : {Source::kNaive, Source::kScalar, Source::kContrib, Source::kSleef}) {
+      if (Does(source, op)) Add({op, source, dtype, shape, 1, {}});
+    }
   }
 
   void Add(const Case& c) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <iterator>
 #include <string>
 
 #include "bench/baselines.h"
@@ -224,7 +225,7 @@ void RunBaseline(const Baseline& baseline, Op op, Problem* problem, int64_t slot
   }
 }
 
-void RunPeer(Source source, Problem* problem) {
+void RunExpSum(Source source, Problem* problem) {
   const ExpSum exp_sum = PeerExpSum(source);
   const auto [rows, cols] = problem->shape;
   const auto* z = static_cast<const float*>(problem->logits.data());
@@ -259,7 +260,7 @@ void RunYardstick(Op op, Problem* problem, int threads, int64_t slot) {
 }  // namespace
 
 std::string Name(Op op, Source source) {
-  constexpr std::array kPrefixes = {"", "naive_", "scalar_", "contrib_", "sleef_"};
+  constexpr std::array kPrefixes = {"", "naive_", "scalar_", "contrib_", "sleef_", "onednn_"};
   return kPrefixes[static_cast<size_t>(source)] + std::string(BaseName(op));
 }
 
@@ -303,7 +304,7 @@ SweepSegments::SweepSegments(Shape shape, int threads) : total(shape.rows * shap
   count = (total + length - 1) / length;
 }
 
-bool Does(Source source, Op op) {
+bool Does(Source source, Op op, Shape shape) {
   switch (source) {
     case Source::kLibrary:
       return true;
@@ -313,6 +314,8 @@ bool Does(Source source, Op op) {
     case Source::kContrib:
     case Source::kSleef:
       return op == Op::kExpSum && PeerExpSum(source) != nullptr;
+    case Source::kOneDnn:
+      return HasOneDnn(op) && std::find(std::begin(kPeerShapes), std::end(kPeerShapes), shape) != std::end(kPeerShapes);
   }
   return false;
 }
@@ -360,7 +363,9 @@ xent_status Run(Op op, Source source, Problem* problem, int threads, int64_t slo
   }
   if (source == Source::kLibrary) return RunLibrary(op, problem, threads, slot);
   if (source == Source::kContrib || source == Source::kSleef) {
-    RunPeer(source, problem);
+    RunExpSum(source, problem);
+  } else if (source == Source::kOneDnn) {
+    RunOneDnn(op, *problem);
   } else {
     RunBaseline(source == Source::kNaive ? Naive() : Scalar(), op, problem, slot);
   }

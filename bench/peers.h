@@ -20,6 +20,10 @@ struct ExpSums {
 // By the exponential of `source`, kContrib or kSleef, on the target that xent runs on. Null where there is none.
 ExpSum PeerExpSum(Source source);
 
+// oneDNN: on one thread, at most the vectors that xent has.
+bool HasOneDnn(Op op);
+void RunOneDnn(Op op, const Problem& problem);
+
 }  // namespace xent_bench
 
 #endif  // XENT_BENCH_PEERS_H_

@@ -9,6 +9,7 @@ namespace xent_bench {
 
 struct Shape {
   int64_t rows, cols;
+  bool operator==(const Shape&) const = default;
 };
 
 // Far larger than a core's L2, mostly about 256 MB in float32: what leaves a training step of a language model.
@@ -46,6 +47,9 @@ inline constexpr int kManyThreads = 16;
 // In L1 and in L2: what the arithmetic costs when memory does not.
 inline constexpr Shape kL1Shape = {1, 4096};
 inline constexpr Shape kL2Shape = {1, 32000};
+
+// Where softmax has peers: in memory, in L2, and short rows.
+inline constexpr Shape kPeerShapes[] = {kVocabularyShape, kL2Shape, {65536, 100}};
 
 // Sums of exponentials: in L1, and as many rows as L2 holds, so that a call's overhead does not count.
 inline constexpr Shape kExpSumShapes[] = {kL1Shape, {64, 4096}};

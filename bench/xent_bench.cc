@@ -132,8 +132,9 @@ void Measure(benchmark::State& state, Case* c) {
                                        {Op::kCopy, Source::kLibrary, "x_copy", {}}};
   if (IsInPlace(c->op)) yardsticks.push_back({Op::kInPlaceScale, Source::kLibrary, "x_scale", {}});
   if (c->source == Source::kLibrary && c->dtype == XENT_F32 && c->threads == 1) {
-    for (const auto& [source, counter] : {std::pair{Source::kContrib, "x_contrib"}, std::pair{Source::kSleef, "x_sleef"}}) {
-      if (Does(source, c->op)) yardsticks.push_back({c->op, source, counter, {}});
+    for (const auto& [source, counter] : {std::pair{Source::kContrib, "x_contrib"}, std::pair{Source::kSleef, "x_sleef"},
+                                          std::pair{Source::kOneDnn, "x_onednn"}}) {
+      if (Does(source, c->op, c->shape)) yardsticks.push_back({c->op, source, counter, {}});
     }
   }
   // The machine's speed changes from second to second, so yardsticks are read at several moments among the iterations.
@@ -165,7 +166,7 @@ void Measure(benchmark::State& state, Case* c) {
   if (c->dtype == XENT_F32 && c->threads == 1 && !IsYardstick(c->op)) {
     for (const auto& [source, counter] :
          {std::pair{Source::kNaive, "speedup_over_naive"}, std::pair{Source::kScalar, "speedup_over_scalar"}}) {
-      if (c->source != source && Does(source, c->op)) state.counters[counter] = BaselineSeconds(c->op, source, problem) / median;
+      if (c->source != source && Does(source, c->op, c->shape)) state.counters[counter] = BaselineSeconds(c->op, source, problem) / median;
     }
   }
   const bool scalar = c->source == Source::kNaive || c->source == Source::kScalar;
@@ -235,8 +236,8 @@ class Registry {
   // Baselines and peers.
   void AddOthers(Op op, xent_dtype dtype, const Shape& shape) {
     if (dtype != XENT_F32) return;
-    for (const Source source : {Source::kNaive, Source::kScalar, Source::kContrib, Source::kSleef}) {
-      if (Does(source, op)) Add({op, source, dtype, shape, 1, {}});
+    for (const Source source : {Source::kNaive, Source::kScalar, Source::kContrib, Source::kSleef, Source::kOneDnn}) {
+      if (Does(source, op, shape)) Add({op, source, dtype, shape, 1, {}});
     }
   }
 

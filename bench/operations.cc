@@ -25,6 +25,14 @@ const char* BaseName(Op op) {
       return "forward_backward";
     case Op::kForwardBackwardWorkspace:
       return "forward_backward_workspace";
+    case Op::kForwardArgmax:
+      return "forward_argmax";
+    case Op::kForwardBackwardSmoothing:
+      return "forward_backward_smoothing";
+    case Op::kForwardClassMajor:
+      return "forward_class_major";
+    case Op::kForwardBackwardClassMajor:
+      return "forward_backward_class_major";
     case Op::kBackward:
       return "backward";
     case Op::kSoftmax:
@@ -49,6 +57,10 @@ const char* BaseName(Op op) {
       return "log1p";
     case Op::kExpSum:
       return "exp_sum";
+    case Op::kBceForward:
+      return "bce_forward";
+    case Op::kBceForwardBackward:
+      return "bce_forward_backward";
     case Op::kReadSweep:
       return "read_sweep";
     case Op::kCopy:
@@ -59,7 +71,7 @@ const char* BaseName(Op op) {
   return "";
 }
 
-xent_cross_entropy Arguments(Op op, const Problem& problem, int threads, int64_t slot) {
+xent_cross_entropy Arguments(Op op, Problem& problem, int threads, int64_t slot) {
   xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
   args.rows = problem.shape.rows;
   args.cols = problem.shape.cols;
@@ -76,14 +88,32 @@ xent_cross_entropy Arguments(Op op, const Problem& problem, int threads, int64_t
   if (op == Op::kForwardBackwardInplace) {
     args.logits = args.grad = problem.slot(slot);
     args.in_place = 1;
-  } else if (op != Op::kForward) {
+  } else if (IsForwardBackward(op) || op == Op::kBackward) {
     args.grad = problem.slot(0);
   }
+  if (IsClassMajor(op)) {
+    args.logits = problem.aux.data();
+    args.inner = problem.inner();
+  }
+  if (op == Op::kForwardArgmax) args.argmax = problem.argmax.data();
   if (op == Op::kForwardBackwardWorkspace) {
     args.workspace = problem.workspace.data();
     args.workspace_bytes = xent_workspace_bytes(args.cols, problem.dtype, threads);
   }
   return args;
+}
+
+xent_status RunBinary(Op op, const Problem& problem, const xent_exec& exec) {
+  xent_binary_cross_entropy args = XENT_BINARY_CROSS_ENTROPY_INIT;
+  args.rows = problem.shape.rows;
+  args.cols = problem.shape.cols;
+  args.input = problem.logits.data();
+  args.targets = problem.aux.data();
+  args.dtype = args.targets_dtype = problem.dtype;
+  args.loss = problem.loss.data();
+  if (op == Op::kBceForward) return xent_binary_cross_entropy_forward(&args, nullptr, &exec, nullptr);
+  args.grad = problem.slot(0);
+  return xent_binary_cross_entropy_forward_backward(&args, nullptr, &exec, nullptr);
 }
 
 xent_status RunArray(Op op, const Problem& problem) {
@@ -106,15 +136,21 @@ xent_status RunLibrary(Op op, Problem* problem, int threads, int64_t slot) {
   const void* logits = problem->logits.data();
   void* out = problem->slot(0);
   switch (op) {
-    case Op::kForward: {
+    case Op::kForward:
+    case Op::kForwardArgmax:
+    case Op::kForwardClassMajor: {
       const xent_cross_entropy args = Arguments(op, *problem, threads, slot);
       return xent_cross_entropy_forward(&args, nullptr, &exec, nullptr);
     }
     case Op::kForwardBackwardInplace:
     case Op::kForwardBackward:
-    case Op::kForwardBackwardWorkspace: {
+    case Op::kForwardBackwardWorkspace:
+    case Op::kForwardBackwardSmoothing:
+    case Op::kForwardBackwardClassMajor: {
       const xent_cross_entropy args = Arguments(op, *problem, threads, slot);
-      return xent_cross_entropy_forward_backward(&args, nullptr, &exec, nullptr);
+      xent_options options = XENT_OPTIONS_INIT;
+      if (op == Op::kForwardBackwardSmoothing) options.label_smoothing = kLabelSmoothing;
+      return xent_cross_entropy_forward_backward(&args, &options, &exec, nullptr);
     }
     case Op::kBackward: {
       const xent_cross_entropy args = Arguments(op, *problem, threads, slot);
@@ -142,6 +178,9 @@ xent_status RunLibrary(Op op, Problem* problem, int threads, int64_t slot) {
     case Op::kLog:
     case Op::kLog1p:
       return RunArray(op, *problem);
+    case Op::kBceForward:
+    case Op::kBceForwardBackward:
+      return RunBinary(op, *problem, exec);
     case Op::kReadSweep:
     case Op::kCopy:
     case Op::kInPlaceScale:
@@ -268,6 +307,8 @@ int64_t BytesMoved(Op op, const Problem& problem) {
   const int64_t matrix = problem.matrix_bytes();
   switch (op) {
     case Op::kForward:
+    case Op::kForwardArgmax:
+    case Op::kForwardClassMajor:
     case Op::kLogSumExp:
     case Op::kCheckLogits:
     case Op::kReduce:
@@ -277,6 +318,8 @@ int64_t BytesMoved(Op op, const Problem& problem) {
     case Op::kForwardBackwardInplace:
     case Op::kForwardBackward:
     case Op::kForwardBackwardWorkspace:
+    case Op::kForwardBackwardSmoothing:
+    case Op::kForwardBackwardClassMajor:
     case Op::kBackward:
     case Op::kSoftmax:
     case Op::kLogSoftmax:
@@ -285,9 +328,11 @@ int64_t BytesMoved(Op op, const Problem& problem) {
     case Op::kLog1p:
     case Op::kCopy:
     case Op::kInPlaceScale:
+    case Op::kBceForward:
       return 2 * matrix;
     case Op::kSoftmaxBackward:
     case Op::kLogSoftmaxBackward:
+    case Op::kBceForwardBackward:
       return 3 * matrix;
   }
   return 0;
@@ -310,7 +355,8 @@ bool Does(Source source, Op op, Shape shape) {
       return true;
     case Source::kNaive:
     case Source::kScalar:
-      return op != Op::kExpSum;
+      // From kExpSum on none has a baseline.
+      return op < Op::kExpSum && !IsClassMajor(op) && op != Op::kForwardArgmax && op != Op::kForwardBackwardSmoothing;
     case Source::kContrib:
     case Source::kSleef:
       return op == Op::kExpSum && PeerExpSum(source) != nullptr;
@@ -323,7 +369,22 @@ bool Does(Source source, Op op, Shape shape) {
 bool IsInPlace(Op op) { return op == Op::kForwardBackwardInplace; }
 
 bool IsForwardBackward(Op op) {
-  return op == Op::kForwardBackwardInplace || op == Op::kForwardBackward || op == Op::kForwardBackwardWorkspace;
+  switch (op) {
+    case Op::kForwardBackwardInplace:
+    case Op::kForwardBackward:
+    case Op::kForwardBackwardWorkspace:
+    case Op::kForwardBackwardSmoothing:
+    case Op::kForwardBackwardClassMajor:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool IsClassMajor(Op op) { return op == Op::kForwardClassMajor || op == Op::kForwardBackwardClassMajor; }
+
+int64_t GradientOffset(Op op, const Problem& problem, int64_t i, int64_t j) {
+  return IsClassMajor(op) ? problem.ClassMajorOffset(i, j) : i * problem.shape.cols + j;
 }
 
 void Prepare(Op op, Problem* problem) {
@@ -341,6 +402,14 @@ void Prepare(Op op, Problem* problem) {
       break;
     case Op::kCheckLogits:
       problem->FillAux(Aux::kSoftmax);
+      break;
+    case Op::kForwardClassMajor:
+    case Op::kForwardBackwardClassMajor:
+      problem->FillAux(Aux::kClassMajor);
+      break;
+    case Op::kBceForward:
+    case Op::kBceForwardBackward:
+      problem->FillAux(Aux::kUnit);
       break;
     case Op::kExpSum:
       problem->FillRowMaxima();

@@ -183,6 +183,7 @@ Problem::Problem(xent_dtype dtype, Shape shape, Data data) : dtype(dtype), shape
   lse = Buffer(row_values);
   loss = Buffer(sizeof(double));
   targets.resize(static_cast<size_t>(shape.rows));
+  argmax.resize(static_cast<size_t>(shape.rows));
   maxima.resize(static_cast<size_t>(std::max<int64_t>(shape.rows, most_threads)));
   const int64_t row_bytes = shape.cols * ElementBytes(dtype);
   ParallelRanges(MaxThreads(), shape.rows, 1, [&](int64_t begin, int64_t end) {
@@ -220,6 +221,20 @@ void Problem::FillAux(Aux what) {
       for (int64_t i = 0; i < elements(); ++i) {
         const double value = std::exp(std::clamp(Load(dtype, logits.data(), i), -20.0, 20.0) / 2);
         Store(dtype, aux.data(), i, what == Aux::kPositive ? value : value - 1);
+      }
+      break;
+    case Aux::kUnit: {
+      Random random(0x756e6974);
+      for (int64_t i = 0; i < elements(); ++i) {
+        Store(dtype, aux.data(), i, (static_cast<double>(random.Bits() >> 40) + 0.5) * 0x1p-24);
+      }
+      break;
+    }
+    case Aux::kClassMajor:
+      for (int64_t i = 0; i < shape.rows; ++i) {
+        for (int64_t j = 0; j < shape.cols; ++j) {
+          Store(dtype, aux.data(), ClassMajorOffset(i, j), Load(dtype, logits.data(), i * shape.cols + j));
+        }
       }
       break;
   }

@@ -51,6 +51,10 @@ inline constexpr Shape kL2Shape = {1, 32000};
 // Where softmax has peers: in memory, in L2, and short rows.
 inline constexpr Shape kPeerShapes[] = {kVocabularyShape, kL2Shape, {65536, 100}};
 
+// Class-major: 8 images of 19 classes (Cityscapes) and 65536 positions.
+inline constexpr int64_t kImages = 8;
+inline constexpr Shape kClassMajorShape = {kImages * 65536, 19};
+
 // Sums of exponentials: in L1, and as many rows as L2 holds, so that a call's overhead does not count.
 inline constexpr Shape kExpSumShapes[] = {kL1Shape, {64, 4096}};
 

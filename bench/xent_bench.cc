@@ -183,6 +183,9 @@ class Registry {
     std::vector<int> thread_counts = {1};
     if (all > 1) thread_counts.push_back(all);
 
+    // First, so that the matrix of the same shape finds its problem there.
+    AddOps({Op::kForwardArgmax, Op::kForwardBackwardSmoothing, Op::kBceForward, Op::kBceForwardBackward},
+           kVocabularyShape, thread_counts);
     for (const Shape& shape : kVocabularyShapes) AddMatrix(XENT_F32, shape, thread_counts);
     for (const Shape& shape : kClassifierShapes) AddMatrix(XENT_F32, shape, thread_counts);
     for (const Shape& shape : kSingleRowShapes) AddMatrix(XENT_F32, shape, thread_counts);
@@ -191,6 +194,8 @@ class Registry {
     for (const xent_dtype dtype : {XENT_F32, XENT_F64, XENT_BF16, XENT_F16}) {
       for (const Shape& shape : {kL2Shape, kL1Shape}) AddMatrix(dtype, shape, {1});
     }
+    AddOps({Op::kForwardClassMajor, Op::kForwardBackwardClassMajor}, kClassMajorShape, thread_counts);
+    AddOps({Op::kBceForward, Op::kBceForwardBackward}, kL1Shape, {1});
     for (const Shape& shape : kExpSumShapes) AddSerial({Op::kExpSum}, XENT_F32, shape);
     for (const xent_dtype dtype : {XENT_F32, XENT_F64}) {
       for (const Shape& shape : kArrayShapes) AddSerial({Op::kExp, Op::kLog, Op::kLog1p}, dtype, shape);
@@ -207,6 +212,13 @@ class Registry {
     }
     for (const Op op : {Op::kReadSweep, Op::kCopy, Op::kInPlaceScale}) {
       Add({op, Source::kLibrary, dtype, shape, 1, {}});
+    }
+  }
+
+  // Operations of xent alone, float32.
+  void AddOps(const std::vector<Op>& ops, const Shape& shape, const std::vector<int>& thread_counts) {
+    for (const int threads : thread_counts) {
+      for (const Op op : ops) Add({op, Source::kLibrary, XENT_F32, shape, threads, {}});
     }
   }
 

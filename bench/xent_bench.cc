@@ -19,6 +19,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -283,8 +284,37 @@ std::string Compiler() {
 #endif
 }
 
+// Clock of the core, at best, in GHz: additions that wait for one another take a cycle each. The addend is in a register,
+// for some processors add a constant without spending any.
+std::string Ghz() {
+#if defined(__GNUC__)
+  constexpr int64_t kRounds = 100000, kUnrolled = 16;
+  double best = 0;
+  for (int reading = 0; reading < 100; ++reading) {
+    uint64_t sum = 0, one = 1;
+    const double start = Now(1);
+    for (int64_t i = 0; i < kRounds; ++i) {
+#pragma GCC unroll 16
+      for (int64_t k = 0; k < kUnrolled; ++k) {
+        sum += one;
+        // Hides both values from the compiler, which would multiply instead.
+        asm volatile("" : "+r"(sum), "+r"(one));
+      }
+    }
+    best = std::max(best, static_cast<double>(kRounds * kUnrolled) / (Now(1) - start) * 1e-9);
+  }
+  std::ostringstream text;
+  text.precision(3);
+  text << best;
+  return text.str();
+#else
+  return "unknown";
+#endif
+}
+
 void AddContext() {
   benchmark::AddCustomContext("cpu", CpuModel());
+  benchmark::AddCustomContext("ghz", Ghz());
   benchmark::AddCustomContext("compiler", Compiler());
   benchmark::AddCustomContext("xent", std::string(xent_version()) + ", Highway " + xent_highway_version());
   benchmark::AddCustomContext("target", xent_active_target());

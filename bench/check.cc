@@ -182,8 +182,8 @@ void CheckArgmax(const Problem& problem, const Row& row, Verdict* verdict) {
 // log(1 + exp(x)).
 double Softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x))); }
 
-// Every loss counts, so double must do: its errors are nothing to a float32. 4 ULP of each loss are at most 8 of the mean,
-// which has a rounding of its own.
+// Every loss counts, so double must do: its errors are nothing to a float32. 4 ULP of each loss are at most 8 of the
+// mean, which has a rounding of its own.
 void CheckBinaryMean(const Problem& problem, Verdict* verdict) {
   std::vector<double> sums(static_cast<size_t>(problem.shape.rows));
   ParallelRanges(MaxThreads(), problem.shape.rows, 1, [&](int64_t begin, int64_t end) {
@@ -210,8 +210,8 @@ void CheckBinaryGradient(const Problem& problem, int64_t index, Verdict* verdict
     const Real y = Load(problem.dtype, problem.aux.data(), at);
     const Real down = (1 - y) / (1 + std::exp(-z));
     const Real up = y / (1 + std::exp(z));
-    verdict->Expect("gradient", index, j, Load(problem.dtype, problem.slot(0), at), scale * (down - up), problem.dtype, 4,
-                    scale * std::max(down, up), 0);
+    verdict->Expect("gradient", index, j, Load(problem.dtype, problem.slot(0), at), scale * (down - up), problem.dtype,
+                    4, scale * std::max(down, up), 0);
   }
 }
 

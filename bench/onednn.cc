@@ -47,7 +47,8 @@ struct Bound {
   Bound(Op op, const Problem& problem) : op(op), shape(problem.shape), buffers(BuffersOf(problem)) {
     static const dnnl::engine engine = CappedEngine();
     stream = dnnl::stream(engine);
-    const dnnl::memory::desc matrix({shape.rows, shape.cols}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::ab);
+    const dnnl::memory::desc matrix({shape.rows, shape.cols}, dnnl::memory::data_type::f32,
+                                    dnnl::memory::format_tag::ab);
     constexpr int kAxis = 1;
     const auto on = [&](const Buffer& buffer) { return dnnl::memory(matrix, engine, buffer.data()); };
     const dnnl::memory result(matrix, engine, problem.slot(0));

@@ -41,7 +41,7 @@ enum class Op {
 // Who does it: xent, one of the baselines in baselines.h, or a peer in peers.h. The yardsticks know no difference.
 enum class Source { kLibrary, kNaive, kScalar, kContrib, kSleef, kOneDnn };
 
-// Whether the source can do it: the library can do everything, each other what it has. Peers are compared at few shapes.
+// Whether the source does it: xent does everything, each other what it has. oneDNN is compared at few shapes.
 bool Does(Source source, Op op, Shape shape);
 
 // "forward", "naive_forward", "contrib_exp_sum".

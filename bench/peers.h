@@ -1,5 +1,5 @@
-// What others offer for the same work, where they are installed: the exponentials of Highway's contrib and of SLEEF, and
-// oneDNN's softmax. float32, one thread.
+// What others offer for the same work, where they are installed: the exponentials of Highway's contrib and of SLEEF,
+// and oneDNN's softmax. float32, one thread.
 #ifndef XENT_BENCH_PEERS_H_
 #define XENT_BENCH_PEERS_H_
 
@@ -10,8 +10,8 @@
 
 namespace xent_bench {
 
-// sum exp(x[j] - max) over j in [0, n), n a multiple of 4 vectors, in four chains: what an exponential costs where nothing
-// else is done.
+// sum exp(x[j] - max) over j in [0, n), n a multiple of 4 vectors, in four chains: what an exponential costs where
+// nothing else is done.
 using ExpSum = float (*)(const float* x, int64_t n, float max);
 struct ExpSums {
   ExpSum contrib, sleef;

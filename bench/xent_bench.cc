@@ -133,8 +133,9 @@ void Measure(benchmark::State& state, Case* c) {
                                        {Op::kCopy, Source::kLibrary, "x_copy", {}}};
   if (IsInPlace(c->op)) yardsticks.push_back({Op::kInPlaceScale, Source::kLibrary, "x_scale", {}});
   if (c->source == Source::kLibrary && c->dtype == XENT_F32 && c->threads == 1) {
-    for (const auto& [source, counter] : {std::pair{Source::kContrib, "x_contrib"}, std::pair{Source::kSleef, "x_sleef"},
-                                          std::pair{Source::kOneDnn, "x_onednn"}}) {
+    for (const auto& [source, counter] :
+         {std::pair{Source::kContrib, "x_contrib"}, std::pair{Source::kSleef, "x_sleef"},
+          std::pair{Source::kOneDnn, "x_onednn"}}) {
       if (Does(source, c->op, c->shape)) yardsticks.push_back({c->op, source, counter, {}});
     }
   }
@@ -167,11 +168,15 @@ void Measure(benchmark::State& state, Case* c) {
   if (c->dtype == XENT_F32 && c->threads == 1 && !IsYardstick(c->op)) {
     for (const auto& [source, counter] :
          {std::pair{Source::kNaive, "speedup_over_naive"}, std::pair{Source::kScalar, "speedup_over_scalar"}}) {
-      if (c->source != source && Does(source, c->op, c->shape)) state.counters[counter] = BaselineSeconds(c->op, source, problem) / median;
+      if (c->source != source && Does(source, c->op, c->shape)) {
+        state.counters[counter] = BaselineSeconds(c->op, source, problem) / median;
+      }
     }
   }
   const bool scalar = c->source == Source::kNaive || c->source == Source::kScalar;
-  std::string label = IsYardstick(c->op) ? YardstickTarget() : scalar ? "compiler's default target" : xent_active_target();
+  std::string label = IsYardstick(c->op) ? YardstickTarget()
+                      : scalar           ? "compiler's default target"
+                                         : xent_active_target();
   if (c->threads > Cores()) label += ", oversubscribed";
   state.SetLabel(label);
 }
@@ -284,8 +289,8 @@ std::string Compiler() {
 #endif
 }
 
-// Clock of the core, at best, in GHz: additions that wait for one another take a cycle each. The addend is in a register,
-// for some processors add a constant without spending any.
+// Clock of the core, at best, in GHz: additions that wait for one another take a cycle each. The addend is in a
+// register, for some processors add a constant without spending any.
 std::string Ghz() {
 #if defined(__GNUC__)
   constexpr int64_t kRounds = 100000, kUnrolled = 16;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "bench/operations.h"
+#include "bench/parallel.h"
 
 namespace xent_bench {
 namespace {
@@ -36,7 +37,7 @@ class Sum {
     lost_ += std::fabs(sum_) >= std::fabs(x) ? (sum_ - t) + x : (x - t) + sum_;
     sum_ = t;
   }
-  Real value() const { return sum_ + lost_; }
+  Real value() const { return std::isfinite(sum_) ? sum_ + lost_ : sum_; }
 
  private:
   Real sum_ = 0, lost_ = 0;
@@ -128,11 +129,19 @@ Real BaselineLogError(const Verdict& verdict, const Row& row, Real z) {
 
 Real BaselineExpError(const Verdict& verdict, const Row& row) { return verdict.chain() + 2 * row.range * kUnit; }
 
-void CheckLoss(const Problem& problem, const Row& row, bool lse_too, Verdict* verdict) {
+// The loss of index targets, smoothed where the operation does so.
+Real LossOf(Op op, const Row& row) {
+  if (op != Op::kForwardBackwardSmoothing) return row.loss;
+  Sum all;
+  for (const Real z : row.z) all.Add(row.log_sum + (row.max - z));
+  return (1 - Real{kLabelSmoothing}) * row.loss + kLabelSmoothing / static_cast<Real>(row.z.size()) * all.value();
+}
+
+void CheckLoss(Op op, const Problem& problem, const Row& row, bool lse_too, Verdict* verdict) {
   const xent_dtype dtype = ArithmeticType(problem.dtype);
+  const Real loss = LossOf(op, row);
   const Real slack = BaselineLogError(*verdict, row, row.z[static_cast<size_t>(row.target)]);
-  verdict->Expect("loss", row.index, -1, Load(dtype, problem.losses.data(), row.index), row.loss, dtype, 4, row.loss,
-                  slack);
+  verdict->Expect("loss", row.index, -1, Load(dtype, problem.losses.data(), row.index), loss, dtype, 4, loss, slack);
   if (lse_too) {
     const Real terms = std::max(std::fabs(row.max), std::log(static_cast<Real>(problem.shape.cols)));
     verdict->Expect("lse", row.index, -1, Load(dtype, problem.lse.data(), row.index), row.lse, dtype, 4, terms, slack);
@@ -147,15 +156,62 @@ void CheckMean(const Problem& problem, Verdict* verdict) {
   verdict->Expect("the mean", -1, -1, Load(dtype, problem.loss.data(), 0), mean, dtype, 4, mean, 4 * kUnit * mean);
 }
 
-void CheckGradient(const Problem& problem, const Row& row, Verdict* verdict) {
+void CheckGradient(Op op, const Problem& problem, const Row& row, Verdict* verdict) {
   const Real scale = 1 / static_cast<Real>(problem.shape.rows);
-  const int64_t first = row.index * problem.shape.cols;
+  const Real epsilon = op == Op::kForwardBackwardSmoothing ? kLabelSmoothing : 0;
   for (int64_t j = 0; j < problem.shape.cols; ++j) {
     const Real p = row.exponentials[static_cast<size_t>(j)] / row.sum;
-    const Real want = scale * (j == row.target ? -row.others / row.sum : p);
+    // Where nothing is smoothed p - 1 is written such that it keeps its digits, and the bound speaks of the whole.
+    const Real share = epsilon / static_cast<Real>(problem.shape.cols);
+    const Real y = share + (j == row.target ? 1 - epsilon : 0);
+    const Real want = scale * (epsilon > 0 ? p - y : j == row.target ? -row.others / row.sum : p);
+    const Real terms = epsilon > 0 ? scale * std::max(p, y) : want;
     const Real slack = scale * (BaselineExpError(*verdict, row) * p + (j == row.target ? 8 * kUnit : 0));
-    verdict->Expect("gradient", row.index, j, Load(problem.dtype, problem.slot(0), first + j), want, problem.dtype, 6,
-                    want, slack);
+    verdict->Expect("gradient", row.index, j,
+                    Load(problem.dtype, problem.slot(0), GradientOffset(op, problem, row.index, j)), want,
+                    problem.dtype, 6, terms, slack);
+  }
+}
+
+void CheckArgmax(const Problem& problem, const Row& row, Verdict* verdict) {
+  const auto want = std::max_element(row.z.begin(), row.z.end()) - row.z.begin();
+  const int64_t got = problem.argmax[static_cast<size_t>(row.index)];
+  if (got != want) verdict->Fail("argmax of row " + std::to_string(row.index) + " is " + std::to_string(got));
+}
+
+// log(1 + exp(x)).
+double Softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x))); }
+
+// Every loss counts, so double must do: its errors are nothing to a float32. 4 ULP of each loss are at most 8 of the
+// mean, which has a rounding of its own.
+void CheckBinaryMean(const Problem& problem, Verdict* verdict) {
+  std::vector<double> sums(static_cast<size_t>(problem.shape.rows));
+  ParallelRanges(MaxThreads(), problem.shape.rows, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t j = i * problem.shape.cols; j < (i + 1) * problem.shape.cols; ++j) {
+        const double z = Load(problem.dtype, problem.logits.data(), j);
+        const double y = Load(problem.dtype, problem.aux.data(), j);
+        sums[static_cast<size_t>(i)] += (y == 1 ? 0 : (1 - y) * Softplus(z)) + (y == 0 ? 0 : y * Softplus(-z));
+      }
+    }
+  });
+  Sum sum;
+  for (const double s : sums) sum.Add(s);
+  const xent_dtype dtype = ArithmeticType(problem.dtype);
+  const Real mean = sum.value() / static_cast<Real>(problem.elements());
+  verdict->Expect("the mean", -1, -1, Load(dtype, problem.loss.data(), 0), mean, dtype, 9, mean, 0);
+}
+
+void CheckBinaryGradient(const Problem& problem, int64_t index, Verdict* verdict) {
+  const Real scale = 1 / static_cast<Real>(problem.elements());
+  for (int64_t j = 0; j < problem.shape.cols; ++j) {
+    const int64_t at = index * problem.shape.cols + j;
+    const Real z = Load(problem.dtype, problem.logits.data(), at);
+    const Real y = Load(problem.dtype, problem.aux.data(), at);
+    const Real down = (1 - y) / (1 + std::exp(-z));
+    const Real up = y / (1 + std::exp(z));
+    verdict->Expect("gradient", index, j, Load(problem.dtype, problem.slot(0), at), scale * (down - up), problem.dtype,
+                    4, scale * std::max(down, up), 0);
   }
 }
 
@@ -251,6 +307,7 @@ void Poison(Op op, Problem* problem) {
     Store(dtype, problem->lse.data(), i, NAN);
   }
   Store(dtype, problem->loss.data(), 0, NAN);
+  std::fill(problem->argmax.begin(), problem->argmax.end(), -1);
   std::fill(problem->maxima.begin(), problem->maxima.end(), NAN);
   problem->diagnosis = XENT_DIAGNOSIS_LOGITS;
   // The logits are no result of any operation but the copy.
@@ -274,17 +331,28 @@ std::string Check(Op op, Source source, Problem* problem, int threads) {
   for (const int64_t i : rows) {
     switch (op) {
       case Op::kForward:
-        CheckLoss(*problem, Row(*problem, i), verdict.library(), &verdict);
+      case Op::kForwardArgmax:
+      case Op::kForwardClassMajor: {
+        const Row row(*problem, i);
+        CheckLoss(op, *problem, row, verdict.library(), &verdict);
+        if (op == Op::kForwardArgmax) CheckArgmax(*problem, row, &verdict);
+        break;
+      }
+      case Op::kBceForwardBackward:
+        CheckBinaryGradient(*problem, i, &verdict);
         break;
       case Op::kForwardBackwardInplace:
-      case Op::kForwardBackward: {
+      case Op::kForwardBackward:
+      case Op::kForwardBackwardWorkspace:
+      case Op::kForwardBackwardSmoothing:
+      case Op::kForwardBackwardClassMajor: {
         const Row row(*problem, i);
-        CheckLoss(*problem, row, verdict.library(), &verdict);
-        CheckGradient(*problem, row, &verdict);
+        CheckLoss(op, *problem, row, verdict.library(), &verdict);
+        CheckGradient(op, *problem, row, &verdict);
         break;
       }
       case Op::kBackward:
-        CheckGradient(*problem, Row(*problem, i), &verdict);
+        CheckGradient(op, *problem, Row(*problem, i), &verdict);
         break;
       case Op::kSoftmax:
         CheckSoftmax(*problem, Row(*problem, i), &verdict);
@@ -292,6 +360,14 @@ std::string Check(Op op, Source source, Problem* problem, int threads) {
       case Op::kLogSoftmax:
         CheckLogSoftmax(*problem, Row(*problem, i), &verdict);
         break;
+      case Op::kExpSum:
+        if (!verdict.library()) {
+          const Row row(*problem, i);
+          verdict.Expect("sum", i, -1, Load(XENT_F32, problem->lse.data(), i), row.sum, XENT_F32, 0, 0,
+                         BaselineExpError(verdict, row) * row.sum);
+          break;
+        }
+        [[fallthrough]];
       case Op::kLogSumExp: {
         const Row row(*problem, i);
         const xent_dtype dtype = ArithmeticType(problem->dtype);
@@ -312,10 +388,19 @@ std::string Check(Op op, Source source, Problem* problem, int threads) {
   }
   switch (op) {
     case Op::kForward:
+    case Op::kForwardArgmax:
+    case Op::kForwardClassMajor:
     case Op::kForwardBackwardInplace:
     case Op::kForwardBackward:
+    case Op::kForwardBackwardWorkspace:
+    case Op::kForwardBackwardSmoothing:
+    case Op::kForwardBackwardClassMajor:
     case Op::kReduce:
       CheckMean(*problem, &verdict);
+      break;
+    case Op::kBceForward:
+    case Op::kBceForwardBackward:
+      CheckBinaryMean(*problem, &verdict);
       break;
     case Op::kCheckLogits:
       if (problem->diagnosis != XENT_DIAGNOSIS_PROBABILITIES) verdict.Fail("probabilities were not recognised");

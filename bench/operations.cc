@@ -2,11 +2,14 @@
 #include "bench/operations.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <iterator>
 #include <string>
 
 #include "bench/baselines.h"
 #include "bench/parallel.h"
+#include "bench/peers.h"
 #include "bench/yardsticks.h"
 
 namespace xent_bench {
@@ -20,6 +23,16 @@ const char* BaseName(Op op) {
       return "forward_backward_inplace";
     case Op::kForwardBackward:
       return "forward_backward";
+    case Op::kForwardBackwardWorkspace:
+      return "forward_backward_workspace";
+    case Op::kForwardArgmax:
+      return "forward_argmax";
+    case Op::kForwardBackwardSmoothing:
+      return "forward_backward_smoothing";
+    case Op::kForwardClassMajor:
+      return "forward_class_major";
+    case Op::kForwardBackwardClassMajor:
+      return "forward_backward_class_major";
     case Op::kBackward:
       return "backward";
     case Op::kSoftmax:
@@ -42,6 +55,12 @@ const char* BaseName(Op op) {
       return "log";
     case Op::kLog1p:
       return "log1p";
+    case Op::kExpSum:
+      return "exp_sum";
+    case Op::kBceForward:
+      return "bce_forward";
+    case Op::kBceForwardBackward:
+      return "bce_forward_backward";
     case Op::kReadSweep:
       return "read_sweep";
     case Op::kCopy:
@@ -52,7 +71,7 @@ const char* BaseName(Op op) {
   return "";
 }
 
-xent_cross_entropy Arguments(Op op, const Problem& problem, int64_t slot) {
+xent_cross_entropy Arguments(Op op, Problem& problem, int threads, int64_t slot) {
   xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
   args.rows = problem.shape.rows;
   args.cols = problem.shape.cols;
@@ -69,10 +88,32 @@ xent_cross_entropy Arguments(Op op, const Problem& problem, int64_t slot) {
   if (op == Op::kForwardBackwardInplace) {
     args.logits = args.grad = problem.slot(slot);
     args.in_place = 1;
-  } else if (op != Op::kForward) {
+  } else if (IsForwardBackward(op) || op == Op::kBackward) {
     args.grad = problem.slot(0);
   }
+  if (IsClassMajor(op)) {
+    args.logits = problem.aux.data();
+    args.inner = problem.inner();
+  }
+  if (op == Op::kForwardArgmax) args.argmax = problem.argmax.data();
+  if (op == Op::kForwardBackwardWorkspace) {
+    args.workspace = problem.workspace.data();
+    args.workspace_bytes = xent_workspace_bytes(args.cols, problem.dtype, threads);
+  }
   return args;
+}
+
+xent_status RunBinary(Op op, const Problem& problem, const xent_exec& exec) {
+  xent_binary_cross_entropy args = XENT_BINARY_CROSS_ENTROPY_INIT;
+  args.rows = problem.shape.rows;
+  args.cols = problem.shape.cols;
+  args.input = problem.logits.data();
+  args.targets = problem.aux.data();
+  args.dtype = args.targets_dtype = problem.dtype;
+  args.loss = problem.loss.data();
+  if (op == Op::kBceForward) return xent_binary_cross_entropy_forward(&args, nullptr, &exec, nullptr);
+  args.grad = problem.slot(0);
+  return xent_binary_cross_entropy_forward_backward(&args, nullptr, &exec, nullptr);
 }
 
 xent_status RunArray(Op op, const Problem& problem) {
@@ -95,17 +136,24 @@ xent_status RunLibrary(Op op, Problem* problem, int threads, int64_t slot) {
   const void* logits = problem->logits.data();
   void* out = problem->slot(0);
   switch (op) {
-    case Op::kForward: {
-      const xent_cross_entropy args = Arguments(op, *problem, slot);
+    case Op::kForward:
+    case Op::kForwardArgmax:
+    case Op::kForwardClassMajor: {
+      const xent_cross_entropy args = Arguments(op, *problem, threads, slot);
       return xent_cross_entropy_forward(&args, nullptr, &exec, nullptr);
     }
     case Op::kForwardBackwardInplace:
-    case Op::kForwardBackward: {
-      const xent_cross_entropy args = Arguments(op, *problem, slot);
-      return xent_cross_entropy_forward_backward(&args, nullptr, &exec, nullptr);
+    case Op::kForwardBackward:
+    case Op::kForwardBackwardWorkspace:
+    case Op::kForwardBackwardSmoothing:
+    case Op::kForwardBackwardClassMajor: {
+      const xent_cross_entropy args = Arguments(op, *problem, threads, slot);
+      xent_options options = XENT_OPTIONS_INIT;
+      if (op == Op::kForwardBackwardSmoothing) options.label_smoothing = kLabelSmoothing;
+      return xent_cross_entropy_forward_backward(&args, &options, &exec, nullptr);
     }
     case Op::kBackward: {
-      const xent_cross_entropy args = Arguments(op, *problem, slot);
+      const xent_cross_entropy args = Arguments(op, *problem, threads, slot);
       return xent_cross_entropy_backward(&args, nullptr, &exec, nullptr);
     }
     case Op::kSoftmax:
@@ -113,6 +161,7 @@ xent_status RunLibrary(Op op, Problem* problem, int threads, int64_t slot) {
     case Op::kLogSoftmax:
       return xent_log_softmax(rows, cols, logits, dtype, 0, out, 0, &exec, nullptr);
     case Op::kLogSumExp:
+    case Op::kExpSum:
       return xent_logsumexp(rows, cols, logits, dtype, 0, problem->lse.data(), &exec, nullptr);
     case Op::kSoftmaxBackward:
       return xent_softmax_backward(rows, cols, problem->upstream.data(), 0, problem->aux.data(), 0, dtype, out, 0,
@@ -129,6 +178,9 @@ xent_status RunLibrary(Op op, Problem* problem, int threads, int64_t slot) {
     case Op::kLog:
     case Op::kLog1p:
       return RunArray(op, *problem);
+    case Op::kBceForward:
+    case Op::kBceForwardBackward:
+      return RunBinary(op, *problem, exec);
     case Op::kReadSweep:
     case Op::kCopy:
     case Op::kInPlaceScale:
@@ -176,6 +228,7 @@ void RunBaseline(const Baseline& baseline, Op op, Problem* problem, int64_t slot
         break;
       case Op::kForwardBackwardInplace:
       case Op::kForwardBackward:
+      case Op::kForwardBackwardWorkspace:
         losses[i] = baseline.loss_and_gradient(z + at, cols, target, scale, out + at);
         break;
       case Op::kBackward:
@@ -206,8 +259,18 @@ void RunBaseline(const Baseline& baseline, Op op, Problem* problem, int64_t slot
         break;
     }
   }
-  if (op == Op::kForward || op == Op::kForwardBackward || op == Op::kForwardBackwardInplace) {
+  if (op == Op::kForward || IsForwardBackward(op)) {
     *loss = baseline.mean(losses, rows);
+  }
+}
+
+void RunExpSum(Source source, Problem* problem) {
+  const ExpSum exp_sum = PeerExpSum(source);
+  const auto [rows, cols] = problem->shape;
+  const auto* z = static_cast<const float*>(problem->logits.data());
+  auto* sums = static_cast<float*>(problem->lse.data());
+  for (int64_t i = 0; i < rows; ++i) {
+    sums[i] = exp_sum(z + i * cols, cols, problem->row_maxima[static_cast<size_t>(i)]);
   }
 }
 
@@ -236,21 +299,27 @@ void RunYardstick(Op op, Problem* problem, int threads, int64_t slot) {
 }  // namespace
 
 std::string Name(Op op, Source source) {
-  const char* prefix = source == Source::kNaive ? "naive_" : source == Source::kScalar ? "scalar_" : "";
-  return std::string(prefix) + BaseName(op);
+  constexpr std::array kPrefixes = {"", "naive_", "scalar_", "contrib_", "sleef_", "onednn_"};
+  return kPrefixes[static_cast<size_t>(source)] + std::string(BaseName(op));
 }
 
 int64_t BytesMoved(Op op, const Problem& problem) {
   const int64_t matrix = problem.matrix_bytes();
   switch (op) {
     case Op::kForward:
+    case Op::kForwardArgmax:
+    case Op::kForwardClassMajor:
     case Op::kLogSumExp:
     case Op::kCheckLogits:
     case Op::kReduce:
+    case Op::kExpSum:
     case Op::kReadSweep:
       return matrix;
     case Op::kForwardBackwardInplace:
     case Op::kForwardBackward:
+    case Op::kForwardBackwardWorkspace:
+    case Op::kForwardBackwardSmoothing:
+    case Op::kForwardBackwardClassMajor:
     case Op::kBackward:
     case Op::kSoftmax:
     case Op::kLogSoftmax:
@@ -259,9 +328,11 @@ int64_t BytesMoved(Op op, const Problem& problem) {
     case Op::kLog1p:
     case Op::kCopy:
     case Op::kInPlaceScale:
+    case Op::kBceForward:
       return 2 * matrix;
     case Op::kSoftmaxBackward:
     case Op::kLogSoftmaxBackward:
+    case Op::kBceForwardBackward:
       return 3 * matrix;
   }
   return 0;
@@ -278,7 +349,43 @@ SweepSegments::SweepSegments(Shape shape, int threads) : total(shape.rows * shap
   count = (total + length - 1) / length;
 }
 
+bool Does(Source source, Op op, Shape shape) {
+  switch (source) {
+    case Source::kLibrary:
+      return true;
+    case Source::kNaive:
+    case Source::kScalar:
+      // From kExpSum on none has a baseline.
+      return op < Op::kExpSum && !IsClassMajor(op) && op != Op::kForwardArgmax && op != Op::kForwardBackwardSmoothing;
+    case Source::kContrib:
+    case Source::kSleef:
+      return op == Op::kExpSum && PeerExpSum(source) != nullptr;
+    case Source::kOneDnn:
+      return HasOneDnn(op) && std::find(std::begin(kPeerShapes), std::end(kPeerShapes), shape) != std::end(kPeerShapes);
+  }
+  return false;
+}
+
 bool IsInPlace(Op op) { return op == Op::kForwardBackwardInplace; }
+
+bool IsForwardBackward(Op op) {
+  switch (op) {
+    case Op::kForwardBackwardInplace:
+    case Op::kForwardBackward:
+    case Op::kForwardBackwardWorkspace:
+    case Op::kForwardBackwardSmoothing:
+    case Op::kForwardBackwardClassMajor:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool IsClassMajor(Op op) { return op == Op::kForwardClassMajor || op == Op::kForwardBackwardClassMajor; }
+
+int64_t GradientOffset(Op op, const Problem& problem, int64_t i, int64_t j) {
+  return IsClassMajor(op) ? problem.ClassMajorOffset(i, j) : i * problem.shape.cols + j;
+}
 
 void Prepare(Op op, Problem* problem) {
   switch (op) {
@@ -295,6 +402,17 @@ void Prepare(Op op, Problem* problem) {
       break;
     case Op::kCheckLogits:
       problem->FillAux(Aux::kSoftmax);
+      break;
+    case Op::kForwardClassMajor:
+    case Op::kForwardBackwardClassMajor:
+      problem->FillAux(Aux::kClassMajor);
+      break;
+    case Op::kBceForward:
+    case Op::kBceForwardBackward:
+      problem->FillAux(Aux::kUnit);
+      break;
+    case Op::kExpSum:
+      problem->FillRowMaxima();
       break;
     case Op::kLog:
       problem->FillAux(Aux::kPositive);
@@ -313,7 +431,13 @@ xent_status Run(Op op, Source source, Problem* problem, int threads, int64_t slo
     return XENT_OK;
   }
   if (source == Source::kLibrary) return RunLibrary(op, problem, threads, slot);
-  RunBaseline(source == Source::kNaive ? Naive() : Scalar(), op, problem, slot);
+  if (source == Source::kContrib || source == Source::kSleef) {
+    RunExpSum(source, problem);
+  } else if (source == Source::kOneDnn) {
+    RunOneDnn(op, *problem);
+  } else {
+    RunBaseline(source == Source::kNaive ? Naive() : Scalar(), op, problem, slot);
+  }
   return XENT_OK;
 }
 

@@ -14,6 +14,11 @@ enum class Op {
   kForward,
   kForwardBackwardInplace,
   kForwardBackward,
+  kForwardBackwardWorkspace,
+  kForwardArgmax,
+  kForwardBackwardSmoothing,
+  kForwardClassMajor,
+  kForwardBackwardClassMajor,
   kBackward,
   kSoftmax,
   kLogSoftmax,
@@ -25,20 +30,38 @@ enum class Op {
   kExp,
   kLog,
   kLog1p,
+  kExpSum,
+  kBceForward,
+  kBceForwardBackward,
   kReadSweep,
   kCopy,
   kInPlaceScale
 };
 
-// Who does it: xent, or one of the baselines in baselines.h. The yardsticks know no difference.
-enum class Source { kLibrary, kNaive, kScalar };
+// Who does it: xent, one of the baselines in baselines.h, or a peer in peers.h. The yardsticks know no difference.
+enum class Source { kLibrary, kNaive, kScalar, kContrib, kSleef, kOneDnn };
 
-// "forward", "naive_forward", "scalar_forward".
+// Whether the source does it: xent does everything, each other what it has. oneDNN is compared at few shapes.
+bool Does(Source source, Op op, Shape shape);
+
+// "forward", "naive_forward", "contrib_exp_sum".
 std::string Name(Op op, Source source);
+
+// Epsilon of kForwardBackwardSmoothing.
+inline constexpr double kLabelSmoothing = 0.1;
 
 // Bytes that the operation must move: every matrix it reads once and every matrix it writes once. Targets, losses and
 // records are not counted.
 int64_t BytesMoved(Op op, const Problem& problem);
+
+// Loss and gradient in one call.
+bool IsForwardBackward(Op op);
+
+// Whether the matrices are [images, classes, positions].
+bool IsClassMajor(Op op);
+
+// Where the gradient's element of row i and column j lies.
+int64_t GradientOffset(Op op, const Problem& problem, int64_t i, int64_t j);
 
 // Whether the result overwrites the input, so that the logits must be restored between calls.
 bool IsInPlace(Op op);

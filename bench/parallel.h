@@ -9,6 +9,7 @@
 #include <omp.h>
 #endif
 
+#include "bench/shapes.h"
 #include "xent/xent.h"
 
 namespace xent_bench {
@@ -18,6 +19,24 @@ namespace xent_bench {
 inline int MaxThreads() {
 #ifdef _OPENMP
   return xent_default_threads();
+#else
+  return 1;
+#endif
+}
+
+// kManyThreads where there can be more than one.
+inline int ManyThreads() {
+#ifdef _OPENMP
+  return kManyThreads;
+#else
+  return 1;
+#endif
+}
+
+// Cores that this process may run on.
+inline int Cores() {
+#ifdef _OPENMP
+  return omp_get_num_procs();
 #else
   return 1;
 #endif

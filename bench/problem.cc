@@ -176,12 +176,15 @@ Problem::Problem(xent_dtype dtype, Shape shape, Data data) : dtype(dtype), shape
   logits = Buffer(slot_bytes);
   out = Buffer(slots * slot_bytes);
   records = Buffer(shape.rows * XENT_RECORD_BYTES);
+  const int most_threads = std::max(MaxThreads(), ManyThreads());
+  workspace = Buffer(static_cast<int64_t>(xent_workspace_bytes(shape.cols, dtype, most_threads)));
   const int64_t row_values = shape.rows * ElementBytes(ArithmeticType(dtype));
   losses = Buffer(row_values);
   lse = Buffer(row_values);
   loss = Buffer(sizeof(double));
   targets.resize(static_cast<size_t>(shape.rows));
-  maxima.resize(static_cast<size_t>(std::max<int64_t>(shape.rows, MaxThreads())));
+  argmax.resize(static_cast<size_t>(shape.rows));
+  maxima.resize(static_cast<size_t>(std::max<int64_t>(shape.rows, most_threads)));
   const int64_t row_bytes = shape.cols * ElementBytes(dtype);
   ParallelRanges(MaxThreads(), shape.rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -220,6 +223,20 @@ void Problem::FillAux(Aux what) {
         Store(dtype, aux.data(), i, what == Aux::kPositive ? value : value - 1);
       }
       break;
+    case Aux::kUnit: {
+      Random random(0x756e6974);
+      for (int64_t i = 0; i < elements(); ++i) {
+        Store(dtype, aux.data(), i, (static_cast<double>(random.Bits() >> 40) + 0.5) * 0x1p-24);
+      }
+      break;
+    }
+    case Aux::kClassMajor:
+      for (int64_t i = 0; i < shape.rows; ++i) {
+        for (int64_t j = 0; j < shape.cols; ++j) {
+          Store(dtype, aux.data(), ClassMajorOffset(i, j), Load(dtype, logits.data(), i * shape.cols + j));
+        }
+      }
+      break;
   }
   if (status != XENT_OK) throw std::runtime_error(std::string("preparing an input: ") + error.message);
   aux_holds = what;
@@ -235,6 +252,15 @@ void Problem::FillUpstream() {
                  shape.cols);
     }
   });
+}
+
+void Problem::FillRowMaxima() {
+  const auto* z = static_cast<const float*>(logits.data());
+  row_maxima.resize(static_cast<size_t>(shape.rows));
+  for (float& maximum : row_maxima) {
+    maximum = *std::max_element(z, z + shape.cols);
+    z += shape.cols;
+  }
 }
 
 void Problem::FillRecords() {

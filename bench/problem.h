@@ -50,13 +50,18 @@ class Buffer {
 };
 
 // What the buffer `aux` holds.
-enum class Aux { kNothing, kSoftmax, kLogSoftmax, kPositive, kAboveMinusOne };
+enum class Aux { kNothing, kSoftmax, kLogSoftmax, kPositive, kAboveMinusOne, kUnit, kClassMajor };
 
 struct Problem {
   Problem(xent_dtype dtype, Shape shape, Data data);
 
   int64_t elements() const { return shape.rows * shape.cols; }
   int64_t matrix_bytes() const { return elements() * ElementBytes(dtype); }
+  // Positions of an image where the layout is [images, classes, positions].
+  int64_t inner() const { return shape.rows / kImages; }
+  int64_t ClassMajorOffset(int64_t i, int64_t j) const {
+    return i / inner() * inner() * shape.cols + j * inner() + i % inner();
+  }
   void* slot(int64_t i) const { return static_cast<char*>(out.data()) + i * slot_bytes; }
   // Logits again where a result was written in place.
   void RestoreSlot(int64_t i) const;
@@ -66,6 +71,8 @@ struct Problem {
   void FillUpstream();
   // Makes `records` and `lse` hold what forward saves.
   void FillRecords();
+  // Makes `row_maxima` hold each row's largest logit, of float32.
+  void FillRowMaxima();
 
   const xent_dtype dtype;
   const Shape shape;
@@ -79,9 +86,12 @@ struct Problem {
   Buffer aux;
   Buffer upstream;
   Buffer records;
+  Buffer workspace;  // of xent_workspace_bytes for kManyThreads, or for all if those are more
   std::vector<int64_t> targets;
   Buffer losses, lse, loss;    // arithmetic type
+  std::vector<int64_t> argmax;
   std::vector<double> maxima;  // of read_sweep
+  std::vector<float> row_maxima;
   xent_diagnosis diagnosis = XENT_DIAGNOSIS_LOGITS;
   Aux aux_holds = Aux::kNothing;
 };

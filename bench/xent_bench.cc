@@ -19,6 +19,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -124,11 +125,20 @@ void Measure(benchmark::State& state, Case* c) {
 
   struct Yardstick {
     Op op;
+    Source source;
     const char* counter;
     std::vector<double> seconds;
   };
-  std::vector<Yardstick> yardsticks = {{Op::kReadSweep, "x_sweep", {}}, {Op::kCopy, "x_copy", {}}};
-  if (IsInPlace(c->op)) yardsticks.push_back({Op::kInPlaceScale, "x_scale", {}});
+  std::vector<Yardstick> yardsticks = {{Op::kReadSweep, Source::kLibrary, "x_sweep", {}},
+                                       {Op::kCopy, Source::kLibrary, "x_copy", {}}};
+  if (IsInPlace(c->op)) yardsticks.push_back({Op::kInPlaceScale, Source::kLibrary, "x_scale", {}});
+  if (c->source == Source::kLibrary && c->dtype == XENT_F32 && c->threads == 1) {
+    for (const auto& [source, counter] :
+         {std::pair{Source::kContrib, "x_contrib"}, std::pair{Source::kSleef, "x_sleef"},
+          std::pair{Source::kOneDnn, "x_onednn"}}) {
+      if (Does(source, c->op, c->shape)) yardsticks.push_back({c->op, source, counter, {}});
+    }
+  }
   // The machine's speed changes from second to second, so yardsticks are read at several moments among the iterations.
   constexpr int64_t kReadings = 6;
   const int64_t batches = (state.max_iterations + problem->slots - 1) / problem->slots;
@@ -142,7 +152,7 @@ void Measure(benchmark::State& state, Case* c) {
       state.PauseTiming();
       if (read_yardsticks) {
         for (Yardstick& y : yardsticks) {
-          y.seconds.push_back(SecondsPerCall(y.op, Source::kLibrary, problem, c->threads));
+          y.seconds.push_back(SecondsPerCall(y.op, y.source, problem, c->threads));
         }
       }
       if (IsInPlace(c->op)) RestoreAllSlots(*problem);
@@ -158,12 +168,17 @@ void Measure(benchmark::State& state, Case* c) {
   if (c->dtype == XENT_F32 && c->threads == 1 && !IsYardstick(c->op)) {
     for (const auto& [source, counter] :
          {std::pair{Source::kNaive, "speedup_over_naive"}, std::pair{Source::kScalar, "speedup_over_scalar"}}) {
-      if (c->source != source) state.counters[counter] = BaselineSeconds(c->op, source, problem) / median;
+      if (c->source != source && Does(source, c->op, c->shape)) {
+        state.counters[counter] = BaselineSeconds(c->op, source, problem) / median;
+      }
     }
   }
-  state.SetLabel(IsYardstick(c->op)              ? YardstickTarget()
-                 : c->source == Source::kLibrary ? xent_active_target()
-                                                 : "compiler's default target");
+  const bool scalar = c->source == Source::kNaive || c->source == Source::kScalar;
+  std::string label = IsYardstick(c->op) ? YardstickTarget()
+                      : scalar           ? "compiler's default target"
+                                         : xent_active_target();
+  if (c->threads > Cores()) label += ", oversubscribed";
+  state.SetLabel(label);
 }
 
 // All cases, those of one problem together.
@@ -174,13 +189,20 @@ class Registry {
     std::vector<int> thread_counts = {1};
     if (all > 1) thread_counts.push_back(all);
 
+    // First, so that the matrix of the same shape finds its problem there.
+    AddOps({Op::kForwardArgmax, Op::kForwardBackwardSmoothing, Op::kBceForward, Op::kBceForwardBackward},
+           kVocabularyShape, thread_counts);
     for (const Shape& shape : kVocabularyShapes) AddMatrix(XENT_F32, shape, thread_counts);
     for (const Shape& shape : kClassifierShapes) AddMatrix(XENT_F32, shape, thread_counts);
     for (const Shape& shape : kSingleRowShapes) AddMatrix(XENT_F32, shape, thread_counts);
+    AddMatrix(XENT_F32, kFewRowsShape, {1, all, ManyThreads()});
     for (const xent_dtype dtype : {XENT_F64, XENT_BF16, XENT_F16}) AddMatrix(dtype, kVocabularyShape, thread_counts);
     for (const xent_dtype dtype : {XENT_F32, XENT_F64, XENT_BF16, XENT_F16}) {
       for (const Shape& shape : {kL2Shape, kL1Shape}) AddMatrix(dtype, shape, {1});
     }
+    AddOps({Op::kForwardClassMajor, Op::kForwardBackwardClassMajor}, kClassMajorShape, thread_counts);
+    AddOps({Op::kBceForward, Op::kBceForwardBackward}, kL1Shape, {1});
+    for (const Shape& shape : kExpSumShapes) AddSerial({Op::kExpSum}, XENT_F32, shape);
     for (const xent_dtype dtype : {XENT_F32, XENT_F64}) {
       for (const Shape& shape : kArrayShapes) AddSerial({Op::kExp, Op::kLog, Op::kLog1p}, dtype, shape);
       for (const Shape& shape : kReduceShapes) AddSerial({Op::kReduce}, dtype, shape);
@@ -188,14 +210,21 @@ class Registry {
   }
 
  private:
-  // Operations that run on one thread, and float32 baselines.
+  // Operations that run on one thread, beside float32 baselines and peers.
   void AddSerial(const std::vector<Op>& ops, xent_dtype dtype, const Shape& shape) {
     for (const Op op : ops) {
       Add({op, Source::kLibrary, dtype, shape, 1, {}});
-      AddBaselines(op, dtype, shape);
+      AddOthers(op, dtype, shape);
     }
     for (const Op op : {Op::kReadSweep, Op::kCopy, Op::kInPlaceScale}) {
       Add({op, Source::kLibrary, dtype, shape, 1, {}});
+    }
+  }
+
+  // Operations of xent alone, float32.
+  void AddOps(const std::vector<Op>& ops, const Shape& shape, const std::vector<int>& thread_counts) {
+    for (const int threads : thread_counts) {
+      for (const Op op : ops) Add({op, Source::kLibrary, XENT_F32, shape, threads, {}});
     }
   }
 
@@ -203,6 +232,7 @@ class Registry {
     constexpr std::array kOps = {Op::kForward,
                                  Op::kForwardBackwardInplace,
                                  Op::kForwardBackward,
+                                 Op::kForwardBackwardWorkspace,
                                  Op::kBackward,
                                  Op::kLogSumExp,
                                  Op::kSoftmax,
@@ -215,13 +245,18 @@ class Registry {
       for (const Op op : kYardsticks) Add({op, Source::kLibrary, dtype, shape, threads, {}});
       for (const Op op : kOps) Add({op, Source::kLibrary, dtype, shape, threads, {}});
     }
-    for (const Op op : kOps) AddBaselines(op, dtype, shape);
+    for (const Op op : kOps) {
+      // The baselines know no workspace: theirs would be forward_backward once more.
+      if (op != Op::kForwardBackwardWorkspace) AddOthers(op, dtype, shape);
+    }
   }
 
-  void AddBaselines(Op op, xent_dtype dtype, const Shape& shape) {
+  // Baselines and peers.
+  void AddOthers(Op op, xent_dtype dtype, const Shape& shape) {
     if (dtype != XENT_F32) return;
-    Add({op, Source::kNaive, dtype, shape, 1, {}});
-    Add({op, Source::kScalar, dtype, shape, 1, {}});
+    for (const Source source : {Source::kNaive, Source::kScalar, Source::kContrib, Source::kSleef, Source::kOneDnn}) {
+      if (Does(source, op, shape)) Add({op, source, dtype, shape, 1, {}});
+    }
   }
 
   void Add(const Case& c) {
@@ -254,8 +289,37 @@ std::string Compiler() {
 #endif
 }
 
+// Clock of the core, at best, in GHz: additions that wait for one another take a cycle each. The addend is in a
+// register, for some processors add a constant without spending any.
+std::string Ghz() {
+#if defined(__GNUC__)
+  constexpr int64_t kRounds = 100000, kUnrolled = 16;
+  double best = 0;
+  for (int reading = 0; reading < 100; ++reading) {
+    uint64_t sum = 0, one = 1;
+    const double start = Now(1);
+    for (int64_t i = 0; i < kRounds; ++i) {
+#pragma GCC unroll 16
+      for (int64_t k = 0; k < kUnrolled; ++k) {
+        sum += one;
+        // Hides both values from the compiler, which would multiply instead.
+        asm volatile("" : "+r"(sum), "+r"(one));
+      }
+    }
+    best = std::max(best, static_cast<double>(kRounds * kUnrolled) / (Now(1) - start) * 1e-9);
+  }
+  std::ostringstream text;
+  text.precision(3);
+  text << best;
+  return text.str();
+#else
+  return "unknown";
+#endif
+}
+
 void AddContext() {
   benchmark::AddCustomContext("cpu", CpuModel());
+  benchmark::AddCustomContext("ghz", Ghz());
   benchmark::AddCustomContext("compiler", Compiler());
   benchmark::AddCustomContext("xent", std::string(xent_version()) + ", Highway " + xent_highway_version());
   benchmark::AddCustomContext("target", xent_active_target());

@@ -1,24 +1,27 @@
 #!/usr/bin/env bash
 # Installs what a build needs, and nothing else: Debian packages that are missing, and Highway's release tarball.
-# usage: setup.sh [--test] [--cross]
+# usage: setup.sh [--test] [--bench] [--cross]
 #   (none)   compiler, CMake, Ninja, CLI11, Highway: library, command line and demo
 #   --test   also what the tests and benchmarks need
+#   --bench  the same, and the peers that xent_bench compares with
 #   --cross  also an AArch64 compiler, qemu and arm64 libraries; this adds arm64 to dpkg's architectures
 # Runs as root, as a user with sudo, or, where nothing is missing, as anybody.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 packages=(g++ cmake ninja-build libcli11-dev)
+test_packages=(libgtest-dev libmpfr-dev libbenchmark-dev pkg-config binutils)
 cross=false
 for argument in "$@"; do
   case $argument in
-    --test) packages+=(libgtest-dev libmpfr-dev libbenchmark-dev pkg-config binutils) ;;
+    --test) packages+=("${test_packages[@]}") ;;
+    --bench) packages+=("${test_packages[@]}" libsleef-dev libdnnl-dev) ;;
     --cross)
       cross=true
       packages+=(g++-aarch64-linux-gnu qemu-user-static libgtest-dev:arm64 libgomp1:arm64 libmpfr-dev:arm64)
       ;;
     *)
-      echo "usage: setup.sh [--test] [--cross]" >&2
+      echo "usage: setup.sh [--test] [--bench] [--cross]" >&2
       exit 2
       ;;
   esac

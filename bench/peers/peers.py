@@ -327,7 +327,7 @@ def torch_calls(p: Problem, compiled: bool, suffix: str) -> Iterator[Call]:
         source,
         "forward_backward",
         forward_backward,
-        lambda: float(forward_backward()[0]),
+        lambda: float(forward_backward()[0].detach()),
         row_losses,
         lambda: np.array(forward_backward()[1][:n].numpy()),
     )

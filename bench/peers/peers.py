@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib.metadata
 import json
 import math
 import os
@@ -292,7 +293,6 @@ class Call:
     loss: Callable[[], float] | None = None
     row_losses: Callable[[], Array] | None = None  # of the first rows
     grad: Callable[[], Array] | None = None  # its first rows
-    large_only: bool = False
 
 
 def torch_calls(p: Problem, compiled: bool, suffix: str) -> Iterator[Call]:
@@ -433,6 +433,14 @@ TUNED_PEERS: dict[str, Callable[[Problem], Iterator[Call]]] = {
 EVERY_KIND = ("torch_eager", "torch_compile", "jax")  # timed on every kind of data
 
 
+PACKAGES = {"torch": ["torch"], "jax": ["jax", "optax"], "onnxruntime": ["onnxruntime"], "scipy": ["scipy"]}
+
+
+def version(source: str) -> str:
+    names = PACKAGES[source.split("_")[0]]
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+
+
 # ---------------------------------------------------------------- timing
 
 
@@ -455,9 +463,10 @@ class Record:
     grad_ulp: float | None
     xent_grad_ulp: float | None
     calls: int
+    version: str
+    xent_target: str
     dtype: str = "f32"
     threads: int = 1
-    xent_target: str = ""
 
 
 def seconds(run: Callable[[], Any], calls: int) -> float:
@@ -513,6 +522,7 @@ def measure(call: Call, p: Problem, xent: dict[str, Callable[[], None]], target:
         xent_seconds_min=min(our_times),
         speedup=theirs / mine,
         calls=theirs_calls,
+        version=version(call.source),
         xent_target=target,
         **errors,
     )

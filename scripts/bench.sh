@@ -62,8 +62,8 @@ measure normal normal \
   "(forward|forward_backward_inplace)/f32/(1x262144|1x128256|8x128256|1x10)/$any" \
   "(softmax|log_softmax|logsumexp|backward)/f32/2048x32000/threads:1" \
   '(contrib_|sleef_)?exp_sum/.*' \
-  'onednn_.*' \
-  '(bce_|class_major_).*'
+  'onednn_.*/f32/2048x32000/.*' \
+  "(bce_forward(_backward)?|forward_argmax|forward_backward_smoothing|forward(_backward)?_class_major)/.*/threads:1"
 for data in margin ascending masked; do
   measure "$data" "$data" "$loss/f32/2048x32000/$any" "$loss/f32/$in_cache"
 done

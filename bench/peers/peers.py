@@ -138,7 +138,14 @@ class Xent:
         self.library.xent_workspace_bytes.restype = ctypes.c_size_t
         self.library.xent_workspace_bytes.argtypes = [ctypes.c_int64, ctypes.c_int, ctypes.c_int32]
         self.library.xent_active_target.restype = ctypes.c_char_p
-        matrix = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p]
+        matrix: list[Any] = [
+            ctypes.c_int64,
+            ctypes.c_int64,
+            ctypes.c_void_p,
+            ctypes.c_int,
+            ctypes.c_int64,
+            ctypes.c_void_p,
+        ]
         self.library.xent_logsumexp.argtypes = [*matrix, ctypes.c_void_p, ctypes.c_void_p]
         self.library.xent_softmax.argtypes = [*matrix, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
         self.execution = Exec(struct_size=ctypes.sizeof(Exec), threads=1)
@@ -356,7 +363,11 @@ def jax_calls(p: Problem, suffix: str) -> Iterator[Call]:
         return np.asarray(rows(z[:n], t[:n]))
 
     yield Call(
-        "jax" + suffix, "forward", lambda: forward(z, t).block_until_ready(), lambda: float(forward(z, t)), row_losses
+        "jax" + suffix,
+        "forward",
+        lambda: jax.block_until_ready(forward(z, t)),
+        lambda: float(forward(z, t)),
+        row_losses,
     )
     yield Call(
         "jax" + suffix,
@@ -484,7 +495,7 @@ def calls_for(run: Callable[[], Any]) -> int:
 
 def measure(call: Call, p: Problem, xent: dict[str, Callable[[], None]], target: str, repetitions: int) -> Record:
     ours = xent[call.op]
-    errors: dict[str, float | None] = dict.fromkeys(
+    errors: dict[str, Any] = dict.fromkeys(
         ["loss_ulp", "xent_loss_ulp", "row_loss_ulp", "xent_row_loss_ulp", "grad_ulp", "xent_grad_ulp"]
     )
     n = REFERENCE_ROWS

@@ -432,13 +432,24 @@ def case_rows(cases: Iterable[Case | None]) -> list[list[str]]:
                 time_text(c.seconds),
                 f"{c.per_logit * 1e9:.3g}",
                 f"{ratio} × {YARDSTICK_NAME[yardstick]}" if ratio and yardstick else "",
+                optional(peer.median) if (peer := c.counter("x_onednn")) else "",
                 c.label,
             ]
         )
     return rows
 
 
-CASE_HEAD = ["operation", "dtype", "shape", "threads", "call", "ns per logit", "time / yardstick", "target"]
+CASE_HEAD = [
+    "operation",
+    "dtype",
+    "shape",
+    "threads",
+    "call",
+    "ns per logit",
+    "time / yardstick",
+    "time / oneDNN's",
+    "target",
+]
 
 
 def select(r: Results, files: list[str], ops: list[str], dtypes: list[str], shapes: list[str]) -> list[Case]:
@@ -455,9 +466,11 @@ def select(r: Results, files: list[str], ops: list[str], dtypes: list[str], shap
 
 def peer_table(r: Results) -> str:
     rows = []
-    for p in r.peers:
-        if "absent" in p:
-            continue
+    places = list(dict.fromkeys((p["rows"], p["cols"], p["data"]) for p in r.peers if "absent" not in p))
+    for p in sorted(
+        (p for p in r.peers if "absent" not in p),
+        key=lambda p: (places.index((p["rows"], p["cols"], p["data"])), p["op"]),
+    ):
         rows.append(
             [
                 p["source"],
@@ -520,14 +533,21 @@ def threads_table(r: Results) -> str:
 
 
 def memory_table(r: Results) -> str:
+    """The most of any shape, of each operation."""
     records = memory_records(r)
-    head = list(dict.fromkeys(key for record in records for key in record))
-    text = table(
-        [key.replace("_", " ") for key in head], [[str(record.get(key, "")) for key in head] for record in records]
-    )
-    for key, value in r.memory.items() if isinstance(r.memory, dict) else []:
-        if key.startswith("most_growth"):
-            text += f"\n{key.replace('_', ' ').capitalize()}, calls or bytes: {value}.\n"
+    numbers = ["heap_calls", "heap_bytes", "stack_calling_thread", "stack_worker"]
+    rows = []
+    for op, dtype in dict.fromkeys((c["op"], c["dtype"]) for c in records):
+        mine = [c for c in records if (c["op"], c["dtype"]) == (op, dtype)]
+        rows.append([op, dtype, *(str(max(c.get(n, 0) for c in mine)) for n in numbers)])
+    text = table(["operation", "dtype", *(n.replace("_", " ") for n in numbers)], rows)
+    if records:
+        shapes = dict.fromkeys(f"{c['rows']}x{c['cols']}" for c in records)
+        text = f"In calls and bytes, the most of {', '.join(shapes)}.\n\n{text}"
+        for axis in ("rows", "cols"):
+            text += (
+                f"\nMost growth of any number with more {axis}: {r.memory.get(f'most_growth_with_{axis}', ABSENT)}.\n"
+            )
     return text
 
 
@@ -549,7 +569,8 @@ def plots(r: Results, folder: Path) -> list[tuple[str, str]]:
     written: list[tuple[str, str]] = []
 
     def save(figure: Any, name: str, caption: str) -> None:
-        figure.tight_layout()
+        if figure.get_layout_engine() is None:
+            figure.tight_layout()
         figure.savefig(folder / name, metadata={"Date": None})
         pyplot.close(figure)
         written.append((name, caption))
@@ -583,8 +604,8 @@ def plots(r: Results, folder: Path) -> list[tuple[str, str]]:
             figure,
             "roofline.svg",
             "One thread, normal data: the share of the memory's speed that is reached. The top edge is the limit. Up "
-            "to V = 1000 matrices lie in a cache, where a streaming copy is no limit; what is faster than it lies above "
-            "the edge.",
+            "to V = 1000 matrices lie in a cache, where a streaming copy is no limit; what is faster than it lies "
+            "above the edge.",
         )
 
     best = [
@@ -593,20 +614,22 @@ def plots(r: Results, folder: Path) -> list[tuple[str, str]]:
     if best:
         shapes = list(dict.fromkeys(f"{p['rows']}x{p['cols']}" for p in best))
         sources = list(dict.fromkeys(p["source"] for p in best))
-        figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.5))
+        figure, axes = pyplot.subplots(1, 2, figsize=(10, 7), layout="constrained")
         for axis, op in zip(axes, ("forward", "forward_backward")):
             for i, source in enumerate(sources):
                 mine = {
                     f"{p['rows']}x{p['cols']}": p["speedup"] for p in best if (p["source"], p["op"]) == (source, op)
                 }
                 at = [k + 0.8 * (i + 0.5) / len(sources) - 0.4 for k, s in enumerate(shapes) if s in mine]
-                axis.barh(at, [mine[s] for s in shapes if s in mine], 0.8 / len(sources), label=source)
+                widths = [mine[s] for s in shapes if s in mine]
+                axis.barh(at, widths, 0.8 / len(sources), label=source, color=f"C{i}")
             axis.axvline(1, color="black", linewidth=0.8)
             axis.set(xscale="log", xlabel="peer's time / xent's", title=op.replace("_", " + "))
             axis.set_yticks(range(len(shapes)), shapes)
             axis.invert_yaxis()
             axis.grid(axis="x", which="both", alpha=0.3)
-        axes[1].legend(fontsize=7)
+            axis.xaxis.set_major_formatter("{x:g}")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(sources), fontsize=7)
         save(
             figure,
             "peers.svg",
@@ -674,11 +697,11 @@ def document(r: Results, docs: Path) -> str:
         '"a; b" is the median and the minimum over repetitions. bench/README.md says what is timed and how.\n',
         header(r),
         "## Goals\n",
-        f"{sum(v.startswith('met') for v in verdicts)} met, {unmet} not met, {verdicts.count(ABSENT)} not measured. Ratios "
-        "are of two things timed in turns in the same run; the median decides. Speed-ups over peers and over threads are "
-        "those of the medians; of the minima. Own time in L1 (L2) is that of the same operation "
-        f"on {L1} ({L2}), per logit, over the threads; where a call's overhead makes forward slower on {L1} than on {L2}, "
-        "the latter counts.\n",
+        f"{sum(v.startswith('met') for v in verdicts)} met, {unmet} not met, {verdicts.count(ABSENT)} not measured. "
+        "Ratios are of two things timed in turns in the same run; the median decides. Speed-ups over peers and over "
+        "threads are those of the medians; of the minima. Own time in L1 (L2) is that of the same operation "
+        f"on {L1} ({L2}), per logit, over the threads; where a call's overhead makes forward slower on {L1} than on "
+        f"{L2}, the latter counts.\n",
         table(["work", "goal", *DATA, ""], rows),
     ]
     if r.errors:
@@ -696,9 +719,9 @@ def document(r: Results, docs: Path) -> str:
         "## Real shapes\n",
         table(CASE_HEAD, case_rows(select(r, ["normal", "avx2"], LOSS_OPS, ["f32"], REAL))),
         "## Peers: speed and error\n",
-        "One thread, CPU time, the peer and xent called in turns on the same buffer; forward + backward writes a gradient "
-        "of its own (xent with a workspace). Tuned: glibc's malloc keeps its pages. Errors are against float64, in float32 "
-        "ULP of the exact value, the worst of 16 rows; the mean loss counts them all.\n",
+        "One thread, CPU time, the peer and xent called in turns on the same buffer; forward + backward writes a "
+        "gradient of its own (xent with a workspace). Tuned: glibc's malloc keeps its pages. Errors are against float64, "
+        "in float32 ULP of the exact value, the worst of 16 rows; the mean loss counts them all.\n",
         peer_table(r),
         "## Small rows\n",
         small_table(r),

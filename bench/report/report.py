@@ -406,10 +406,14 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def time_text(seconds: float) -> str:
-    for unit, scale in (("ms", 1e3), ("µs", 1e6)):
+    for unit, scale in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if seconds * scale >= 1:
-            return f"{seconds * scale:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"
+            return f"{number(seconds * scale)} {unit}"
+    return f"{number(seconds * 1e9)} ns"
+
+
+def number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def optional(value: Any) -> str:
@@ -430,7 +434,7 @@ def case_rows(cases: Iterable[Case | None]) -> list[list[str]]:
                 c.shape,
                 str(c.threads),
                 time_text(c.seconds),
-                f"{c.per_logit * 1e9:.3g}",
+                number(c.per_logit * 1e9),
                 f"{ratio} × {YARDSTICK_NAME[yardstick]}" if ratio and yardstick else "",
                 optional(peer.median) if (peer := c.counter("x_onednn")) else "",
                 c.label,
@@ -512,8 +516,8 @@ def small_table(r: Results) -> str:
                     op,
                     shape,
                     time_text(c.seconds),
-                    f"{c.per_logit * 1e9:.3g}",
-                    f"{c.per_logit * cols * 1e9:.3g}",
+                    number(c.per_logit * 1e9),
+                    number(c.per_logit * cols * 1e9),
                     best,
                     c.label,
                 ]

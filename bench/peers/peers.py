@@ -347,6 +347,7 @@ def jax_calls(p: Problem, suffix: str) -> Iterator[Call]:
 
     z = jnp.from_dlpack(p.logits)
     t = jnp.from_dlpack(p.targets32)
+    wait: Callable[[Any], Any] = jax.block_until_ready
     n = REFERENCE_ROWS
 
     def losses(z: Any, t: Any) -> Any:
@@ -365,14 +366,14 @@ def jax_calls(p: Problem, suffix: str) -> Iterator[Call]:
     yield Call(
         "jax" + suffix,
         "forward",
-        lambda: jax.block_until_ready(forward(z, t)),
+        lambda: wait(forward(z, t)),
         lambda: float(forward(z, t)),
         row_losses,
     )
     yield Call(
         "jax" + suffix,
         "forward_backward",
-        lambda: jax.block_until_ready(both(z, t)),
+        lambda: wait(both(z, t)),
         lambda: float(both(z, t)[0]),
         row_losses,
         lambda: np.asarray(both(z, t)[1][:n]),

@@ -724,8 +724,8 @@ def document(r: Results, docs: Path) -> str:
         table(CASE_HEAD, case_rows(select(r, ["normal", "avx2"], LOSS_OPS, ["f32"], REAL))),
         "## Peers: speed and error\n",
         "One thread, CPU time, the peer and xent called in turns on the same buffer; forward + backward writes a "
-        "gradient of its own (xent with a workspace). Tuned: glibc's malloc keeps its pages. Errors are against float64, "
-        "in float32 ULP of the exact value, the worst of 16 rows; the mean loss counts them all.\n",
+        "gradient of its own (xent with a workspace). Tuned: glibc's malloc keeps its pages. Errors are against "
+        "float64, in float32 ULP of the exact value, the worst of 16 rows; the mean loss counts them all.\n",
         peer_table(r),
         "## Small rows\n",
         small_table(r),

@@ -330,7 +330,7 @@ def clock(r: Results) -> float | None:
 
 def memory_records(r: Results) -> list[dict[str, Any]]:
     calls = r.memory.get("calls", []) if isinstance(r.memory, dict) else []
-    return [c for c in calls if isinstance(c, dict)]
+    return [c for c in calls if isinstance(c, dict) and {"op", "dtype", "rows", "cols"} <= c.keys()]
 
 
 def other_goals(r: Results) -> list[Goal]:

@@ -2,6 +2,7 @@
 #ifndef XENT_SRC_API_SMALL_ROWS_H_
 #define XENT_SRC_API_SMALL_ROWS_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -41,54 +42,71 @@ bool TakesSmallRows(const Call &call, Factor *g) {
 
 // What is left of a tile of rows when the kernel has been over it.
 struct SmallTile {
-  int64_t count;
-  int64_t row[kTile];
-  uint32_t done;  // bit i: row[i]
+  int64_t first, count;
+  uint32_t live, done;  // bit i: row first + i
   float loss[kTile];
   double nll[kTile];
 };
 
-// The next rows of [*next, end) that are not ignored, as many as go together; ignored ones are finished on the way.
-// Not inline, so that its frame is gone where a row goes the long way.
+inline void WriteSmallRows(const Call &call, const SmallTile &tile, const SmallRows &rows) {
+  float *const losses = static_cast<float *>(call.args.losses);
+  float *const lse = static_cast<float *>(call.args.lse);
+  if (tile.done == (1u << kTile) - 1) {
+    if (losses != nullptr) std::memcpy(losses + tile.first, rows.loss, sizeof(rows.loss));
+    if (lse != nullptr) std::memcpy(lse + tile.first, rows.lse, sizeof(rows.lse));
+    if (call.args.logprobs == nullptr && call.args.records == nullptr) return;
+  }
+  for (int64_t i = 0; i < tile.count; ++i) {
+    if ((tile.done >> i & 1) == 0) continue;
+    const int64_t row = tile.first + i;
+    Call::Write(losses, row, rows.loss[i]);
+    if (lse != nullptr) lse[row] = rows.lse[i];
+    Call::Write(call.args.logprobs, row, 0.0f - rows.loss[i]);
+    if (call.args.records == nullptr) continue;
+    Record record = Record::Make(call.args.dtype, Record::kLive);
+    if (rows.others[i] != 0.0) record.Set(0, RowSum<float>{rows.others[i], rows.others_reference[i]});
+    record.Set(1, RowSum<float>{rows.target[i], rows.target_reference[i]});
+    *call.RecordOf(row) = record;
+  }
+}
+
+// The rows of a tile that begins with `first`; ignored ones are finished on the way. Not inline, so that its frame is
+// gone where a row goes the long way.
 template <class In, class Job>
-XENT_NOINLINE void RunSmallTile(const Job &job, const Factor &g, int64_t end, int64_t *next, SmallTile *tile) {
+XENT_NOINLINE void RunSmallTile(const Job &job, const Factor &g, int64_t first, int64_t count, SmallTile *tile) {
   const Call &call = job.call;
   SmallRowsTask task;
   SmallRows rows;
   task.cols = call.shape.cols;
-  task.count = 0;
-  task.wants_gradient = call.args.grad != nullptr;
+  task.count = tile->count = count;
+  task.live = 0;
+  task.logits = call.Logits<In>(first);
+  task.logits_stride = call.logits_stride;
+  task.gradient = call.Grad<In>(first);
+  task.gradient_stride = call.grad_stride;
   task.wants_lse = call.args.lse != nullptr;
   task.g = g;
-  for (; *next < end && task.count < kTile; ++*next) {
-    const int64_t target = call.Target(*next);
-    if (call.IsIgnored(target)) {
-      job.Ignore(*next);
-      continue;
-    }
-    task.logits[task.count] = call.Logits<In>(*next);
-    task.gradients[task.count] = call.Grad<In>(*next);
-    task.targets[task.count] = target;
-    tile->row[task.count++] = *next;
+  const Targets targets{call.args.targets, call.args.targets_type};
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t target = targets[first + i];
+    const bool live = target != call.options.ignore_index;
+    task.live |= static_cast<uint32_t>(live) << i;
+    task.targets[i] = live ? target : 0;
   }
-  tile->count = task.count;
-  if (task.count == 0) return;
+  tile->first = first;
+  tile->live = task.live;
   call.kernels.small_rows->run[kDtypeOf<In>](task, &rows);
   tile->done = rows.done;
   std::memcpy(tile->loss, rows.loss, sizeof(rows.loss));
   std::memcpy(tile->nll, rows.nll, sizeof(rows.nll));
-  for (int64_t i = 0; i < task.count; ++i) {
-    const int64_t row = tile->row[i];
-    if (task.wants_gradient) call.FillPadding<In>(row);
-    if ((rows.done >> i & 1) == 0) continue;
-    Call::Write(call.args.losses, row, rows.loss[i]);
-    if (task.wants_lse) Call::Write(call.args.lse, row, rows.lse[i]);
-    Call::Write(call.args.logprobs, row, 0.0f - rows.loss[i]);
-    if (call.args.records != nullptr) {
-      Record record = Record::Make(call.args.dtype, Record::kLive);
-      if (rows.others[i] != 0.0) record.Set(0, RowSum<float>{rows.others[i], rows.others_reference[i]});
-      record.Set(1, RowSum<float>{rows.target[i], rows.target_reference[i]});
-      *call.RecordOf(row) = record;
+  WriteSmallRows(call, *tile, rows);
+  const bool pads = task.gradient != nullptr && call.shape.cols < call.args.cols;
+  if (!pads && task.live == (1u << count) - 1) return;
+  for (int64_t i = 0; i < count; ++i) {
+    if ((task.live >> i & 1) == 0) {
+      job.Ignore(first + i);
+    } else if (pads) {
+      call.FillPadding<In>(first + i);
     }
   }
 }
@@ -98,17 +116,18 @@ template <class In, class Job>
 XENT_NOINLINE void RunSmallRows(const Job &job, const Factor &g, int64_t first, int64_t end, Groups<Totals> &groups) {
   const bool wants_nll = job.call.args.perplexity != nullptr;
   SmallTile tile;
-  for (int64_t next = first; next < end;) {
-    RunSmallTile<In>(job, g, end, &next, &tile);
+  for (; first < end; first += tile.count) {
+    RunSmallTile<In>(job, g, first, std::min(kTile, end - first), &tile);
     double sum;
-    if (tile.count > 0 && tile.done == (1u << tile.count) - 1 && !wants_nll &&
-        SumExactly(tile.loss, tile.count, &sum) && groups.AddExactly(tile.row[0], tile.row[tile.count - 1], sum)) {
+    if (tile.done == (1u << tile.count) - 1 && !wants_nll && SumExactly(tile.loss, tile.count, &sum) &&
+        groups.AddExactly(first, first + tile.count - 1, sum)) {
       continue;
     }
     for (int64_t i = 0; i < tile.count; ++i) {
-      Totals &totals = groups.Of(tile.row[i]);
+      if ((tile.live >> i & 1) == 0) continue;
+      Totals &totals = groups.Of(first + i);
       if ((tile.done >> i & 1) == 0) {
-        RunRow(job, job.call.shape, tile.row[i], totals);
+        RunRow(job, job.call.shape, first + i, totals);
       } else {
         totals.Add({{static_cast<double>(tile.loss[i]), 0.0}, wants_nll ? Wide{tile.nll[i]} : Wide{}});
       }

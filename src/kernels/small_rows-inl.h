@@ -7,6 +7,7 @@
 #define XENT_SRC_KERNELS_SMALL_ROWS_INL_H_
 #endif
 
+#include <bit>
 #include <cstring>
 #include <iterator>
 #include <limits>
@@ -189,7 +190,7 @@ HWY_NOINLINE void FinishSmallRows(const SmallRowsTask &task, const double *targe
     const auto nll = hn::IfThenZeroElse(alone, LogOfEach<false>(d, ratio));
     hn::StoreU(nll, d, out->nll + i);
     StoreRounded(d, nll, out->loss + i);
-    if (!task.wants_gradient && !task.wants_lse) continue;
+    if (task.gradient == nullptr && !task.wants_lse) continue;
 
     const auto t_above = hn::Gt(t_ref, o_ref);
     auto total_ref = hn::IfThenElse(t_above, t_ref, o_ref);
@@ -203,7 +204,7 @@ HWY_NOINLINE void FinishSmallRows(const SmallRowsTask &task, const double *targe
       const auto lse = hn::Add(hn::Mul(total_ref, hn::Set(d, kLn2_F64_Hi)), LogOfEach<true>(d, total));
       StoreRounded(d, hn::IfThenElse(alone, z, lse), out->lse + i);
     }
-    if (!task.wants_gradient) continue;
+    if (task.gradient == nullptr) continue;
     const auto g = hn::Set(d, task.g.mantissa);
     const auto g_exponent = hn::Set(d, static_cast<double>(task.g.exponent));
     // FactorOf and GradientFromExponentials.
@@ -297,11 +298,13 @@ HWY_NOINLINE void ScaleColumns(const SmallRowsTask &task, const LaneRanges &scal
   }
   for (int64_t i = 0; i < task.count; ++i) {
     if ((done >> i & 1) == 0) continue;
-    In *const gradient = static_cast<In *>(task.gradients[i]);
+    In *const gradient = static_cast<In *>(task.gradient) + i * task.gradient_stride;
     for (int64_t j = 0; j < task.cols; ++j) gradient[j] = Narrow<In>(tile[j * kTile + i]);
     gradient[task.targets[i]] = Narrow<In>(scales.target[i]);
   }
 }
+
+HWY_INLINE double ScalarAbs(double x) { return std::bit_cast<double>(std::bit_cast<uint64_t>(x) << 1 >> 1); }
 
 template <class In>
 void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
@@ -312,12 +315,17 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
   HWY_ALIGN double sums[kTile];
   HWY_ALIGN float good[kTile];
   HWY_ALIGN float memory[kBlock];  // the tile of few columns, or a row's logits while it is summed in place
+  const In *const logits = static_cast<const In *>(task.logits);
   uint32_t usable = 0;
   for (int64_t i = 0; i < task.count; ++i) {
-    double z = static_cast<double>(Widen(static_cast<const In *>(task.logits[i])[task.targets[i]]));
-    const bool in_range = z >= -F::kLimit && z <= F::kLimit;
-    usable |= static_cast<uint32_t>(in_range) << i;
-    target_logits[i] = in_range ? z : 0.0;
+    double z = 0.0;
+    if (HWY_LIKELY(task.live >> i & 1)) {
+      z = static_cast<double>(Widen(logits[i * task.logits_stride + task.targets[i]]));
+      const bool in_range = ScalarAbs(z) <= F::kLimit;
+      usable |= static_cast<uint32_t>(in_range) << i;
+      z = in_range ? z : 0.0;
+    }
+    target_logits[i] = z;
   }
   for (int64_t i = task.count; i < kTile; ++i) target_logits[i] = 0.0;
   FindRanges(target_logits, &ranges);
@@ -331,8 +339,12 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
       hn::Store(absent, d, memory + k);
     }
     for (int64_t i = 0; i < task.count; ++i) {
-      const In *const z = static_cast<const In *>(task.logits[i]);
-      for (int64_t j = 0; j < cols; ++j) memory[j * kTile + i] = Widen(z[j]);
+      const In *const z = logits + i * task.logits_stride;
+      if (HWY_LIKELY(task.live >> i & 1)) {
+        for (int64_t j = 0; j < cols; ++j) memory[j * kTile + i] = Widen(z[j]);
+      } else {
+        for (int64_t j = 0; j < cols; ++j) memory[j * kTile + i] = 0.0f;
+      }
       memory[task.targets[i] * kTile + i] = -std::numeric_limits<float>::infinity();
     }
     SumColumns(memory, cols, ranges, sums, good);
@@ -341,11 +353,11 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
     for (int64_t i = 0; i < task.count; ++i) {
       sums[i] = 0.0;
       if ((usable >> i & 1) == 0) continue;
-      const In *const z = static_cast<const In *>(task.logits[i]);
+      const In *const z = logits + i * task.logits_stride;
       Destination<float> to;
       if constexpr (sizeof(In) == sizeof(float)) {
-        if (task.wants_gradient) to.out = static_cast<In *>(task.gradients[i]);
-        if (task.gradients[i] == z) to.saved = memory;
+        if (task.gradient != nullptr) to.out = static_cast<In *>(task.gradient) + i * task.gradient_stride;
+        if (to.out == z) to.saved = memory;
       }
       WideLanes<float> lanes;
       SumBlock(z, cols, task.targets[i], ranges.reference[i], false, 0.0f, to, lanes);
@@ -364,12 +376,12 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
   done &= usable;
   out->done = done;
   FinishSmallRows(task, target_logits, sums, out, &ranges);
-  if (!task.wants_gradient) return;
+  if (task.gradient == nullptr) return;
   if (cols <= kMaxTransposedCols) return ScaleColumns<In>(task, ranges, done, memory);
   for (int64_t i = 0; i < task.count; ++i) {
     if ((done >> i & 1) == 0) continue;
     if constexpr (sizeof(In) == sizeof(float)) {  // longer rows of half precision are not asked for their gradients
-      In *const gradient = static_cast<In *>(task.gradients[i]);
+      In *const gradient = static_cast<In *>(task.gradient) + i * task.gradient_stride;
       Scaler<In>(gradient, cols, ranges.first[i], ranges.second[i], ranges.scale[i]).AdvanceTo(cols);
       gradient[task.targets[i]] = ranges.target[i];
     }

@@ -16,18 +16,22 @@ inline constexpr int64_t kMaxSmallCols = kBlock;
 // Up to here lanes run over rows throughout.
 inline constexpr int64_t kMaxTransposedCols = 32;
 
+// Rows that follow each other.
 struct SmallRowsTask {
   int64_t cols;
   int64_t count;
-  const void *logits[kTile];
+  uint32_t live;  // bit i: row i counts; the others' logits are not read, their targets are 0
+  const void *logits;
+  int64_t logits_stride;
+  void *gradient;  // may be the logits; null: not wanted
+  int64_t gradient_stride;
   int64_t targets[kTile];
-  void *gradients[kTile];  // may be the logits
-  bool wants_gradient, wants_lse;
+  bool wants_lse;
   Factor g;  // of the gradient g (p - y), as PrepareIndexGradient has it
 };
 
 struct SmallRows {
-  uint32_t done;  // bit i: row i; the others' memory is as it was, and they want the way that takes everything
+  uint32_t done;  // bit i: row i; the memory of other live ones is as it was, and they want the way that takes everything
   // log sum of the others relative to the target; both of these rounded to float32.
   double nll[kTile];
   float loss[kTile], lse[kTile];

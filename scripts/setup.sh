@@ -15,7 +15,7 @@ cross=false
 for argument in "$@"; do
   case $argument in
     --test) packages+=("${test_packages[@]}") ;;
-    --bench) packages+=("${test_packages[@]}" libsleef-dev libdnnl-dev) ;;
+    --bench) packages+=("${test_packages[@]}" libsleef-dev libdnnl-dev python3-venv) ;;
     --cross)
       cross=true
       packages+=(g++-aarch64-linux-gnu qemu-user-static libgtest-dev:arm64 libgomp1:arm64 libmpfr-dev:arm64)

@@ -81,7 +81,8 @@ void FillWithoutProbability(const RowGradient<Arithmetic<In>> &row, In *out, int
   FillRow(out, cols, zero ? 0.0 : internal::Scale(-row.shift, row.lift));
 }
 
-// What turns a chunk's exponentials into its gradient; where none of them counts, that is done at once.
+// What turns a chunk's exponentials into its gradient; where none of them counts and all get the same number but 0, that
+// is done at once. (Zeros are the exponentials times 0: they are written as everything is, streamed or beside other work.)
 template <class In>
 ScaleTask GradientFromExponentials(const RowGradient<Arithmetic<In>> &row, const ChunkSum &chunk,
                                    Arithmetic<In> *exponentials, In *out, int64_t cols) {
@@ -91,7 +92,8 @@ ScaleTask GradientFromExponentials(const RowGradient<Arithmetic<In>> &row, const
   // Nothing but zeros, whose reference may be far above the row's.
   const Factor factor = chunk.sum.hi == 0.0 ? Factor{} : FactorOf<T>(row.g, row.total, chunk.kind, chunk.reference);
   const int64_t exponent = factor.exponent - F::kBias;
-  if (factor.mantissa == 0.0 || exponent < F::kSafeExponent - 2 * F::kMaxExponent) {
+  const bool counts = factor.mantissa != 0.0 && exponent >= F::kSafeExponent - 2 * F::kMaxExponent;
+  if (!counts && row.shift != 0.0) {
     FillWithoutProbability(row, out, cols);
     return task;
   }
@@ -100,6 +102,10 @@ ScaleTask GradientFromExponentials(const RowGradient<Arithmetic<In>> &row, const
   task.exponentials = exponentials;
   task.out = out;
   task.cols = cols;
+  if (!counts) {
+    task.map.threshold = row.threshold;
+    return task;
+  }
   task.prescale = static_cast<int>(prescale);
   task.map = {scale, row.shift, row.threshold, row.lift};
   return task;

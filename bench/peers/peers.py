@@ -442,7 +442,8 @@ TUNED_PEERS: dict[str, Callable[[Problem], Iterator[Call]]] = {
     "torch_compile_tuned": lambda p: torch_calls(p, True, "_tuned"),
     "jax_tuned": lambda p: jax_calls(p, "_tuned"),
 }
-EVERY_KIND = ("torch_eager", "torch_compile", "jax")  # timed on every kind of data
+# Timed on every kind of data.
+EVERY_KIND = ("torch_eager", "torch_compile", "jax", "torch_eager_tuned", "torch_compile_tuned", "jax_tuned")
 
 
 PACKAGES = {"torch": ["torch"], "jax": ["jax", "optax"], "onnxruntime": ["onnxruntime"], "scipy": ["scipy"]}

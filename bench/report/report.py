@@ -270,7 +270,10 @@ def loss_goals(r: Results) -> list[Goal]:
 
 
 def speedup(r: Results, sources: list[str] | None, op: str, shape: str, data: str) -> tuple[float, str] | None:
-    """The least speed-up over any of the sources, and which it was; the ratio of medians of one interleaved run."""
+    """The least speed-up over any of the sources, and which it was; the ratio of medians of one interleaved run.
+
+    None where one of the sources that are asked for is missing: the best of fewer rivals would be no verdict.
+    """
     known = [
         (p["speedup"], p["source"])
         for p in r.peers
@@ -278,6 +281,8 @@ def speedup(r: Results, sources: list[str] | None, op: str, shape: str, data: st
         and (sources is None or p["source"] in sources)
         and (p["op"], f"{p['rows']}x{p['cols']}", p["data"]) == (op, shape, data)
     ]
+    if sources is not None and {source for _, source in known} != set(sources):
+        return None
     return min(known, default=None)
 
 

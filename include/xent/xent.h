@@ -349,8 +349,9 @@ XENT_API xent_status xent_cross_entropy_forward(const xent_cross_entropy *args, 
  *   2^-1532; where the lanes are double, 2^-1022) counts as 0, which shows only where |u| is above 2^72 (2^510). An
  *   infinite u gives infinities of the formula's signs, and 0 where the formula's other factor is 0; a NaN makes the
  *   gradients of its live rows NaN. target_grad is 0 below the smallest normal number of its own arithmetic type.
- *   float32 and float64 take one exp per logit (the exponentials are stored in grad, then scaled), half precision and
- *   the options that compute in double lanes two. grad may be logits where in_place is 1 and the strides are equal. */
+ *   float32 and float64 take one exp per logit (the exponentials are stored in grad, then scaled), half precision without
+ *   a workspace and the options that compute in double lanes two. A gradient apart from the logits is written twice without a
+ *   workspace and once with one (xent_workspace_bytes). grad may be logits where in_place is 1 and the strides are equal. */
 XENT_API xent_status xent_cross_entropy_forward_backward(const xent_cross_entropy *args, const xent_options *options,
                                                          const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
 

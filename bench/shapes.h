@@ -14,6 +14,7 @@ struct Shape {
 
 // Far larger than a core's L2, mostly about 256 MB in float32: what leaves a training step of a language model.
 inline constexpr Shape kVocabularyShape = {2048, 32000};  // Llama 2
+inline constexpr Shape kHalfVocabularyShape = {4096, 32000};  // as many bytes in half precision
 inline constexpr Shape kVocabularyShapes[] = {
     kVocabularyShape,
     {2048, 30522},  // BERT

@@ -196,7 +196,8 @@ class Registry {
     for (const Shape& shape : kClassifierShapes) AddMatrix(XENT_F32, shape, thread_counts);
     for (const Shape& shape : kSingleRowShapes) AddMatrix(XENT_F32, shape, thread_counts);
     AddMatrix(XENT_F32, kFewRowsShape, {1, all, ManyThreads()});
-    for (const xent_dtype dtype : {XENT_F64, XENT_BF16, XENT_F16}) AddMatrix(dtype, kVocabularyShape, thread_counts);
+    AddMatrix(XENT_F64, kVocabularyShape, thread_counts);
+    for (const xent_dtype dtype : {XENT_BF16, XENT_F16}) AddMatrix(dtype, kHalfVocabularyShape, thread_counts);
     for (const xent_dtype dtype : {XENT_F32, XENT_F64, XENT_BF16, XENT_F16}) {
       for (const Shape& shape : {kL2Shape, kL1Shape}) AddMatrix(dtype, shape, {1});
     }

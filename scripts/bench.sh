@@ -53,9 +53,12 @@ in_cache='(1x4096|1x32000)/threads:1'
 real='(2048x30522|1024x50257|512x128256|512x151936|256x262144)'
 small='(65536x(2|4|10|16|64|100)|8192x1000)'
 
+half="$loss/(bf16|f16)/4096x32000/$any"
+
 measure normal normal \
   "($loss|$yardsticks)/f32/2048x32000/$any" \
-  "$loss/(bf16|f16|f64)/2048x32000/$any" \
+  "$half" \
+  "$loss/f64/2048x32000/$any" \
   "$loss/(f32|bf16|f16|f64)/$in_cache" \
   "$loss/f32/$real/threads:1" \
   "$loss/f32/$small/threads:1" \
@@ -65,7 +68,8 @@ measure normal normal \
   'onednn_.*/f32/2048x32000/.*' \
   "(bce_forward(_backward)?|forward_argmax|forward_backward_smoothing|forward(_backward)?_class_major)/.*/threads:1"
 for data in margin ascending masked; do
-  measure "$data" "$data" "$loss/f32/2048x32000/$any" "$loss/f32/$in_cache"
+  measure "$data" "$data" "$loss/f32/2048x32000/$any" "$half" "$loss/(f32|bf16|f16)/$in_cache"
+  XENT_MAX_TARGET=AVX2 measure "avx2_$data" "$data" "$loss/f32/2048x32000/$any" "$loss/f32/$in_cache"
 done
 XENT_MAX_TARGET=AVX2 measure avx2 normal \
   "$loss/f32/2048x32000/$any" \

@@ -215,7 +215,7 @@ struct IndexJob {
       return false;
     }
     state.target_logit = static_cast<double>(Widen(call.Logits<In>(row)[state.target]));
-    if (row + 1 < call.shape.rows) __builtin_prefetch(call.Logits<In>(row + 1) + call.Target(row + 1));
+    if (row + 1 < call.shape.rows) PrefetchTarget(row + 1);
     if constexpr (kKeepsExponentials<In>) {
       if (call.mode == Mode::kForwardBackward) state.exponentials = call.Grad<In>(row);
     }
@@ -227,6 +227,12 @@ struct IndexJob {
       if (call.wants_statistics) Describe(row, state.target);
     }
     return true;
+  }
+  // Its logit is needed first, and lies anywhere; of an ignored row the address may be anything, hence an integer.
+  void PrefetchTarget(int64_t row) const {
+    const auto column = static_cast<uintptr_t>(call.Target(row));
+    __builtin_prefetch(
+        reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(call.Logits<In>(row)) + column * sizeof(In)));
   }
   // Not inline: their frames are not to lie below those of the kernels.
   XENT_NOINLINE void Ignore(int64_t row) const {

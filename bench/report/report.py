@@ -608,7 +608,7 @@ def plots(r: Results, folder: Path) -> list[tuple[str, str]]:
             for dtype in DTYPES:
                 points = sorted(
                     (int(c.shape.split("x")[1]), 1 / ratio.median)
-                    for c in select(r, [file], [op], [dtype], SMALL + REAL)
+                    for c in select(r, [file], [op], [dtype], SMALL + REAL + [LARGE_HALF])
                     if c.threads == 1 and (ratio := c.over(yardstick))
                 )
                 if points:

@@ -1,5 +1,5 @@
 // The kernel of small_rows.h. The double functions here are those of math/wide.h and row_sum.cc, operation by operation,
-// on vectors; tests/kernels/overlap_test.cc compares the bits.
+// on vectors; tests/kernels/small_rows_test.cc compares the bits.
 #if defined(XENT_SRC_KERNELS_SMALL_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_SMALL_ROWS_INL_H_
 #undef XENT_SRC_KERNELS_SMALL_ROWS_INL_H_

@@ -24,7 +24,7 @@ for argument in "$@"; do
 done
 
 packages=--test
-if ! $alone && grep -q -- '--bench)' scripts/setup.sh; then packages=--bench; fi
+$alone || packages=--bench
 scripts/setup.sh "$packages"
 cmake --preset release -DXENT_BUILD_BENCH=ON
 targets=(xent_bench)

@@ -25,9 +25,6 @@ int64_t ElementsPerGroup(int64_t elements) {
   return std::max(kShortest, (RowsPerGroup(elements) + kAlign - 1) / kAlign * kAlign);
 }
 
-// From here on, 32 MB of float32, outputs leave the caches before they can be read again.
-constexpr int64_t kLargeElements = int64_t{8} << 20;
-
 // [N, V] matrices as blocks of rows: N of them row-major, else N / inner.
 struct Shape {
   int64_t blocks, block_elements, elements;
@@ -312,7 +309,7 @@ xent_status BinaryCrossEntropy(const xent_binary_cross_entropy *given, const xen
                           args.focal_gamma,
                           args.focal_alpha,
                           denominator,
-                          shape.elements >= kLargeElements};
+                          shape.elements >= kStreamBytes / static_cast<int64_t>(sizeof(float))};
     if (!RunElements(task, wide, shape.elements, exec, &sum)) return FailIncomplete(error);
   }
   if (args.loss != nullptr) WriteReduced(args.loss, wide, sum, options, denominator);

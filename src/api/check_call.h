@@ -17,12 +17,6 @@ inline bool IsGeneral(const xent_cross_entropy &args, const xent_options &option
          (smoothed && (args.class_weights != nullptr || options.z_loss > 0.0));
 }
 
-// Gradients from this size on are more than the caches hold.
-inline constexpr int64_t kStreamBytes = int64_t{32} << 20;
-
-// What a row's exponentials take.
-inline int64_t WorkspaceRowBytes(int64_t cols, int32_t dtype) { return cols * (dtype == XENT_F64 ? 8 : 4); }
-
 struct CheckedCall {
   xent_cross_entropy args;
   xent_options options;
@@ -33,6 +27,7 @@ struct CheckedCall {
   int64_t logits_stride = 0, grad_stride = 0, probs_stride = 0, target_grad_stride = 0;
 
   Call MakeCall(Mode mode) const {
+    const int64_t row_bytes = total_cols * static_cast<int64_t>(ElementSize(args.dtype));
     return {{args, options},
             ActiveKernels(),
             mode,
@@ -45,8 +40,8 @@ struct CheckedCall {
             Shares<double>(options, total_cols),
             {options.logit_scale, options.softcap, args.dtype == XENT_F64},
             FirstStatistic(args) != nullptr,
-            args.grad != args.logits && args.rows > kStreamBytes / (total_cols * static_cast<int64_t>(ElementSize(args.dtype))),
-            Workspace(args.workspace, args.workspace_bytes, WorkspaceRowBytes(args.cols, args.dtype))};
+            args.grad != args.logits && args.rows > kStreamBytes / row_bytes,
+            Workspace(args.workspace, args.workspace_bytes, Workspace::RowBytes(args.cols, args.dtype))};
   }
   // The reduced outputs that are wanted.
   void WriteTotals(const Totals &totals) const {

@@ -46,7 +46,7 @@ size_t xent_workspace_bytes(int64_t cols, xent_dtype dtype, int32_t threads) noe
   const bool known = dtype == XENT_F32 || dtype == XENT_F64 || dtype == XENT_BF16 || dtype == XENT_F16;
   if (threads == 0) threads = xent_default_threads();
   if (cols < 1 || cols > int64_t{1} << 40 || !known || threads < 1) return 0;
-  return Workspace::Bytes(cols * (dtype == XENT_F64 ? 8 : 4), threads);
+  return Workspace::Bytes(Workspace::RowBytes(cols, dtype), threads);
 }
 
 const char *xent_status_string(xent_status status) noexcept {

@@ -232,6 +232,9 @@ XENT_NOINLINE void RunOverlappingRows(const Job &job, const RowShape &shape, int
   }
 }
 
+// Outputs from this size on leave the caches before they can be read again: they are streamed past them.
+inline constexpr int64_t kStreamBytes = int64_t{32} << 20;
+
 // Streaming stores are seen by other threads only after a fence: one at the end of each task.
 template <class Job>
 void Fence(const Job &job) {

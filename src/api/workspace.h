@@ -10,10 +10,14 @@
 #include <cstdint>
 #include <new>
 
+#include "xent/xent.h"
+
 namespace xent::internal {
 
 class Workspace {
  public:
+  // What a row's exponentials take.
+  static int64_t RowBytes(int64_t cols, int32_t dtype) { return cols * (dtype == XENT_F64 ? 8 : 4); }
   // With which every task of as many threads finds a slot, wherever the memory begins.
   static size_t Bytes(int64_t row_bytes, int32_t threads) {
     return static_cast<size_t>(kHeader + SlotBytes(row_bytes) * std::min<int64_t>(threads, kMaxSlots) + kAlignment - 1);

@@ -184,8 +184,7 @@ inline constexpr int64_t kPlainBlock = 8 * kBinaryStep;
 // lie outside of any object, which a prefetch does not mind.
 template <class In>
 HWY_INLINE void PrefetchFour(const In *p) {
-  constexpr uintptr_t kAhead = 16 * 1024;
-  const uintptr_t ahead = reinterpret_cast<uintptr_t>(p) + kAhead;
+  const uintptr_t ahead = reinterpret_cast<uintptr_t>(p) + kFarBytes;
   const size_t bytes = 4 * hn::Lanes(Tag<In>()) * sizeof(In);
   for (size_t byte = 0; byte < bytes; byte += 64) {
     __builtin_prefetch(reinterpret_cast<const void *>(ahead + byte), 0, 2);

@@ -7,7 +7,6 @@
 #define XENT_SRC_KERNELS_SMALL_ROWS_INL_H_
 #endif
 
-#include <bit>
 #include <cstring>
 #include <iterator>
 #include <limits>
@@ -304,8 +303,6 @@ HWY_NOINLINE void ScaleColumns(const SmallRowsTask &task, const LaneRanges &scal
   }
 }
 
-HWY_INLINE double ScalarAbs(double x) { return std::bit_cast<double>(std::bit_cast<uint64_t>(x) << 1 >> 1); }
-
 template <class In>
 void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
   using F = Format<float>;
@@ -321,7 +318,7 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
     double z = 0.0;
     if (HWY_LIKELY(task.live >> i & 1)) {
       z = static_cast<double>(Widen(logits[i * task.logits_stride + task.targets[i]]));
-      const bool in_range = ScalarAbs(z) <= F::kLimit;
+      const bool in_range = hwy::ScalarAbs(z) <= F::kLimit;
       usable |= static_cast<uint32_t>(in_range) << i;
       z = in_range ? z : 0.0;
     }

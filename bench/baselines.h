@@ -11,26 +11,26 @@ namespace xent_bench {
 // Functions of one row, or of one array.
 struct Baseline {
   // lse - z[target].
-  float (*loss)(const float* z, int64_t cols, int64_t target);
+  float (*loss)(const float *z, int64_t cols, int64_t target);
   // The same, and grad[j] = scale * (p_j - [j is target]). grad may be z.
-  float (*loss_and_gradient)(const float* z, int64_t cols, int64_t target, float scale, float* grad);
+  float (*loss_and_gradient)(const float *z, int64_t cols, int64_t target, float scale, float *grad);
   // The gradient alone, from the lse that a forward pass has kept.
-  void (*gradient)(const float* z, int64_t cols, int64_t target, float lse, float scale, float* grad);
-  float (*log_sum_exp)(const float* z, int64_t cols);
-  void (*softmax)(const float* z, int64_t cols, float* y);
-  void (*log_softmax)(const float* z, int64_t cols, float* y);
-  void (*softmax_backward)(const float* g, const float* y, int64_t cols, float* dx);
-  void (*log_softmax_backward)(const float* g, const float* y, int64_t cols, float* dx);
+  void (*gradient)(const float *z, int64_t cols, int64_t target, float lse, float scale, float *grad);
+  float (*log_sum_exp)(const float *z, int64_t cols);
+  void (*softmax)(const float *z, int64_t cols, float *y);
+  void (*log_softmax)(const float *z, int64_t cols, float *y);
+  void (*softmax_backward)(const float *g, const float *y, int64_t cols, float *dx);
+  void (*log_softmax_backward)(const float *g, const float *y, int64_t cols, float *dx);
   // Every value in [0, 1] and their sum within 1e-3 of 1.
-  bool (*is_probabilities)(const float* x, int64_t cols);
-  float (*mean)(const float* x, int64_t n);
-  void (*exp)(const float* x, float* y, int64_t n);
-  void (*log)(const float* x, float* y, int64_t n);
-  void (*log1p)(const float* x, float* y, int64_t n);
+  bool (*is_probabilities)(const float *x, int64_t cols);
+  float (*mean)(const float *x, int64_t n);
+  void (*exp)(const float *x, float *y, int64_t n);
+  void (*log)(const float *x, float *y, int64_t n);
+  void (*log1p)(const float *x, float *y, int64_t n);
 };
 
-const Baseline& Naive();
-const Baseline& Scalar();
+const Baseline &Naive();
+const Baseline &Scalar();
 
 }  // namespace xent_bench
 

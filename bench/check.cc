@@ -45,7 +45,7 @@ class Sum {
 
 // Softmax of one row.
 struct Row {
-  Row(const Problem& problem, int64_t index)
+  Row(const Problem &problem, int64_t index)
       : index(index), target(problem.targets[static_cast<size_t>(index)]), z(static_cast<size_t>(problem.shape.cols)) {
     for (size_t j = 0; j < z.size(); ++j) {
       z[j] = Load(problem.dtype, problem.logits.data(), index * problem.shape.cols + static_cast<int64_t>(j));
@@ -80,7 +80,7 @@ struct Row {
 // Gathers the first value that is out of bounds.
 class Verdict {
  public:
-  Verdict(Op op, Source source, const Problem& problem)
+  Verdict(Op op, Source source, const Problem &problem)
       : library_(source == Source::kLibrary),
         arithmetic_(ArithmeticType(problem.dtype)),
         name_(Name(op, source)),
@@ -89,7 +89,7 @@ class Verdict {
   // `got` was stored in dtype. The library: within `ulps` at `terms`, the exact value or the magnitude that its bound
   // speaks of, before one rounding to dtype; what lies below the smallest normal number may be 0. A baseline: within
   // `slack` in place of the ULPs.
-  void Expect(const char* what, int64_t row, int64_t column, double got, Real want, xent_dtype dtype, Real ulps,
+  void Expect(const char *what, int64_t row, int64_t column, double got, Real want, xent_dtype dtype, Real ulps,
               Real terms, Real slack) {
     if (!message_.empty() || got == want) return;
     Real tolerance = library_ ? ulps * Spacing(terms, arithmetic_) : slack;
@@ -105,13 +105,13 @@ class Verdict {
     text << " is " << got << ", expected " << want << " within " << tolerance;
     message_ = text.str();
   }
-  void Fail(const std::string& message) {
+  void Fail(const std::string &message) {
     if (message_.empty()) message_ = name_ + ": " + message;
   }
   // Relative error that a baseline's sum over a row may have.
   Real chain() const { return chain_; }
   bool library() const { return library_; }
-  const std::string& message() const { return message_; }
+  const std::string &message() const { return message_; }
 
  private:
   const bool library_;
@@ -123,21 +123,21 @@ class Verdict {
 
 constexpr Real kUnit = 0x1p-24L;
 
-Real BaselineLogError(const Verdict& verdict, const Row& row, Real z) {
+Real BaselineLogError(const Verdict &verdict, const Row &row, Real z) {
   return verdict.chain() + row.range * kUnit + 4 * kUnit * (std::fabs(row.max) + row.log_sum + std::fabs(z));
 }
 
-Real BaselineExpError(const Verdict& verdict, const Row& row) { return verdict.chain() + 2 * row.range * kUnit; }
+Real BaselineExpError(const Verdict &verdict, const Row &row) { return verdict.chain() + 2 * row.range * kUnit; }
 
 // The loss of index targets, smoothed where the operation does so.
-Real LossOf(Op op, const Row& row) {
+Real LossOf(Op op, const Row &row) {
   if (op != Op::kForwardBackwardSmoothing) return row.loss;
   Sum all;
   for (const Real z : row.z) all.Add(row.log_sum + (row.max - z));
   return (1 - Real{kLabelSmoothing}) * row.loss + kLabelSmoothing / static_cast<Real>(row.z.size()) * all.value();
 }
 
-void CheckLoss(Op op, const Problem& problem, const Row& row, bool lse_too, Verdict* verdict) {
+void CheckLoss(Op op, const Problem &problem, const Row &row, bool lse_too, Verdict *verdict) {
   const xent_dtype dtype = ArithmeticType(problem.dtype);
   const Real loss = LossOf(op, row);
   const Real slack = BaselineLogError(*verdict, row, row.z[static_cast<size_t>(row.target)]);
@@ -148,7 +148,7 @@ void CheckLoss(Op op, const Problem& problem, const Row& row, bool lse_too, Verd
   }
 }
 
-void CheckMean(const Problem& problem, Verdict* verdict) {
+void CheckMean(const Problem &problem, Verdict *verdict) {
   const xent_dtype dtype = ArithmeticType(problem.dtype);
   Sum sum;
   for (int64_t i = 0; i < problem.shape.rows; ++i) sum.Add(Load(dtype, problem.losses.data(), i));
@@ -156,7 +156,7 @@ void CheckMean(const Problem& problem, Verdict* verdict) {
   verdict->Expect("the mean", -1, -1, Load(dtype, problem.loss.data(), 0), mean, dtype, 4, mean, 4 * kUnit * mean);
 }
 
-void CheckGradient(Op op, const Problem& problem, const Row& row, Verdict* verdict) {
+void CheckGradient(Op op, const Problem &problem, const Row &row, Verdict *verdict) {
   const Real scale = 1 / static_cast<Real>(problem.shape.rows);
   const Real epsilon = op == Op::kForwardBackwardSmoothing ? kLabelSmoothing : 0;
   for (int64_t j = 0; j < problem.shape.cols; ++j) {
@@ -173,7 +173,7 @@ void CheckGradient(Op op, const Problem& problem, const Row& row, Verdict* verdi
   }
 }
 
-void CheckArgmax(const Problem& problem, const Row& row, Verdict* verdict) {
+void CheckArgmax(const Problem &problem, const Row &row, Verdict *verdict) {
   const auto want = std::max_element(row.z.begin(), row.z.end()) - row.z.begin();
   const int64_t got = problem.argmax[static_cast<size_t>(row.index)];
   if (got != want) verdict->Fail("argmax of row " + std::to_string(row.index) + " is " + std::to_string(got));
@@ -184,7 +184,7 @@ double Softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::
 
 // Every loss counts, so double must do: its errors are nothing to a float32. 4 ULP of each loss are at most 8 of the
 // mean, which has a rounding of its own.
-void CheckBinaryMean(const Problem& problem, Verdict* verdict) {
+void CheckBinaryMean(const Problem &problem, Verdict *verdict) {
   std::vector<double> sums(static_cast<size_t>(problem.shape.rows));
   ParallelRanges(MaxThreads(), problem.shape.rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -202,7 +202,7 @@ void CheckBinaryMean(const Problem& problem, Verdict* verdict) {
   verdict->Expect("the mean", -1, -1, Load(dtype, problem.loss.data(), 0), mean, dtype, 9, mean, 0);
 }
 
-void CheckBinaryGradient(const Problem& problem, int64_t index, Verdict* verdict) {
+void CheckBinaryGradient(const Problem &problem, int64_t index, Verdict *verdict) {
   const Real scale = 1 / static_cast<Real>(problem.elements());
   for (int64_t j = 0; j < problem.shape.cols; ++j) {
     const int64_t at = index * problem.shape.cols + j;
@@ -215,7 +215,7 @@ void CheckBinaryGradient(const Problem& problem, int64_t index, Verdict* verdict
   }
 }
 
-void CheckSoftmax(const Problem& problem, const Row& row, Verdict* verdict) {
+void CheckSoftmax(const Problem &problem, const Row &row, Verdict *verdict) {
   const int64_t first = row.index * problem.shape.cols;
   for (int64_t j = 0; j < problem.shape.cols; ++j) {
     const Real want = row.exponentials[static_cast<size_t>(j)] / row.sum;
@@ -224,7 +224,7 @@ void CheckSoftmax(const Problem& problem, const Row& row, Verdict* verdict) {
   }
 }
 
-void CheckLogSoftmax(const Problem& problem, const Row& row, Verdict* verdict) {
+void CheckLogSoftmax(const Problem &problem, const Row &row, Verdict *verdict) {
   const int64_t first = row.index * problem.shape.cols;
   for (int64_t j = 0; j < problem.shape.cols; ++j) {
     const Real z = row.z[static_cast<size_t>(j)];
@@ -236,7 +236,7 @@ void CheckLogSoftmax(const Problem& problem, const Row& row, Verdict* verdict) {
 }
 
 // The formula on the y that was given, which is what the bound speaks of.
-void CheckBackward(const Problem& problem, int64_t index, bool of_softmax, Verdict* verdict) {
+void CheckBackward(const Problem &problem, int64_t index, bool of_softmax, Verdict *verdict) {
   const int64_t first = index * problem.shape.cols;
   const auto g = [&](int64_t j) { return Real{Load(problem.dtype, problem.upstream.data(), first + j)}; };
   const auto y = [&](int64_t j) { return Real{Load(problem.dtype, problem.aux.data(), first + j)}; };
@@ -256,8 +256,8 @@ void CheckBackward(const Problem& problem, int64_t index, bool of_softmax, Verdi
   }
 }
 
-void CheckArray(Op op, const Problem& problem, Verdict* verdict) {
-  const void* x = op == Op::kExp ? problem.logits.data() : problem.aux.data();
+void CheckArray(Op op, const Problem &problem, Verdict *verdict) {
+  const void *x = op == Op::kExp ? problem.logits.data() : problem.aux.data();
   // Odd, so that every lane of a vector has its turn.
   constexpr int64_t kStride = 17;
   for (int64_t i = 0; i < problem.elements(); i += kStride) {
@@ -276,7 +276,7 @@ void CheckArray(Op op, const Problem& problem, Verdict* verdict) {
   }
 }
 
-void CheckSweep(const Problem& problem, int threads, Verdict* verdict) {
+void CheckSweep(const Problem &problem, int threads, Verdict *verdict) {
   const SweepSegments segments(problem.shape, threads);
   for (const int64_t s : {int64_t{0}, segments.count / 2, segments.count - 1}) {
     double largest = -INFINITY;
@@ -290,7 +290,7 @@ void CheckSweep(const Problem& problem, int threads, Verdict* verdict) {
 }
 
 // The copy is exact; the scale, applied to it, changes the sign of every element.
-void CheckMoved(const Problem& problem, double factor, Verdict* verdict) {
+void CheckMoved(const Problem &problem, double factor, Verdict *verdict) {
   for (int64_t i = 0; i < problem.elements(); ++i) {
     if (Load(problem.dtype, problem.slot(0), i) != factor * Load(problem.dtype, problem.logits.data(), i)) {
       verdict->Fail("wrong element " + std::to_string(i));
@@ -300,7 +300,7 @@ void CheckMoved(const Problem& problem, double factor, Verdict* verdict) {
 }
 
 // What an earlier operation has left must not pass for a result.
-void Poison(Op op, Problem* problem) {
+void Poison(Op op, Problem *problem) {
   const xent_dtype dtype = ArithmeticType(problem->dtype);
   for (int64_t i = 0; i < problem->shape.rows; ++i) {
     if (op != Op::kReduce) Store(dtype, problem->losses.data(), i, NAN);
@@ -317,7 +317,7 @@ void Poison(Op op, Problem* problem) {
 
 }  // namespace
 
-std::string Check(Op op, Source source, Problem* problem, int threads) {
+std::string Check(Op op, Source source, Problem *problem, int threads) {
   Verdict verdict(op, source, *problem);
   Poison(op, problem);
   Prepare(op, problem);

@@ -38,19 +38,19 @@ dnnl::engine CappedEngine() {
   return dnnl::engine(dnnl::engine::kind::cpu, 0);
 }
 
-std::array<void*, 4> BuffersOf(const Problem& problem) {
+std::array<void *, 4> BuffersOf(const Problem &problem) {
   return {problem.logits.data(), problem.slot(0), problem.aux.data(), problem.upstream.data()};
 }
 
 // A primitive bound to the problem's buffers.
 struct Bound {
-  Bound(Op op, const Problem& problem) : op(op), shape(problem.shape), buffers(BuffersOf(problem)) {
+  Bound(Op op, const Problem &problem) : op(op), shape(problem.shape), buffers(BuffersOf(problem)) {
     static const dnnl::engine engine = CappedEngine();
     stream = dnnl::stream(engine);
     const dnnl::memory::desc matrix({shape.rows, shape.cols}, dnnl::memory::data_type::f32,
                                     dnnl::memory::format_tag::ab);
     constexpr int kAxis = 1;
-    const auto on = [&](const Buffer& buffer) { return dnnl::memory(matrix, engine, buffer.data()); };
+    const auto on = [&](const Buffer &buffer) { return dnnl::memory(matrix, engine, buffer.data()); };
     const dnnl::memory result(matrix, engine, problem.slot(0));
     if (op == Op::kSoftmax) {
       const dnnl::softmax_forward::desc forward(dnnl::prop_kind::forward_inference, matrix, kAxis);
@@ -75,7 +75,7 @@ struct Bound {
 
   const Op op;
   const Shape shape;
-  const std::array<void*, 4> buffers;
+  const std::array<void *, 4> buffers;
   dnnl::stream stream;
   dnnl::primitive primitive;
   std::unordered_map<int, dnnl::memory> arguments;
@@ -85,7 +85,7 @@ struct Bound {
 
 bool HasOneDnn(Op op) { return op == Op::kSoftmax || op == Op::kLogSoftmax || op == Op::kLogSoftmaxBackward; }
 
-void RunOneDnn(Op op, const Problem& problem) {
+void RunOneDnn(Op op, const Problem &problem) {
   static std::unique_ptr<Bound> bound;
   const OneThread one_thread;
   if (bound == nullptr || bound->op != op || bound->shape != problem.shape || bound->buffers != BuffersOf(problem)) {
@@ -101,6 +101,6 @@ void RunOneDnn(Op op, const Problem& problem) {
 
 namespace xent_bench {
 bool HasOneDnn(Op) { return false; }
-void RunOneDnn(Op, const Problem&) {}
+void RunOneDnn(Op, const Problem &) {}
 }  // namespace xent_bench
 #endif

@@ -15,7 +15,7 @@
 namespace xent_bench {
 namespace {
 
-const char* BaseName(Op op) {
+const char *BaseName(Op op) {
   switch (op) {
     case Op::kForward:
       return "forward";
@@ -71,7 +71,7 @@ const char* BaseName(Op op) {
   return "";
 }
 
-xent_cross_entropy Arguments(Op op, Problem& problem, int threads, int64_t slot) {
+xent_cross_entropy Arguments(Op op, Problem &problem, int threads, int64_t slot) {
   xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
   args.rows = problem.shape.rows;
   args.cols = problem.shape.cols;
@@ -103,7 +103,7 @@ xent_cross_entropy Arguments(Op op, Problem& problem, int threads, int64_t slot)
   return args;
 }
 
-xent_status RunBinary(Op op, const Problem& problem, const xent_exec& exec) {
+xent_status RunBinary(Op op, const Problem &problem, const xent_exec &exec) {
   xent_binary_cross_entropy args = XENT_BINARY_CROSS_ENTROPY_INIT;
   args.rows = problem.shape.rows;
   args.cols = problem.shape.cols;
@@ -116,25 +116,25 @@ xent_status RunBinary(Op op, const Problem& problem, const xent_exec& exec) {
   return xent_binary_cross_entropy_forward_backward(&args, nullptr, &exec, nullptr);
 }
 
-xent_status RunArray(Op op, const Problem& problem) {
+xent_status RunArray(Op op, const Problem &problem) {
   const int64_t n = problem.elements();
-  const void* x = op == Op::kExp ? problem.logits.data() : problem.aux.data();
-  void* y = problem.slot(0);
+  const void *x = op == Op::kExp ? problem.logits.data() : problem.aux.data();
+  void *y = problem.slot(0);
   if (problem.dtype == XENT_F64) {
     const auto f = op == Op::kExp ? xent_exp_f64 : op == Op::kLog ? xent_log_f64 : xent_log1p_f64;
-    return f(static_cast<const double*>(x), static_cast<double*>(y), n);
+    return f(static_cast<const double *>(x), static_cast<double *>(y), n);
   }
   const auto f = op == Op::kExp ? xent_exp_f32 : op == Op::kLog ? xent_log_f32 : xent_log1p_f32;
-  return f(static_cast<const float*>(x), static_cast<float*>(y), n);
+  return f(static_cast<const float *>(x), static_cast<float *>(y), n);
 }
 
-xent_status RunLibrary(Op op, Problem* problem, int threads, int64_t slot) {
+xent_status RunLibrary(Op op, Problem *problem, int threads, int64_t slot) {
   xent_exec exec = XENT_EXEC_INIT;
   exec.threads = threads;
   const auto [rows, cols] = problem->shape;
   const xent_dtype dtype = problem->dtype;
-  const void* logits = problem->logits.data();
-  void* out = problem->slot(0);
+  const void *logits = problem->logits.data();
+  void *out = problem->slot(0);
   switch (op) {
     case Op::kForward:
     case Op::kForwardArgmax:
@@ -189,15 +189,15 @@ xent_status RunLibrary(Op op, Problem* problem, int threads, int64_t slot) {
   return XENT_INVALID_ARGUMENT;
 }
 
-void RunBaseline(const Baseline& baseline, Op op, Problem* problem, int64_t slot) {
+void RunBaseline(const Baseline &baseline, Op op, Problem *problem, int64_t slot) {
   const auto [rows, cols] = problem->shape;
-  const auto* z = static_cast<const float*>(problem->logits.data());
-  const auto* aux = static_cast<const float*>(problem->aux.data());
-  const auto* upstream = static_cast<const float*>(problem->upstream.data());
-  auto* out = static_cast<float*>(problem->slot(op == Op::kForwardBackwardInplace ? slot : 0));
-  auto* losses = static_cast<float*>(problem->losses.data());
-  auto* lse = static_cast<float*>(problem->lse.data());
-  auto* loss = static_cast<float*>(problem->loss.data());
+  const auto *z = static_cast<const float *>(problem->logits.data());
+  const auto *aux = static_cast<const float *>(problem->aux.data());
+  const auto *upstream = static_cast<const float *>(problem->upstream.data());
+  auto *out = static_cast<float *>(problem->slot(op == Op::kForwardBackwardInplace ? slot : 0));
+  auto *losses = static_cast<float *>(problem->losses.data());
+  auto *lse = static_cast<float *>(problem->lse.data());
+  auto *loss = static_cast<float *>(problem->loss.data());
   const float scale = 1.0f / static_cast<float>(rows);
   if (op == Op::kForwardBackwardInplace) z = out;
   switch (op) {
@@ -264,33 +264,33 @@ void RunBaseline(const Baseline& baseline, Op op, Problem* problem, int64_t slot
   }
 }
 
-void RunExpSum(Source source, Problem* problem) {
+void RunExpSum(Source source, Problem *problem) {
   const ExpSum exp_sum = PeerExpSum(source);
   const auto [rows, cols] = problem->shape;
-  const auto* z = static_cast<const float*>(problem->logits.data());
-  auto* sums = static_cast<float*>(problem->lse.data());
+  const auto *z = static_cast<const float *>(problem->logits.data());
+  auto *sums = static_cast<float *>(problem->lse.data());
   for (int64_t i = 0; i < rows; ++i) {
     sums[i] = exp_sum(z + i * cols, cols, problem->row_maxima[static_cast<size_t>(i)]);
   }
 }
 
-void RunYardstick(Op op, Problem* problem, int threads, int64_t slot) {
+void RunYardstick(Op op, Problem *problem, int threads, int64_t slot) {
   const int64_t bytes = ElementBytes(problem->dtype);
-  const auto* logits = static_cast<const char*>(problem->logits.data());
+  const auto *logits = static_cast<const char *>(problem->logits.data());
   if (op == Op::kReadSweep) {
     const SweepSegments segments(problem->shape, threads);
-    double* maxima = problem->maxima.data();
+    double *maxima = problem->maxima.data();
     ParallelRanges(threads, segments.count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t s = begin; s < end; ++s) {
         maxima[s] = Maximum(problem->dtype, logits + segments.Begin(s) * bytes, segments.Length(s));
       }
     });
   } else if (op == Op::kCopy) {
-    auto* out = static_cast<char*>(problem->slot(0));
+    auto *out = static_cast<char *>(problem->slot(0));
     ParallelRanges(threads, problem->matrix_bytes(), 128,
                    [&](int64_t begin, int64_t end) { StreamCopy(logits + begin, out + begin, end - begin); });
   } else {
-    auto* out = static_cast<char*>(problem->slot(slot));
+    auto *out = static_cast<char *>(problem->slot(slot));
     ParallelRanges(threads, problem->elements(), 64,
                    [&](int64_t begin, int64_t end) { ScaleInPlace(problem->dtype, out + begin * bytes, end - begin); });
   }
@@ -303,7 +303,7 @@ std::string Name(Op op, Source source) {
   return kPrefixes[static_cast<size_t>(source)] + std::string(BaseName(op));
 }
 
-int64_t BytesMoved(Op op, const Problem& problem) {
+int64_t BytesMoved(Op op, const Problem &problem) {
   const int64_t matrix = problem.matrix_bytes();
   switch (op) {
     case Op::kForward:
@@ -383,11 +383,11 @@ bool IsForwardBackward(Op op) {
 
 bool IsClassMajor(Op op) { return op == Op::kForwardClassMajor || op == Op::kForwardBackwardClassMajor; }
 
-int64_t GradientOffset(Op op, const Problem& problem, int64_t i, int64_t j) {
+int64_t GradientOffset(Op op, const Problem &problem, int64_t i, int64_t j) {
   return IsClassMajor(op) ? problem.ClassMajorOffset(i, j) : i * problem.shape.cols + j;
 }
 
-void Prepare(Op op, Problem* problem) {
+void Prepare(Op op, Problem *problem) {
   switch (op) {
     case Op::kBackward:
       problem->FillRecords();
@@ -425,7 +425,7 @@ void Prepare(Op op, Problem* problem) {
   }
 }
 
-xent_status Run(Op op, Source source, Problem* problem, int threads, int64_t slot) {
+xent_status Run(Op op, Source source, Problem *problem, int threads, int64_t slot) {
   if (op == Op::kReadSweep || op == Op::kCopy || op == Op::kInPlaceScale) {
     RunYardstick(op, problem, threads, slot);
     return XENT_OK;

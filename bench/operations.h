@@ -52,7 +52,7 @@ inline constexpr double kLabelSmoothing = 0.1;
 
 // Bytes that the operation must move: every matrix it reads once and every matrix it writes once. Targets, losses and
 // records are not counted.
-int64_t BytesMoved(Op op, const Problem& problem);
+int64_t BytesMoved(Op op, const Problem &problem);
 
 // Loss and gradient in one call.
 bool IsForwardBackward(Op op);
@@ -61,7 +61,7 @@ bool IsForwardBackward(Op op);
 bool IsClassMajor(Op op);
 
 // Where the gradient's element of row i and column j lies.
-int64_t GradientOffset(Op op, const Problem& problem, int64_t i, int64_t j);
+int64_t GradientOffset(Op op, const Problem &problem, int64_t i, int64_t j);
 
 // Whether the result overwrites the input, so that the logits must be restored between calls.
 bool IsInPlace(Op op);
@@ -77,14 +77,14 @@ struct SweepSegments {
 };
 
 // Fills the inputs that the operation needs beyond the logits.
-void Prepare(Op op, Problem* problem);
+void Prepare(Op op, Problem *problem);
 
 // One call. In-place operations work on slot `slot`, the others write their result to slot 0.
-xent_status Run(Op op, Source source, Problem* problem, int threads, int64_t slot);
+xent_status Run(Op op, Source source, Problem *problem, int threads, int64_t slot);
 
 // Runs the operation once and compares rows of its result with a plain reference of wider type. Returns an empty
 // string, or what is wrong.
-std::string Check(Op op, Source source, Problem* problem, int threads);
+std::string Check(Op op, Source source, Problem *problem, int threads);
 
 }  // namespace xent_bench
 

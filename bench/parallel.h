@@ -44,7 +44,7 @@ inline int Cores() {
 
 // Calls body(begin, end) for consecutive parts of [0, n), one a thread; cuts are multiples of `grain`.
 template <class Body>
-void ParallelRanges(int threads, int64_t n, int64_t grain, const Body& body) {
+void ParallelRanges(int threads, int64_t n, int64_t grain, const Body &body) {
 #ifdef _OPENMP
   if (threads > 1) {
 #pragma omp parallel num_threads(threads)

@@ -35,7 +35,7 @@ struct ContribExp {
 };
 
 template <class Exp>
-HWY_INLINE float SumOfExponentials(const Exp& exp, const float* HWY_RESTRICT x, int64_t n, float max) {
+HWY_INLINE float SumOfExponentials(const Exp &exp, const float *HWY_RESTRICT x, int64_t n, float max) {
   const hn::ScalableTag<float> d;
   using V = hn::Vec<decltype(d)>;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -50,7 +50,7 @@ HWY_INLINE float SumOfExponentials(const Exp& exp, const float* HWY_RESTRICT x, 
   return hn::ReduceSum(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
 }
 
-float ContribExpSum(const float* x, int64_t n, float max) { return SumOfExponentials(ContribExp(), x, n, max); }
+float ContribExpSum(const float *x, int64_t n, float max) { return SumOfExponentials(ContribExp(), x, n, max); }
 
 #ifdef XENT_BENCH_SLEEF_EXP
 struct SleefExp {
@@ -59,14 +59,14 @@ struct SleefExp {
     return V{XENT_BENCH_SLEEF_EXP(x.raw)};
   }
 };
-float SleefExpSum(const float* x, int64_t n, float max) { return SumOfExponentials(SleefExp(), x, n, max); }
+float SleefExpSum(const float *x, int64_t n, float max) { return SumOfExponentials(SleefExp(), x, n, max); }
 #undef XENT_BENCH_SLEEF_EXP
 constexpr ExpSum kSleefExpSum = SleefExpSum;
 #else
 constexpr ExpSum kSleefExpSum = nullptr;
 #endif
 
-const ExpSums* Table() {
+const ExpSums *Table() {
   static constexpr ExpSums kTable = {ContribExpSum, kSleefExpSum};
   return &kTable;
 }
@@ -81,7 +81,7 @@ namespace {
 
 using xent::internal::CallIfAny;
 
-const ExpSums* TableOf(int64_t target) { XENT_TABLE_OF_TARGET(ExpSums, Table, target) }
+const ExpSums *TableOf(int64_t target){XENT_TABLE_OF_TARGET(ExpSums, Table, target)}
 
 // The bit of the target that xent runs on: Highway's own choice knows nothing of XENT_MAX_TARGET.
 int64_t ActiveTarget() {
@@ -95,7 +95,7 @@ int64_t ActiveTarget() {
 }  // namespace
 
 ExpSum PeerExpSum(Source source) {
-  static const ExpSums* const table = TableOf(ActiveTarget());
+  static const ExpSums *const table = TableOf(ActiveTarget());
   if (table == nullptr) return nullptr;
   return source == Source::kContrib ? table->contrib : source == Source::kSleef ? table->sleef : nullptr;
 }

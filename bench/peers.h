@@ -12,7 +12,7 @@ namespace xent_bench {
 
 // sum exp(x[j] - max) over j in [0, n), n a multiple of 4 vectors, in four chains: what an exponential costs where
 // nothing else is done.
-using ExpSum = float (*)(const float* x, int64_t n, float max);
+using ExpSum = float (*)(const float *x, int64_t n, float max);
 struct ExpSums {
   ExpSum contrib, sleef;
 };
@@ -22,7 +22,7 @@ ExpSum PeerExpSum(Source source);
 
 // oneDNN: on one thread, at most the vectors that xent has.
 bool HasOneDnn(Op op);
-void RunOneDnn(Op op, const Problem& problem);
+void RunOneDnn(Op op, const Problem &problem);
 
 }  // namespace xent_bench
 

@@ -34,7 +34,7 @@ class Random {
   }
   int64_t Below(int64_t n) { return static_cast<int64_t>(Bits() % static_cast<uint64_t>(n)); }
   // Two independent normal values of deviation 1 (Box and Muller 1958).
-  void NormalPair(float* a, float* b) {
+  void NormalPair(float *a, float *b) {
     const uint64_t bits = Bits();
     const float u = (static_cast<float>(bits >> 40) + 0.5f) * 0x1p-24f;
     const float angle = static_cast<float>(bits & 0xffffff) * (2 * std::numbers::pi_v<float> * 0x1p-24f);
@@ -52,7 +52,7 @@ bool IsMasked(int64_t column) {
   return column != 0 && Random(static_cast<uint64_t>(column) + 0x6d61736b).Below(10) < 3;
 }
 
-void FillNormal(uint64_t seed, double deviation, xent_dtype dtype, void* row, int64_t cols) {
+void FillNormal(uint64_t seed, double deviation, xent_dtype dtype, void *row, int64_t cols) {
   Random random(seed);
   for (int64_t j = 0; j < cols; j += 2) {
     float a, b;
@@ -62,7 +62,7 @@ void FillNormal(uint64_t seed, double deviation, xent_dtype dtype, void* row, in
   }
 }
 
-void FillRow(Data data, uint64_t row_index, xent_dtype dtype, void* row, int64_t cols, int64_t* target) {
+void FillRow(Data data, uint64_t row_index, xent_dtype dtype, void *row, int64_t cols, int64_t *target) {
   Random random(row_index + 0x746172676574);
   *target = random.Below(cols);
   FillNormal(row_index, 2, dtype, row, cols);
@@ -85,7 +85,7 @@ void FillRow(Data data, uint64_t row_index, xent_dtype dtype, void* row, int64_t
 }
 
 int64_t L2Bytes() {
-  for (const auto& cache : benchmark::CPUInfo::Get().caches) {
+  for (const auto &cache : benchmark::CPUInfo::Get().caches) {
     if (cache.level == 2) return cache.size;
   }
   return int64_t{512} << 10;
@@ -93,7 +93,7 @@ int64_t L2Bytes() {
 
 }  // namespace
 
-const char* Name(Data data) {
+const char *Name(Data data) {
   switch (data) {
     case Data::kNormal:
       return "normal";
@@ -107,7 +107,7 @@ const char* Name(Data data) {
   return "";
 }
 
-bool ParseData(std::string_view name, Data* data) {
+bool ParseData(std::string_view name, Data *data) {
   for (const Data candidate : {Data::kNormal, Data::kMargin, Data::kAscending, Data::kMasked}) {
     if (name == Name(candidate)) {
       *data = candidate;
@@ -117,7 +117,7 @@ bool ParseData(std::string_view name, Data* data) {
   return false;
 }
 
-const char* Name(xent_dtype dtype) {
+const char *Name(xent_dtype dtype) {
   switch (dtype) {
     case XENT_F32:
       return "f32";
@@ -135,40 +135,40 @@ int64_t ElementBytes(xent_dtype dtype) { return dtype == XENT_F64 ? 8 : dtype ==
 
 xent_dtype ArithmeticType(xent_dtype dtype) { return dtype == XENT_F64 ? XENT_F64 : XENT_F32; }
 
-double Load(xent_dtype dtype, const void* x, int64_t i) {
+double Load(xent_dtype dtype, const void *x, int64_t i) {
   switch (dtype) {
     case XENT_F32:
-      return static_cast<const float*>(x)[i];
+      return static_cast<const float *>(x)[i];
     case XENT_F64:
-      return static_cast<const double*>(x)[i];
+      return static_cast<const double *>(x)[i];
     case XENT_BF16:
-      return hwy::F32FromBF16(static_cast<const hwy::bfloat16_t*>(x)[i]);
+      return hwy::F32FromBF16(static_cast<const hwy::bfloat16_t *>(x)[i]);
     case XENT_F16:
-      return hwy::F32FromF16(static_cast<const hwy::float16_t*>(x)[i]);
+      return hwy::F32FromF16(static_cast<const hwy::float16_t *>(x)[i]);
   }
   return 0;
 }
 
-void Store(xent_dtype dtype, void* x, int64_t i, double value) {
+void Store(xent_dtype dtype, void *x, int64_t i, double value) {
   switch (dtype) {
     case XENT_F32:
-      static_cast<float*>(x)[i] = static_cast<float>(value);
+      static_cast<float *>(x)[i] = static_cast<float>(value);
       break;
     case XENT_F64:
-      static_cast<double*>(x)[i] = value;
+      static_cast<double *>(x)[i] = value;
       break;
     case XENT_BF16:
-      static_cast<hwy::bfloat16_t*>(x)[i] = hwy::BF16FromF32(static_cast<float>(value));
+      static_cast<hwy::bfloat16_t *>(x)[i] = hwy::BF16FromF32(static_cast<float>(value));
       break;
     case XENT_F16:
-      static_cast<hwy::float16_t*>(x)[i] = hwy::F16FromF32(static_cast<float>(value));
+      static_cast<hwy::float16_t *>(x)[i] = hwy::F16FromF32(static_cast<float>(value));
       break;
   }
 }
 
 Buffer::Buffer(int64_t bytes) : data_(::operator new(static_cast<size_t>(bytes), kAlignment)), bytes_(bytes) {}
 
-void Buffer::Free::operator()(void* p) const { ::operator delete(p, kAlignment); }
+void Buffer::Free::operator()(void *p) const { ::operator delete(p, kAlignment); }
 
 Problem::Problem(xent_dtype dtype, Shape shape, Data data) : dtype(dtype), shape(shape), data(data) {
   slot_bytes = (matrix_bytes() + 127) / 128 * 128;
@@ -188,7 +188,7 @@ Problem::Problem(xent_dtype dtype, Shape shape, Data data) : dtype(dtype), shape
   const int64_t row_bytes = shape.cols * ElementBytes(dtype);
   ParallelRanges(MaxThreads(), shape.rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      FillRow(data, static_cast<uint64_t>(i), dtype, static_cast<char*>(logits.data()) + i * row_bytes, shape.cols,
+      FillRow(data, static_cast<uint64_t>(i), dtype, static_cast<char *>(logits.data()) + i * row_bytes, shape.cols,
               &targets[static_cast<size_t>(i)]);
     }
   });
@@ -248,16 +248,16 @@ void Problem::FillUpstream() {
   const int64_t row_bytes = shape.cols * ElementBytes(dtype);
   ParallelRanges(MaxThreads(), shape.rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      FillNormal(static_cast<uint64_t>(i) + 0x7570, 1, dtype, static_cast<char*>(upstream.data()) + i * row_bytes,
+      FillNormal(static_cast<uint64_t>(i) + 0x7570, 1, dtype, static_cast<char *>(upstream.data()) + i * row_bytes,
                  shape.cols);
     }
   });
 }
 
 void Problem::FillRowMaxima() {
-  const auto* z = static_cast<const float*>(logits.data());
+  const auto *z = static_cast<const float *>(logits.data());
   row_maxima.resize(static_cast<size_t>(shape.rows));
-  for (float& maximum : row_maxima) {
+  for (float &maximum : row_maxima) {
     maximum = *std::max_element(z, z + shape.cols);
     z += shape.cols;
   }

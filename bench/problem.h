@@ -21,29 +21,29 @@ enum class Data {
   kMasked      // normal, 30 % of the columns -inf, no target among them
 };
 // "normal", "margin", "ascending", "masked".
-const char* Name(Data data);
+const char *Name(Data data);
 // False for a name that is none of these.
-bool ParseData(std::string_view name, Data* data);
+bool ParseData(std::string_view name, Data *data);
 
-const char* Name(xent_dtype dtype);
+const char *Name(xent_dtype dtype);
 int64_t ElementBytes(xent_dtype dtype);
 // The dtype of losses and lse: float64 for float64, else float32.
 xent_dtype ArithmeticType(xent_dtype dtype);
 // Element i of an array of dtype; a store rounds to nearest even.
-double Load(xent_dtype dtype, const void* x, int64_t i);
-void Store(xent_dtype dtype, void* x, int64_t i, double value);
+double Load(xent_dtype dtype, const void *x, int64_t i);
+void Store(xent_dtype dtype, void *x, int64_t i, double value);
 
 // Bytes aligned to 128, which no constructor has touched: pages belong to the thread that writes them first.
 class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(int64_t bytes);
-  void* data() const { return data_.get(); }
+  void *data() const { return data_.get(); }
   int64_t bytes() const { return bytes_; }
 
  private:
   struct Free {
-    void operator()(void* p) const;
+    void operator()(void *p) const;
   };
   std::unique_ptr<void, Free> data_;
   int64_t bytes_ = 0;
@@ -62,7 +62,7 @@ struct Problem {
   int64_t ClassMajorOffset(int64_t i, int64_t j) const {
     return i / inner() * inner() * shape.cols + j * inner() + i % inner();
   }
-  void* slot(int64_t i) const { return static_cast<char*>(out.data()) + i * slot_bytes; }
+  void *slot(int64_t i) const { return static_cast<char *>(out.data()) + i * slot_bytes; }
   // Logits again where a result was written in place.
   void RestoreSlot(int64_t i) const;
   // Makes `aux` hold what an operation needs as input, of the same size as the logits.
@@ -88,7 +88,7 @@ struct Problem {
   Buffer records;
   Buffer workspace;  // of xent_workspace_bytes for kManyThreads, or for all if those are more
   std::vector<int64_t> targets;
-  Buffer losses, lse, loss;    // arithmetic type
+  Buffer losses, lse, loss;  // arithmetic type
   std::vector<int64_t> argmax;
   std::vector<double> maxima;  // of read_sweep
   std::vector<float> row_maxima;

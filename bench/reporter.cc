@@ -5,13 +5,13 @@
 
 namespace xent_bench {
 
-bool MedianAndMinimum::ReportContext(const Context& context) {
+bool MedianAndMinimum::ReportContext(const Context &context) {
   shown_->SetOutputStream(&GetOutputStream());
   shown_->SetErrorStream(&GetErrorStream());
   return shown_->ReportContext(context);
 }
 
-void MedianAndMinimum::ReportRuns(const std::vector<Run>& runs) {
+void MedianAndMinimum::ReportRuns(const std::vector<Run> &runs) {
   if (runs.empty()) return;
   if (runs.front().run_type != Run::RT_Aggregate) {
     ShowRepetitions();
@@ -19,11 +19,11 @@ void MedianAndMinimum::ReportRuns(const std::vector<Run>& runs) {
     return;
   }
   std::vector<Run> chosen;
-  for (const Run& run : runs) {
+  for (const Run &run : runs) {
     if (run.aggregate_name == "median") chosen.push_back(run);
   }
   if (!repetitions_.empty()) {
-    Run fastest = *std::min_element(repetitions_.begin(), repetitions_.end(), [](const Run& a, const Run& b) {
+    Run fastest = *std::min_element(repetitions_.begin(), repetitions_.end(), [](const Run &a, const Run &b) {
       return a.GetAdjustedRealTime() < b.GetAdjustedRealTime();
     });
     fastest.run_type = Run::RT_Aggregate;

@@ -14,17 +14,17 @@ namespace xent_bench {
 class MedianAndMinimum : public benchmark::BenchmarkReporter {
  public:
   // `shown` outlives this object.
-  explicit MedianAndMinimum(benchmark::BenchmarkReporter* shown) : shown_(shown) {}
+  explicit MedianAndMinimum(benchmark::BenchmarkReporter *shown) : shown_(shown) {}
 
-  bool ReportContext(const Context& context) override;
-  void ReportRuns(const std::vector<Run>& runs) override;
+  bool ReportContext(const Context &context) override;
+  void ReportRuns(const std::vector<Run> &runs) override;
   void Finalize() override;
 
  private:
   // Repetitions that no aggregates have followed: there was one alone, or there were errors.
   void ShowRepetitions();
 
-  benchmark::BenchmarkReporter* const shown_;
+  benchmark::BenchmarkReporter *const shown_;
   std::vector<Run> repetitions_;
 };
 

@@ -93,7 +93,7 @@ inline float FastLog1p(float x) {
   return FastLog(u) + lost / u;
 }
 
-float Max(const float* z, int64_t n) {
+float Max(const float *z, int64_t n) {
   float lanes[kLanes];
   std::fill_n(lanes, kLanes, -kInfinity);
   int64_t j = 0;
@@ -105,13 +105,13 @@ float Max(const float* z, int64_t n) {
   return m;
 }
 
-float Total(const float* lanes) {
+float Total(const float *lanes) {
   float sum = 0;
   for (int64_t k = 0; k < kLanes; ++k) sum += lanes[k];
   return sum;
 }
 
-float SumExp(const float* z, int64_t n, float m) {
+float SumExp(const float *z, int64_t n, float m) {
   float lanes[kLanes] = {};
   int64_t j = 0;
   for (; j + kLanes <= n; j += kLanes) {
@@ -122,7 +122,7 @@ float SumExp(const float* z, int64_t n, float m) {
   return sum;
 }
 
-float StoreExp(const float* z, int64_t n, float m, float* y) {
+float StoreExp(const float *z, int64_t n, float m, float *y) {
   float lanes[kLanes] = {};
   int64_t j = 0;
   for (; j + kLanes <= n; j += kLanes) {
@@ -156,7 +156,7 @@ struct Normalizer {
   float Lse() const { return m + std::log(sum); }
 };
 
-float LogSumExp(const float* z, int64_t cols) {
+float LogSumExp(const float *z, int64_t cols) {
   Normalizer row;
   for (int64_t begin = 0; begin < cols; begin += kBlock) {
     const int64_t n = std::min(kBlock, cols - begin);
@@ -167,7 +167,7 @@ float LogSumExp(const float* z, int64_t cols) {
 
 // y[j] = factor * exp(z[j] - lse), lse the value returned: exponentials relative to the maximum so far are stored,
 // then each block is scaled to the last maximum and the sum, while the row is in L2.
-float ScaledSoftmax(const float* z, int64_t cols, float factor, float* y) {
+float ScaledSoftmax(const float *z, int64_t cols, float factor, float *y) {
   constexpr int64_t kMaxBlocks = 512;
   float references[kMaxBlocks];
   const int64_t block = std::max(kBlock, (cols + kMaxBlocks - 1) / kMaxBlocks);
@@ -190,28 +190,28 @@ float ScaledSoftmax(const float* z, int64_t cols, float factor, float* y) {
   return row.Lse();
 }
 
-float Loss(const float* z, int64_t cols, int64_t target) { return LogSumExp(z, cols) - z[target]; }
+float Loss(const float *z, int64_t cols, int64_t target) { return LogSumExp(z, cols) - z[target]; }
 
-float LossAndGradient(const float* z, int64_t cols, int64_t target, float scale, float* grad) {
+float LossAndGradient(const float *z, int64_t cols, int64_t target, float scale, float *grad) {
   const float of_target = z[target];
   const float lse = ScaledSoftmax(z, cols, scale, grad);
   grad[target] -= scale;
   return lse - of_target;
 }
 
-void Gradient(const float* z, int64_t cols, int64_t target, float lse, float scale, float* grad) {
+void Gradient(const float *z, int64_t cols, int64_t target, float lse, float scale, float *grad) {
   for (int64_t j = 0; j < cols; ++j) grad[j] = scale * FastExpOfNegative(z[j] - lse);
   grad[target] -= scale;
 }
 
-void Softmax(const float* z, int64_t cols, float* y) { ScaledSoftmax(z, cols, 1, y); }
+void Softmax(const float *z, int64_t cols, float *y) { ScaledSoftmax(z, cols, 1, y); }
 
-void LogSoftmax(const float* z, int64_t cols, float* y) {
+void LogSoftmax(const float *z, int64_t cols, float *y) {
   const float lse = LogSumExp(z, cols);
   for (int64_t j = 0; j < cols; ++j) y[j] = z[j] - lse;
 }
 
-void SoftmaxBackward(const float* g, const float* y, int64_t cols, float* dx) {
+void SoftmaxBackward(const float *g, const float *y, int64_t cols, float *dx) {
   float lanes[kLanes] = {};
   int64_t j = 0;
   for (; j + kLanes <= cols; j += kLanes) {
@@ -222,7 +222,7 @@ void SoftmaxBackward(const float* g, const float* y, int64_t cols, float* dx) {
   for (j = 0; j < cols; ++j) dx[j] = y[j] * (g[j] - dot);
 }
 
-void LogSoftmaxBackward(const float* g, const float* y, int64_t cols, float* dx) {
+void LogSoftmaxBackward(const float *g, const float *y, int64_t cols, float *dx) {
   float lanes[kLanes] = {};
   int64_t j = 0;
   for (; j + kLanes <= cols; j += kLanes) {
@@ -233,7 +233,7 @@ void LogSoftmaxBackward(const float* g, const float* y, int64_t cols, float* dx)
   for (j = 0; j < cols; ++j) dx[j] = g[j] - FastExpOfNegative(y[j]) * sum;
 }
 
-bool IsProbabilities(const float* x, int64_t cols) {
+bool IsProbabilities(const float *x, int64_t cols) {
   float sums[kLanes] = {};
   int32_t outside[kLanes] = {};
   int64_t j = 0;
@@ -253,7 +253,7 @@ bool IsProbabilities(const float* x, int64_t cols) {
   return any == 0 && std::fabs(sum - 1) <= 1e-3f;
 }
 
-float Mean(const float* x, int64_t n) {
+float Mean(const float *x, int64_t n) {
   double lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -265,19 +265,19 @@ float Mean(const float* x, int64_t n) {
   return static_cast<float>(sum / static_cast<double>(n));
 }
 
-void Exp(const float* x, float* y, int64_t n) {
+void Exp(const float *x, float *y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = FastExp(x[i]);
 }
-void Log(const float* x, float* y, int64_t n) {
+void Log(const float *x, float *y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = FastLog(x[i]);
 }
-void Log1p(const float* x, float* y, int64_t n) {
+void Log1p(const float *x, float *y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = FastLog1p(x[i]);
 }
 
 }  // namespace
 
-const Baseline& Scalar() {
+const Baseline &Scalar() {
   static constexpr Baseline kScalar = {Loss,
                                        LossAndGradient,
                                        Gradient,

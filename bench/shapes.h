@@ -9,19 +9,18 @@ namespace xent_bench {
 
 struct Shape {
   int64_t rows, cols;
-  bool operator==(const Shape&) const = default;
+  bool operator==(const Shape &) const = default;
 };
 
 // Far larger than a core's L2, mostly about 256 MB in float32: what leaves a training step of a language model.
-inline constexpr Shape kVocabularyShape = {2048, 32000};  // Llama 2
+inline constexpr Shape kVocabularyShape = {2048, 32000};      // Llama 2
 inline constexpr Shape kHalfVocabularyShape = {4096, 32000};  // as many bytes in half precision
 inline constexpr Shape kVocabularyShapes[] = {
-    kVocabularyShape,
-    {2048, 30522},  // BERT
-    {1024, 50257},  // GPT-2
-    {512, 128256},  // Llama 3
-    {512, 151936},  // Qwen 2.5
-    {256, 262144},  // Gemma 3
+    kVocabularyShape, {2048, 30522},  // BERT
+    {1024, 50257},                    // GPT-2
+    {512, 128256},                    // Llama 3
+    {512, 151936},                    // Qwen 2.5
+    {256, 262144},                    // Gemma 3
 };
 
 // Many rows of few classes, and ImageNet.

@@ -54,7 +54,7 @@ Data g_data = Data::kNormal;
 bool g_failed = false;
 
 // The problem of the case that runs; cases are registered such that those of one problem follow each other.
-Problem* ProblemOf(const Case& c) {
+Problem *ProblemOf(const Case &c) {
   static std::unique_ptr<Problem> problem;
   if (problem == nullptr || problem->dtype != c.dtype || problem->shape.rows != c.shape.rows ||
       problem->shape.cols != c.shape.cols) {
@@ -79,13 +79,13 @@ double Now([[maybe_unused]] int threads) {
 }
 
 // Seconds of one call, the mean of `slots` calls.
-double SecondsPerCall(Op op, Source source, Problem* problem, int threads) {
+double SecondsPerCall(Op op, Source source, Problem *problem, int threads) {
   const double start = Now(threads);
   for (int64_t slot = 0; slot < problem->slots; ++slot) Run(op, source, problem, threads, slot);
   return (Now(threads) - start) / static_cast<double>(problem->slots);
 }
 
-void RestoreAllSlots(const Problem& problem) {
+void RestoreAllSlots(const Problem &problem) {
   for (int64_t slot = 0; slot < problem.slots; ++slot) problem.RestoreSlot(slot);
 }
 
@@ -96,9 +96,9 @@ double Median(std::vector<double> values) {
 }
 
 // The time of a baseline, measured once: the least of the calls that 50 ms have room for.
-double BaselineSeconds(Op op, Source source, Problem* problem) {
+double BaselineSeconds(Op op, Source source, Problem *problem) {
   static std::map<std::tuple<Op, Source, int64_t, int64_t>, double> known;
-  double& best = known[{op, source, problem->shape.rows, problem->shape.cols}];
+  double &best = known[{op, source, problem->shape.rows, problem->shape.cols}];
   if (best == 0) {
     double spent = 0;
     do {
@@ -113,8 +113,8 @@ double BaselineSeconds(Op op, Source source, Problem* problem) {
 
 bool IsYardstick(Op op) { return op == Op::kReadSweep || op == Op::kCopy || op == Op::kInPlaceScale; }
 
-void Measure(benchmark::State& state, Case* c) {
-  Problem* problem = ProblemOf(*c);
+void Measure(benchmark::State &state, Case *c) {
+  Problem *problem = ProblemOf(*c);
   if (!c->verdict) c->verdict = Check(c->op, c->source, problem, c->threads);
   if (!c->verdict->empty()) {
     g_failed = true;
@@ -126,14 +126,14 @@ void Measure(benchmark::State& state, Case* c) {
   struct Yardstick {
     Op op;
     Source source;
-    const char* counter;
+    const char *counter;
     std::vector<double> seconds;
   };
   std::vector<Yardstick> yardsticks = {{Op::kReadSweep, Source::kLibrary, "x_sweep", {}},
                                        {Op::kCopy, Source::kLibrary, "x_copy", {}}};
   if (IsInPlace(c->op)) yardsticks.push_back({Op::kInPlaceScale, Source::kLibrary, "x_scale", {}});
   if (c->source == Source::kLibrary && c->dtype == XENT_F32 && c->threads == 1) {
-    for (const auto& [source, counter] :
+    for (const auto &[source, counter] :
          {std::pair{Source::kContrib, "x_contrib"}, std::pair{Source::kSleef, "x_sleef"},
           std::pair{Source::kOneDnn, "x_onednn"}}) {
       if (Does(source, c->op, c->shape)) yardsticks.push_back({c->op, source, counter, {}});
@@ -151,7 +151,7 @@ void Measure(benchmark::State& state, Case* c) {
     if (read_yardsticks || IsInPlace(c->op)) {
       state.PauseTiming();
       if (read_yardsticks) {
-        for (Yardstick& y : yardsticks) {
+        for (Yardstick &y : yardsticks) {
           y.seconds.push_back(SecondsPerCall(y.op, y.source, problem, c->threads));
         }
       }
@@ -164,9 +164,9 @@ void Measure(benchmark::State& state, Case* c) {
   const double median = Median(seconds);
   state.counters["bytes_per_second"] = static_cast<double>(BytesMoved(c->op, *problem)) / median;
   state.counters["logits_per_second"] = static_cast<double>(problem->elements()) / median;
-  for (const Yardstick& y : yardsticks) state.counters[y.counter] = median / Median(y.seconds);
+  for (const Yardstick &y : yardsticks) state.counters[y.counter] = median / Median(y.seconds);
   if (c->dtype == XENT_F32 && c->threads == 1 && !IsYardstick(c->op)) {
-    for (const auto& [source, counter] :
+    for (const auto &[source, counter] :
          {std::pair{Source::kNaive, "speedup_over_naive"}, std::pair{Source::kScalar, "speedup_over_scalar"}}) {
       if (c->source != source && Does(source, c->op, c->shape)) {
         state.counters[counter] = BaselineSeconds(c->op, source, problem) / median;
@@ -192,27 +192,27 @@ class Registry {
     // First, so that the matrix of the same shape finds its problem there.
     AddOps({Op::kForwardArgmax, Op::kForwardBackwardSmoothing, Op::kBceForward, Op::kBceForwardBackward},
            kVocabularyShape, thread_counts);
-    for (const Shape& shape : kVocabularyShapes) AddMatrix(XENT_F32, shape, thread_counts);
-    for (const Shape& shape : kClassifierShapes) AddMatrix(XENT_F32, shape, thread_counts);
-    for (const Shape& shape : kSingleRowShapes) AddMatrix(XENT_F32, shape, thread_counts);
+    for (const Shape &shape : kVocabularyShapes) AddMatrix(XENT_F32, shape, thread_counts);
+    for (const Shape &shape : kClassifierShapes) AddMatrix(XENT_F32, shape, thread_counts);
+    for (const Shape &shape : kSingleRowShapes) AddMatrix(XENT_F32, shape, thread_counts);
     AddMatrix(XENT_F32, kFewRowsShape, {1, all, ManyThreads()});
     AddMatrix(XENT_F64, kVocabularyShape, thread_counts);
     for (const xent_dtype dtype : {XENT_BF16, XENT_F16}) AddMatrix(dtype, kHalfVocabularyShape, thread_counts);
     for (const xent_dtype dtype : {XENT_F32, XENT_F64, XENT_BF16, XENT_F16}) {
-      for (const Shape& shape : {kL2Shape, kL1Shape}) AddMatrix(dtype, shape, {1});
+      for (const Shape &shape : {kL2Shape, kL1Shape}) AddMatrix(dtype, shape, {1});
     }
     AddOps({Op::kForwardClassMajor, Op::kForwardBackwardClassMajor}, kClassMajorShape, thread_counts);
     AddOps({Op::kBceForward, Op::kBceForwardBackward}, kL1Shape, {1});
-    for (const Shape& shape : kExpSumShapes) AddSerial({Op::kExpSum}, XENT_F32, shape);
+    for (const Shape &shape : kExpSumShapes) AddSerial({Op::kExpSum}, XENT_F32, shape);
     for (const xent_dtype dtype : {XENT_F32, XENT_F64}) {
-      for (const Shape& shape : kArrayShapes) AddSerial({Op::kExp, Op::kLog, Op::kLog1p}, dtype, shape);
-      for (const Shape& shape : kReduceShapes) AddSerial({Op::kReduce}, dtype, shape);
+      for (const Shape &shape : kArrayShapes) AddSerial({Op::kExp, Op::kLog, Op::kLog1p}, dtype, shape);
+      for (const Shape &shape : kReduceShapes) AddSerial({Op::kReduce}, dtype, shape);
     }
   }
 
  private:
   // Operations that run on one thread, beside float32 baselines and peers.
-  void AddSerial(const std::vector<Op>& ops, xent_dtype dtype, const Shape& shape) {
+  void AddSerial(const std::vector<Op> &ops, xent_dtype dtype, const Shape &shape) {
     for (const Op op : ops) {
       Add({op, Source::kLibrary, dtype, shape, 1, {}});
       AddOthers(op, dtype, shape);
@@ -223,23 +223,18 @@ class Registry {
   }
 
   // Operations of xent alone, float32.
-  void AddOps(const std::vector<Op>& ops, const Shape& shape, const std::vector<int>& thread_counts) {
+  void AddOps(const std::vector<Op> &ops, const Shape &shape, const std::vector<int> &thread_counts) {
     for (const int threads : thread_counts) {
       for (const Op op : ops) Add({op, Source::kLibrary, XENT_F32, shape, threads, {}});
     }
   }
 
-  void AddMatrix(xent_dtype dtype, const Shape& shape, const std::vector<int>& thread_counts) {
-    constexpr std::array kOps = {Op::kForward,
-                                 Op::kForwardBackwardInplace,
-                                 Op::kForwardBackward,
-                                 Op::kForwardBackwardWorkspace,
-                                 Op::kBackward,
-                                 Op::kLogSumExp,
-                                 Op::kSoftmax,
-                                 Op::kLogSoftmax,
-                                 Op::kSoftmaxBackward,
-                                 Op::kLogSoftmaxBackward,
+  void AddMatrix(xent_dtype dtype, const Shape &shape, const std::vector<int> &thread_counts) {
+    constexpr std::array kOps = {Op::kForward,         Op::kForwardBackwardInplace,
+                                 Op::kForwardBackward, Op::kForwardBackwardWorkspace,
+                                 Op::kBackward,        Op::kLogSumExp,
+                                 Op::kSoftmax,         Op::kLogSoftmax,
+                                 Op::kSoftmaxBackward, Op::kLogSoftmaxBackward,
                                  Op::kCheckLogits};
     constexpr std::array kYardsticks = {Op::kReadSweep, Op::kCopy, Op::kInPlaceScale};
     for (const int threads : thread_counts) {
@@ -253,18 +248,18 @@ class Registry {
   }
 
   // Baselines and peers.
-  void AddOthers(Op op, xent_dtype dtype, const Shape& shape) {
+  void AddOthers(Op op, xent_dtype dtype, const Shape &shape) {
     if (dtype != XENT_F32) return;
     for (const Source source : {Source::kNaive, Source::kScalar, Source::kContrib, Source::kSleef, Source::kOneDnn}) {
       if (Does(source, op, shape)) Add({op, source, dtype, shape, 1, {}});
     }
   }
 
-  void Add(const Case& c) {
+  void Add(const Case &c) {
     if (!names_.insert(c.name()).second) return;
     const auto shared = std::make_shared<Case>(c);
     const int64_t elements = c.shape.rows * c.shape.cols;
-    benchmark::RegisterBenchmark(c.name().c_str(), [shared](benchmark::State& state) {
+    benchmark::RegisterBenchmark(c.name().c_str(), [shared](benchmark::State &state) {
       Measure(state, shared.get());
     })->Unit(elements >= 1000000 ? benchmark::kMillisecond : benchmark::kMicrosecond);
   }
@@ -342,11 +337,11 @@ void PrintHelp() {
                "and the other options of Google Benchmark.\n";
 }
 
-int Main(int argc, char** argv) {
+int Main(int argc, char **argv) {
   // Google Benchmark takes the last of several values, so defaults of our own stand before the user's.
   std::string repetitions = "--benchmark_repetitions=5";
   std::string min_time = "--benchmark_min_time=0.2";
-  std::vector<char*> arguments = {argv[0], repetitions.data(), min_time.data()};
+  std::vector<char *> arguments = {argv[0], repetitions.data(), min_time.data()};
   constexpr std::string_view kData = "--data=";
   for (int i = 1; i < argc; ++i) {
     const std::string_view argument = argv[i];
@@ -376,10 +371,10 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace xent_bench
 
-int main(int argc, char** argv) {
+int main(int argc, char **argv) {
   try {
     return xent_bench::Main(argc, argv);
-  } catch (const std::exception& e) {
+  } catch (const std::exception &e) {
     std::cerr << "xent_bench: " << e.what() << '\n';
     return 1;
   }

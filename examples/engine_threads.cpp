@@ -19,7 +19,7 @@ constexpr std::int64_t kCols = 5003;
 constexpr int kWorkers = 3;
 
 // The inputs, and what a run fills in.
-std::vector<float> logits(static_cast<std::size_t>(kRows* kCols));
+std::vector<float> logits(static_cast<std::size_t>(kRows *kCols));
 std::vector<std::int64_t> targets(kRows);
 
 struct Result {
@@ -28,21 +28,21 @@ struct Result {
   float loss = 0.0f;
 
   // memcmp, not ==: bits are promised.
-  bool operator==(const Result& other) const {
+  bool operator==(const Result &other) const {
     return std::memcmp(&loss, &other.loss, sizeof(loss)) == 0 &&
            std::memcmp(losses.data(), other.losses.data(), losses.size() * sizeof(float)) == 0 &&
            std::memcmp(grad.data(), other.grad.data(), grad.size() * sizeof(float)) == 0;
   }
 };
 
-void Check(const xent::Status& status) {
+void Check(const xent::Status &status) {
   if (status.ok()) return;
   std::fprintf(stderr, "engine_threads: %s\n", status.message());
   std::exit(1);
 }
 
 // One call for the whole batch, under any policy.
-Result WholeBatch(const xent::Exec& exec) {
+Result WholeBatch(const xent::Exec &exec) {
   Result result;
   Check(xent::CrossEntropyForwardBackward(xent::CrossEntropy<float>{.logits = {logits.data(), kRows, kCols},
                                                                     .targets = targets,
@@ -55,10 +55,10 @@ Result WholeBatch(const xent::Exec& exec) {
 
 // What worker ith of nth does in an engine that has cut the batch itself. A share's own mean would divide by its own
 // rows, so the share sums, and the divisor is what the whole batch counts.
-void WorkerShare(int ith, int nth, std::int64_t live_rows, Result& result) {
+void WorkerShare(int ith, int nth, std::int64_t live_rows, Result &result) {
   const std::int64_t first = kRows * ith / nth;
   const std::int64_t rows = kRows * (ith + 1) / nth - first;
-  const auto share = [&](auto& values) {
+  const auto share = [&](auto &values) {
     return std::span(values).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
   };
   Check(xent::CrossEntropyForwardBackward(
@@ -78,7 +78,7 @@ Result EngineWorkers() {
   for (int ith = 0; ith < kWorkers; ++ith) {
     workers.emplace_back([&, ith] { WorkerShare(ith, kWorkers, live_rows, result); });
   }
-  for (std::thread& worker : workers) worker.join();
+  for (std::thread &worker : workers) worker.join();
   Check(xent::Reduce(result.losses, targets, &result.loss, options));
   return result;
 }
@@ -93,7 +93,7 @@ Result EnginePool() {
     std::vector<std::thread> workers;
     for (int i = 1; i < kWorkers; ++i) workers.emplace_back(work);
     work();
-    for (std::thread& worker : workers) worker.join();
+    for (std::thread &worker : workers) worker.join();
   };
   return WholeBatch(xent::Exec::ParallelFor(parallel_for, kWorkers));
 }
@@ -102,7 +102,7 @@ Result EnginePool() {
 
 int main() {
   std::uint32_t state = 1;  // a linear congruential generator will do here
-  for (float& z : logits) {
+  for (float &z : logits) {
     state = 1664525u * state + 1013904223u;
     z = std::ldexp(static_cast<float>(state >> 8), -20) - 8.0f;  // [-8, 8)
   }

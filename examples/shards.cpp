@@ -19,7 +19,7 @@ constexpr int kSlices = 3;
 const std::int64_t chunk_cols = xent::ChunkCols(kCols);
 const std::int64_t first[kSlices + 1] = {0, 3 * chunk_cols, 7 * chunk_cols, kCols};  // where the slices begin
 
-std::vector<float> logits(static_cast<std::size_t>(kRows* kCols));
+std::vector<float> logits(static_cast<std::size_t>(kRows *kCols));
 const std::vector<std::int64_t> targets = {0, 3071, 3072, -100, 7167, 7168, 9999};
 
 struct Result {
@@ -27,14 +27,14 @@ struct Result {
   std::vector<float> grad = std::vector<float>(static_cast<std::size_t>(kRows * kCols));
 };
 
-void Check(const xent::Status& status) {
+void Check(const xent::Status &status) {
   if (status.ok()) return;
   std::fprintf(stderr, "shards: %s\n", status.message());
   std::exit(1);
 }
 
 // [README]
-void Sharded(Result& result) {
+void Sharded(Result &result) {
   const auto slice = [](int s) {
     return xent::CrossEntropy<float>{.logits = {logits.data() + first[s], kRows, first[s + 1] - first[s], kCols},
                                      .targets = targets};
@@ -66,7 +66,7 @@ void Sharded(Result& result) {
 
 int main() {
   std::uint32_t state = 1;  // a linear congruential generator will do here
-  for (float& z : logits) {
+  for (float &z : logits) {
     state = 1664525u * state + 1013904223u;
     z = std::ldexp(static_cast<float>(state >> 8), -20) - 8.0f;  // [-8, 8)
   }

@@ -13,7 +13,7 @@
 #define XENT_EXAMPLE_DATA "examples/data"
 #endif
 
-int main(int argc, char** argv) {
+int main(int argc, char **argv) {
   if (argc > 2 || (argc == 2 && argv[1][0] == '-')) {
     std::fprintf(stderr, "usage: train_digits [DATA_DIR]\n");
     return 2;

@@ -17,18 +17,18 @@
 
 namespace {
 
-using Function = xent_status (*)(const xent_cross_entropy*, const xent_options*, const xent_exec*, xent_error*);
+using Function = xent_status (*)(const xent_cross_entropy *, const xent_options *, const xent_exec *, xent_error *);
 
 struct Library {
   Function forward, forward_backward, backward;
 
-  explicit Library(const char* path) {
-    void* const handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  explicit Library(const char *path) {
+    void *const handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (handle == nullptr) {
       std::fprintf(stderr, "xent_compare: %s\n", dlerror());
       std::exit(1);
     }
-    const auto find = [&](const char* name) { return reinterpret_cast<Function>(dlsym(handle, name)); };
+    const auto find = [&](const char *name) { return reinterpret_cast<Function>(dlsym(handle, name)); };
     forward = find("xent_cross_entropy_forward");
     forward_backward = find("xent_cross_entropy_forward_backward");
     backward = find("xent_cross_entropy_backward");
@@ -42,7 +42,7 @@ double Now() {
 }
 
 enum class Op { kForward, kSmoothed, kForwardBackward, kInPlace, kBackward };
-constexpr const char* kNames[] = {"forward", "forward, smoothing", "forward_backward", "forward_backward_inplace",
+constexpr const char *kNames[] = {"forward", "forward, smoothing", "forward_backward", "forward_backward_inplace",
                                   "backward"};
 
 struct Case {
@@ -52,16 +52,16 @@ struct Case {
 
 class Comparison {
  public:
-  Comparison(const Library& before, const Library& after) : libraries_{&before, &after} {}
+  Comparison(const Library &before, const Library &after) : libraries_{&before, &after} {}
 
-  void Run(const Case& c, int repetitions) {
+  void Run(const Case &c, int repetitions) {
     const auto count = static_cast<size_t>(c.rows * c.cols);
     std::mt19937_64 random(1);
     std::normal_distribution<float> normal(0, 2);
     std::vector<float> logits(count), work(count);
-    for (float& z : logits) z = normal(random);
+    for (float &z : logits) z = normal(random);
     std::vector<int64_t> targets(static_cast<size_t>(c.rows));
-    for (int64_t& t : targets) t = static_cast<int64_t>(random() % static_cast<uint64_t>(c.cols));
+    for (int64_t &t : targets) t = static_cast<int64_t>(random() % static_cast<uint64_t>(c.cols));
     std::vector<uint64_t> records(static_cast<size_t>(c.rows) * XENT_RECORD_BYTES / 8);
     std::vector<float> results[2];
     // Small calls are timed many at a time.
@@ -71,7 +71,7 @@ class Comparison {
       double time[2];
       for (int turn = 0; turn < 2; ++turn) {
         const int which = (turn + repetition) & 1;
-        const Library& library = *libraries_[which];
+        const Library &library = *libraries_[which];
         float loss = 0;
         xent_options options = XENT_OPTIONS_INIT;
         options.struct_size = offsetof(xent_options, logit_scale);
@@ -115,7 +115,7 @@ class Comparison {
     }
     const bool same = std::memcmp(results[0].data(), results[1].data(), results[0].size() * sizeof(float)) == 0;
     std::sort(ratios.begin(), ratios.end());
-    const auto least = [](const std::vector<double>& v) { return *std::min_element(v.begin(), v.end()); };
+    const auto least = [](const std::vector<double> &v) { return *std::min_element(v.begin(), v.end()); };
     std::printf("%-26s %6lld x %-7lld before %9.1f us  after/before: median %.3f  of the minima %.3f  bits %s\n",
                 kNames[static_cast<int>(c.op)], static_cast<long long>(c.rows), static_cast<long long>(c.cols),
                 least(seconds[0]) * 1e6, ratios[ratios.size() / 2], least(seconds[1]) / least(seconds[0]),
@@ -130,12 +130,12 @@ class Comparison {
     std::exit(1);
   }
 
-  const Library* libraries_[2];
+  const Library *libraries_[2];
 };
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char **argv) {
   if (argc < 3) {
     std::fprintf(stderr, "usage: xent_compare BEFORE/libxent.so AFTER/libxent.so [repetitions]\n");
     return 2;
@@ -151,6 +151,6 @@ int main(int argc, char** argv) {
       {Op::kForwardBackward, 1, 10},    {Op::kForwardBackward, 65536, 10},
       {Op::kForward, 65536, 10},        {Op::kForward, 65536, 100},
   };
-  for (const Case& c : cases) comparison.Run(c, repetitions);
+  for (const Case &c : cases) comparison.Run(c, repetitions);
   return 0;
 }

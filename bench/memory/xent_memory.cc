@@ -36,29 +36,29 @@ void Count(size_t bytes) {
 
 // glibc's own, by its other names. operator new ends here too.
 extern "C" {
-void* __libc_malloc(size_t bytes);
-void* __libc_calloc(size_t count, size_t bytes);
-void* __libc_realloc(void* p, size_t bytes);
-void* __libc_memalign(size_t alignment, size_t bytes);
+void *__libc_malloc(size_t bytes);
+void *__libc_calloc(size_t count, size_t bytes);
+void *__libc_realloc(void *p, size_t bytes);
+void *__libc_memalign(size_t alignment, size_t bytes);
 
-void* malloc(size_t bytes) noexcept {
+void *malloc(size_t bytes) noexcept {
   Count(bytes);
   return __libc_malloc(bytes);
 }
-void* calloc(size_t count, size_t bytes) noexcept {
+void *calloc(size_t count, size_t bytes) noexcept {
   Count(count * bytes);
   return __libc_calloc(count, bytes);
 }
-void* realloc(void* p, size_t bytes) noexcept {
+void *realloc(void *p, size_t bytes) noexcept {
   Count(bytes);
   return __libc_realloc(p, bytes);
 }
-void* memalign(size_t alignment, size_t bytes) noexcept {
+void *memalign(size_t alignment, size_t bytes) noexcept {
   Count(bytes);
   return __libc_memalign(alignment, bytes);
 }
-void* aligned_alloc(size_t alignment, size_t bytes) noexcept { return memalign(alignment, bytes); }
-int posix_memalign(void** p, size_t alignment, size_t bytes) noexcept {
+void *aligned_alloc(size_t alignment, size_t bytes) noexcept { return memalign(alignment, bytes); }
+int posix_memalign(void **p, size_t alignment, size_t bytes) noexcept {
   *p = memalign(alignment, bytes);
   return *p == nullptr ? ENOMEM : 0;
 }
@@ -69,7 +69,7 @@ namespace {
 // A stack of our own for a thread, which the thread paints and reads itself.
 class PaintedStack {
  public:
-  void Start(pthread_t* thread, void* (*run)(void*), void* arg) {
+  void Start(pthread_t *thread, void *(*run)(void *), void *arg) {
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setstack(&attributes, pages_.data(), pages_.size() * sizeof(Page));
@@ -82,15 +82,15 @@ class PaintedStack {
 
   // Bytes below this function's frame that body() touched, kGap at least.
   template <class Body>
-  [[gnu::noinline]] int64_t HighWater(const Body& body) {
-    auto* const frame = static_cast<std::byte*>(__builtin_frame_address(0));
-    auto* const low = reinterpret_cast<volatile uint64_t*>(pages_.data());
-    auto* const high = reinterpret_cast<volatile uint64_t*>(frame - kGap);
-    for (volatile uint64_t* p = low; p < high; ++p) *p = kPaint;
+  [[gnu::noinline]] int64_t HighWater(const Body &body) {
+    auto *const frame = static_cast<std::byte *>(__builtin_frame_address(0));
+    auto *const low = reinterpret_cast<volatile uint64_t *>(pages_.data());
+    auto *const high = reinterpret_cast<volatile uint64_t *>(frame - kGap);
+    for (volatile uint64_t *p = low; p < high; ++p) *p = kPaint;
     body();
-    volatile uint64_t* p = low;
+    volatile uint64_t *p = low;
     while (p < high && *p == kPaint) ++p;
-    return frame - reinterpret_cast<volatile std::byte*>(p);
+    return frame - reinterpret_cast<volatile std::byte *>(p);
   }
 
  private:
@@ -108,7 +108,7 @@ class PaintedStack {
 class Workers {
  public:
   Workers() {
-    for (Worker& worker : workers_) {
+    for (Worker &worker : workers_) {
       worker.pool = this;
       worker.stack.Start(&worker.thread, &Workers::Loop, &worker);
     }
@@ -116,11 +116,11 @@ class Workers {
   ~Workers() {
     stop_ = true;
     Release();
-    for (Worker& worker : workers_) pthread_join(worker.thread, nullptr);
+    for (Worker &worker : workers_) pthread_join(worker.thread, nullptr);
   }
 
-  static void ParallelFor(void* ctx, int64_t n, xent_task task, void* arg) {
-    auto* const pool = static_cast<Workers*>(ctx);
+  static void ParallelFor(void *ctx, int64_t n, xent_task task, void *arg) {
+    auto *const pool = static_cast<Workers *>(ctx);
     pool->n_ = n;
     pool->task_ = task;
     pool->arg_ = arg;
@@ -133,14 +133,14 @@ class Workers {
   // Of either, since the last call.
   int64_t TakeHighWater() {
     int64_t most = 0;
-    for (Worker& worker : workers_) most = std::max(most, std::exchange(worker.high_water, 0));
+    for (Worker &worker : workers_) most = std::max(most, std::exchange(worker.high_water, 0));
     return most;
   }
 
  private:
   static constexpr int kWorkers = 2;
   struct Worker {
-    Workers* pool = nullptr;
+    Workers *pool = nullptr;
     PaintedStack stack;
     pthread_t thread = {};
     int64_t high_water = 0;
@@ -151,9 +151,9 @@ class Workers {
     generation_.notify_all();
   }
 
-  static void* Loop(void* arg) {
-    auto* const worker = static_cast<Worker*>(arg);
-    Workers* const pool = worker->pool;
+  static void *Loop(void *arg) {
+    auto *const worker = static_cast<Worker *>(arg);
+    Workers *const pool = worker->pool;
     for (int64_t seen = 0;; ++seen) {
       pool->generation_.wait(seen);
       if (pool->stop_) return nullptr;
@@ -170,7 +170,7 @@ class Workers {
   std::atomic<bool> stop_{false};
   int64_t n_ = 0;
   xent_task task_ = nullptr;
-  void* arg_ = nullptr;
+  void *arg_ = nullptr;
   std::array<Worker, kWorkers> workers_;
 };
 
@@ -195,7 +195,7 @@ struct Problem {
       uint32_t bits = 0;
       std::memcpy(&bits, &value, sizeof bits);
       const auto half = static_cast<uint16_t>(bits >> 16);
-      const void* from = dtype == XENT_F32 ? static_cast<const void*>(&value) : &half;
+      const void *from = dtype == XENT_F32 ? static_cast<const void *>(&value) : &half;
       std::memcpy(&logits[i * size], from, size);
     }
     out.resize(logits.size());
@@ -206,7 +206,7 @@ struct Problem {
     targets.assign(n, cols / 2);
   }
 
-  xent_status Run(Op op, const xent_exec& exec) {
+  xent_status Run(Op op, const xent_exec &exec) {
     if (op == Op::kSoftmax) return xent_softmax(rows, cols, logits.data(), dtype, 0, out.data(), 0, &exec, nullptr);
     float loss = 0;
     xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
@@ -246,15 +246,15 @@ struct Usage {
 // What one measuring thread does.
 struct Measurement {
   PaintedStack stack;
-  Problem* problem = nullptr;
+  Problem *problem = nullptr;
   Op op = Op::kForward;
   xent_exec exec = XENT_EXEC_INIT;
   xent_status status = XENT_OK;
   int64_t high_water = 0;
 };
 
-void* Measure(void* arg) {
-  auto* const m = static_cast<Measurement*>(arg);
+void *Measure(void *arg) {
+  auto *const m = static_cast<Measurement *>(arg);
   // In place the logits become gradients, which are logits as good as any.
   m->status = m->problem->Run(m->op, m->exec);
   g_counting = true;
@@ -263,7 +263,7 @@ void* Measure(void* arg) {
   return nullptr;
 }
 
-int64_t RunMeasurement(Measurement* m) {
+int64_t RunMeasurement(Measurement *m) {
   pthread_t thread;
   m->stack.Start(&thread, &Measure, m);
   pthread_join(thread, nullptr);
@@ -274,7 +274,7 @@ int64_t RunMeasurement(Measurement* m) {
   return m->high_water;
 }
 
-Usage UsageOf(Problem* problem, Op op, Workers* workers) {
+Usage UsageOf(Problem *problem, Op op, Workers *workers) {
   Usage usage;
   g_heap_calls = g_heap_bytes = 0;
   Measurement m;
@@ -295,7 +295,7 @@ Usage UsageOf(Problem* problem, Op op, Workers* workers) {
 }
 
 // The largest that any number grows from one shape to the other.
-int64_t Growth(const Usage& from, const Usage& to) {
+int64_t Growth(const Usage &from, const Usage &to) {
   return std::max({int64_t{0}, to.heap_calls - from.heap_calls, to.heap_bytes - from.heap_bytes,
                    to.stack_calling - from.stack_calling, to.stack_worker - from.stack_worker});
 }
@@ -310,11 +310,11 @@ int main() {
   Workers workers;
   std::map<std::pair<Op, xent_dtype>, std::vector<Usage>> all;
   std::printf("{\n  \"target\": \"%s\",\n  \"calls\": [", xent_active_target());
-  const char* separator = "";
+  const char *separator = "";
   for (const xent_dtype dtype : {XENT_F32, XENT_BF16}) {
-    for (const auto& [rows, cols] : kShapes) {
+    for (const auto &[rows, cols] : kShapes) {
       Problem problem(rows, cols, dtype);
-      for (const auto& [op, name] : kOps) {
+      for (const auto &[op, name] : kOps) {
         // Which way a task's first rows go, and so its deepest frame, may differ from run to run on threads.
         Usage usage = UsageOf(&problem, op, &workers);
         for (int again = 0; again < 4; ++again) {
@@ -337,13 +337,14 @@ int main() {
     }
   }
   int64_t with_rows = 0, with_cols = 0;
-  for (const auto& [key, usages] : all) {
+  for (const auto &[key, usages] : all) {
     for (size_t a = 0; a < kShapes.size(); ++a) {
       for (size_t b = 0; b < kShapes.size(); ++b) {
         const auto [rows, cols] = kShapes[a];
         const auto [more_rows, more_cols] = kShapes[b];
         if (cols == more_cols && rows < more_rows) with_rows = std::max(with_rows, Growth(usages[a], usages[b]));
-        if (rows == more_rows && cols < more_cols && cols >= kLong) with_cols = std::max(with_cols, Growth(usages[a], usages[b]));
+        if (rows == more_rows && cols < more_cols && cols >= kLong)
+          with_cols = std::max(with_cols, Growth(usages[a], usages[b]));
       }
     }
   }

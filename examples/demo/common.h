@@ -15,13 +15,13 @@
 
 namespace demo {
 
-[[noreturn]] inline void Fail(const std::string& message) {
+[[noreturn]] inline void Fail(const std::string &message) {
   std::fflush(stdout);
   std::fprintf(stderr, "train_digits: %s\n", message.c_str());
   std::exit(1);
 }
 
-inline void Check(const xent::Status& status) {
+inline void Check(const xent::Status &status) {
   if (!status.ok()) Fail(std::string("the library refused a call: ") + status.message());
 }
 
@@ -68,9 +68,9 @@ class Random {
 // One line on stderr, drawn only where stderr is a terminal, and gone when it goes out of scope.
 class Progress {
  public:
-  Progress(const char* what, int steps) : what_(what), steps_(steps), visible_(isatty(STDERR_FILENO) != 0) { Draw(); }
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
+  Progress(const char *what, int steps) : what_(what), steps_(steps), visible_(isatty(STDERR_FILENO) != 0) { Draw(); }
+  Progress(const Progress &) = delete;
+  Progress &operator=(const Progress &) = delete;
   ~Progress() {
     if (visible_) std::fprintf(stderr, "\r\033[K");
   }
@@ -89,7 +89,7 @@ class Progress {
     std::fflush(stderr);
   }
 
-  const char* what_;
+  const char *what_;
   int steps_;
   int done_ = 0;
   bool visible_;

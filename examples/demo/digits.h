@@ -26,8 +26,8 @@ struct Digits {
 };
 
 // What follows the header of a .npy file of format 1.0, which must be `header` and leave `bytes` bytes.
-inline std::string ReadNpy(const std::string& path, std::string_view header, std::size_t bytes) {
-  std::FILE* stream = std::fopen(path.c_str(), "rb");
+inline std::string ReadNpy(const std::string &path, std::string_view header, std::size_t bytes) {
+  std::FILE *stream = std::fopen(path.c_str(), "rb");
   if (stream == nullptr) Fail("cannot read " + path + ": " + std::strerror(errno));
   std::string file(bytes + 1024, '\0');  // the header has 128 bytes; what is longer is refused below
   file.resize(std::fread(file.data(), 1, file.size(), stream));
@@ -47,7 +47,7 @@ inline std::string ReadNpy(const std::string& path, std::string_view header, std
   return file.substr(10 + header_size);
 }
 
-inline Digits ReadDigits(const std::string& directory) {
+inline Digits ReadDigits(const std::string &directory) {
   const std::string images =
       ReadNpy(directory + "/digits_images.npy", "{'descr': '|u1', 'fortran_order': False, 'shape': (1797, 64), }",
               static_cast<std::size_t>(kImages * kPixels));
@@ -77,7 +77,7 @@ struct Split {
 };
 
 // Shuffles with a fixed seed, then four fifths for training and the rest to test on.
-inline Split ShuffledSplit(const Digits& digits) {
+inline Split ShuffledSplit(const Digits &digits) {
   std::vector<std::int64_t> order(digits.labels.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int64_t>(i);
   Random random(2024);
@@ -87,7 +87,7 @@ inline Split ShuffledSplit(const Digits& digits) {
   Split split;
   const std::size_t train_size = order.size() * 4 / 5;
   for (std::size_t i = 0; i < order.size(); ++i) {
-    Digits& part = i < train_size ? split.train : split.test;
+    Digits &part = i < train_size ? split.train : split.test;
     const auto image = digits.pixels.begin() + order[i] * kPixels;
     part.pixels.insert(part.pixels.end(), image, image + kPixels);
     part.labels.push_back(digits.labels[static_cast<std::size_t>(order[i])]);

@@ -24,7 +24,7 @@ struct GoldenRow {
   float loss = 0.0f;
 };
 
-inline GoldenRow Evaluate(std::vector<float> logits, std::int64_t target = 0, const xent::Options& options = {}) {
+inline GoldenRow Evaluate(std::vector<float> logits, std::int64_t target = 0, const xent::Options &options = {}) {
   const auto classes = static_cast<std::int64_t>(logits.size());
   const xent::MatrixView<float> z{logits.data(), 1, classes};
   GoldenRow row{std::vector<float>(logits.size()), std::vector<float>(logits.size())};
@@ -48,14 +48,14 @@ class GoldenTable {
   GoldenTable() { std::printf("  %-58s %12s %12s\n", "", "computed", "expected"); }
 
   // `want` is the number as it is printed in the book: the computed one must round to it.
-  void Number(const std::string& what, double got, const char* want) { Row(what, got, want, "", 4); }
-  void Percent(const std::string& what, double got, const char* want) { Row(what, 100.0 * got, want, " %", 2); }
+  void Number(const std::string &what, double got, const char *want) { Row(what, got, want, "", 4); }
+  void Percent(const std::string &what, double got, const char *want) { Row(what, 100.0 * got, want, " %", 2); }
 
   int rows() const { return rows_; }
   int deviations() const { return deviations_; }
 
  private:
-  void Row(const std::string& what, double got, const std::string& want, const char* unit, int least_decimals) {
+  void Row(const std::string &what, double got, const std::string &want, const char *unit, int least_decimals) {
     const std::size_t point = want.find('.');
     const int decimals = static_cast<int>(want.size() - point - 1);
     const double tolerance = 0.5 * std::pow(10.0, -decimals);
@@ -75,11 +75,11 @@ class GoldenTable {
 inline void GoldenNumbers() {
   std::printf("1. Golden numbers (y = 1 at target 0)\n");
   GoldenTable table;
-  const auto item = [](const char* what, std::size_t i) { return std::string(what) + "[" + std::to_string(i) + "]"; };
+  const auto item = [](const char *what, std::size_t i) { return std::string(what) + "[" + std::to_string(i) + "]"; };
 
   const std::vector<float> first = {2.0f, 1.2f, 0.3f, -0.8f, -2.0f};
   const GoldenRow a = Evaluate(first);
-  const std::array<const char*, 5> p_a = {"0.5844", "0.2626", "0.1068", "0.0355", "0.0107"};
+  const std::array<const char *, 5> p_a = {"0.5844", "0.2626", "0.1068", "0.0355", "0.0107"};
   std::printf("  logits 2.0 1.2 0.3 -0.8 -2.0\n");
   for (std::size_t i = 0; i < 5; ++i) table.Number(item("  softmax p", i), a.p[i], p_a[i]);
   table.Number("  loss -log p[0]", a.loss, "0.5372");
@@ -89,8 +89,8 @@ inline void GoldenNumbers() {
                Evaluate(first, 0, {.label_smoothing = 0.1, .smoothing = xent::Smoothing::kExclusive}).loss, "0.76966");
 
   const GoldenRow b = Evaluate({1.8f, 0.9f, 0.2f, -0.5f, -1.2f});
-  const std::array<const char*, 5> p_b = {"56.9", "23.1", "11.5", "5.7", "2.8"};
-  const std::array<const char*, 5> g_b = {"-0.431", "0.231", "0.115", "0.057", "0.028"};
+  const std::array<const char *, 5> p_b = {"56.9", "23.1", "11.5", "5.7", "2.8"};
+  const std::array<const char *, 5> g_b = {"-0.431", "0.231", "0.115", "0.057", "0.028"};
   std::printf("  logits 1.8 0.9 0.2 -0.5 -1.2\n");
   for (std::size_t i = 0; i < 5; ++i) table.Percent(item("  softmax p", i), b.p[i], p_b[i]);
   for (std::size_t i = 0; i < 5; ++i) table.Number(item("  gradient p - y", i), b.grad[i], g_b[i]);
@@ -120,7 +120,7 @@ inline void GoldenNumbers() {
   // Two classes with logits (log(p/(1-p)), 0) have the probabilities p and 1 - p.
   std::printf("  two classes, y = 1 for the first: cross-entropy -log p beside squared error (1 - p)^2\n");
   const auto binary = [](double p) { return Evaluate({static_cast<float>(std::log(p / (1.0 - p))), 0.0f}); };
-  const auto squared = [](const GoldenRow& row) { return std::pow(1.0 - static_cast<double>(row.p[0]), 2); };
+  const auto squared = [](const GoldenRow &row) { return std::pow(1.0 - static_cast<double>(row.p[0]), 2); };
   const GoldenRow p70 = binary(0.70);
   const GoldenRow p99 = binary(0.99);
   const GoldenRow p01 = binary(0.01);

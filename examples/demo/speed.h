@@ -24,7 +24,7 @@ namespace demo {
 // ---- The naive code, as one writes it down. T is float where it is timed, double where it is the reference.
 
 template <class T>
-T NaiveLoss(const T* z, std::int64_t cols, std::int64_t target) {
+T NaiveLoss(const T *z, std::int64_t cols, std::int64_t target) {
   T max = z[0];
   for (std::int64_t j = 1; j < cols; ++j) max = std::max(max, z[j]);
   T sum = 0;
@@ -34,7 +34,7 @@ T NaiveLoss(const T* z, std::int64_t cols, std::int64_t target) {
 
 // The gradient, times `scale`, over the logits.
 template <class T>
-T NaiveLossGradient(T* z, std::int64_t cols, std::int64_t target, T scale) {
+T NaiveLossGradient(T *z, std::int64_t cols, std::int64_t target, T scale) {
   T max = z[0];
   for (std::int64_t j = 1; j < cols; ++j) max = std::max(max, z[j]);
   T sum = 0;
@@ -65,10 +65,10 @@ void OverRows(std::int64_t rows, int threads, F function) {
     workers.emplace_back(function, rows * i / threads, rows * (i + 1) / threads);
   }
   function(std::int64_t{0}, rows / threads);
-  for (std::thread& worker : workers) worker.join();
+  for (std::thread &worker : workers) worker.join();
 }
 
-inline float NaiveForward(const Batch& batch, int threads) {
+inline float NaiveForward(const Batch &batch, int threads) {
   std::vector<float> losses(static_cast<std::size_t>(batch.rows));
   OverRows(batch.rows, threads, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
@@ -82,7 +82,7 @@ inline float NaiveForward(const Batch& batch, int threads) {
   return static_cast<float>(sum / static_cast<double>(batch.rows));
 }
 
-inline float NaiveForwardBackward(const Batch& batch, int threads, float* work) {
+inline float NaiveForwardBackward(const Batch &batch, int threads, float *work) {
   std::vector<float> losses(static_cast<std::size_t>(batch.rows));
   const float scale = 1.0f / static_cast<float>(batch.rows);
   OverRows(batch.rows, threads, [&](std::int64_t first, std::int64_t last) {
@@ -96,7 +96,7 @@ inline float NaiveForwardBackward(const Batch& batch, int threads, float* work) 
   return static_cast<float>(sum / static_cast<double>(batch.rows));
 }
 
-inline float FusedForward(const Batch& batch, int threads) {
+inline float FusedForward(const Batch &batch, int threads) {
   float loss = 0.0f;
   Check(xent::CrossEntropyForward(
       xent::CrossEntropy<float>{
@@ -105,7 +105,7 @@ inline float FusedForward(const Batch& batch, int threads) {
   return loss;
 }
 
-inline float FusedForwardBackward(const Batch& batch, int threads, float* work) {
+inline float FusedForwardBackward(const Batch &batch, int threads, float *work) {
   float loss = 0.0f;
   const xent::MatrixView<float> view{work, batch.rows, batch.cols};
   Check(xent::CrossEntropyForwardBackward(
@@ -132,7 +132,7 @@ struct Checked {
 // Compares the mean loss and the gradient with the naive code in double precision, row by row, and leaves with exit
 // code 1 past the bounds that xent.h states: 4 ULP for the loss, 6 for the gradient. The naive sum in double is off by
 // at most cols * 2^-53, below 1e-6 of such an ULP at 128256 columns.
-inline Checked CheckAgainstNaive(const Batch& batch, float loss, std::span<const float> grad) {
+inline Checked CheckAgainstNaive(const Batch &batch, float loss, std::span<const float> grad) {
   const auto cols = static_cast<std::size_t>(batch.cols);
   std::vector<double> row(cols);
   double sum = 0.0;
@@ -170,7 +170,7 @@ struct Times {
 
 // Runs prepare(), untimed, then function(), timed, `repetitions` times.
 template <class P, class F>
-Times Measure(int repetitions, P prepare, F function, Progress& progress) {
+Times Measure(int repetitions, P prepare, F function, Progress &progress) {
   std::vector<double> times;
   for (int i = 0; i < repetitions; ++i) {
     prepare();
@@ -218,13 +218,13 @@ inline void SpeedTable() {
     constexpr int kTables = static_cast<int>(std::size(kShapes));
     Progress progress("  measuring", kTables * (1 + 4 * static_cast<int>(thread_counts.size())));
     std::int64_t most = 0;
-    for (const Shape& shape : kShapes) most = std::max(most, shape.rows * shape.cols);
+    for (const Shape &shape : kShapes) most = std::max(most, shape.rows * shape.cols);
     Random random(7);
     normal.resize(static_cast<std::size_t>(most));
-    for (float& z : normal) z = random.Normal();
+    for (float &z : normal) z = random.Normal();
     work.resize(normal.size());
 
-    for (const Shape& shape : kShapes) {
+    for (const Shape &shape : kShapes) {
       const auto size = static_cast<std::size_t>(shape.rows * shape.cols);
       Batch batch{shape.rows, shape.cols, std::span(normal).first(size), {}};
       for (std::int64_t i = 0; i < shape.rows; ++i) batch.targets.push_back(random.Below(shape.cols));
@@ -277,11 +277,11 @@ inline void SpeedTable() {
     }
   }
   std::printf("  %7s %6s %8s  %-26s %16s %14s %9s\n", "V", "rows", "threads", "", "naive ms", "fused ms", "faster");
-  for (const std::string& line : lines) std::printf("  %s\n", line.c_str());
+  for (const std::string &line : lines) std::printf("  %s\n", line.c_str());
   std::printf(
       "  Checked first, against the same loops in double (bounds: 4 and 6 ULP), and the same bits with any\n"
       "  number of threads above:\n");
-  for (const std::string& check : checks) std::printf("    %s\n", check.c_str());
+  for (const std::string &check : checks) std::printf("    %s\n", check.c_str());
   std::printf("\n");
 }
 

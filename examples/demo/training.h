@@ -29,7 +29,7 @@ class SoftmaxRegression {
     const std::size_t rows = pixels.size() / kPixels;
     std::vector<float> logits(rows * kClasses);
     for (std::size_t i = 0; i < rows; ++i) {
-      float* z = &logits[i * kClasses];
+      float *z = &logits[i * kClasses];
       std::copy(bias_.begin(), bias_.end(), z);
       for (std::size_t k = 0; k < kPixels; ++k) {
         for (std::size_t c = 0; c < kClasses; ++c) z[c] += pixels[i * kPixels + k] * weights_[k * kClasses + c];
@@ -42,7 +42,7 @@ class SoftmaxRegression {
   void Step(std::span<const float> pixels, std::span<const float> grad) {
     const std::size_t rows = pixels.size() / kPixels;
     for (std::size_t i = 0; i < rows; ++i) {
-      const float* g = &grad[i * kClasses];
+      const float *g = &grad[i * kClasses];
       for (std::size_t c = 0; c < kClasses; ++c) bias_[c] -= kLearningRate * g[c];
       for (std::size_t k = 0; k < kPixels; ++k) {
         const float step = kLearningRate * pixels[i * kPixels + k];
@@ -56,18 +56,18 @@ class SoftmaxRegression {
   std::vector<float> bias_;     // [10]
 };
 
-inline xent::MatrixView<float> View(std::vector<float>& values) {
+inline xent::MatrixView<float> View(std::vector<float> &values) {
   return {values.data(), static_cast<std::int64_t>(values.size()) / kClasses, kClasses};
 }
 
 // The gradient over the logits, in place: what a training loop does with this library.
-inline void LossGradient(std::vector<float>& logits, std::span<const std::int64_t> labels) {
+inline void LossGradient(std::vector<float> &logits, std::span<const std::int64_t> labels) {
   Check(xent::CrossEntropyForwardBackward(
       xent::CrossEntropy<float>{.logits = View(logits), .targets = labels, .grad = View(logits), .in_place = true}));
 }
 
 // The same with the bug: the loss is given softmax(logits), and its gradient goes back through that softmax.
-inline void LossGradientSoftmaxedTwice(std::vector<float>& logits, std::span<const std::int64_t> labels) {
+inline void LossGradientSoftmaxedTwice(std::vector<float> &logits, std::span<const std::int64_t> labels) {
   std::vector<float> probabilities(logits.size());
   Check(xent::Softmax(View(logits), View(probabilities)));
   std::vector<float> upstream = probabilities;
@@ -80,7 +80,7 @@ struct Score {
   double accuracy;  // fraction
 };
 
-inline Score Evaluate(const SoftmaxRegression& model, const Digits& digits) {
+inline Score Evaluate(const SoftmaxRegression &model, const Digits &digits) {
   std::vector<float> logits = model.Logits(digits.pixels);
   float loss = 0.0f;
   Check(xent::CrossEntropyForward(
@@ -100,7 +100,7 @@ struct Training {
 };
 
 template <class Gradient>
-Training Train(const Split& split, Gradient gradient, Progress& progress) {
+Training Train(const Split &split, Gradient gradient, Progress &progress) {
   Training training;
   const auto score = [&] {
     training.train.push_back(Evaluate(training.model, split.train));
@@ -123,7 +123,7 @@ Training Train(const Split& split, Gradient gradient, Progress& progress) {
   return training;
 }
 
-inline const char* Diagnose(std::vector<float>& values) {
+inline const char *Diagnose(std::vector<float> &values) {
   xent::Diagnosis diagnosis = xent::Diagnosis::kLogits;
   Check(xent::CheckLogits(View(values), &diagnosis));
   switch (diagnosis) {
@@ -137,7 +137,7 @@ inline const char* Diagnose(std::vector<float>& values) {
 }
 
 // One test image in characters beside the probabilities and p - y.
-inline void ShowImage(const SoftmaxRegression& model, const Digits& digits, std::size_t image) {
+inline void ShowImage(const SoftmaxRegression &model, const Digits &digits, std::size_t image) {
   const std::span<const float> pixels = std::span(digits.pixels).subspan(image * kPixels, kPixels);
   std::vector<float> logits = model.Logits(pixels);
   std::vector<float> p(logits.size());
@@ -155,7 +155,7 @@ inline void ShowImage(const SoftmaxRegression& model, const Digits& digits, std:
 }
 
 // Prints the loss curve of both runs, and what the diagnosis says; leaves with exit code 1 when a run comes out wrong.
-inline void TrainDigits(const std::string& directory) {
+inline void TrainDigits(const std::string &directory) {
   const Split split = ShuffledSplit(ReadDigits(directory));
   std::printf("2. Training on %d real handwritten digits (%d to train on, %d to test on)\n", static_cast<int>(kImages),
               static_cast<int>(split.train.size()), static_cast<int>(split.test.size()));
@@ -176,8 +176,8 @@ inline void TrainDigits(const std::string& directory) {
     return std::string(static_cast<std::size_t>(std::clamp(14.0 * loss / right.train[0].loss + 0.5, 0.0, 14.0)), '#');
   };
   for (const std::size_t epoch : {0u, 1u, 2u, 3u, 5u, 10u, 20u, 30u, 40u, 50u, 60u}) {
-    const Score& a = right.train[epoch];
-    const Score& b = twice.train[epoch];
+    const Score &a = right.train[epoch];
+    const Score &b = twice.train[epoch];
     std::printf("  %5zu %.4f        %5.2f %%  %-14s %.4f        %5.2f %%  %s\n", epoch, a.loss,
                 100.0 * right.test[epoch].accuracy, bar(a.loss).c_str(), b.loss, 100.0 * twice.test[epoch].accuracy,
                 bar(b.loss).c_str());
@@ -188,7 +188,7 @@ inline void TrainDigits(const std::string& directory) {
       "  its loss %.4f is where the right run stood after epoch %d.\n",
       100.0 * accuracy, right.test.back().loss, kEpochs, twice.train.back().loss,
       static_cast<int>(std::find_if(right.train.begin(), right.train.end(),
-                                    [&](const Score& s) { return s.loss <= twice.train.back().loss; }) -
+                                    [&](const Score &s) { return s.loss <= twice.train.back().loss; }) -
                        right.train.begin()));
 
   std::vector<float> logits = right.model.Logits(split.train.pixels);

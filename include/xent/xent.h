@@ -94,13 +94,13 @@ typedef enum xent_empty_mean { XENT_EMPTY_MEAN_NAN = 0, XENT_EMPTY_MEAN_ZERO = 1
  * knows must be zero. Every enumeration is stored as int32_t. A function refuses an option that it has no use for. */
 typedef struct xent_options {
   size_t struct_size;
-  int64_t ignore_index;    /* rows with this target count for nothing (below); default -100; index targets only */
-  double label_smoothing;  /* epsilon in [0, 1]; default 0 */
-  int32_t smoothing;       /* xent_smoothing: where epsilon's mass goes; exclusive: index targets only */
-  int32_t reduction;       /* xent_reduction: default mean */
-  double divisor;          /* D, finite and > 0, read when has_divisor is 1; must be 0 otherwise */
-  int32_t has_divisor;     /* 1: the denominator of sum and mean is D; refused with reduction none */
-  int32_t empty_mean;      /* xent_empty_mean: the mean over no (or no weighted) row, NaN or 0 */
+  int64_t ignore_index;   /* rows with this target count for nothing (below); default -100; index targets only */
+  double label_smoothing; /* epsilon in [0, 1]; default 0 */
+  int32_t smoothing;      /* xent_smoothing: where epsilon's mass goes; exclusive: index targets only */
+  int32_t reduction;      /* xent_reduction: default mean */
+  double divisor;         /* D, finite and > 0, read when has_divisor is 1; must be 0 otherwise */
+  int32_t has_divisor;    /* 1: the denominator of sum and mean is D; refused with reduction none */
+  int32_t empty_mean;     /* xent_empty_mean: the mean over no (or no weighted) row, NaN or 0 */
   /* Since 0.2. */
   double logit_scale;       /* finite, > 0; default 1. A temperature T is the scale 1/T */
   double softcap;           /* cap, finite, >= 0: z' = cap tanh(logit_scale z / cap); 0: off */
@@ -109,9 +109,21 @@ typedef struct xent_options {
   int32_t stats_of_ignored; /* 1: ignored rows are read, and have the statistics that need no target */
   int32_t reserved;         /* 0 */
 } xent_options;
-#define XENT_OPTIONS_INIT                                                                                         \
-  {sizeof(xent_options), -100, 0.0, XENT_SMOOTHING_UNIFORM, XENT_REDUCTION_MEAN, 0.0, 0, XENT_EMPTY_MEAN_NAN, 1.0, \
-   0.0,                  0.0,  0,   0,                      0}
+#define XENT_OPTIONS_INIT  \
+  {sizeof(xent_options),   \
+   -100,                   \
+   0.0,                    \
+   XENT_SMOOTHING_UNIFORM, \
+   XENT_REDUCTION_MEAN,    \
+   0.0,                    \
+   0,                      \
+   XENT_EMPTY_MEAN_NAN,    \
+   1.0,                    \
+   0.0,                    \
+   0.0,                    \
+   0,                      \
+   0,                      \
+   0}
 
 /* ------------------------------------------------------------------ execution ----------------------- */
 
@@ -162,18 +174,18 @@ XENT_API int64_t xent_chunk_cols(int64_t cols) XENT_NOEXCEPT;
 
 /* Bytes of workspace with which xent_cross_entropy_forward_backward is at its fastest: threads times one row of the
  * arithmetic type. A row's exponentials are then kept there, in cache, until its sum is known, so that a gradient in
- * a buffer of its own is written once, past the caches where it is larger than they are, and one of half precision costs one
- * exponential a logit instead of two. In place float32 and float64 gain nothing and leave it alone, as do all other
- * functions and what computes in double lanes. Any size and alignment will do, NULL with 0 too: threads that find no room
- * work without. No bit of any result depends on it. Contents before and after are unspecified; calls that run
+ * a buffer of its own is written once, past the caches where it is larger than they are, and one of half precision
+ * costs one exponential a logit instead of two. In place float32 and float64 gain nothing and leave it alone, as do all
+ * other functions and what computes in double lanes. Any size and alignment will do, NULL with 0 too: threads that find
+ * no room work without. No bit of any result depends on it. Contents before and after are unspecified; calls that run
  * at the same time need one each. threads 0: those of the default policy. 0 where an argument is out of range. */
 XENT_API size_t xent_workspace_bytes(int64_t cols, xent_dtype dtype, int32_t threads) XENT_NOEXCEPT;
 
 /* ------------------------------------------------------------------ array functions ----------------- */
 
 /* y[i] = exp(x[i]), log(x[i]), log(1 + x[i]) for i in [0, n). y may be x; any other overlap is undefined.
- *   Error: at most 1.0 ULP (measured: float32 0.5001 over every input, tests/math/sweep_long_test.cc prints the worst; float64
- *     below 1.0 on what tests/math visits). Subnormal inputs and results are exact in that sense, never flushed.
+ *   Error: at most 1.0 ULP (measured: float32 0.5001 over every input, tests/math/sweep_long_test.cc prints the worst;
+ * float64 below 1.0 on what tests/math visits). Subnormal inputs and results are exact in that sense, never flushed.
  *   Special values: exp(-inf) = 0, exp(+inf) = +inf, overflow +inf; log(+-0) = -inf, log(x < 0) = NaN,
  *     log(+inf) = +inf; log1p(+-0) = +-0, log1p(-1) = -inf, log1p(x < -1) = NaN; NaN gives the canonical NaN.
  *   Threads: the calling thread. Allocates: nothing.
@@ -205,7 +217,8 @@ XENT_API xent_status xent_softmax(int64_t rows, int64_t cols, const void *x, xen
  *   Error: 4 ULP of the exact value (the row's maximum is -log1p of the others, so it keeps its digits near
  *   0). -inf where x is -inf. Otherwise as xent_softmax. */
 XENT_API xent_status xent_log_softmax(int64_t rows, int64_t cols, const void *x, xent_dtype dtype, int64_t x_stride,
-                                      void *y, int64_t y_stride, const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
+                                      void *y, int64_t y_stride, const xent_exec *exec,
+                                      xent_error *error) XENT_NOEXCEPT;
 
 /* From the upstream gradient g and the saved output y of softmax:
  *   dx[i,j] = y[i,j] * (g[i,j] - sum_k g[i,k] y[i,k]);
@@ -217,9 +230,10 @@ XENT_API xent_status xent_log_softmax(int64_t rows, int64_t cols, const void *x,
 XENT_API xent_status xent_softmax_backward(int64_t rows, int64_t cols, const void *g, int64_t g_stride, const void *y,
                                            int64_t y_stride, xent_dtype dtype, void *dx, int64_t dx_stride,
                                            const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
-XENT_API xent_status xent_log_softmax_backward(int64_t rows, int64_t cols, const void *g, int64_t g_stride, const void *y,
-                                               int64_t y_stride, xent_dtype dtype, void *dx, int64_t dx_stride,
-                                               const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
+XENT_API xent_status xent_log_softmax_backward(int64_t rows, int64_t cols, const void *g, int64_t g_stride,
+                                               const void *y, int64_t y_stride, xent_dtype dtype, void *dx,
+                                               int64_t dx_stride, const xent_exec *exec,
+                                               xent_error *error) XENT_NOEXCEPT;
 
 /* What a batch of supposed logits looks like. Probabilities fed where logits belong (softmax twice) do not
  * crash, they train slowly. PROBABILITIES: every value in [0,1] and every row's sum within 1e-3 of 1 (2^-7 for
@@ -231,7 +245,8 @@ typedef enum xent_diagnosis {
   XENT_DIAGNOSIS_LOG_PROBABILITIES = 2
 } xent_diagnosis;
 XENT_API xent_status xent_check_logits(int64_t rows, int64_t cols, const void *x, xent_dtype dtype, int64_t stride,
-                                       xent_diagnosis *diagnosis, const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
+                                       xent_diagnosis *diagnosis, const xent_exec *exec,
+                                       xent_error *error) XENT_NOEXCEPT;
 
 /* ------------------------------------------------------------------ cross-entropy ------------------- */
 
@@ -263,16 +278,16 @@ typedef struct xent_cross_entropy {
   int32_t dtype;         /* xent_dtype of logits and grad */
   int32_t targets_type;  /* xent_index_type */
 
-  void *losses;         /* out, float [N]: the loss of each row; 0 where ignored */
-  void *lse;            /* out, float [N]; 0 where ignored */
-  void *loss;           /* out, float [1]: the reduced loss; must be NULL with reduction none */
-  double *perplexity;   /* out [1]: exp(sum of nll / live rows); NaN without live rows and with target_probs */
-  int64_t *live_rows;   /* out [1]: rows that are not ignored */
-  void *records;        /* N * XENT_RECORD_BYTES; out of forward, in of backward */
+  void *losses;       /* out, float [N]: the loss of each row; 0 where ignored */
+  void *lse;          /* out, float [N]; 0 where ignored */
+  void *loss;         /* out, float [1]: the reduced loss; must be NULL with reduction none */
+  double *perplexity; /* out [1]: exp(sum of nll / live rows); NaN without live rows and with target_probs */
+  int64_t *live_rows; /* out [1]: rows that are not ignored */
+  void *records;      /* N * XENT_RECORD_BYTES; out of forward, in of backward */
 
-  void *grad;           /* out of the backward functions, [N, V], dtype of the logits */
-  int64_t grad_stride;  /* elements; 0 means V */
-  const void *upstream; /* float [1] or [N]: gradient of whatever follows the reduced (or row) loss */
+  void *grad;            /* out of the backward functions, [N, V], dtype of the logits */
+  int64_t grad_stride;   /* elements; 0 means V */
+  const void *upstream;  /* float [1] or [N]: gradient of whatever follows the reduced (or row) loss */
   int32_t upstream_kind; /* xent_upstream */
   int32_t in_place;      /* 1 allows grad == logits (same stride); otherwise that is refused */
 
@@ -288,25 +303,62 @@ typedef struct xent_cross_entropy {
   int32_t target_probs_dtype;  /* xent_dtype of target_probs and target_grad */
 
   /* Statistics of the transformed logits z', out of the forward functions. */
-  int32_t top_k;               /* k in [0, 64], at most valid_cols */
-  void *logprobs;              /* out, float [N]: z'_t - lse, index targets only */
-  int64_t *argmax;             /* out [N]: column of the largest logit, the lowest among equals */
-  uint8_t *hits;               /* out [N]: 1 where argmax is the target, index targets only */
-  void *entropy;               /* out, float [N]: lse - sum p z' */
-  int64_t *rank;               /* out [N]: of the target, 0 the best: columns greater, and equal ones of smaller index */
-  void *topk_logprobs;         /* out, float [N, k]: descending, the lower index first among equals */
-  int64_t *topk_indices;       /* out [N, k] */
-  const int64_t *gather_cols;  /* [N, K], each in [0, valid_cols), else XENT_INVALID_ARGUMENT with row and value */
-  void *gathered;              /* out, float [N, K]: z'_c - lse at the columns of gather_cols */
-  int64_t gather_count;        /* K >= 0 */
+  int32_t top_k;              /* k in [0, 64], at most valid_cols */
+  void *logprobs;             /* out, float [N]: z'_t - lse, index targets only */
+  int64_t *argmax;            /* out [N]: column of the largest logit, the lowest among equals */
+  uint8_t *hits;              /* out [N]: 1 where argmax is the target, index targets only */
+  void *entropy;              /* out, float [N]: lse - sum p z' */
+  int64_t *rank;              /* out [N]: of the target, 0 the best: columns greater, and equal ones of smaller index */
+  void *topk_logprobs;        /* out, float [N, k]: descending, the lower index first among equals */
+  int64_t *topk_indices;      /* out [N, k] */
+  const int64_t *gather_cols; /* [N, K], each in [0, valid_cols), else XENT_INVALID_ARGUMENT with row and value */
+  void *gathered;             /* out, float [N, K]: z'_c - lse at the columns of gather_cols */
+  int64_t gather_count;       /* K >= 0 */
 
-  void *workspace;             /* speed alone, see xent_workspace_bytes; NULL: none */
-  size_t workspace_bytes;      /* of it */
+  void *workspace;        /* speed alone, see xent_workspace_bytes; NULL: none */
+  size_t workspace_bytes; /* of it */
 } xent_cross_entropy;
-#define XENT_CROSS_ENTROPY_INIT                                                                                     \
-  {sizeof(xent_cross_entropy), 0, 0, NULL, 0, NULL, XENT_F32, XENT_I64, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, \
-   NULL, XENT_UPSTREAM_ONE, 0, 0, NULL, NULL, NULL, 0, NULL, 0, XENT_F32, 0, NULL, NULL, NULL, NULL, NULL, NULL,     \
-   NULL, NULL, NULL, 0, NULL, 0}
+#define XENT_CROSS_ENTROPY_INIT \
+  {sizeof(xent_cross_entropy),  \
+   0,                           \
+   0,                           \
+   NULL,                        \
+   0,                           \
+   NULL,                        \
+   XENT_F32,                    \
+   XENT_I64,                    \
+   NULL,                        \
+   NULL,                        \
+   NULL,                        \
+   NULL,                        \
+   NULL,                        \
+   NULL,                        \
+   NULL,                        \
+   0,                           \
+   NULL,                        \
+   XENT_UPSTREAM_ONE,           \
+   0,                           \
+   0,                           \
+   NULL,                        \
+   NULL,                        \
+   NULL,                        \
+   0,                           \
+   NULL,                        \
+   0,                           \
+   XENT_F32,                    \
+   0,                           \
+   NULL,                        \
+   NULL,                        \
+   NULL,                        \
+   NULL,                        \
+   NULL,                        \
+   NULL,                        \
+   NULL,                        \
+   NULL,                        \
+   NULL,                        \
+   0,                           \
+   NULL,                        \
+   0}
 
 /* Loss of a row with target t, or with probability targets q. With V = valid_cols, e = label_smoothing, class weights
  * w, row weight r, l = z_loss and
@@ -326,12 +378,12 @@ typedef struct xent_cross_entropy {
  * stored, which the transformation keeps in order. They change no bit of the rest.
  *   Error: loss 4 ULP of the exact loss however small it is (negative weights: of the sum of the terms' magnitudes);
  *   lse 4 ULP of the larger of |max z'| and log V; reduced 4 ULP of sum |loss| over the denominator; logprobs,
- *   topk_logprobs and gathered 4 ULP of the exact value; entropy 8 of the exact value. softcap: z' itself is within 2 of
- *   its ULP and everything else as above for that z'. z_loss: lambda lse^2 for an lse within its own bound.
- *   grad, grad_stride, upstream, upstream_kind, in_place, target_grad and its stride are not used and must be unset.
- *   Cost: logits are read once from memory. softcap, logit_scale, class weights under smoothing, target_probs and inner > 1
- *   compute in double lanes (float64: with the rounding errors carried along); statistics add a pass over the row in cache.
- *   Returns XENT_OK, XENT_INVALID_ARGUMENT, XENT_TARGET_OUT_OF_RANGE (error->row, error->value), XENT_INCOMPLETE.
+ *   topk_logprobs and gathered 4 ULP of the exact value; entropy 8 of the exact value. softcap: z' itself is within 2
+ * of its ULP and everything else as above for that z'. z_loss: lambda lse^2 for an lse within its own bound. grad,
+ * grad_stride, upstream, upstream_kind, in_place, target_grad and its stride are not used and must be unset. Cost:
+ * logits are read once from memory. softcap, logit_scale, class weights under smoothing, target_probs and inner > 1
+ *   compute in double lanes (float64: with the rounding errors carried along); statistics add a pass over the row in
+ * cache. Returns XENT_OK, XENT_INVALID_ARGUMENT, XENT_TARGET_OUT_OF_RANGE (error->row, error->value), XENT_INCOMPLETE.
  *   options, exec and error may be NULL.
  *   Source: Milakov & Gimelshein 2018 (one-sweep normaliser); exact exponents: docs/numerics.md; z-loss: Chowdhery et
  *   al. 2022 (PaLM); softcap: Gemma Team 2024. */
@@ -343,20 +395,21 @@ XENT_API xent_status xent_cross_entropy_forward(const xent_cross_entropy *args, 
  * sech^2(logit_scale z_j / cap) when capped,
  *   grad[i,j] = u r ( (Q + 2 l lse) p_j - y_j ) dz_j,        target_grad[i,c] = u r w_c (1-e) (lse - z'_c).
  * u is args->upstream, 1 by default. Ignored rows, and every row when the mean's denominator is 0, are stored as
- * zeros whatever u is. A row of NaN loss has a gradient row of NaN; -inf logits have p = 0. Columns past valid_cols get 0.
- *   Error: 6 ULP of the largest of its terms; with an index target, no smoothing and no z-loss of the exact value, at the
- *   target too (-sum_{j!=t} p_j, never p_t - 1). float16 and bfloat16: then one rounding. p below 2^-198 (float64:
+ * zeros whatever u is. A row of NaN loss has a gradient row of NaN; -inf logits have p = 0. Columns past valid_cols get
+ * 0. Error: 6 ULP of the largest of its terms; with an index target, no smoothing and no z-loss of the exact value, at
+ * the target too (-sum_{j!=t} p_j, never p_t - 1). float16 and bfloat16: then one rounding. p below 2^-198 (float64:
  *   2^-1532; where the lanes are double, 2^-1022) counts as 0, which shows only where |u| is above 2^72 (2^510). An
  *   infinite u gives infinities of the formula's signs, and 0 where the formula's other factor is 0; a NaN makes the
  *   gradients of its live rows NaN. target_grad is 0 below the smallest normal number of its own arithmetic type.
- *   float32 and float64 take one exp per logit (the exponentials are stored in grad, then scaled), half precision without
- *   a workspace and the options that compute in double lanes two. A gradient apart from the logits is written twice without a
- *   workspace and once with one (xent_workspace_bytes). grad may be logits where in_place is 1 and the strides are equal. */
+ *   float32 and float64 take one exp per logit (the exponentials are stored in grad, then scaled), half precision
+ * without a workspace and the options that compute in double lanes two. A gradient apart from the logits is written
+ * twice without a workspace and once with one (xent_workspace_bytes). grad may be logits where in_place is 1 and the
+ * strides are equal. */
 XENT_API xent_status xent_cross_entropy_forward_backward(const xent_cross_entropy *args, const xent_options *options,
                                                          const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
 
-/* The gradient alone, from the records that a forward call with the same logits, targets, weights and options saved; the
- * bits are those of xent_cross_entropy_forward_backward. Reads logits, targets (or target_probs), weights, records,
+/* The gradient alone, from the records that a forward call with the same logits, targets, weights and options saved;
+ * the bits are those of xent_cross_entropy_forward_backward. Reads logits, targets (or target_probs), weights, records,
  * upstream and the options, writes grad and target_grad; the loss outputs and statistics must be NULL. A record that no
  * forward call of this dtype wrote is XENT_INVALID_ARGUMENT. */
 XENT_API xent_status xent_cross_entropy_backward(const xent_cross_entropy *args, const xent_options *options,
@@ -364,16 +417,15 @@ XENT_API xent_status xent_cross_entropy_backward(const xent_cross_entropy *args,
 
 /* Reduces row losses stored earlier, with the bits that one call gives. losses: dtype XENT_F32 or XENT_F64 [rows].
  * targets [rows] says which rows are ignored (NULL: none); they are not range-checked. loss: out, dtype [1].
- * Only reduction (not none), ignore_index, divisor and empty_mean of the options are used; losses of ignored rows are not
- * looked at.
- *   Error: 4 ULP of sum |loss| over the denominator. Serial. */
+ * Only reduction (not none), ignore_index, divisor and empty_mean of the options are used; losses of ignored rows are
+ * not looked at. Error: 4 ULP of sum |loss| over the denominator. Serial. */
 XENT_API xent_status xent_reduce(int64_t rows, const void *losses, xent_dtype dtype, const void *targets,
                                  xent_index_type targets_type, const xent_options *options, void *loss,
                                  xent_error *error) XENT_NOEXCEPT;
 
-/* The same where the mean's denominator has weights: sum over live rows of row_weights[i] class_weights[target]. Both of
- * `dtype`, row_weights [rows], class_weights [cols], finite, either may be NULL; with class_weights targets are required
- * and range-checked against cols (XENT_TARGET_OUT_OF_RANGE). The losses have their weights already. */
+/* The same where the mean's denominator has weights: sum over live rows of row_weights[i] class_weights[target]. Both
+ * of `dtype`, row_weights [rows], class_weights [cols], finite, either may be NULL; with class_weights targets are
+ * required and range-checked against cols (XENT_TARGET_OUT_OF_RANGE). The losses have their weights already. */
 XENT_API xent_status xent_reduce_weighted(int64_t rows, const void *losses, xent_dtype dtype, const void *targets,
                                           xent_index_type targets_type, const void *row_weights,
                                           const void *class_weights, int64_t cols, const xent_options *options,
@@ -385,15 +437,15 @@ XENT_API xent_status xent_reduce_weighted(int64_t rows, const void *losses, xent
  * gives a list of chunk records per row; the lists, brought together by whatever transport there is, go through
  * xent_shard_combine (everywhere, or in one place), which gives losses and one record per row; each slice's gradient
  * then comes from xent_shard_backward. Cut at multiples of xent_chunk_cols(total) the results have the bits of the
- * unsharded call; cut elsewhere losses, lse and logprobs are within 2 ULP of them, gradients within 2 of their larger term
- * (4 where logits lie beyond 2^20 or hundreds apart). */
+ * unsharded call; cut elsewhere losses, lse and logprobs are within 2 ULP of them, gradients within 2 of their larger
+ * term (4 where logits lie beyond 2^20 or hundreds apart). */
 
-/* Bytes of one chunk record; the same for ever. 8-byte alignment. Plain bytes: they may be sent to a machine of the same
- * byte order that runs the same version of the library. */
+/* Bytes of one chunk record; the same for ever. 8-byte alignment. Plain bytes: they may be sent to a machine of the
+ * same byte order that runs the same version of the library. */
 #define XENT_CHUNK_RECORD_BYTES 128
 
-/* Chunk records per row of a slice of `cols` columns from `first_col` on, of `total_cols`, which is valid_cols where that
- * option is set: columns from there on have no records. 0 where nothing of the slice lies inside. */
+/* Chunk records per row of a slice of `cols` columns from `first_col` on, of `total_cols`, which is valid_cols where
+ * that option is set: columns from there on have no records. 0 where nothing of the slice lies inside. */
 XENT_API int64_t xent_shard_chunks(int64_t total_cols, int64_t first_col, int64_t cols) XENT_NOEXCEPT;
 
 typedef struct xent_shard {
@@ -403,27 +455,26 @@ typedef struct xent_shard {
 } xent_shard;
 #define XENT_SHARD_INIT {sizeof(xent_shard), 0, 0}
 
-/* chunk_records: out, [rows, xent_shard_chunks(...)] records. Of args: rows, cols (of the slice), logits (the slice), dtype,
- * targets (columns of the whole vocabulary, checked against it) or target_probs (the slice), class_weights (of the whole
- * vocabulary). Every output of args must be NULL, inner 0 or 1, stats_of_ignored 0. options->valid_cols counts columns of
- * the whole vocabulary.
- * Otherwise as xent_cross_entropy_forward. */
+/* chunk_records: out, [rows, xent_shard_chunks(...)] records. Of args: rows, cols (of the slice), logits (the slice),
+ * dtype, targets (columns of the whole vocabulary, checked against it) or target_probs (the slice), class_weights (of
+ * the whole vocabulary). Every output of args must be NULL, inner 0 or 1, stats_of_ignored 0. options->valid_cols
+ * counts columns of the whole vocabulary. Otherwise as xent_cross_entropy_forward. */
 XENT_API xent_status xent_shard_forward(const xent_cross_entropy *args, const xent_options *options,
                                         const xent_shard *shard, void *chunk_records, const xent_exec *exec,
                                         xent_error *error) XENT_NOEXCEPT;
 
 /* lists[s]: the records of slice s, [rows, list_chunks[s]], slices in the order of their columns; together they must
- * cover the vocabulary without gap or overlap (XENT_INVALID_ARGUMENT with the row otherwise). Of args: rows, cols (of the
- * whole vocabulary), dtype, targets, weights, and the outputs losses, lse, loss, perplexity, live_rows, records and
+ * cover the vocabulary without gap or overlap (XENT_INVALID_ARGUMENT with the row otherwise). Of args: rows, cols (of
+ * the whole vocabulary), dtype, targets, weights, and the outputs losses, lse, loss, perplexity, live_rows, records and
  * logprobs; logits, grad and the other statistics must be NULL. targets NULL says that the targets are probabilities;
  * target_probs is NULL too, since the records hold what is needed of them. Serial. */
 XENT_API xent_status xent_shard_combine(const xent_cross_entropy *args, const xent_options *options,
                                         const void *const *lists, const int64_t *list_chunks, int64_t shards,
                                         xent_error *error) XENT_NOEXCEPT;
 
-/* The slice's gradient from the records of xent_shard_combine. args: the slice as in xent_shard_forward, row_weights, records,
- * upstream, grad [rows, cols of the slice], target_grad. The mean's denominator is that of the whole batch. Otherwise as
- * xent_cross_entropy_backward. */
+/* The slice's gradient from the records of xent_shard_combine. args: the slice as in xent_shard_forward, row_weights,
+ * records, upstream, grad [rows, cols of the slice], target_grad. The mean's denominator is that of the whole batch.
+ * Otherwise as xent_cross_entropy_backward. */
 XENT_API xent_status xent_shard_backward(const xent_cross_entropy *args, const xent_options *options,
                                          const xent_shard *shard, const xent_exec *exec,
                                          xent_error *error) XENT_NOEXCEPT;
@@ -437,8 +488,8 @@ typedef enum xent_divergence_kind {
   XENT_DIVERGENCE_CROSS_ENTROPY = 3   /* -sum p log q */
 } xent_divergence_kind;
 
-/* Student logits s, teacher logits u: q = softmax(s/T), p = softmax(u/T). "float": float64 where the student's logits are
- * float64, else float32. */
+/* Student logits s, teacher logits u: q = softmax(s/T), p = softmax(u/T). "float": float64 where the student's logits
+ * are float64, else float32. */
 typedef struct xent_divergence {
   size_t struct_size;
   int64_t rows, cols, inner; /* layout as above, of all matrices */
@@ -461,9 +512,10 @@ typedef struct xent_divergence {
   int32_t upstream_kind;     /* xent_upstream */
   int32_t reserved;          /* 0 */
 } xent_divergence;
-#define XENT_DIVERGENCE_INIT                                                                                   \
-  {sizeof(xent_divergence), 0, 0, 0, NULL, 0, NULL, 0, XENT_F32, XENT_F32, XENT_DIVERGENCE_FORWARD_KL, 0, 1.0, 0.5, \
-   NULL, NULL, NULL, NULL, 0, NULL, XENT_UPSTREAM_ONE, 0}
+#define XENT_DIVERGENCE_INIT                                                            \
+  {sizeof(xent_divergence),    0, 0,   0,   NULL, 0,    NULL, 0,    XENT_F32, XENT_F32, \
+   XENT_DIVERGENCE_FORWARD_KL, 0, 1.0, 0.5, NULL, NULL, NULL, NULL, 0,        NULL,     \
+   XENT_UPSTREAM_ONE,          0}
 
 /* Loss of a row as the kinds say, times its row weight; no factor T^2 (the weight or upstream gradient carries it).
  * Neither softmax is stored. Terms with p = 0 (q = 0 in the reverse form) are 0. +inf where the student's logit is -inf
@@ -477,12 +529,11 @@ typedef struct xent_divergence {
 XENT_API xent_status xent_divergence_forward(const xent_divergence *args, const xent_options *options,
                                              const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
 
-/* The same (losses and loss may both be NULL) and the gradient for the student's logits, u the upstream gradient over the
- * denominator, r the row weight:
- *   forward KL, cross-entropy  u r (q - p)/T            reverse KL  u r q (log q - log p - loss)/T
- *   Jensen-Shannon             u r (1-b) q (log(q/m) - sum q log(q/m))/T
- * Where a reverse KL is +inf its gradient row is NaN.
- *   Error: 6 ULP of the larger of the terms, logarithms counted one by one (log q and log p, log m). grad may be student where in_place is 1 and the strides are equal. */
+/* The same (losses and loss may both be NULL) and the gradient for the student's logits, u the upstream gradient over
+ * the denominator, r the row weight: forward KL, cross-entropy  u r (q - p)/T            reverse KL  u r q (log q - log
+ * p - loss)/T Jensen-Shannon             u r (1-b) q (log(q/m) - sum q log(q/m))/T Where a reverse KL is +inf its
+ * gradient row is NaN. Error: 6 ULP of the larger of the terms, logarithms counted one by one (log q and log p, log m).
+ * grad may be student where in_place is 1 and the strides are equal. */
 XENT_API xent_status xent_divergence_forward_backward(const xent_divergence *args, const xent_options *options,
                                                       const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
 
@@ -494,51 +545,77 @@ typedef enum xent_bce_input { XENT_BCE_LOGITS = 0, XENT_BCE_PROBABILITIES = 1 } 
  * float32. V = 0 is refused, N = 0 is an empty batch. */
 typedef struct xent_binary_cross_entropy {
   size_t struct_size;
-  int64_t rows, cols, inner; /* layout as above, of all matrices */
-  const void *input;         /* [N, V] */
-  int64_t input_stride;      /* elements; 0 means V */
-  const void *targets;       /* [N, V]; not checked, outside [0,1] the formula decides */
-  int64_t targets_stride;    /* elements; 0 means V */
-  int32_t dtype;             /* xent_dtype of input and grad */
-  int32_t targets_dtype;     /* xent_dtype of targets and target_grad */
-  int32_t input_kind;        /* xent_bce_input */
-  int32_t in_place;          /* 1 allows grad == input (same stride) */
-  const void *pos_weight;          /* float [V], finite; NULL: 1; logits only */
-  const void *class_weights;       /* float [V], finite; NULL: 1 */
-  const void *row_weights;         /* float [N], finite; NULL: 1 */
-  const void *element_weights;     /* float [N, V] in the same layout, finite; NULL: 1 */
-  int64_t element_weights_stride;  /* elements; 0 means V */
-  double focal_gamma;              /* finite, >= 0; default 0; logits only */
-  double focal_alpha;              /* in [0, 1], read when has_focal_alpha is 1; must be 0 otherwise; logits only */
-  int32_t has_focal_alpha;         /* 0 or 1 */
-  int32_t upstream_kind;           /* xent_upstream */
-  void *losses;                    /* out, float [N, V] in the same layout */
-  int64_t losses_stride;           /* elements; 0 means V */
-  void *loss;                      /* out, float [1]; must be NULL with reduction none */
-  void *grad;                      /* out of the backward functions, [N, V] */
-  int64_t grad_stride;             /* elements; 0 means V */
-  void *target_grad;               /* out of the backward functions, [N, V] */
-  int64_t target_grad_stride;      /* elements; 0 means V */
-  const void *upstream;            /* float [1], [N] or [N, V] */
-  int64_t upstream_stride;         /* of XENT_UPSTREAM_ELEMENTS; elements; 0 means V */
+  int64_t rows, cols, inner;      /* layout as above, of all matrices */
+  const void *input;              /* [N, V] */
+  int64_t input_stride;           /* elements; 0 means V */
+  const void *targets;            /* [N, V]; not checked, outside [0,1] the formula decides */
+  int64_t targets_stride;         /* elements; 0 means V */
+  int32_t dtype;                  /* xent_dtype of input and grad */
+  int32_t targets_dtype;          /* xent_dtype of targets and target_grad */
+  int32_t input_kind;             /* xent_bce_input */
+  int32_t in_place;               /* 1 allows grad == input (same stride) */
+  const void *pos_weight;         /* float [V], finite; NULL: 1; logits only */
+  const void *class_weights;      /* float [V], finite; NULL: 1 */
+  const void *row_weights;        /* float [N], finite; NULL: 1 */
+  const void *element_weights;    /* float [N, V] in the same layout, finite; NULL: 1 */
+  int64_t element_weights_stride; /* elements; 0 means V */
+  double focal_gamma;             /* finite, >= 0; default 0; logits only */
+  double focal_alpha;             /* in [0, 1], read when has_focal_alpha is 1; must be 0 otherwise; logits only */
+  int32_t has_focal_alpha;        /* 0 or 1 */
+  int32_t upstream_kind;          /* xent_upstream */
+  void *losses;                   /* out, float [N, V] in the same layout */
+  int64_t losses_stride;          /* elements; 0 means V */
+  void *loss;                     /* out, float [1]; must be NULL with reduction none */
+  void *grad;                     /* out of the backward functions, [N, V] */
+  int64_t grad_stride;            /* elements; 0 means V */
+  void *target_grad;              /* out of the backward functions, [N, V] */
+  int64_t target_grad_stride;     /* elements; 0 means V */
+  const void *upstream;           /* float [1], [N] or [N, V] */
+  int64_t upstream_stride;        /* of XENT_UPSTREAM_ELEMENTS; elements; 0 means V */
 } xent_binary_cross_entropy;
-#define XENT_BINARY_CROSS_ENTROPY_INIT                                                                          \
-  {sizeof(xent_binary_cross_entropy), 0, 0, 0, NULL, 0, NULL, 0, XENT_F32, XENT_F32, XENT_BCE_LOGITS, 0, NULL, NULL, \
-   NULL, NULL, 0, 0.0, 0.0, 0, XENT_UPSTREAM_ONE, NULL, 0, NULL, NULL, 0, NULL, 0, NULL, 0}
+#define XENT_BINARY_CROSS_ENTROPY_INIT \
+  {sizeof(xent_binary_cross_entropy),  \
+   0,                                  \
+   0,                                  \
+   0,                                  \
+   NULL,                               \
+   0,                                  \
+   NULL,                               \
+   0,                                  \
+   XENT_F32,                           \
+   XENT_F32,                           \
+   XENT_BCE_LOGITS,                    \
+   0,                                  \
+   NULL,                               \
+   NULL,                               \
+   NULL,                               \
+   NULL,                               \
+   0,                                  \
+   0.0,                                \
+   0.0,                                \
+   0,                                  \
+   XENT_UPSTREAM_ONE,                  \
+   NULL,                               \
+   0,                                  \
+   NULL,                               \
+   NULL,                               \
+   0,                                  \
+   NULL,                               \
+   0,                                  \
+   NULL,                               \
+   0}
 
 /* With w the product of element, row and class weight, softplus(x) = max(x,0) + log1p(exp(-|x|)), s = sigmoid(z):
  *   logits         bce = (1-y) softplus(z) + pos_weight y softplus(-z),   loss = w bce
- *   focal          loss = w a_y (1-p_y)^gamma bce, p_y = y s + (1-y)(1-s), a_y = alpha y + (1-alpha)(1-y), 1 without alpha
- *   probabilities  loss = -w ( y log p + (1-y) log(1-p) ), each log at least -100, as PyTorch.
- * 0 * inf = 0: z = +-inf with a hard target gives 0 or +inf. p outside [0,1] or NaN is XENT_DOMAIN_ERROR with its row and
- * column, found before anything is written. A NaN makes its element NaN. Reduced: sum over all elements; mean divides by
- * N V; with a divisor D both are sum / D; summed in double over the losses as stored, in an order that depends on the shape
- * alone. Options: reduction, divisor and empty_mean; every other must have its default.
- *   Error: loss 4 ULP of the sum of the terms' magnitudes, focal 16. Computed in double lanes; focal of float64 in scalar
- *   double-double, about 0.4 us an element.
- *   Aliasing: none. Threads: exec. Allocates: nothing.
- *   Returns XENT_OK, XENT_INVALID_ARGUMENT, XENT_DOMAIN_ERROR, XENT_INCOMPLETE.
- *   Source: PyTorch's binary_cross_entropy(_with_logits); focal: Lin et al. 2017. */
+ *   focal          loss = w a_y (1-p_y)^gamma bce, p_y = y s + (1-y)(1-s), a_y = alpha y + (1-alpha)(1-y), 1 without
+ * alpha probabilities  loss = -w ( y log p + (1-y) log(1-p) ), each log at least -100, as PyTorch. 0 * inf = 0: z =
+ * +-inf with a hard target gives 0 or +inf. p outside [0,1] or NaN is XENT_DOMAIN_ERROR with its row and column, found
+ * before anything is written. A NaN makes its element NaN. Reduced: sum over all elements; mean divides by N V; with a
+ * divisor D both are sum / D; summed in double over the losses as stored, in an order that depends on the shape alone.
+ * Options: reduction, divisor and empty_mean; every other must have its default. Error: loss 4 ULP of the sum of the
+ * terms' magnitudes, focal 16. Computed in double lanes; focal of float64 in scalar double-double, about 0.4 us an
+ * element. Aliasing: none. Threads: exec. Allocates: nothing. Returns XENT_OK, XENT_INVALID_ARGUMENT,
+ * XENT_DOMAIN_ERROR, XENT_INCOMPLETE. Source: PyTorch's binary_cross_entropy(_with_logits); focal: Lin et al. 2017. */
 XENT_API xent_status xent_binary_cross_entropy_forward(const xent_binary_cross_entropy *args,
                                                        const xent_options *options, const xent_exec *exec,
                                                        xent_error *error) XENT_NOEXCEPT;
@@ -551,9 +628,9 @@ XENT_API xent_status xent_binary_cross_entropy_forward(const xent_binary_cross_e
  *   logits         u w ( pos_weight softplus(-z) - softplus(z) ), focal: the derivative of its formula
  *   probabilities  u w ( log(1-p) - log p ), each log at least -100.
  * One of grad and target_grad may be NULL. An infinite u gives infinities of the formula's signs, and 0 where its other
- * factor is 0 or cancels to 0. In float64 without focal, sigmoid and softplus below 2^-1532 count as 0, which shows only
- * where |u w| is above 2^510.
- *   Error: 4 ULP of the larger term, focal 16. grad may be input where in_place is 1 and the strides are equal. */
+ * factor is 0 or cancels to 0. In float64 without focal, sigmoid and softplus below 2^-1532 count as 0, which shows
+ * only where |u w| is above 2^510. Error: 4 ULP of the larger term, focal 16. grad may be input where in_place is 1 and
+ * the strides are equal. */
 XENT_API xent_status xent_binary_cross_entropy_forward_backward(const xent_binary_cross_entropy *args,
                                                                 const xent_options *options, const xent_exec *exec,
                                                                 xent_error *error) XENT_NOEXCEPT;

@@ -108,12 +108,14 @@ static_assert(sizeof(ChunkRecord) == XENT_CHUNK_RECORD_BYTES);
 // be.
 template <class T>
 struct MatrixView {
-  T* data = nullptr;
+  T *data = nullptr;
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   std::int64_t stride = 0;
 
-  constexpr operator MatrixView<const T>() const noexcept requires(!std::is_const_v<T>) {
+  constexpr operator MatrixView<const T>() const noexcept
+    requires(!std::is_const_v<T>)
+  {
     return {data, rows, cols, stride};
   }
 };
@@ -124,7 +126,7 @@ struct MatrixView {
 class [[nodiscard]] Status {
  public:
   Status() noexcept = default;
-  Status(xent_status code, const xent_error& error) noexcept : error_(error) {
+  Status(xent_status code, const xent_error &error) noexcept : error_(error) {
     error_.status = code;
     if (code != XENT_OK && error_.message[0] == '\0') {
       std::snprintf(error_.message, sizeof(error_.message), "%s", xent_status_string(code));
@@ -133,7 +135,7 @@ class [[nodiscard]] Status {
 
   bool ok() const noexcept { return error_.status == XENT_OK; }
   Code code() const noexcept { return static_cast<Code>(error_.status); }
-  const char* message() const noexcept { return error_.message; }
+  const char *message() const noexcept { return error_.message; }
   std::int64_t row() const noexcept { return error_.row; }
   std::int64_t value() const noexcept { return error_.value; }
 
@@ -161,12 +163,12 @@ struct Options {
 // One call's share of work, handed to the caller's parallel_for: task(i) runs piece i. Never throws.
 class Task {
  public:
-  Task(xent_task task, void* arg) noexcept : task_(task), arg_(arg) {}
+  Task(xent_task task, void *arg) noexcept : task_(task), arg_(arg) {}
   void operator()(std::int64_t i) const noexcept { task_(arg_, i); }
 
  private:
   xent_task task_;
-  void* arg_;
+  void *arg_;
 };
 
 // How a call is executed. The result never depends on it.
@@ -193,21 +195,21 @@ class Exec {
   // and returns when all are done. `threads` > 0 says how many the pool has. Held by reference: it must outlive
   // the call. It must not throw: an exception that leaves it ends the process (std::terminate).
   template <class F>
-  requires(std::is_object_v<F>&& std::invocable<F&, std::int64_t, Task>) static Exec
-      ParallelFor(F& parallel_for, std::int32_t threads = 0) noexcept {
+    requires(std::is_object_v<F> && std::invocable<F &, std::int64_t, Task>)
+  static Exec ParallelFor(F &parallel_for, std::int32_t threads = 0) noexcept {
     Exec exec;
     exec.exec_.mode = XENT_EXEC_CALLER;
     exec.exec_.threads = threads;
-    exec.exec_.parallel_for = [](void* ctx, std::int64_t n, xent_task task, void* arg) noexcept {
-      (*static_cast<F*>(ctx))(n, Task(task, arg));
+    exec.exec_.parallel_for = [](void *ctx, std::int64_t n, xent_task task, void *arg) noexcept {
+      (*static_cast<F *>(ctx))(n, Task(task, arg));
     };
-    exec.exec_.ctx = const_cast<void*>(static_cast<const void*>(std::addressof(parallel_for)));
+    exec.exec_.ctx = const_cast<void *>(static_cast<const void *>(std::addressof(parallel_for)));
     return exec;
   }
   template <class F>
-  static Exec ParallelFor(const F&&, std::int32_t = 0) = delete;
+  static Exec ParallelFor(const F &&, std::int32_t = 0) = delete;
 
-  const xent_exec* c_exec() const noexcept { return &exec_; }
+  const xent_exec *c_exec() const noexcept { return &exec_; }
 
  private:
   xent_exec exec_ = XENT_EXEC_INIT;
@@ -237,7 +239,7 @@ constexpr xent_index_type IndexType() noexcept {
   return std::same_as<I, std::int32_t> ? XENT_I32 : XENT_I64;
 }
 
-inline Status InvalidArgument(const char* message) noexcept {
+inline Status InvalidArgument(const char *message) noexcept {
   xent_error error = XENT_ERROR_INIT;
   std::snprintf(error.message, sizeof(error.message), "%s", message);
   return Status(XENT_INVALID_ARGUMENT, error);
@@ -257,18 +259,18 @@ inline std::int64_t Times(std::int64_t rows, std::int64_t count) noexcept {
 
 // An empty span stands for "not given", also where it points somewhere.
 template <class T>
-T* DataOrNull(std::span<T> span) noexcept {
+T *DataOrNull(std::span<T> span) noexcept {
   return span.empty() ? nullptr : span.data();
 }
 
-inline Status WrongSize(const char* name, std::size_t got, std::int64_t want, const char* of) noexcept {
+inline Status WrongSize(const char *name, std::size_t got, std::int64_t want, const char *of) noexcept {
   xent_error error = XENT_ERROR_INIT;
   std::snprintf(error.message, sizeof(error.message), "%s has %llu elements; expected %lld, as many as %s", name,
                 static_cast<unsigned long long>(got), static_cast<long long>(want), of);
   return Status(XENT_INVALID_ARGUMENT, error);
 }
 
-inline Status NotMultiple(const char* name, std::size_t got, std::int64_t rows) noexcept {
+inline Status NotMultiple(const char *name, std::size_t got, std::int64_t rows) noexcept {
   xent_error error = XENT_ERROR_INIT;
   std::snprintf(error.message, sizeof(error.message), "%s has %llu elements; expected a multiple of the %lld rows",
                 name, static_cast<unsigned long long>(got), static_cast<long long>(rows));
@@ -276,18 +278,18 @@ inline Status NotMultiple(const char* name, std::size_t got, std::int64_t rows) 
 }
 
 // For an optional array: empty is fine. ok() where the size is right.
-inline Status CheckOptional(const char* name, std::size_t got, std::int64_t want, const char* of) noexcept {
+inline Status CheckOptional(const char *name, std::size_t got, std::int64_t want, const char *of) noexcept {
   if (got != 0 && SizeDiffers(got, want)) return WrongSize(name, got, want, of);
   return {};
 }
 
 template <class A, class B>
-bool ShapeDiffers(const MatrixView<A>& a, const MatrixView<B>& b) noexcept {
+bool ShapeDiffers(const MatrixView<A> &a, const MatrixView<B> &b) noexcept {
   return a.rows != b.rows || a.cols != b.cols;
 }
 
 template <class A, class B>
-Status WrongShape(const char* name, const MatrixView<A>& got, const char* of, const MatrixView<B>& want) noexcept {
+Status WrongShape(const char *name, const MatrixView<A> &got, const char *of, const MatrixView<B> &want) noexcept {
   xent_error error = XENT_ERROR_INIT;
   std::snprintf(error.message, sizeof(error.message), "%s is %lld x %lld; expected %lld x %lld, the shape of %s", name,
                 static_cast<long long>(got.rows), static_cast<long long>(got.cols), static_cast<long long>(want.rows),
@@ -297,7 +299,7 @@ Status WrongShape(const char* name, const MatrixView<A>& got, const char* of, co
 
 // For an optional matrix: without data it is fine. ok() where the shape is right.
 template <class A, class B>
-Status CheckOptional(const char* name, const MatrixView<A>& got, const char* of, const MatrixView<B>& want) noexcept {
+Status CheckOptional(const char *name, const MatrixView<A> &got, const char *of, const MatrixView<B> &want) noexcept {
   if (got.data != nullptr && ShapeDiffers(got, want)) return WrongShape(name, got, of, want);
   return {};
 }
@@ -309,7 +311,7 @@ Status Call(F function) noexcept {
   return Status(code, error);
 }
 
-inline xent_options COptions(const Options& options) noexcept {
+inline xent_options COptions(const Options &options) noexcept {
   xent_options c = XENT_OPTIONS_INIT;
   c.ignore_index = options.ignore_index;
   c.label_smoothing = options.label_smoothing;
@@ -328,7 +330,7 @@ inline xent_options COptions(const Options& options) noexcept {
 
 // From `upstream` or `upstream_rows` of the arguments, which the C struct then points into.
 template <class Args, class C>
-void SetUpstream(const Args& args, C* c) noexcept {
+void SetUpstream(const Args &args, C *c) noexcept {
   if (args.upstream.has_value()) {
     c->upstream = &*args.upstream;
     c->upstream_kind = XENT_UPSTREAM_SCALAR;
@@ -339,26 +341,26 @@ void SetUpstream(const Args& args, C* c) noexcept {
 }
 
 template <class T>
-Status Map(xent_status (*function)(const T*, T*, std::int64_t) noexcept, std::span<const T> x,
+Status Map(xent_status (*function)(const T *, T *, std::int64_t) noexcept, std::span<const T> x,
            std::span<T> y) noexcept {
   if (x.size() != y.size()) return WrongSize("y", y.size(), static_cast<std::int64_t>(x.size()), "x");
-  return Call([&](xent_error*) { return function(x.data(), y.data(), static_cast<std::int64_t>(x.size())); });
+  return Call([&](xent_error *) { return function(x.data(), y.data(), static_cast<std::int64_t>(x.size())); });
 }
 
 template <class T, Index I>
-Status Reduce(std::span<const T> losses, std::span<const I> targets, T* loss, const Options& options) noexcept {
+Status Reduce(std::span<const T> losses, std::span<const I> targets, T *loss, const Options &options) noexcept {
   const auto rows = static_cast<std::int64_t>(losses.size());
   if (targets.size() != losses.size()) return WrongSize("targets", targets.size(), rows, "losses");
   const xent_options c = COptions(options);
-  return Call([&](xent_error* error) {
+  return Call([&](xent_error *error) {
     return xent_reduce(rows, losses.data(), Dtype<T>(), targets.data(), IndexType<I>(), &c, loss, error);
   });
 }
 
 template <class T>
-Status ReduceAll(std::span<const T> losses, T* loss, const Options& options) noexcept {
+Status ReduceAll(std::span<const T> losses, T *loss, const Options &options) noexcept {
   const xent_options c = COptions(options);
-  return Call([&](xent_error* error) {
+  return Call([&](xent_error *error) {
     return xent_reduce(static_cast<std::int64_t>(losses.size()), losses.data(), Dtype<T>(), nullptr, XENT_I64, &c, loss,
                        error);
   });
@@ -369,9 +371,9 @@ Status ReduceAll(std::span<const T> losses, T* loss, const Options& options) noe
 // ------------------------------------------------------------------ library -------------------------------------
 
 // "0.2.0"
-inline const char* Version() noexcept { return xent_version(); }
+inline const char *Version() noexcept { return xent_version(); }
 // The SIMD target that calls run on, in Highway's words.
-inline const char* ActiveTarget() noexcept { return xent_active_target(); }
+inline const char *ActiveTarget() noexcept { return xent_active_target(); }
 // Threads that a call with the default policy would use now.
 inline std::int32_t DefaultThreads() noexcept { return xent_default_threads(); }
 
@@ -392,11 +394,10 @@ inline Status Log1p(std::span<const double> x, std::span<double> y) noexcept {
 // lse[i] = log sum_j exp(x[i,j]). Shapes: x [rows, cols], lse [rows]. Nothing may overlap.
 // Errors: invalid argument (size of lse, and as xent_logsumexp), incomplete.
 template <class T>
-requires Element<std::remove_const_t<T>> Status LogSumExp(MatrixView<T> x, std::span<Arithmetic<T>> lse,
-                                                          const Exec& exec = {})
-noexcept {
+  requires Element<std::remove_const_t<T>>
+Status LogSumExp(MatrixView<T> x, std::span<Arithmetic<T>> lse, const Exec &exec = {}) noexcept {
   if (detail::SizeDiffers(lse.size(), x.rows)) return detail::WrongSize("lse", lse.size(), x.rows, "x has rows");
-  return detail::Call([&](xent_error* error) {
+  return detail::Call([&](xent_error *error) {
     return xent_logsumexp(x.rows, x.cols, x.data, detail::Dtype<T>(), x.stride, lse.data(), exec.c_exec(), error);
   });
 }
@@ -404,18 +405,18 @@ noexcept {
 // y = softmax of each row of x. Shapes: both [rows, cols]. y may be x where the strides are equal.
 // Errors: invalid argument (shapes differ, and as xent_softmax), incomplete.
 template <Element T>
-Status Softmax(std::type_identity_t<MatrixView<const T>> x, MatrixView<T> y, const Exec& exec = {}) noexcept {
+Status Softmax(std::type_identity_t<MatrixView<const T>> x, MatrixView<T> y, const Exec &exec = {}) noexcept {
   if (detail::ShapeDiffers(y, x)) return detail::WrongShape("y", y, "x", x);
-  return detail::Call([&](xent_error* error) {
+  return detail::Call([&](xent_error *error) {
     return xent_softmax(x.rows, x.cols, x.data, detail::Dtype<T>(), x.stride, y.data, y.stride, exec.c_exec(), error);
   });
 }
 
 // y = log softmax of each row of x. Otherwise as Softmax.
 template <Element T>
-Status LogSoftmax(std::type_identity_t<MatrixView<const T>> x, MatrixView<T> y, const Exec& exec = {}) noexcept {
+Status LogSoftmax(std::type_identity_t<MatrixView<const T>> x, MatrixView<T> y, const Exec &exec = {}) noexcept {
   if (detail::ShapeDiffers(y, x)) return detail::WrongShape("y", y, "x", x);
-  return detail::Call([&](xent_error* error) {
+  return detail::Call([&](xent_error *error) {
     return xent_log_softmax(x.rows, x.cols, x.data, detail::Dtype<T>(), x.stride, y.data, y.stride, exec.c_exec(),
                             error);
   });
@@ -425,10 +426,10 @@ Status LogSoftmax(std::type_identity_t<MatrixView<const T>> x, MatrixView<T> y, 
 // the strides are equal. Errors: invalid argument (shapes differ, and as xent_softmax_backward), incomplete.
 template <Element T>
 Status SoftmaxBackward(std::type_identity_t<MatrixView<const T>> g, std::type_identity_t<MatrixView<const T>> y,
-                       MatrixView<T> dx, const Exec& exec = {}) noexcept {
+                       MatrixView<T> dx, const Exec &exec = {}) noexcept {
   if (detail::ShapeDiffers(y, g)) return detail::WrongShape("y", y, "g", g);
   if (detail::ShapeDiffers(dx, g)) return detail::WrongShape("dx", dx, "g", g);
-  return detail::Call([&](xent_error* error) {
+  return detail::Call([&](xent_error *error) {
     return xent_softmax_backward(g.rows, g.cols, g.data, g.stride, y.data, y.stride, detail::Dtype<T>(), dx.data,
                                  dx.stride, exec.c_exec(), error);
   });
@@ -437,10 +438,10 @@ Status SoftmaxBackward(std::type_identity_t<MatrixView<const T>> g, std::type_id
 // The same for LogSoftmax.
 template <Element T>
 Status LogSoftmaxBackward(std::type_identity_t<MatrixView<const T>> g, std::type_identity_t<MatrixView<const T>> y,
-                          MatrixView<T> dx, const Exec& exec = {}) noexcept {
+                          MatrixView<T> dx, const Exec &exec = {}) noexcept {
   if (detail::ShapeDiffers(y, g)) return detail::WrongShape("y", y, "g", g);
   if (detail::ShapeDiffers(dx, g)) return detail::WrongShape("dx", dx, "g", g);
-  return detail::Call([&](xent_error* error) {
+  return detail::Call([&](xent_error *error) {
     return xent_log_softmax_backward(g.rows, g.cols, g.data, g.stride, y.data, y.stride, detail::Dtype<T>(), dx.data,
                                      dx.stride, exec.c_exec(), error);
   });
@@ -449,12 +450,11 @@ Status LogSoftmaxBackward(std::type_identity_t<MatrixView<const T>> g, std::type
 // Whether x looks like logits, or like probabilities fed where logits belong. Reads x, writes *diagnosis when ok.
 // Errors: as xent_check_logits.
 template <class T>
-requires Element<std::remove_const_t<T>> Status CheckLogits(MatrixView<T> x, Diagnosis* diagnosis,
-                                                            const Exec& exec = {})
-noexcept {
+  requires Element<std::remove_const_t<T>>
+Status CheckLogits(MatrixView<T> x, Diagnosis *diagnosis, const Exec &exec = {}) noexcept {
   if (diagnosis == nullptr) return detail::InvalidArgument("diagnosis is null");
   xent_diagnosis found = XENT_DIAGNOSIS_LOGITS;
-  const Status status = detail::Call([&](xent_error* error) {
+  const Status status = detail::Call([&](xent_error *error) {
     return xent_check_logits(x.rows, x.cols, x.data, detail::Dtype<T>(), x.stride, &found, exec.c_exec(), error);
   });
   if (status.ok()) *diagnosis = static_cast<Diagnosis>(found);
@@ -483,9 +483,9 @@ struct CrossEntropy {
 
   std::span<Arithmetic<T>> losses = {};
   std::span<Arithmetic<T>> lse = {};
-  Arithmetic<T>* loss = nullptr;
-  double* perplexity = nullptr;
-  std::int64_t* live_rows = nullptr;
+  Arithmetic<T> *loss = nullptr;
+  double *perplexity = nullptr;
+  std::int64_t *live_rows = nullptr;
   std::span<Record> records = {};
 
   // Statistics, of the forward functions.
@@ -513,26 +513,26 @@ namespace detail {
 // What differs between the unsharded functions and those of shards.
 struct CrossEntropyRules {
   std::int64_t class_weights = 0;  // how many there are
-  const char* of = "logits has columns";
+  const char *of = "logits has columns";
   bool targets_required = true;
 };
 
 // Checks the sizes, then fills in the C struct, which points into args.
 template <Element T, Index I, Element Q>
-Status Fill(const CrossEntropy<T, I, Q>& args, const CrossEntropyRules& rules, xent_cross_entropy* out) noexcept {
-  constexpr const char* kRows = "logits has rows";
+Status Fill(const CrossEntropy<T, I, Q> &args, const CrossEntropyRules &rules, xent_cross_entropy *out) noexcept {
+  constexpr const char *kRows = "logits has rows";
   const std::int64_t rows = args.logits.rows;
   const bool needs_targets = rules.targets_required && args.target_probs.data == nullptr;
   if ((needs_targets || !args.targets.empty()) && SizeDiffers(args.targets.size(), rows)) {
     return WrongSize("targets", args.targets.size(), rows, kRows);
   }
   const std::int64_t topk = Times(rows, args.top_k);
-  constexpr const char* kTopk = "rows * top_k";
+  constexpr const char *kTopk = "rows * top_k";
   const struct {
-    const char* name;
+    const char *name;
     std::size_t size;
     std::int64_t want;
-    const char* of;
+    const char *of;
   } spans[] = {
       {"class_weights", args.class_weights.size(), rules.class_weights, rules.of},
       {"row_weights", args.row_weights.size(), rows, kRows},
@@ -549,7 +549,7 @@ Status Fill(const CrossEntropy<T, I, Q>& args, const CrossEntropyRules& rules, x
       {"gathered", args.gathered.size(), static_cast<std::int64_t>(args.gather_cols.size()), "gather_cols"},
       {"upstream_rows", args.upstream_rows.size(), rows, kRows},
   };
-  for (const auto& span : spans) {
+  for (const auto &span : spans) {
     if (span.size != 0 && SizeDiffers(span.size, span.want)) {
       return WrongSize(span.name, span.size, span.want, span.of);
     }
@@ -568,7 +568,7 @@ Status Fill(const CrossEntropy<T, I, Q>& args, const CrossEntropyRules& rules, x
   if (status.ok()) status = CheckOptional("target_grad", args.target_grad, "logits", args.logits);
   if (!status.ok()) return status;
 
-  xent_cross_entropy& c = *out;
+  xent_cross_entropy &c = *out;
   c.rows = rows;
   c.cols = args.logits.cols;
   c.inner = args.inner;
@@ -611,14 +611,14 @@ Status Fill(const CrossEntropy<T, I, Q>& args, const CrossEntropyRules& rules, x
 }
 
 template <Element T, Index I, Element Q>
-Status CallCrossEntropy(xent_status (*function)(const xent_cross_entropy*, const xent_options*, const xent_exec*,
-                                                xent_error*) noexcept,
-                        const CrossEntropy<T, I, Q>& args, const Options& options, const Exec& exec) noexcept {
+Status CallCrossEntropy(xent_status (*function)(const xent_cross_entropy *, const xent_options *, const xent_exec *,
+                                                xent_error *) noexcept,
+                        const CrossEntropy<T, I, Q> &args, const Options &options, const Exec &exec) noexcept {
   xent_cross_entropy c = XENT_CROSS_ENTROPY_INIT;
   const Status status = Fill(args, {.class_weights = args.logits.cols}, &c);
   if (!status.ok()) return status;
   const xent_options c_options = COptions(options);
-  return Call([&](xent_error* error) { return function(&c, &c_options, exec.c_exec(), error); });
+  return Call([&](xent_error *error) { return function(&c, &c_options, exec.c_exec(), error); });
 }
 
 }  // namespace detail
@@ -633,23 +633,23 @@ std::size_t WorkspaceBytes(std::int64_t cols, std::int32_t threads = 0) noexcept
 // Losses, lse, reduced loss, records, statistics. grad, target_grad, upstream and in_place must be unset.
 // Errors: invalid argument, target out of range (row() and value()), incomplete.
 template <Element T, Index I = std::int64_t, Element Q = T>
-Status CrossEntropyForward(const CrossEntropy<T, I, Q>& args, const Options& options = {},
-                           const Exec& exec = {}) noexcept {
+Status CrossEntropyForward(const CrossEntropy<T, I, Q> &args, const Options &options = {},
+                           const Exec &exec = {}) noexcept {
   return detail::CallCrossEntropy(xent_cross_entropy_forward, args, options, exec);
 }
 
 // The same and grad, the gradient of the reduced loss (Reduction::kNone: of each row's), in one call.
 template <Element T, Index I = std::int64_t, Element Q = T>
-Status CrossEntropyForwardBackward(const CrossEntropy<T, I, Q>& args, const Options& options = {},
-                                   const Exec& exec = {}) noexcept {
+Status CrossEntropyForwardBackward(const CrossEntropy<T, I, Q> &args, const Options &options = {},
+                                   const Exec &exec = {}) noexcept {
   return detail::CallCrossEntropy(xent_cross_entropy_forward_backward, args, options, exec);
 }
 
 // The gradients alone, from the records that CrossEntropyForward saved; losses, lse, loss, perplexity, live_rows and
 // the statistics must be unset.
 template <Element T, Index I = std::int64_t, Element Q = T>
-Status CrossEntropyBackward(const CrossEntropy<T, I, Q>& args, const Options& options = {},
-                            const Exec& exec = {}) noexcept {
+Status CrossEntropyBackward(const CrossEntropy<T, I, Q> &args, const Options &options = {},
+                            const Exec &exec = {}) noexcept {
   return detail::CallCrossEntropy(xent_cross_entropy_backward, args, options, exec);
 }
 
@@ -657,26 +657,26 @@ Status CrossEntropyBackward(const CrossEntropy<T, I, Q>& args, const Options& op
 
 // Reduces row losses stored earlier, with the bits that one call gives; rows whose target is ignore_index do not
 // count. Without targets every row counts. Errors: invalid argument (sizes differ, reduction none, null loss).
-inline Status Reduce(std::span<const float> losses, float* loss, const Options& options = {}) noexcept {
+inline Status Reduce(std::span<const float> losses, float *loss, const Options &options = {}) noexcept {
   return detail::ReduceAll(losses, loss, options);
 }
-inline Status Reduce(std::span<const double> losses, double* loss, const Options& options = {}) noexcept {
+inline Status Reduce(std::span<const double> losses, double *loss, const Options &options = {}) noexcept {
   return detail::ReduceAll(losses, loss, options);
 }
-inline Status Reduce(std::span<const float> losses, std::span<const std::int32_t> targets, float* loss,
-                     const Options& options = {}) noexcept {
+inline Status Reduce(std::span<const float> losses, std::span<const std::int32_t> targets, float *loss,
+                     const Options &options = {}) noexcept {
   return detail::Reduce(losses, targets, loss, options);
 }
-inline Status Reduce(std::span<const float> losses, std::span<const std::int64_t> targets, float* loss,
-                     const Options& options = {}) noexcept {
+inline Status Reduce(std::span<const float> losses, std::span<const std::int64_t> targets, float *loss,
+                     const Options &options = {}) noexcept {
   return detail::Reduce(losses, targets, loss, options);
 }
-inline Status Reduce(std::span<const double> losses, std::span<const std::int32_t> targets, double* loss,
-                     const Options& options = {}) noexcept {
+inline Status Reduce(std::span<const double> losses, std::span<const std::int32_t> targets, double *loss,
+                     const Options &options = {}) noexcept {
   return detail::Reduce(losses, targets, loss, options);
 }
-inline Status Reduce(std::span<const double> losses, std::span<const std::int64_t> targets, double* loss,
-                     const Options& options = {}) noexcept {
+inline Status Reduce(std::span<const double> losses, std::span<const std::int64_t> targets, double *loss,
+                     const Options &options = {}) noexcept {
   return detail::Reduce(losses, targets, loss, options);
 }
 
@@ -690,8 +690,8 @@ struct MeanWeights {
 namespace detail {
 
 template <class T, Index I>
-Status ReduceWeighted(std::span<const T> losses, const std::span<const I>* targets, const MeanWeights<T>& weights,
-                      T* loss, const Options& options) noexcept {
+Status ReduceWeighted(std::span<const T> losses, const std::span<const I> *targets, const MeanWeights<T> &weights,
+                      T *loss, const Options &options) noexcept {
   const auto rows = static_cast<std::int64_t>(losses.size());
   if (targets != nullptr && targets->size() != losses.size()) {
     return WrongSize("targets", targets->size(), rows, "losses");
@@ -699,7 +699,7 @@ Status ReduceWeighted(std::span<const T> losses, const std::span<const I>* targe
   const Status status = CheckOptional("row_weights", weights.row_weights.size(), rows, "losses");
   if (!status.ok()) return status;
   const xent_options c = COptions(options);
-  return Call([&](xent_error* error) {
+  return Call([&](xent_error *error) {
     return xent_reduce_weighted(rows, losses.data(), Dtype<T>(), targets != nullptr ? targets->data() : nullptr,
                                 IndexType<I>(), DataOrNull(weights.row_weights), DataOrNull(weights.class_weights),
                                 static_cast<std::int64_t>(weights.class_weights.size()), &c, loss, error);
@@ -710,28 +710,28 @@ Status ReduceWeighted(std::span<const T> losses, const std::span<const I>* targe
 
 // The same with weights in the mean's denominator; the losses have theirs already. class_weights needs targets.
 // Errors: as above, and target out of range with class_weights.
-inline Status Reduce(std::span<const float> losses, const MeanWeights<float>& weights, float* loss,
-                     const Options& options = {}) noexcept {
+inline Status Reduce(std::span<const float> losses, const MeanWeights<float> &weights, float *loss,
+                     const Options &options = {}) noexcept {
   return detail::ReduceWeighted<float, std::int64_t>(losses, nullptr, weights, loss, options);
 }
-inline Status Reduce(std::span<const double> losses, const MeanWeights<double>& weights, double* loss,
-                     const Options& options = {}) noexcept {
+inline Status Reduce(std::span<const double> losses, const MeanWeights<double> &weights, double *loss,
+                     const Options &options = {}) noexcept {
   return detail::ReduceWeighted<double, std::int64_t>(losses, nullptr, weights, loss, options);
 }
 inline Status Reduce(std::span<const float> losses, std::span<const std::int32_t> targets,
-                     const MeanWeights<float>& weights, float* loss, const Options& options = {}) noexcept {
+                     const MeanWeights<float> &weights, float *loss, const Options &options = {}) noexcept {
   return detail::ReduceWeighted(losses, &targets, weights, loss, options);
 }
 inline Status Reduce(std::span<const float> losses, std::span<const std::int64_t> targets,
-                     const MeanWeights<float>& weights, float* loss, const Options& options = {}) noexcept {
+                     const MeanWeights<float> &weights, float *loss, const Options &options = {}) noexcept {
   return detail::ReduceWeighted(losses, &targets, weights, loss, options);
 }
 inline Status Reduce(std::span<const double> losses, std::span<const std::int32_t> targets,
-                     const MeanWeights<double>& weights, double* loss, const Options& options = {}) noexcept {
+                     const MeanWeights<double> &weights, double *loss, const Options &options = {}) noexcept {
   return detail::ReduceWeighted(losses, &targets, weights, loss, options);
 }
 inline Status Reduce(std::span<const double> losses, std::span<const std::int64_t> targets,
-                     const MeanWeights<double>& weights, double* loss, const Options& options = {}) noexcept {
+                     const MeanWeights<double> &weights, double *loss, const Options &options = {}) noexcept {
   return detail::ReduceWeighted(losses, &targets, weights, loss, options);
 }
 
@@ -754,14 +754,14 @@ struct Shard {
 
 namespace detail {
 
-inline xent_shard CShard(const Shard& shard) noexcept {
+inline xent_shard CShard(const Shard &shard) noexcept {
   xent_shard c = XENT_SHARD_INIT;
   c.total_cols = shard.total_cols;
   c.first_col = shard.first_col;
   return c;
 }
 
-inline CrossEntropyRules ShardRules(const Shard& shard) noexcept {
+inline CrossEntropyRules ShardRules(const Shard &shard) noexcept {
   return {.class_weights = shard.total_cols, .of = "shard.total_cols says"};
 }
 
@@ -771,8 +771,8 @@ inline CrossEntropyRules ShardRules(const Shard& shard) noexcept {
 // class_weights [total_cols], inner; every output must be unset. Shape of chunk_records: [rows, ShardChunks(...)].
 // Errors: as CrossEntropyForward.
 template <Element T, Index I = std::int64_t, Element Q = T>
-Status ShardForward(const CrossEntropy<T, I, Q>& args, const Shard& shard, std::span<ChunkRecord> chunk_records,
-                    const Options& options = {}, const Exec& exec = {}) noexcept {
+Status ShardForward(const CrossEntropy<T, I, Q> &args, const Shard &shard, std::span<ChunkRecord> chunk_records,
+                    const Options &options = {}, const Exec &exec = {}) noexcept {
   xent_cross_entropy c = XENT_CROSS_ENTROPY_INIT;
   const Status status = detail::Fill(args, detail::ShardRules(shard), &c);
   if (!status.ok()) return status;
@@ -785,7 +785,7 @@ Status ShardForward(const CrossEntropy<T, I, Q>& args, const Shard& shard, std::
   }
   const xent_shard c_shard = detail::CShard(shard);
   const xent_options c_options = detail::COptions(options);
-  return detail::Call([&](xent_error* error) {
+  return detail::Call([&](xent_error *error) {
     return xent_shard_forward(&c, &c_options, &c_shard, chunk_records.data(), exec.c_exec(), error);
   });
 }
@@ -798,15 +798,15 @@ inline constexpr std::size_t kMaxShards = 256;
 // (none: probability targets), weights and these outputs. Serial. Errors: invalid argument (a list is not [rows, any
 // number], the lists leave a gap or overlap), target out of range.
 template <Element T, Index I = std::int64_t, Element Q = T>
-Status ShardCombine(const CrossEntropy<T, I, Q>& args, std::span<const std::span<const ChunkRecord>> lists,
-                    const Options& options = {}) noexcept {
+Status ShardCombine(const CrossEntropy<T, I, Q> &args, std::span<const std::span<const ChunkRecord>> lists,
+                    const Options &options = {}) noexcept {
   xent_cross_entropy c = XENT_CROSS_ENTROPY_INIT;
   const Status status = detail::Fill(args, {.class_weights = args.logits.cols, .targets_required = false}, &c);
   if (!status.ok()) return status;
   if (lists.size() > kMaxShards) {
     return detail::InvalidArgument("lists has more than 256 elements; xent_shard_combine takes any number");
   }
-  const void* data[kMaxShards] = {};
+  const void *data[kMaxShards] = {};
   std::int64_t chunks[kMaxShards] = {};
   for (std::size_t i = 0; i < lists.size(); ++i) {
     const auto size = static_cast<std::int64_t>(lists[i].size());
@@ -819,7 +819,7 @@ Status ShardCombine(const CrossEntropy<T, I, Q>& args, std::span<const std::span
     chunks[i] = c.rows > 0 ? size / c.rows : 0;
   }
   const xent_options c_options = detail::COptions(options);
-  return detail::Call([&](xent_error* error) {
+  return detail::Call([&](xent_error *error) {
     return xent_shard_combine(&c, &c_options, data, chunks, static_cast<std::int64_t>(lists.size()), error);
   });
 }
@@ -827,15 +827,15 @@ Status ShardCombine(const CrossEntropy<T, I, Q>& args, std::span<const std::span
 // The slice's gradients from the records of ShardCombine. Of args: as ShardForward, and row_weights, records, upstream,
 // grad [rows, columns of the slice], target_grad. Errors: as CrossEntropyBackward.
 template <Element T, Index I = std::int64_t, Element Q = T>
-Status ShardBackward(const CrossEntropy<T, I, Q>& args, const Shard& shard, const Options& options = {},
-                     const Exec& exec = {}) noexcept {
+Status ShardBackward(const CrossEntropy<T, I, Q> &args, const Shard &shard, const Options &options = {},
+                     const Exec &exec = {}) noexcept {
   xent_cross_entropy c = XENT_CROSS_ENTROPY_INIT;
   const Status status = detail::Fill(args, detail::ShardRules(shard), &c);
   if (!status.ok()) return status;
   const xent_shard c_shard = detail::CShard(shard);
   const xent_options c_options = detail::COptions(options);
   return detail::Call(
-      [&](xent_error* error) { return xent_shard_backward(&c, &c_options, &c_shard, exec.c_exec(), error); });
+      [&](xent_error *error) { return xent_shard_backward(&c, &c_options, &c_shard, exec.c_exec(), error); });
 }
 
 // ------------------------------------------------------------------ divergences ---------------------------------
@@ -854,7 +854,7 @@ struct Divergence {
   std::span<const Arithmetic<T>> row_weights = {};
 
   std::span<Arithmetic<T>> losses = {};
-  Arithmetic<T>* loss = nullptr;
+  Arithmetic<T> *loss = nullptr;
 
   MatrixView<T> grad = {};
   std::optional<Arithmetic<T>> upstream = std::nullopt;
@@ -865,10 +865,10 @@ struct Divergence {
 namespace detail {
 
 template <Element T, Element U>
-Status CallDivergence(xent_status (*function)(const xent_divergence*, const xent_options*, const xent_exec*,
-                                              xent_error*) noexcept,
-                      const Divergence<T, U>& args, const Options& options, const Exec& exec) noexcept {
-  constexpr const char* kRows = "student has rows";
+Status CallDivergence(xent_status (*function)(const xent_divergence *, const xent_options *, const xent_exec *,
+                                              xent_error *) noexcept,
+                      const Divergence<T, U> &args, const Options &options, const Exec &exec) noexcept {
+  constexpr const char *kRows = "student has rows";
   const std::int64_t rows = args.student.rows;
   if (ShapeDiffers(args.teacher, args.student)) return WrongShape("teacher", args.teacher, "student", args.student);
   Status status = CheckOptional("row_weights", args.row_weights.size(), rows, kRows);
@@ -901,7 +901,7 @@ Status CallDivergence(xent_status (*function)(const xent_divergence*, const xent
   c.grad_stride = args.grad.stride;
   SetUpstream(args, &c);
   const xent_options c_options = COptions(options);
-  return Call([&](xent_error* error) { return function(&c, &c_options, exec.c_exec(), error); });
+  return Call([&](xent_error *error) { return function(&c, &c_options, exec.c_exec(), error); });
 }
 
 }  // namespace detail
@@ -909,14 +909,14 @@ Status CallDivergence(xent_status (*function)(const xent_divergence*, const xent
 // Losses and their reduction. grad, upstream and in_place must be unset. Of the options reduction, divisor, empty_mean
 // and valid_cols. Errors: invalid argument, incomplete.
 template <Element T, Element U = T>
-Status DivergenceForward(const Divergence<T, U>& args, const Options& options = {}, const Exec& exec = {}) noexcept {
+Status DivergenceForward(const Divergence<T, U> &args, const Options &options = {}, const Exec &exec = {}) noexcept {
   return detail::CallDivergence(xent_divergence_forward, args, options, exec);
 }
 
 // The same and grad, the gradient for the student's logits.
 template <Element T, Element U = T>
-Status DivergenceForwardBackward(const Divergence<T, U>& args, const Options& options = {},
-                                 const Exec& exec = {}) noexcept {
+Status DivergenceForwardBackward(const Divergence<T, U> &args, const Options &options = {},
+                                 const Exec &exec = {}) noexcept {
   return detail::CallDivergence(xent_divergence_forward_backward, args, options, exec);
 }
 
@@ -940,7 +940,7 @@ struct BinaryCrossEntropy {
   std::optional<double> focal_alpha = std::nullopt;
 
   MatrixView<Arithmetic<T>> losses = {};
-  Arithmetic<T>* loss = nullptr;
+  Arithmetic<T> *loss = nullptr;
 
   MatrixView<T> grad = {};
   MatrixView<Y> target_grad = {};
@@ -953,11 +953,11 @@ struct BinaryCrossEntropy {
 namespace detail {
 
 template <Element T, Element Y>
-Status CallBinaryCrossEntropy(xent_status (*function)(const xent_binary_cross_entropy*, const xent_options*,
-                                                      const xent_exec*, xent_error*) noexcept,
-                              const BinaryCrossEntropy<T, Y>& args, const Options& options, const Exec& exec) noexcept {
-  constexpr const char* kRows = "input has rows";
-  constexpr const char* kCols = "input has columns";
+Status CallBinaryCrossEntropy(xent_status (*function)(const xent_binary_cross_entropy *, const xent_options *,
+                                                      const xent_exec *, xent_error *) noexcept,
+                              const BinaryCrossEntropy<T, Y> &args, const Options &options, const Exec &exec) noexcept {
+  constexpr const char *kRows = "input has rows";
+  constexpr const char *kCols = "input has columns";
   const std::int64_t rows = args.input.rows;
   const std::int64_t cols = args.input.cols;
   if (ShapeDiffers(args.targets, args.input)) return WrongShape("targets", args.targets, "input", args.input);
@@ -1011,7 +1011,7 @@ Status CallBinaryCrossEntropy(xent_status (*function)(const xent_binary_cross_en
     c.upstream_kind = XENT_UPSTREAM_ELEMENTS;
   }
   const xent_options c_options = COptions(options);
-  return Call([&](xent_error* error) { return function(&c, &c_options, exec.c_exec(), error); });
+  return Call([&](xent_error *error) { return function(&c, &c_options, exec.c_exec(), error); });
 }
 
 }  // namespace detail
@@ -1020,22 +1020,22 @@ Status CallBinaryCrossEntropy(xent_status (*function)(const xent_binary_cross_en
 // reduction, divisor and empty_mean. Errors: invalid argument, domain error (a probability outside [0, 1]; row(), and
 // its column in value()), incomplete.
 template <Element T, Element Y = T>
-Status BinaryCrossEntropyForward(const BinaryCrossEntropy<T, Y>& args, const Options& options = {},
-                                 const Exec& exec = {}) noexcept {
+Status BinaryCrossEntropyForward(const BinaryCrossEntropy<T, Y> &args, const Options &options = {},
+                                 const Exec &exec = {}) noexcept {
   return detail::CallBinaryCrossEntropy(xent_binary_cross_entropy_forward, args, options, exec);
 }
 
 // The same and the gradients of the reduced loss (Reduction::kNone: of each element's), in one call.
 template <Element T, Element Y = T>
-Status BinaryCrossEntropyForwardBackward(const BinaryCrossEntropy<T, Y>& args, const Options& options = {},
-                                         const Exec& exec = {}) noexcept {
+Status BinaryCrossEntropyForwardBackward(const BinaryCrossEntropy<T, Y> &args, const Options &options = {},
+                                         const Exec &exec = {}) noexcept {
   return detail::CallBinaryCrossEntropy(xent_binary_cross_entropy_forward_backward, args, options, exec);
 }
 
 // The gradients alone; losses and loss must be unset.
 template <Element T, Element Y = T>
-Status BinaryCrossEntropyBackward(const BinaryCrossEntropy<T, Y>& args, const Options& options = {},
-                                  const Exec& exec = {}) noexcept {
+Status BinaryCrossEntropyBackward(const BinaryCrossEntropy<T, Y> &args, const Options &options = {},
+                                  const Exec &exec = {}) noexcept {
   return detail::CallBinaryCrossEntropy(xent_binary_cross_entropy_backward, args, options, exec);
 }
 

@@ -254,8 +254,8 @@ xent_status CheckWeights(const void *weights, int64_t count, bool wide, const ch
 
 xent_status CheckCall(const xent_cross_entropy *given, const xent_options *given_options, const xent_exec *given_exec,
                       Mode mode, const ShardCall *shard, CheckedCall *checked, xent_error *error) {
-  // Comparisons neither trap nor flush, whatever the caller's mode. A call without options or weights compares none, and
-  // changing the mode is a good part of what a call of one small row takes.
+  // Comparisons neither trap nor flush, whatever the caller's mode. A call without options or weights compares none,
+  // and changing the mode is a good part of what a call of one small row takes.
   std::optional<FpMode> fp_mode;
   if (given_options != nullptr || HasWeights(given)) fp_mode.emplace(Subnormals::kKeep);
   XENT_RETURN_IF_ERROR(CheckError(error));

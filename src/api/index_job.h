@@ -267,8 +267,8 @@ struct IndexJob {
     const int64_t first = chunk * shape.chunk_cols;
     const int64_t cols = shape.ColsOf(chunk);
     In *const grad = call.Grad<In>(row) + first;
-    ScaleTask task = WriteIndexGradient(call, state, call.mode == Mode::kForwardBackward ? &sum : nullptr, chunk,
-                                        first, cols, call.Logits<In>(row) + first, grad);
+    ScaleTask task = WriteIndexGradient(call, state, call.mode == Mode::kForwardBackward ? &sum : nullptr, chunk, first,
+                                        cols, call.Logits<In>(row) + first, grad);
     task.stream = call.streams && task.exponentials != task.out;
     scale(task);
     WriteTargetGradient(state, first, cols, grad);
@@ -296,10 +296,7 @@ struct IndexJob {
     const RowShape &shape = call.shape;
     FinishIndexRow(
         call, row, shape.chunks,
-        [&](int64_t i) -> IndexPiece {
-          return {&sums[i], i, i * shape.chunk_cols, shape.ColsOf(i)};
-        },
-        state);
+        [&](int64_t i) -> IndexPiece { return {&sums[i], i, i * shape.chunk_cols, shape.ColsOf(i)}; }, state);
     if (call.mode == Mode::kForwardBackward) PrepareIndexGradient(call, row, state);
   }
 

@@ -81,8 +81,9 @@ void FillWithoutProbability(const RowGradient<Arithmetic<In>> &row, In *out, int
   FillRow(out, cols, zero ? 0.0 : internal::Scale(-row.shift, row.lift));
 }
 
-// What turns a chunk's exponentials into its gradient; where none of them counts and all get the same number but 0, that
-// is done at once. (Zeros are the exponentials times 0: they are written as everything is, streamed or beside other work.)
+// What turns a chunk's exponentials into its gradient; where none of them counts and all get the same number but 0,
+// that is done at once. (Zeros are the exponentials times 0: they are written as everything is, streamed or beside
+// other work.)
 template <class In>
 ScaleTask GradientFromExponentials(const RowGradient<Arithmetic<In>> &row, const ChunkSum &chunk,
                                    Arithmetic<In> *exponentials, In *out, int64_t cols) {

@@ -29,14 +29,14 @@ inline bool SumExactly(const float *losses, int64_t count, double *sum) {
 // Whether a call's rows may go through the kernel, and the factor of their gradients.
 template <class In>
 bool TakesSmallRows(const Call &call, Factor *g) {
-  if (call.kernels.small_rows->run[kDtypeOf<In>] == nullptr || call.shape.cols < 2 ||
-      call.shape.cols > kMaxSmallCols || call.mode == Mode::kBackward || call.shares.other != 0.0 ||
-      call.options.z_loss != 0.0 || call.args.class_weights != nullptr || call.args.row_weights != nullptr ||
-      call.wants_statistics) {
+  if (call.kernels.small_rows->run[kDtypeOf<In>] == nullptr || call.shape.cols < 2 || call.shape.cols > kMaxSmallCols ||
+      call.mode == Mode::kBackward || call.shares.other != 0.0 || call.options.z_loss != 0.0 ||
+      call.args.class_weights != nullptr || call.args.row_weights != nullptr || call.wants_statistics) {
     return false;
   }
   if (call.args.grad == nullptr) return true;
-  return call.args.upstream_kind != XENT_UPSTREAM_ROWS && (kKeepsExponentials<In> || call.shape.cols <= kMaxTransposedCols) &&
+  return call.args.upstream_kind != XENT_UPSTREAM_ROWS &&
+         (kKeepsExponentials<In> || call.shape.cols <= kMaxTransposedCols) &&
          call.FillOf(0, false, g) == Fill::kCompute && IsTame(*g);
 }
 

@@ -24,7 +24,7 @@ class Batches {
   // visit(first, count) for each batch, front to back, until it returns false. Of nothing there is one batch of
   // nothing, so that its arguments are checked too.
   template <typename Visit>
-  void ForEach(Progress& progress, Visit visit) const {
+  void ForEach(Progress &progress, Visit visit) const {
     const auto total = static_cast<double>(std::max<int64_t>(blocks_, 1));
     int64_t first = 0;
     do {

@@ -26,7 +26,7 @@ constexpr ArrayRule kElements = {.floats = true,
 
 // Two arrays of one shape.
 struct Pair {
-  Pair(const std::string& input_path, const std::string& targets_path)
+  Pair(const std::string &input_path, const std::string &targets_path)
       : input(input_path, kElements), layout(LayoutOfElements(input)), targets(targets_path, kElements) {
     ExpectShape(targets, input.shape(), ", that of " + input_path);
   }
@@ -40,12 +40,12 @@ struct Pair {
 
 class BceCommand {
  public:
-  explicit BceCommand(const BceArguments& arguments)
+  explicit BceCommand(const BceArguments &arguments)
       : arguments_(arguments), options_(arguments.options), pool_(arguments.inputs.threads, progress_) {
-    if (const auto& path = arguments_.pos_weight) pos_weight_.emplace(*path, "positive weight");
-    if (const auto& path = arguments_.element_weights) element_weights_.emplace(*path, "element weight");
-    if (const auto& path = arguments_.row_weights) row_weights_.emplace(*path, "row weight");
-    if (const auto& path = arguments_.class_weights) class_weights_.emplace(*path, "class weight");
+    if (const auto &path = arguments_.pos_weight) pos_weight_.emplace(*path, "positive weight");
+    if (const auto &path = arguments_.element_weights) element_weights_.emplace(*path, "element weight");
+    if (const auto &path = arguments_.row_weights) row_weights_.emplace(*path, "row weight");
+    if (const auto &path = arguments_.class_weights) class_weights_.emplace(*path, "class weight");
   }
 
   int RunFile() {
@@ -60,7 +60,7 @@ class BceCommand {
 
     xent_options options = options_;
     DivideByWhole(options, pair.input.elements());
-    const auto fill = [&](int result, int64_t first, int64_t blocks, char* data) {
+    const auto fill = [&](int result, int64_t first, int64_t blocks, char *data) {
       xent_binary_cross_entropy part = Call(pair, first, blocks);
       SetResult(part, static_cast<Result>(result), data);
       Run(pair, part, first, options);
@@ -76,7 +76,7 @@ class BceCommand {
     Corpus corpus;
     CorpusLoss losses;
     int64_t rows = 0, elements = 0;
-    corpus.ForEachPair(arguments_.inputs, progress_, [&](const std::string& input, const std::string& targets) {
+    corpus.ForEachPair(arguments_.inputs, progress_, [&](const std::string &input, const std::string &targets) {
       const Pair pair(input, targets);
       corpus.ExpectColumns(input, pair.layout.cols);
       losses.Add(LossOf(pair));
@@ -89,32 +89,32 @@ class BceCommand {
   }
 
  private:
-  std::vector<const MappedFile*> InputFiles(const Pair& pair) const {
-    std::vector<const MappedFile*> files = {&pair.input.file(), &pair.targets.file()};
-    for (const auto* weights : {&pos_weight_, &element_weights_, &row_weights_, &class_weights_}) {
+  std::vector<const MappedFile *> InputFiles(const Pair &pair) const {
+    std::vector<const MappedFile *> files = {&pair.input.file(), &pair.targets.file()};
+    for (const auto *weights : {&pos_weight_, &element_weights_, &row_weights_, &class_weights_}) {
       if (*weights) files.push_back(&(*weights)->file());
     }
     return files;
   }
 
-  std::vector<ArrayResult> Wanted(const Pair& pair) const {
+  std::vector<ArrayResult> Wanted(const Pair &pair) const {
     const auto elements = static_cast<size_t>(pair.layout.block_elements());
     std::vector<ArrayResult> wanted;
-    if (const auto& path = arguments_.per_element) {
+    if (const auto &path = arguments_.per_element) {
       wanted.push_back({kPerElement, "--per-element", "element", *path, DescrOf(pair.arithmetic()), pair.layout.shape,
                         SizeOf(pair.arithmetic()) * elements});
     }
-    if (const auto& path = arguments_.grad) {
+    if (const auto &path = arguments_.grad) {
       wanted.push_back({kGrad, "--grad", "grad", *path, DescrOf(pair.input.dtype()), pair.layout.shape,
                         pair.input.element_bytes() * elements});
     }
     return wanted;
   }
 
-  xent_binary_cross_entropy Call(const Pair& pair, int64_t first, int64_t blocks) {
-    const Layout& layout = pair.layout;
+  xent_binary_cross_entropy Call(const Pair &pair, int64_t first, int64_t blocks) {
+    const Layout &layout = pair.layout;
     const xent_dtype type = pair.arithmetic();
-    const std::string& model = pair.input.path();
+    const std::string &model = pair.input.path();
     const int64_t first_element = first * layout.block_elements();
     xent_binary_cross_entropy call = XENT_BINARY_CROSS_ENTROPY_INIT;
     call.rows = blocks * layout.inner;
@@ -147,11 +147,11 @@ class BceCommand {
     return call;
   }
 
-  static void SetResult(xent_binary_cross_entropy& call, Result result, void* data) {
+  static void SetResult(xent_binary_cross_entropy &call, Result result, void *data) {
     (result == kPerElement ? call.losses : call.grad) = data;
   }
 
-  void Run(const Pair& pair, const xent_binary_cross_entropy& call, int64_t first, const xent_options& options) {
+  void Run(const Pair &pair, const xent_binary_cross_entropy &call, int64_t first, const xent_options &options) {
     const xent_exec exec = pool_.exec();
     xent_error error = XENT_ERROR_INIT;
     const auto function =
@@ -160,7 +160,7 @@ class BceCommand {
       case XENT_OK:
         return;
       case XENT_DOMAIN_ERROR: {
-        const Layout& layout = pair.layout;
+        const Layout &layout = pair.layout;
         const int64_t row = first * layout.inner + error.row;
         const int64_t element = (row / layout.inner * layout.cols + error.value) * layout.inner + row % layout.inner;
         throw Error(pair.input.path() + ": the probability of row " + std::to_string(row) + ", column " +
@@ -172,8 +172,8 @@ class BceCommand {
     }
   }
 
-  CorpusLoss LossOf(const Pair& pair) {
-    const Layout& layout = pair.layout;
+  CorpusLoss LossOf(const Pair &pair) {
+    const Layout &layout = pair.layout;
     const xent_dtype type = pair.arithmetic();
     const size_t block_bytes = SizeOf(type) * static_cast<size_t>(layout.block_elements());
     const Batches batches(layout.blocks, block_bytes);
@@ -192,14 +192,14 @@ class BceCommand {
     return loss;
   }
 
-  static void Add(Report& report, const std::optional<double>& loss, bool is_float32, int64_t rows, int64_t elements) {
+  static void Add(Report &report, const std::optional<double> &loss, bool is_float32, int64_t rows, int64_t elements) {
     report.AddNumber("loss", loss, is_float32);
     report.Add("rows", rows);
     report.Add("elements", elements);
   }
 
-  const BceArguments& arguments_;
-  const xent_options& options_;
+  const BceArguments &arguments_;
+  const xent_options &options_;
   Progress progress_;
   ThreadPool pool_;
   std::optional<NpyWeights> pos_weight_, element_weights_, row_weights_, class_weights_;
@@ -207,7 +207,7 @@ class BceCommand {
 
 }  // namespace
 
-int RunBce(const BceArguments& arguments) {
+int RunBce(const BceArguments &arguments) {
   BceCommand command(arguments);
   return arguments.inputs.manifest ? command.RunManifest() : command.RunFile();
 }

@@ -16,7 +16,7 @@ namespace {
 
 // A diagnosis other than logits is about every row, so that of all rows is that of the parts where they agree, and
 // logits where they do not. Parts are there for the progress bar.
-xent_diagnosis Diagnose(const NpyArray& logits, ThreadPool& pool, Progress& progress) {
+xent_diagnosis Diagnose(const NpyArray &logits, ThreadPool &pool, Progress &progress) {
   const Layout layout = LayoutOf(logits, 1);
   const xent_exec exec = pool.exec();
   xent_diagnosis all = XENT_DIAGNOSIS_LOGITS;
@@ -37,14 +37,14 @@ xent_diagnosis Diagnose(const NpyArray& logits, ThreadPool& pool, Progress& prog
   return all;
 }
 
-constexpr const char* kNames[] = {"logits", "probabilities", "log-probabilities"};
-constexpr const char* kKeys[] = {"logits", "probabilities", "log_probabilities"};
-constexpr const char* kAdvice[] = {
+constexpr const char *kNames[] = {"logits", "probabilities", "log-probabilities"};
+constexpr const char *kKeys[] = {"logits", "probabilities", "log_probabilities"};
+constexpr const char *kAdvice[] = {
     "nothing speaks against these being logits",
     "every row sums to 1 already: the loss would apply softmax twice; pass the logits, or log p in their place",
     "harmless: the softmax of log p is p"};
 
-int CheckFile(const InputArguments& inputs, ThreadPool& pool, Progress& progress) {
+int CheckFile(const InputArguments &inputs, ThreadPool &pool, Progress &progress) {
   const NpyArray logits(inputs.first, kLogitsMatrix);
   const xent_diagnosis diagnosis = Diagnose(logits, pool, progress);
   if (inputs.json) {
@@ -60,10 +60,10 @@ int CheckFile(const InputArguments& inputs, ThreadPool& pool, Progress& progress
 }
 
 // How many files are what.
-int CheckManifest(const InputArguments& inputs, ThreadPool& pool, Progress& progress) {
+int CheckManifest(const InputArguments &inputs, ThreadPool &pool, Progress &progress) {
   Corpus corpus;
   int64_t files[3] = {0, 0, 0}, rows = 0;
-  corpus.ForEachFile(inputs, progress, [&](const std::string& path) {
+  corpus.ForEachFile(inputs, progress, [&](const std::string &path) {
     const NpyArray logits(path, kLogitsMatrix);
     corpus.ExpectColumns(path, logits.shape()[1]);
     ++files[Diagnose(logits, pool, progress)];
@@ -78,7 +78,7 @@ int CheckManifest(const InputArguments& inputs, ThreadPool& pool, Progress& prog
 
 }  // namespace
 
-int RunCheck(const InputArguments& inputs) {
+int RunCheck(const InputArguments &inputs) {
   Progress progress;
   ThreadPool pool(inputs.threads, progress);
   return inputs.manifest ? CheckManifest(inputs, pool, progress) : CheckFile(inputs, pool, progress);

@@ -53,11 +53,11 @@ struct BceArguments {
   std::optional<std::string> per_element, grad;
 };
 
-int RunLoss(const LossArguments& arguments);
-int RunScore(const ScoreArguments& arguments);
-int RunDivergence(const DivergenceArguments& arguments);
-int RunBce(const BceArguments& arguments);
-int RunCheck(const InputArguments& inputs);
+int RunLoss(const LossArguments &arguments);
+int RunScore(const ScoreArguments &arguments);
+int RunDivergence(const DivergenceArguments &arguments);
+int RunBce(const BceArguments &arguments);
+int RunCheck(const InputArguments &inputs);
 int RunInfo(bool json);
 
 }  // namespace xent_cli

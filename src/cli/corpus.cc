@@ -19,15 +19,15 @@ namespace {
 // The lines of a text file, one in memory at a time.
 class LineReader {
  public:
-  explicit LineReader(const std::string& path) : path_(path), file_(std::fopen(path.c_str(), "re"), &std::fclose) {
+  explicit LineReader(const std::string &path) : path_(path), file_(std::fopen(path.c_str(), "re"), &std::fclose) {
     if (file_ == nullptr) throw SystemError("cannot read", path_, errno);
   }
   ~LineReader() { std::free(line_); }
-  LineReader(const LineReader&) = delete;
-  LineReader& operator=(const LineReader&) = delete;
+  LineReader(const LineReader &) = delete;
+  LineReader &operator=(const LineReader &) = delete;
 
   // The next line without its end; false after the last.
-  bool Next(std::string_view& line) {
+  bool Next(std::string_view &line) {
     const ssize_t length = getline(&line_, &capacity_, file_.get());
     if (length < 0) {
       if (std::feof(file_.get()) == 0) throw SystemError("cannot read", path_, errno);
@@ -42,22 +42,22 @@ class LineReader {
   }
 
  private:
-  const std::string& path_;
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
-  char* line_ = nullptr;
+  const std::string &path_;
+  std::unique_ptr<std::FILE, int (*)(std::FILE *)> file_;
+  char *line_ = nullptr;
   size_t capacity_ = 0;
   bool is_first_ = true;
 };
 
 // A path in a manifest is relative to where that lies.
-std::string FromManifest(const InputArguments& inputs, std::string_view path) {
-  const std::string& manifest = *inputs.manifest;
+std::string FromManifest(const InputArguments &inputs, std::string_view path) {
+  const std::string &manifest = *inputs.manifest;
   return (path.front() == '/' ? "" : manifest.substr(0, manifest.rfind('/') + 1)) + std::string(path);
 }
 
 }  // namespace
 
-void Corpus::ExpectColumns(const std::string& path, int64_t cols) {
+void Corpus::ExpectColumns(const std::string &path, int64_t cols) {
   if (!model_.empty() && cols != cols_) {
     throw Error(path + ": the number of columns is " + std::to_string(cols) + ", expected " + std::to_string(cols_) +
                 ", that of " + model_);
@@ -66,8 +66,8 @@ void Corpus::ExpectColumns(const std::string& path, int64_t cols) {
   visited_cols_ = cols;
 }
 
-void Corpus::ForEachPair(const InputArguments& inputs, Progress& progress,
-                         const std::function<void(const std::string&, const std::string&)>& visit) {
+void Corpus::ForEachPair(const InputArguments &inputs, Progress &progress,
+                         const std::function<void(const std::string &, const std::string &)> &visit) {
   ForEachLine(inputs, progress, [&](std::string_view line) {
     const size_t tab = line.find('\t');
     if (tab == 0 || tab >= line.size() - 1 || line.find('\t', tab + 1) != std::string_view::npos) {
@@ -77,17 +77,17 @@ void Corpus::ForEachPair(const InputArguments& inputs, Progress& progress,
   });
 }
 
-void Corpus::ForEachFile(const InputArguments& inputs, Progress& progress,
-                         const std::function<void(const std::string&)>& visit) {
+void Corpus::ForEachFile(const InputArguments &inputs, Progress &progress,
+                         const std::function<void(const std::string &)> &visit) {
   ForEachLine(inputs, progress, [&](std::string_view line) {
     if (line.find('\t') != std::string_view::npos) throw Error("expected one path, found a TAB");
     visit(FromManifest(inputs, line));
   });
 }
 
-void Corpus::ForEachLine(const InputArguments& inputs, Progress& progress,
-                         const std::function<void(std::string_view)>& visit) {
-  const std::string& manifest = *inputs.manifest;
+void Corpus::ForEachLine(const InputArguments &inputs, Progress &progress,
+                         const std::function<void(std::string_view)> &visit) {
+  const std::string &manifest = *inputs.manifest;
   LineReader lines(manifest);
   std::string_view line;
   for (int64_t number = 1; lines.Next(line); ++number) {
@@ -100,7 +100,7 @@ void Corpus::ForEachLine(const InputArguments& inputs, Progress& progress,
         model_ = visited_;
         cols_ = visited_cols_;
       }
-    } catch (const Error& error) {
+    } catch (const Error &error) {
       const std::string message = manifest + ":" + std::to_string(number) + ": " + error.what();
       if (!inputs.keep_going) throw Error(message);
       ++failed_;
@@ -112,7 +112,7 @@ void Corpus::ForEachLine(const InputArguments& inputs, Progress& progress,
   if (files_ + failed_ == 0) throw Error(manifest + ": names no file");
 }
 
-int Corpus::Finish(Report& report, int threads) const {
+int Corpus::Finish(Report &report, int threads) const {
   report.Add("files", files_);
   report.Add("failed", failed_);
   AddExecution(report, threads);

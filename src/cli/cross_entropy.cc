@@ -35,7 +35,7 @@ void RowCounts::Add(int64_t rows, int64_t live_rows, double nll, double perplexi
   nll_.Add(nll);
 }
 
-void RowCounts::Add(const RowCounts& other) {
+void RowCounts::Add(const RowCounts &other) {
   rows_ += other.rows_;
   live_rows_ += other.live_rows_;
   parts_ += other.parts_;
@@ -49,12 +49,12 @@ double RowCounts::perplexity() const {
   return std::exp(nll_.value() / static_cast<double>(live_rows_));
 }
 
-CrossEntropyInputs::CrossEntropyInputs(const std::string& logits, const std::string& targets,
+CrossEntropyInputs::CrossEntropyInputs(const std::string &logits, const std::string &targets,
                                        std::optional<int64_t> class_axis, bool allow_probabilities)
     : logits_(logits, kLogits),
       layout_(LayoutOf(logits_, class_axis)),
       targets_(targets, allow_probabilities ? kIndicesOrProbabilities : kIndices) {
-  const std::vector<int64_t>& shape = targets_.shape();
+  const std::vector<int64_t> &shape = targets_.shape();
   if (has_probabilities()) {
     if (shape == layout_.shape) return;
     throw Error(targets + ": the dtype is '" + targets_.descr() + "', expected " + std::string(kIndices.dtypes_text) +
@@ -86,7 +86,7 @@ xent_cross_entropy CrossEntropyInputs::Call(int64_t first_block, int64_t blocks)
   return call;
 }
 
-void CrossEntropyInputs::CheckOptions(const xent_options& options) const {
+void CrossEntropyInputs::CheckOptions(const xent_options &options) const {
   if (options.valid_cols > layout_.cols) {
     throw Error(logits_.path() + ": --valid-cols is " + std::to_string(options.valid_cols) + ", expected at most " +
                 std::to_string(layout_.cols) + ", the number of columns");
@@ -99,8 +99,8 @@ void CrossEntropyInputs::CheckOptions(const xent_options& options) const {
   }
 }
 
-void CrossEntropyInputs::Run(const xent_cross_entropy& call, int64_t first_block, const xent_options& options,
-                             ThreadPool& pool) const {
+void CrossEntropyInputs::Run(const xent_cross_entropy &call, int64_t first_block, const xent_options &options,
+                             ThreadPool &pool) const {
   CheckOptions(options);
   const xent_exec exec = pool.exec();
   xent_error error = XENT_ERROR_INIT;
@@ -118,8 +118,8 @@ void CrossEntropyInputs::Run(const xent_cross_entropy& call, int64_t first_block
   }
 }
 
-void CrossEntropyInputs::RunAndCount(xent_cross_entropy call, int64_t first_block, const xent_options& options,
-                                     ThreadPool& pool, RowCounts& counts) const {
+void CrossEntropyInputs::RunAndCount(xent_cross_entropy call, int64_t first_block, const xent_options &options,
+                                     ThreadPool &pool, RowCounts &counts) const {
   double perplexity = 0;
   int64_t live_rows = 0;
   call.perplexity = &perplexity;

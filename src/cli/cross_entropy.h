@@ -19,7 +19,7 @@ namespace xent_cli {
 class RowCounts {
  public:
   void Add(int64_t rows, int64_t live_rows, double nll, double perplexity);
-  void Add(const RowCounts& other);
+  void Add(const RowCounts &other);
   int64_t rows() const { return rows_; }
   int64_t live_rows() const { return live_rows_; }
   double perplexity() const;
@@ -34,12 +34,12 @@ class RowCounts {
 class CrossEntropyInputs {
  public:
   // Targets of the logits' shape and a floating dtype are probabilities, where those are allowed.
-  CrossEntropyInputs(const std::string& logits, const std::string& targets, std::optional<int64_t> class_axis,
+  CrossEntropyInputs(const std::string &logits, const std::string &targets, std::optional<int64_t> class_axis,
                      bool allow_probabilities);
 
-  const NpyArray& logits() const { return logits_; }
-  const NpyArray& targets() const { return targets_; }
-  const Layout& layout() const { return layout_; }
+  const NpyArray &logits() const { return logits_; }
+  const NpyArray &targets() const { return targets_; }
+  const Layout &layout() const { return layout_; }
   bool has_probabilities() const { return targets_.is_floating(); }
   xent_dtype arithmetic() const { return ArithmeticType(logits_.dtype()); }
   size_t number_bytes() const { return SizeOf(arithmetic()); }  // of a loss, or another number of a row
@@ -47,14 +47,14 @@ class CrossEntropyInputs {
   // A call's arguments for blocks of rows.
   xent_cross_entropy Call(int64_t first_block, int64_t blocks) const;
   // The forward function, or that with gradient where `call` has a place for it. Throws Error.
-  void Run(const xent_cross_entropy& call, int64_t first_block, const xent_options& options, ThreadPool& pool) const;
+  void Run(const xent_cross_entropy &call, int64_t first_block, const xent_options &options, ThreadPool &pool) const;
   // The same, and adds the rows to `counts`.
-  void RunAndCount(xent_cross_entropy call, int64_t first_block, const xent_options& options, ThreadPool& pool,
-                   RowCounts& counts) const;
+  void RunAndCount(xent_cross_entropy call, int64_t first_block, const xent_options &options, ThreadPool &pool,
+                   RowCounts &counts) const;
 
  private:
   // What the library would refuse in its own words.
-  void CheckOptions(const xent_options& options) const;
+  void CheckOptions(const xent_options &options) const;
 
   const NpyArray logits_;
   const Layout layout_;

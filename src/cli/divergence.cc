@@ -19,7 +19,7 @@ enum Result { kPerRow, kGrad };
 
 // Two matrices of one shape.
 struct Pair {
-  Pair(const std::string& student_path, const std::string& teacher_path)
+  Pair(const std::string &student_path, const std::string &teacher_path)
       : student(student_path, kLogitsMatrix), layout(LayoutOf(student, 1)), teacher(teacher_path, kLogitsMatrix) {
     ExpectShape(teacher, student.shape(), ", that of " + student_path);
   }
@@ -33,12 +33,12 @@ struct Pair {
 
 class DivergenceCommand {
  public:
-  explicit DivergenceCommand(const DivergenceArguments& arguments)
+  explicit DivergenceCommand(const DivergenceArguments &arguments)
       : arguments_(arguments), options_(arguments.options), pool_(arguments.inputs.threads, progress_) {}
 
   int RunFile() {
     const Pair pair(arguments_.inputs.first, arguments_.inputs.second);
-    const Layout& layout = pair.layout;
+    const Layout &layout = pair.layout;
     Results results(Wanted(pair), layout.blocks, {&pair.student.file(), &pair.teacher.file()});
     xent_divergence call = Call(pair, 0, layout.rows());
     for (const Result result : {kPerRow, kGrad}) SetResult(call, result, results.data(result));
@@ -49,7 +49,7 @@ class DivergenceCommand {
 
     xent_options options = options_;
     DivideByWhole(options, layout.rows());
-    const auto fill = [&](int result, int64_t first, int64_t rows, char* data) {
+    const auto fill = [&](int result, int64_t first, int64_t rows, char *data) {
       xent_divergence part = Call(pair, first, rows);
       SetResult(part, static_cast<Result>(result), data);
       Run(pair, part, options);
@@ -66,7 +66,7 @@ class DivergenceCommand {
     Corpus corpus;
     CorpusLoss losses;
     int64_t rows = 0;
-    corpus.ForEachPair(arguments_.inputs, progress_, [&](const std::string& student, const std::string& teacher) {
+    corpus.ForEachPair(arguments_.inputs, progress_, [&](const std::string &student, const std::string &teacher) {
       const Pair pair(student, teacher);
       corpus.ExpectColumns(student, pair.layout.cols);
       losses.Add(LossOf(pair));
@@ -79,20 +79,20 @@ class DivergenceCommand {
   }
 
  private:
-  std::vector<ArrayResult> Wanted(const Pair& pair) const {
+  std::vector<ArrayResult> Wanted(const Pair &pair) const {
     std::vector<ArrayResult> wanted;
-    if (const auto& path = arguments_.per_row) {
+    if (const auto &path = arguments_.per_row) {
       wanted.push_back({kPerRow, "--per-row", "per-row", *path, DescrOf(pair.arithmetic()), pair.layout.row_shape,
                         SizeOf(pair.arithmetic())});
     }
-    if (const auto& path = arguments_.grad) {
+    if (const auto &path = arguments_.grad) {
       wanted.push_back({kGrad, "--grad", "grad", *path, DescrOf(pair.student.dtype()), pair.layout.shape,
                         pair.student.element_bytes() * static_cast<size_t>(pair.layout.cols)});
     }
     return wanted;
   }
 
-  xent_divergence Call(const Pair& pair, int64_t first, int64_t rows) const {
+  xent_divergence Call(const Pair &pair, int64_t first, int64_t rows) const {
     xent_divergence call = XENT_DIVERGENCE_INIT;
     call.rows = rows;
     call.cols = pair.layout.cols;
@@ -106,18 +106,18 @@ class DivergenceCommand {
     return call;
   }
 
-  static void SetResult(xent_divergence& call, Result result, void* data) {
+  static void SetResult(xent_divergence &call, Result result, void *data) {
     (result == kPerRow ? call.losses : call.grad) = data;
   }
 
-  void Run(const Pair& pair, const xent_divergence& call, const xent_options& options) {
+  void Run(const Pair &pair, const xent_divergence &call, const xent_options &options) {
     const xent_exec exec = pool_.exec();
     xent_error error = XENT_ERROR_INIT;
     const auto function = call.grad != nullptr ? &xent_divergence_forward_backward : &xent_divergence_forward;
     if (function(&call, &options, &exec, &error) != XENT_OK) throw Error(pair.student.path() + ": " + error.message);
   }
 
-  CorpusLoss LossOf(const Pair& pair) {
+  CorpusLoss LossOf(const Pair &pair) {
     const xent_dtype type = pair.arithmetic();
     const Batches batches(pair.layout.rows(), SizeOf(type));
     const Scratch scratch(SizeOf(type) * static_cast<size_t>(batches.size()));
@@ -135,15 +135,15 @@ class DivergenceCommand {
     return loss;
   }
 
-  const DivergenceArguments& arguments_;
-  const xent_options& options_;
+  const DivergenceArguments &arguments_;
+  const xent_options &options_;
   Progress progress_;
   ThreadPool pool_;
 };
 
 }  // namespace
 
-int RunDivergence(const DivergenceArguments& arguments) {
+int RunDivergence(const DivergenceArguments &arguments) {
   DivergenceCommand command(arguments);
   return arguments.inputs.manifest ? command.RunManifest() : command.RunFile();
 }

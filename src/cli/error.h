@@ -18,7 +18,7 @@ enum ExitCode : int {
 // Everything that ends a command early. The message is the line printed after "xent: ".
 class Error : public std::runtime_error {
  public:
-  explicit Error(const std::string& message) : std::runtime_error(message) {}
+  explicit Error(const std::string &message) : std::runtime_error(message) {}
 };
 
 // The command line is wrong, rather than what it names.

@@ -14,7 +14,7 @@
 namespace xent_cli {
 namespace {
 
-std::string ReadWord(const std::string& path) {
+std::string ReadWord(const std::string &path) {
   std::string word;
   std::ifstream(path) >> word;
   return word;
@@ -45,19 +45,19 @@ std::array<std::optional<int64_t>, 3> CacheSizes() {
   return sizes;
 }
 
-std::vector<std::string> Names(const char* (*name)(int32_t)) {
+std::vector<std::string> Names(const char *(*name)(int32_t)) {
   std::vector<std::string> names;
   for (int32_t i = 0; name(i) != nullptr; ++i) names.emplace_back(name(i));
   return names;
 }
 
-std::string Join(const std::vector<std::string>& names) {
+std::string Join(const std::vector<std::string> &names) {
   std::string text;
-  for (const std::string& name : names) text += (text.empty() ? "" : " ") + name;
+  for (const std::string &name : names) text += (text.empty() ? "" : " ") + name;
   return text;
 }
 
-std::string SizeText(const std::optional<int64_t>& size) {
+std::string SizeText(const std::optional<int64_t> &size) {
   return size ? std::to_string(*size / 1024) + " KiB" : "unknown";
 }
 

@@ -8,7 +8,7 @@
 namespace xent_cli {
 namespace {
 
-Layout LayoutAt(const NpyArray& array, size_t axis) {
+Layout LayoutAt(const NpyArray &array, size_t axis) {
   Layout layout;
   layout.shape = array.shape();
   layout.row_shape = layout.shape;
@@ -28,7 +28,7 @@ Layout LayoutAt(const NpyArray& array, size_t axis) {
 
 }  // namespace
 
-Layout LayoutOf(const NpyArray& array, std::optional<int64_t> axis) {
+Layout LayoutOf(const NpyArray &array, std::optional<int64_t> axis) {
   const auto dimensions = static_cast<int64_t>(array.shape().size());
   const int64_t wanted = axis.value_or(dimensions == 1 ? 0 : 1);
   if (wanted < -dimensions || wanted >= dimensions) {
@@ -39,7 +39,7 @@ Layout LayoutOf(const NpyArray& array, std::optional<int64_t> axis) {
   return LayoutAt(array, static_cast<size_t>(wanted < 0 ? wanted + dimensions : wanted));
 }
 
-Layout LayoutOfElements(const NpyArray& array) {
+Layout LayoutOfElements(const NpyArray &array) {
   if (array.shape().size() > 1) return LayoutAt(array, 1);
   Layout layout;
   layout.shape = layout.row_shape = array.shape();
@@ -48,7 +48,7 @@ Layout LayoutOfElements(const NpyArray& array) {
   return layout;
 }
 
-void ExpectShape(const NpyArray& array, const std::vector<int64_t>& shape, const std::string& reason) {
+void ExpectShape(const NpyArray &array, const std::vector<int64_t> &shape, const std::string &reason) {
   if (array.shape() == shape) return;
   throw Error(array.path() + ": the shape is " + ShapeText(array.shape()) + ", expected " + ShapeText(shape) + reason);
 }

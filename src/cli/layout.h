@@ -24,12 +24,12 @@ struct Layout {
 };
 
 // `axis` counts from the end where negative. Without it: dimension 1, or the only one.
-Layout LayoutOf(const NpyArray& array, std::optional<int64_t> axis);
+Layout LayoutOf(const NpyArray &array, std::optional<int64_t> axis);
 // A vector is a column of rows there: one class.
-Layout LayoutOfElements(const NpyArray& array);
+Layout LayoutOfElements(const NpyArray &array);
 
 // Throws Error unless `array` has this shape; `reason` follows the expected one in the message.
-void ExpectShape(const NpyArray& array, const std::vector<int64_t>& shape, const std::string& reason);
+void ExpectShape(const NpyArray &array, const std::vector<int64_t> &shape, const std::string &reason);
 
 }  // namespace xent_cli
 

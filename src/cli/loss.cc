@@ -18,7 +18,7 @@ enum Result { kPerRow, kLse, kGrad };
 
 class LossCommand {
  public:
-  explicit LossCommand(const LossArguments& arguments)
+  explicit LossCommand(const LossArguments &arguments)
       : arguments_(arguments), options_(arguments.options), pool_(arguments.inputs.threads, progress_) {
     if (arguments_.class_weights) class_weights_.emplace(*arguments_.class_weights, "class weight");
     if (arguments_.row_weights) row_weights_.emplace(*arguments_.row_weights, "row weight");
@@ -42,7 +42,7 @@ class LossCommand {
     // A result that is written in place. Targets have been checked, and live rows counted, by the call above.
     xent_options options = options_;
     DivideByWhole(options, live_rows);  // all rows where targets are probabilities
-    const auto fill = [&](int result, int64_t first, int64_t blocks, char* data) {
+    const auto fill = [&](int result, int64_t first, int64_t blocks, char *data) {
       xent_cross_entropy part = Call(inputs, first, blocks);
       SetResult(part, static_cast<Result>(result), data);
       inputs.Run(part, first, IsWeightedMean(inputs) ? options_ : options, pool_);
@@ -60,10 +60,10 @@ class LossCommand {
     CorpusLoss losses;
     RowCounts counts;
     std::optional<std::string> index_targets, probability_targets;  // a file that has them
-    corpus.ForEachPair(arguments_.inputs, progress_, [&](const std::string& logits, const std::string& targets) {
+    corpus.ForEachPair(arguments_.inputs, progress_, [&](const std::string &logits, const std::string &targets) {
       const CrossEntropyInputs inputs = Open(logits, targets);
       corpus.ExpectColumns(logits, inputs.layout().cols);
-      if (const auto& others = inputs.has_probabilities() ? index_targets : probability_targets) {
+      if (const auto &others = inputs.has_probabilities() ? index_targets : probability_targets) {
         throw Error(targets + ": targets of '" + inputs.targets().descr() + "' cannot be one corpus with those of " +
                     *others);
       }
@@ -81,31 +81,31 @@ class LossCommand {
   }
 
  private:
-  CrossEntropyInputs Open(const std::string& logits, const std::string& targets) {
+  CrossEntropyInputs Open(const std::string &logits, const std::string &targets) {
     return {logits, targets, arguments_.class_axis, true};
   }
 
-  std::vector<const MappedFile*> InputFiles(const CrossEntropyInputs& inputs) const {
-    std::vector<const MappedFile*> files = {&inputs.logits().file(), &inputs.targets().file()};
-    for (const auto* weights : {&class_weights_, &row_weights_}) {
+  std::vector<const MappedFile *> InputFiles(const CrossEntropyInputs &inputs) const {
+    std::vector<const MappedFile *> files = {&inputs.logits().file(), &inputs.targets().file()};
+    for (const auto *weights : {&class_weights_, &row_weights_}) {
       if (*weights) files.push_back(&(*weights)->file());
     }
     return files;
   }
 
-  std::vector<ArrayResult> Wanted(const CrossEntropyInputs& inputs) const {
-    const Layout& layout = inputs.layout();
+  std::vector<ArrayResult> Wanted(const CrossEntropyInputs &inputs) const {
+    const Layout &layout = inputs.layout();
     const size_t row_bytes = inputs.number_bytes() * static_cast<size_t>(layout.inner);
     const size_t grad_bytes = inputs.logits().element_bytes() * static_cast<size_t>(layout.block_elements());
-    const char* const descr = DescrOf(inputs.arithmetic());
+    const char *const descr = DescrOf(inputs.arithmetic());
     std::vector<ArrayResult> wanted;
-    if (const auto& path = arguments_.per_row) {
+    if (const auto &path = arguments_.per_row) {
       wanted.push_back({kPerRow, "--per-row", "per-row", *path, descr, layout.row_shape, row_bytes});
     }
-    if (const auto& path = arguments_.lse) {
+    if (const auto &path = arguments_.lse) {
       wanted.push_back({kLse, "--lse", "lse", *path, descr, layout.row_shape, row_bytes});
     }
-    if (const auto& path = arguments_.grad) {
+    if (const auto &path = arguments_.grad) {
       wanted.push_back({kGrad, "--grad", "grad", *path, DescrOf(inputs.logits().dtype()), layout.shape, grad_bytes,
                         IsWeightedMean(inputs)});
     }
@@ -113,12 +113,12 @@ class LossCommand {
   }
 
   // The denominator is a sum of weights, which may be negative and is no divisor then.
-  bool IsWeightedMean(const CrossEntropyInputs& inputs) const {
+  bool IsWeightedMean(const CrossEntropyInputs &inputs) const {
     return options_.reduction == XENT_REDUCTION_MEAN && !options_.has_divisor && !inputs.has_probabilities() &&
            (class_weights_ || row_weights_);
   }
 
-  xent_cross_entropy Call(const CrossEntropyInputs& inputs, int64_t first, int64_t blocks) {
+  xent_cross_entropy Call(const CrossEntropyInputs &inputs, int64_t first, int64_t blocks) {
     xent_cross_entropy call = inputs.Call(first, blocks);
     if (class_weights_) {
       class_weights_->ExpectClasses(inputs.layout(), inputs.logits().path());
@@ -128,12 +128,12 @@ class LossCommand {
     return call;
   }
 
-  static void SetResult(xent_cross_entropy& call, Result result, void* data) {
+  static void SetResult(xent_cross_entropy &call, Result result, void *data) {
     (result == kPerRow ? call.losses : result == kLse ? call.lse : call.grad) = data;
   }
 
-  void AddRows(const CrossEntropyInputs& inputs, CorpusLoss& losses, RowCounts& counts) {
-    const Layout& layout = inputs.layout();
+  void AddRows(const CrossEntropyInputs &inputs, CorpusLoss &losses, RowCounts &counts) {
+    const Layout &layout = inputs.layout();
     const xent_dtype type = inputs.arithmetic();
     const Batches batches(layout.blocks, inputs.number_bytes() * static_cast<size_t>(layout.inner));
     const Scratch scratch(inputs.number_bytes() * static_cast<size_t>(batches.size() * layout.inner));
@@ -156,14 +156,14 @@ class LossCommand {
     });
   }
 
-  static void AddRowCounts(Report& report, bool has_probabilities, double perplexity, int64_t rows, int64_t live_rows) {
+  static void AddRowCounts(Report &report, bool has_probabilities, double perplexity, int64_t rows, int64_t live_rows) {
     report.AddNumber("perplexity", has_probabilities ? std::nullopt : std::optional(perplexity), false);
     report.Add("rows", rows);
     report.Add("ignored", rows - live_rows);
   }
 
-  const LossArguments& arguments_;
-  const xent_options& options_;
+  const LossArguments &arguments_;
+  const xent_options &options_;
   Progress progress_;
   ThreadPool pool_;
   std::optional<NpyWeights> class_weights_, row_weights_;
@@ -171,7 +171,7 @@ class LossCommand {
 
 }  // namespace
 
-int RunLoss(const LossArguments& arguments) {
+int RunLoss(const LossArguments &arguments) {
   LossCommand command(arguments);
   return arguments.inputs.manifest ? command.RunManifest() : command.RunFile();
 }

@@ -32,15 +32,15 @@ void KeepStandardDescriptors() {
   }
 }
 
-CLI::ValidationError WrongValue(const std::string& option, const std::string& expected, const std::string& text) {
+CLI::ValidationError WrongValue(const std::string &option, const std::string &expected, const std::string &text) {
   return CLI::ValidationError(option, std::string("expected ").append(expected) + ", not '" + text + "'");
 }
 
 // The whole of `text` as a number, in the C locale whatever the user's is. CLI11's own conversion would read 010 as 8.
 template <typename T>
-T ParseNumber(const std::string& option, const std::string& text, const char* expected) {
+T ParseNumber(const std::string &option, const std::string &text, const char *expected) {
   T value{};
-  const char* const end = text.data() + text.size();
+  const char *const end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, value);
   if (error != std::errc() || stop != end) throw WrongValue(option, expected, text);
   return value;
@@ -57,12 +57,12 @@ struct NumberOf<std::optional<T>> {
 
 // `value` is a number, or an optional one that stays empty where the option is not given.
 template <typename T, typename Valid>
-CLI::Option* AddNumber(CLI::App* command, const std::string& option, const std::string& help, const char* type_name,
-                       const char* expected, Valid valid, T* value) {
+CLI::Option *AddNumber(CLI::App *command, const std::string &option, const std::string &help, const char *type_name,
+                       const char *expected, Valid valid, T *value) {
   return command
       ->add_option_function<std::string>(
           option,
-          [=](const std::string& text) {
+          [=](const std::string &text) {
             const auto number = ParseNumber<typename NumberOf<T>::type>(option, text, expected);
             if (!valid(number)) throw WrongValue(option, expected, text);
             *value = number;
@@ -72,15 +72,15 @@ CLI::Option* AddNumber(CLI::App* command, const std::string& option, const std::
 }
 
 // A choice among words, which stand in the order of the enumeration that `value` holds.
-CLI::Option* AddChoice(CLI::App* command, const std::string& option, const std::string& help,
-                       const std::vector<std::pair<std::string, int32_t>>& choices, int32_t* value) {
+CLI::Option *AddChoice(CLI::App *command, const std::string &option, const std::string &help,
+                       const std::vector<std::pair<std::string, int32_t>> &choices, int32_t *value) {
   std::string words;
-  for (const auto& choice : choices) words += (words.empty() ? "" : "|") + choice.first;
+  for (const auto &choice : choices) words += (words.empty() ? "" : "|") + choice.first;
   return command
       ->add_option_function<std::string>(
           option,
-          [=](const std::string& text) {
-            for (const auto& [word, number] : choices) {
+          [=](const std::string &text) {
+            for (const auto &[word, number] : choices) {
               if (text == word) {
                 *value = number;
                 return;
@@ -93,11 +93,10 @@ CLI::Option* AddChoice(CLI::App* command, const std::string& option, const std::
 }
 
 // A word that is taken as it is, empty too.
-CLI::Option* AddText(CLI::App* command, const std::string& option, const std::string& help, const char* type_name,
-                     std::optional<std::string>* value) {
-  return command
-      ->add_option_function<std::string>(
-          option, [value](const std::string& text) { *value = text; }, help)
+CLI::Option *AddText(CLI::App *command, const std::string &option, const std::string &help, const char *type_name,
+                     std::optional<std::string> *value) {
+  return command->add_option_function<std::string>(
+                    option, [value](const std::string &text) { *value = text; }, help)
       ->type_name(type_name);
 }
 
@@ -111,17 +110,17 @@ constexpr char kShare[] = "a number from 0 to 1";
 // An input file's name on the command line.
 struct Path {
   std::string name, help;
-  std::string* value;
+  std::string *value;
 };
 
 // The input files or a manifest of such, and --json. `check` runs after the command line has been read.
-void AddInputs(CLI::App* command, InputArguments& inputs, const std::vector<Path>& paths,
-               const std::vector<std::string>& not_with_manifest, const std::function<void()>& check = {}) {
-  std::vector<CLI::Option*> positionals;
-  for (const Path& path : paths) {
+void AddInputs(CLI::App *command, InputArguments &inputs, const std::vector<Path> &paths,
+               const std::vector<std::string> &not_with_manifest, const std::function<void()> &check = {}) {
+  std::vector<CLI::Option *> positionals;
+  for (const Path &path : paths) {
     positionals.push_back(command
                               ->add_option_function<std::string>(
-                                  path.name, [path](const std::string& text) { *path.value = text; }, path.help)
+                                  path.name, [path](const std::string &text) { *path.value = text; }, path.help)
                               ->type_name(""));
   }
   AddText(command, "--manifest",
@@ -133,14 +132,14 @@ void AddInputs(CLI::App* command, InputArguments& inputs, const std::vector<Path
   command->add_flag("--keep-going", inputs.keep_going, "Name a bad file of the manifest and do the rest");
   command->add_flag("--json", inputs.json, "Print one JSON object on one line");
   command->callback([=, &inputs] {
-    for (const CLI::Option* positional : positionals) {
+    for (const CLI::Option *positional : positionals) {
       const bool given = positional->count() > 0;
       if (!inputs.manifest && !given) throw CLI::RequiredError(positional->get_name());
       if (inputs.manifest && given) {
         throw CLI::ValidationError("--manifest", "not together with " + positional->get_name());
       }
     }
-    for (const std::string& option : not_with_manifest) {
+    for (const std::string &option : not_with_manifest) {
       if (inputs.manifest && command->get_option(option)->count() > 0) {
         throw CLI::ValidationError(option, "not together with --manifest");
       }
@@ -150,14 +149,14 @@ void AddInputs(CLI::App* command, InputArguments& inputs, const std::vector<Path
   });
 }
 
-void AddThreads(CLI::App* command, InputArguments& inputs) {
+void AddThreads(CLI::App *command, InputArguments &inputs) {
   AddNumber(
       command, "--threads", "Threads, 0 for all; results do not depend on it (0)", "N", "an integer from 0 to 1024",
       [](int value) { return value >= 0 && value <= kMaxThreads; }, &inputs.threads);
 }
 
 // How losses become one.
-void AddReduction(CLI::App* command, xent_options& options, const std::string& empty) {
+void AddReduction(CLI::App *command, xent_options &options, const std::string &empty) {
   AddChoice(command, "--reduction", "How the losses become one (mean)",
             {{"mean", XENT_REDUCTION_MEAN}, {"sum", XENT_REDUCTION_SUM}, {"none", XENT_REDUCTION_NONE}},
             &options.reduction);
@@ -167,7 +166,7 @@ void AddReduction(CLI::App* command, xent_options& options, const std::string& e
             {{"nan", XENT_EMPTY_MEAN_NAN}, {"zero", XENT_EMPTY_MEAN_ZERO}}, &options.empty_mean);
 }
 
-void CheckReduction(const CLI::App* command, xent_options& options) {
+void CheckReduction(const CLI::App *command, xent_options &options) {
   options.has_divisor = command->get_option("--divisor")->count() > 0;
   if (options.has_divisor && options.reduction == XENT_REDUCTION_NONE) {
     throw CLI::ValidationError("--divisor", "not together with --reduction none");
@@ -175,7 +174,7 @@ void CheckReduction(const CLI::App* command, xent_options& options) {
 }
 
 // What is done to the logits before anything else, and which rows count.
-void AddLogitsOptions(CLI::App* command, xent_options& options, std::optional<int64_t>& class_axis) {
+void AddLogitsOptions(CLI::App *command, xent_options &options, std::optional<int64_t> &class_axis) {
   AddNumber(
       command, "--ignore-index", "Rows with this target count for nothing (-100)", "I", "a 64-bit integer",
       [](int64_t) { return true; }, &options.ignore_index);
@@ -198,10 +197,10 @@ constexpr char kOutputFooter[] =
     "the report goes to standard error. A manifest's totals are those of one matrix of all its rows; array\n"
     "outputs and weights of rows or elements belong to one file and do not go with it.";
 
-CLI::App* AddLossCommand(CLI::App& app, LossArguments& arguments) {
-  CLI::App* loss =
+CLI::App *AddLossCommand(CLI::App &app, LossArguments &arguments) {
+  CLI::App *loss =
       app.add_subcommand("loss", "Cross-entropy of logits [N, V] against target classes [N] or probabilities [N, V]");
-  xent_options& options = arguments.options;
+  xent_options &options = arguments.options;
   AddReduction(loss, options, "every row is ignored");
   AddLogitsOptions(loss, options, arguments.class_axis);
   AddNumber(loss, "--label-smoothing", "Share of the target that the other classes get, 0 to 1 (0)", "E", kShare,
@@ -225,8 +224,8 @@ CLI::App* AddLossCommand(CLI::App& app, LossArguments& arguments) {
   return loss;
 }
 
-CLI::App* AddScoreCommand(CLI::App& app, ScoreArguments& arguments) {
-  CLI::App* score =
+CLI::App *AddScoreCommand(CLI::App &app, ScoreArguments &arguments) {
+  CLI::App *score =
       app.add_subcommand("score", "Accuracy, perplexity, entropy and rank of logits [N, V] over targets [N]");
   AddLogitsOptions(score, arguments.options, arguments.class_axis);
   AddNumber(
@@ -246,8 +245,8 @@ CLI::App* AddScoreCommand(CLI::App& app, ScoreArguments& arguments) {
   return score;
 }
 
-CLI::App* AddDivergenceCommand(CLI::App& app, DivergenceArguments& arguments) {
-  CLI::App* divergence =
+CLI::App *AddDivergenceCommand(CLI::App &app, DivergenceArguments &arguments) {
+  CLI::App *divergence =
       app.add_subcommand("divergence", "Divergence between the softmax of a student's logits [N, V] and a teacher's");
   AddChoice(divergence, "--kind", "Which one (forward-kl)",
             {{"forward-kl", XENT_DIVERGENCE_FORWARD_KL},
@@ -255,7 +254,7 @@ CLI::App* AddDivergenceCommand(CLI::App& app, DivergenceArguments& arguments) {
              {"js", XENT_DIVERGENCE_JENSEN_SHANNON},
              {"cross-entropy", XENT_DIVERGENCE_CROSS_ENTROPY}},
             &arguments.kind);
-  const CLI::Option* beta = AddNumber(
+  const CLI::Option *beta = AddNumber(
       divergence, "--beta", "Share of the teacher in the mixture of js, between 0 and 1 (0.5)", "B",
       "a number between 0 and 1", [](double value) { return value > 0 && value < 1; }, &arguments.beta);
   AddNumber(divergence, "--temperature", "Divide all logits by T (1)", "T", kPositive, IsPositive,
@@ -278,8 +277,8 @@ CLI::App* AddDivergenceCommand(CLI::App& app, DivergenceArguments& arguments) {
   return divergence;
 }
 
-CLI::App* AddBceCommand(CLI::App& app, BceArguments& arguments) {
-  CLI::App* bce =
+CLI::App *AddBceCommand(CLI::App &app, BceArguments &arguments) {
+  CLI::App *bce =
       app.add_subcommand("bce", "Binary cross-entropy, or focal loss, of elements [N, C] against targets [N, C]");
   AddChoice(bce, "--from", "What the input is (logits)",
             {{"logits", XENT_BCE_LOGITS}, {"probabilities", XENT_BCE_PROBABILITIES}}, &arguments.input_kind);
@@ -299,7 +298,7 @@ CLI::App* AddBceCommand(CLI::App& app, BceArguments& arguments) {
             {{"INPUT.npy", std::string(kLogitsHelp) + "; the classes are dimension 1", &arguments.inputs.first},
              {"TARGETS.npy", "As the input, of its shape", &arguments.inputs.second}},
             {"--element-weights", "--row-weights", "--per-element", "--grad"}, [=, &arguments] {
-              for (const char* option : {"--pos-weight", "--focal-gamma", "--focal-alpha"}) {
+              for (const char *option : {"--pos-weight", "--focal-gamma", "--focal-alpha"}) {
                 if (arguments.input_kind != XENT_BCE_LOGITS && bce->get_option(option)->count() > 0) {
                   throw CLI::ValidationError(option, "not together with --from probabilities");
                 }
@@ -310,7 +309,7 @@ CLI::App* AddBceCommand(CLI::App& app, BceArguments& arguments) {
   return bce;
 }
 
-int ParseAndRun(int argc, char** argv) {
+int ParseAndRun(int argc, char **argv) {
   CLI::App app("Softmax cross-entropy on the CPU, of arrays in .npy files.", "xent");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("xent ") + xent_version(), "Print the version and exit");
@@ -322,31 +321,31 @@ int ParseAndRun(int argc, char** argv) {
   BceArguments bce_arguments;
   InputArguments check_inputs;
   bool info_json = false;
-  const CLI::App* const loss = AddLossCommand(app, loss_arguments);
-  const CLI::App* const score = AddScoreCommand(app, score_arguments);
-  const CLI::App* const divergence = AddDivergenceCommand(app, divergence_arguments);
-  const CLI::App* const bce = AddBceCommand(app, bce_arguments);
-  CLI::App* const check = app.add_subcommand("check", "Say whether logits [N, V] are probabilities by mistake");
+  const CLI::App *const loss = AddLossCommand(app, loss_arguments);
+  const CLI::App *const score = AddScoreCommand(app, score_arguments);
+  const CLI::App *const divergence = AddDivergenceCommand(app, divergence_arguments);
+  const CLI::App *const bce = AddBceCommand(app, bce_arguments);
+  CLI::App *const check = app.add_subcommand("check", "Say whether logits [N, V] are probabilities by mistake");
   AddInputs(check, check_inputs, {{"LOGITS.npy", kLogitsHelp, &check_inputs.first}}, {});
   check->footer("Exit code: 0; 3 for probabilities.");
-  CLI::App* const info = app.add_subcommand("info", "Targets, threads, caches and versions");
+  CLI::App *const info = app.add_subcommand("info", "Targets, threads, caches and versions");
   info->add_flag("--json", info_json, "Print one JSON object on one line");
 
   try {
     app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
+  } catch (const CLI::CallForHelp &) {
     Print(STDOUT_FILENO, app.help());
     return kExitOk;
-  } catch (const CLI::CallForVersion& version) {
+  } catch (const CLI::CallForVersion &version) {
     Print(STDOUT_FILENO, std::string(version.what()) + "\n");
     return kExitOk;
-  } catch (const CLI::RequiredError& error) {
+  } catch (const CLI::RequiredError &error) {
     if (!app.get_subcommands().empty()) throw UsageError(error.what());
     const std::vector<std::string> rest = app.remaining();
     std::string message = "a command is required: loss, score, divergence, bce, check or info";
     if (!rest.empty()) message.append(", not '").append(rest[0]).append("'");
     throw UsageError(message);
-  } catch (const CLI::ParseError& error) {
+  } catch (const CLI::ParseError &error) {
     throw UsageError(error.what());
   }
   if (loss->parsed()) return RunLoss(loss_arguments);
@@ -358,7 +357,7 @@ int ParseAndRun(int argc, char** argv) {
 }
 
 // The one line on standard error, in one write where the system allows. When even that fails nobody is left to tell.
-int Fail(int exit_code, const std::string& message) noexcept {
+int Fail(int exit_code, const std::string &message) noexcept {
   try {
     Print(STDERR_FILENO, "xent: " + Printable(message) + "\n");
   } catch (...) {
@@ -367,16 +366,16 @@ int Fail(int exit_code, const std::string& message) noexcept {
   return exit_code;
 }
 
-int Main(int argc, char** argv) noexcept {
+int Main(int argc, char **argv) noexcept {
   KeepStandardDescriptors();
   InstallSignalHandlers();
   try {
     return ParseAndRun(argc, argv);
-  } catch (const UsageError& error) {
+  } catch (const UsageError &error) {
     return Fail(kExitUsage, std::string(error.what()) + " (xent --help)");
-  } catch (const std::bad_alloc&) {
+  } catch (const std::bad_alloc &) {
     return Fail(kExitFailure, "out of memory");
-  } catch (const std::exception& error) {
+  } catch (const std::exception &error) {
     return Fail(kExitFailure, error.what());
   } catch (...) {
     return Fail(kExitFailure, "unknown failure");
@@ -386,4 +385,4 @@ int Main(int argc, char** argv) noexcept {
 }  // namespace
 }  // namespace xent_cli
 
-int main(int argc, char** argv) { return xent_cli::Main(argc, argv); }
+int main(int argc, char **argv) { return xent_cli::Main(argc, argv); }

@@ -28,9 +28,9 @@ constexpr size_t kMaxDimensions = 64;  // NumPy's own limit
 // much Python: any white space, either quote, any order of the keys, a comma after the last item.
 class HeaderParser {
  public:
-  HeaderParser(const std::string& path, std::string_view text) : path_(path), text_(text) {}
+  HeaderParser(const std::string &path, std::string_view text) : path_(path), text_(text) {}
 
-  void Parse(NpyHeader& header) {
+  void Parse(NpyHeader &header) {
     bool seen_descr = false, seen_order = false, seen_shape = false;
     Expect('{');
     while (!Accept('}')) {
@@ -63,7 +63,7 @@ class HeaderParser {
   }
 
  private:
-  [[noreturn]] void Fail(const std::string& what) const { throw Error(path_ + ": the .npy header " + what); }
+  [[noreturn]] void Fail(const std::string &what) const { throw Error(path_ + ": the .npy header " + what); }
 
   void SkipSpace() {
     const size_t start = text_.find_first_not_of(std::string_view(" \t\r\n\f\v", 6));
@@ -99,7 +99,7 @@ class HeaderParser {
 
   bool Boolean() {
     SkipSpace();
-    for (const auto& [word, value] : {std::pair<std::string_view, bool>{"True", true}, {"False", false}}) {
+    for (const auto &[word, value] : {std::pair<std::string_view, bool>{"True", true}, {"False", false}}) {
       if (text_.substr(0, word.size()) == word) {
         text_.remove_prefix(word.size());
         return value;
@@ -145,11 +145,11 @@ class HeaderParser {
     if (depth < 0) Fail("has a 'descr' that is no dtype");
   }
 
-  const std::string& path_;
+  const std::string &path_;
   std::string_view text_;
 };
 
-std::string DtypeText(const std::string& descr) {
+std::string DtypeText(const std::string &descr) {
   if (descr.empty()) return "is structured";
   std::string text = "is '" + descr + "'";
   if (descr.front() == '>') text += " (big-endian)";
@@ -157,7 +157,7 @@ std::string DtypeText(const std::string& descr) {
 }
 
 // The product of the extents; nothing where an int64_t does not hold it times `element_size`.
-std::optional<int64_t> DataBytes(const std::vector<int64_t>& shape, size_t element_size) {
+std::optional<int64_t> DataBytes(const std::vector<int64_t> &shape, size_t element_size) {
   // An empty array has no data however large its other extent is.
   if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return 0;
   int64_t bytes = static_cast<int64_t>(element_size);
@@ -183,7 +183,7 @@ constexpr NamedDtype kDtypes[] = {
 };
 
 template <typename T>
-T Load(const char* data) {
+T Load(const char *data) {
   T value;
   std::memcpy(&value, data, sizeof(T));
   return value;
@@ -198,31 +198,31 @@ double NumberOfFloat16(uint16_t bits) {
 
 }  // namespace
 
-std::string ShapeText(const std::vector<int64_t>& shape) {
+std::string ShapeText(const std::vector<int64_t> &shape) {
   std::string text = "(";
   for (size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
   if (shape.size() == 1) text += ",";
   return text + ")";
 }
 
-MappedFile::MappedFile(const std::string& path) : path_(path) {
+MappedFile::MappedFile(const std::string &path) : path_(path) {
   // O_NONBLOCK: opening a FIFO must not wait for a writer before it can be refused.
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
   if (fd < 0) throw SystemError("cannot read", path, errno);
   struct stat status;
   int error_number = fstat(fd, &status) != 0 ? errno : 0;
-  const char* reason = nullptr;
+  const char *reason = nullptr;
   if (error_number == 0 && S_ISDIR(status.st_mode)) {
     error_number = EISDIR;
   } else if (error_number == 0 && !S_ISREG(status.st_mode)) {
     reason = "not a regular file, which a memory map needs";
   } else if (error_number == 0 && status.st_size > 0) {
     size_ = static_cast<size_t>(status.st_size);
-    void* address = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
+    void *address = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
     if (address == MAP_FAILED) {
       error_number = errno;
     } else {
-      data_ = static_cast<const char*>(address);
+      data_ = static_cast<const char *>(address);
     }
   }
   close(fd);
@@ -230,18 +230,18 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
   if (reason != nullptr) throw Error("cannot read " + path + ": " + reason);
   device_ = status.st_dev;
   inode_ = status.st_ino;
-  if (data_ == nullptr) return;                               // an empty file cannot be mapped
-  madvise(const_cast<char*>(data_), size_, MADV_SEQUENTIAL);  // advice: that it is not taken does no harm
+  if (data_ == nullptr) return;                                // an empty file cannot be mapped
+  madvise(const_cast<char *>(data_), size_, MADV_SEQUENTIAL);  // advice: that it is not taken does no harm
   mapping_name_.emplace(data_, size_,
                         "xent: cannot read " + path + ": it was cut short meanwhile, or the device failed");
 }
 
 MappedFile::~MappedFile() {
   mapping_name_.reset();
-  if (data_ != nullptr) munmap(const_cast<char*>(data_), size_);
+  if (data_ != nullptr) munmap(const_cast<char *>(data_), size_);
 }
 
-NpyHeader ParseNpyHeader(const std::string& path, std::string_view bytes) {
+NpyHeader ParseNpyHeader(const std::string &path, std::string_view bytes) {
   if (bytes.substr(0, 4) == std::string_view("PK\x03\x04")) {
     throw Error(path + ": an .npz archive, expected one of the .npy files in it");
   }
@@ -270,10 +270,10 @@ NpyHeader ParseNpyHeader(const std::string& path, std::string_view bytes) {
 }
 
 // Checks everything that can be wrong with the array, in the order in which a reader would ask.
-NpyArray::NpyArray(const std::string& path, const ArrayRule& rule) : file_(path) {
+NpyArray::NpyArray(const std::string &path, const ArrayRule &rule) : file_(path) {
   NpyHeader header = ParseNpyHeader(path, file_.bytes());
-  const NamedDtype* found = nullptr;
-  for (const NamedDtype& dtype : kDtypes) {
+  const NamedDtype *found = nullptr;
+  for (const NamedDtype &dtype : kDtypes) {
     if (dtype.descr == header.descr && rule.*dtype.allowed) found = &dtype;
   }
   if (found == nullptr) {
@@ -324,8 +324,8 @@ size_t SizeOf(xent_dtype dtype) {
 
 xent_dtype ArithmeticType(xent_dtype dtype) { return dtype == XENT_F64 ? XENT_F64 : XENT_F32; }
 
-double NumberAt(const void* data, xent_dtype dtype, int64_t i) {
-  const char* const from = static_cast<const char*>(data) + static_cast<size_t>(i) * SizeOf(dtype);
+double NumberAt(const void *data, xent_dtype dtype, int64_t i) {
+  const char *const from = static_cast<const char *>(data) + static_cast<size_t>(i) * SizeOf(dtype);
   switch (dtype) {
     case XENT_F64:
       return Load<double>(from);
@@ -339,11 +339,11 @@ double NumberAt(const void* data, xent_dtype dtype, int64_t i) {
   return Load<float>(from);
 }
 
-const char* DescrOf(xent_dtype dtype) {
+const char *DescrOf(xent_dtype dtype) {
   return dtype == XENT_F64 ? "<f8" : dtype == XENT_F16 ? "<f2" : dtype == XENT_BF16 ? "<V2" : "<f4";
 }
 
-std::string FormatNpyHeader(const std::string& descr, const std::vector<int64_t>& shape) {
+std::string FormatNpyHeader(const std::string &descr, const std::vector<int64_t> &shape) {
   std::string dictionary = "{'descr': '" + descr + "', 'fortran_order': False, 'shape': " + ShapeText(shape) + ", }";
   constexpr size_t kPrefix = kMagic.size() + 4;
   const size_t unpadded = kPrefix + dictionary.size() + 1;

@@ -25,19 +25,19 @@ namespace xent_cli {
 // that names it and ends the program.
 class MappedFile {
  public:
-  explicit MappedFile(const std::string& path);
+  explicit MappedFile(const std::string &path);
   ~MappedFile();
-  MappedFile(const MappedFile&) = delete;
-  MappedFile& operator=(const MappedFile&) = delete;
+  MappedFile(const MappedFile &) = delete;
+  MappedFile &operator=(const MappedFile &) = delete;
 
   std::string_view bytes() const { return {data_, size_}; }
-  const std::string& path() const { return path_; }
+  const std::string &path() const { return path_; }
   dev_t device() const { return device_; }
   ino_t inode() const { return inode_; }
 
  private:
   std::string path_;
-  const char* data_ = nullptr;
+  const char *data_ = nullptr;
   size_t size_ = 0;
   dev_t device_ = 0;
   ino_t inode_ = 0;
@@ -53,7 +53,7 @@ struct NpyHeader {
 };
 
 // Reads the header at the start of `bytes`; throws Error with `path` in its message.
-NpyHeader ParseNpyHeader(const std::string& path, std::string_view bytes);
+NpyHeader ParseNpyHeader(const std::string &path, std::string_view bytes);
 
 // What an array in a file may be.
 struct ArrayRule {
@@ -73,24 +73,24 @@ inline constexpr ArrayRule kLogitsMatrix = {
     .shape_text = "logits [rows, columns]"};
 
 // Number `i` of an array.
-double NumberAt(const void* data, xent_dtype dtype, int64_t i);
+double NumberAt(const void *data, xent_dtype dtype, int64_t i);
 
 // An array in a mapped file, its data as they lie there.
 class NpyArray {
  public:
   // Throws Error where the file is not what `rule` says.
-  NpyArray(const std::string& path, const ArrayRule& rule);
-  const MappedFile& file() const { return file_; }
-  const std::string& path() const { return file_.path(); }
-  const std::string& descr() const { return descr_; }
-  const std::vector<int64_t>& shape() const { return shape_; }
+  NpyArray(const std::string &path, const ArrayRule &rule);
+  const MappedFile &file() const { return file_; }
+  const std::string &path() const { return file_.path(); }
+  const std::string &descr() const { return descr_; }
+  const std::vector<int64_t> &shape() const { return shape_; }
   int64_t elements() const { return elements_; }
   size_t element_bytes() const { return element_bytes_; }
   bool is_floating() const { return is_floating_; }
   xent_dtype dtype() const { return static_cast<xent_dtype>(type_); }                 // where it is floating
   xent_index_type index_type() const { return static_cast<xent_index_type>(type_); }  // where it is not
   // The data from an element on.
-  const char* data(int64_t element = 0) const { return data_ + static_cast<size_t>(element) * element_bytes_; }
+  const char *data(int64_t element = 0) const { return data_ + static_cast<size_t>(element) * element_bytes_; }
   double Number(int64_t element) const { return NumberAt(data_, dtype(), element); }  // of a floating array
   int64_t Index(int64_t element) const;                                               // of the others
 
@@ -102,22 +102,22 @@ class NpyArray {
   size_t element_bytes_ = 0;
   bool is_floating_ = false;
   int type_ = 0;
-  const char* data_ = nullptr;
+  const char *data_ = nullptr;
 };
 
 // "(7, 5)", as Python writes a tuple.
-std::string ShapeText(const std::vector<int64_t>& shape);
+std::string ShapeText(const std::vector<int64_t> &shape);
 
 // Bytes of one element.
 size_t SizeOf(xent_dtype dtype);
 // The type of losses and lse that belongs to logits of `dtype`.
 xent_dtype ArithmeticType(xent_dtype dtype);
 // "<f4"
-const char* DescrOf(xent_dtype dtype);
+const char *DescrOf(xent_dtype dtype);
 
 // Everything in front of the data: magic, version 1.0, and the header padded so that the data begin at a multiple
 // of 64.
-std::string FormatNpyHeader(const std::string& descr, const std::vector<int64_t>& shape);
+std::string FormatNpyHeader(const std::string &descr, const std::vector<int64_t> &shape);
 
 }  // namespace xent_cli
 

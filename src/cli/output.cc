@@ -21,17 +21,17 @@ namespace {
 
 constexpr int kMaxLinks = 40;  // as many symbolic links in a row as Linux itself follows
 
-Error CannotWrite(const std::string& name, int error_number) { return SystemError("cannot write", name, error_number); }
+Error CannotWrite(const std::string &name, int error_number) { return SystemError("cannot write", name, error_number); }
 
 // The directory without symbolic links.
-std::string RealDirectory(const std::string& directory, const std::string& given) {
+std::string RealDirectory(const std::string &directory, const std::string &given) {
   const std::unique_ptr<char, decltype(&std::free)> real(realpath(directory.c_str(), nullptr), &std::free);
   if (real == nullptr) throw CannotWrite(given, errno);
   return real.get();
 }
 
 // N where DIRECTORY/NAME is this process's own descriptor N, as /dev/stdout and /dev/fd/N are in the end; else -1.
-int OwnDescriptor(const std::string& directory, const std::string& name) {
+int OwnDescriptor(const std::string &directory, const std::string &name) {
   const std::unique_ptr<char, decltype(&std::free)> own(realpath("/proc/self/fd", nullptr), &std::free);
   if (own == nullptr || directory != own.get()) return -1;
   int descriptor = -1;
@@ -51,7 +51,7 @@ std::string DescriptorPath(int fd) { return "/proc/self/fd/" + std::to_string(fd
 
 }  // namespace
 
-Destination ResolveDestination(const std::string& path) {
+Destination ResolveDestination(const std::string &path) {
   Destination destination;
   destination.given = path;
   struct stat status;
@@ -92,17 +92,17 @@ Destination ResolveDestination(const std::string& path) {
   throw CannotWrite(path, ELOOP);
 }
 
-bool IsSameFile(const Destination& a, dev_t device, ino_t inode) {
+bool IsSameFile(const Destination &a, dev_t device, ino_t inode) {
   return a.exists && a.status.st_dev == device && a.status.st_ino == inode;
 }
 
-bool IsSameFile(const Destination& a, const Destination& b) {
+bool IsSameFile(const Destination &a, const Destination &b) {
   if (a.exists || b.exists) return b.exists && IsSameFile(a, b.status.st_dev, b.status.st_ino);
   return a.name == b.name && a.directory_status.st_dev == b.directory_status.st_dev &&
          a.directory_status.st_ino == b.directory_status.st_ino;
 }
 
-void WriteAll(int fd, std::string_view bytes, const std::string& name) {
+void WriteAll(int fd, std::string_view bytes, const std::string &name) {
   while (!bytes.empty()) {
     const ssize_t written = write(fd, bytes.data(), bytes.size());
     if (written >= 0) {
@@ -116,7 +116,7 @@ void WriteAll(int fd, std::string_view bytes, const std::string& name) {
   }
 }
 
-TemporaryFile::TemporaryFile(const std::string& directory, size_t size, const std::string& for_name)
+TemporaryFile::TemporaryFile(const std::string &directory, size_t size, const std::string &for_name)
     : directory_(directory), for_name_(for_name), size_(size) {
   try {
     Open();
@@ -124,9 +124,9 @@ TemporaryFile::TemporaryFile(const std::string& directory, size_t size, const st
     int error_number = EINTR;
     while (error_number == EINTR) error_number = posix_fallocate(fd_, 0, static_cast<off_t>(size_));
     if (error_number != 0) throw CannotWrite(for_name_, error_number);
-    void* address = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
+    void *address = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
     if (address == MAP_FAILED) throw CannotWrite(for_name_, errno);
-    data_ = static_cast<char*>(address);
+    data_ = static_cast<char *>(address);
     mapping_name_.emplace(data_, size_, "xent: cannot write " + for_name_ + ": the disk is full, or the device failed");
   } catch (...) {
     Release();
@@ -169,7 +169,7 @@ void TemporaryFile::Finish() {
   if (fsync(fd_) != 0) throw CannotWrite(for_name_, errno);
 }
 
-void TemporaryFile::MoveTo(const Destination& destination) {
+void TemporaryFile::MoveTo(const Destination &destination) {
   if (destination.exists) {
     // Only root may give a file away; where that fails the new file stays the caller's, as after a removal.
     if (fchown(fd_, destination.status.st_uid, destination.status.st_gid) != 0) errno = 0;
@@ -189,7 +189,7 @@ void TemporaryFile::MoveTo(const Destination& destination) {
   name_guard_.reset();
 }
 
-StreamedFile::StreamedFile(const Destination& destination) : name_(destination.given) {
+StreamedFile::StreamedFile(const Destination &destination) : name_(destination.given) {
   fd_ = destination.descriptor >= 0 ? fcntl(destination.descriptor, F_DUPFD_CLOEXEC, 0)
                                     : open(destination.path().c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY);
   if (fd_ < 0) throw CannotWrite(name_, errno);

@@ -31,30 +31,30 @@ struct Destination {
 };
 
 // Throws Error where the path cannot be written: a directory, a missing parent, a file without write permission.
-Destination ResolveDestination(const std::string& path);
+Destination ResolveDestination(const std::string &path);
 
 // Whether both are one file: by another spelling, a symbolic link or a hard link too.
-bool IsSameFile(const Destination& a, const Destination& b);
-bool IsSameFile(const Destination& a, dev_t device, ino_t inode);
+bool IsSameFile(const Destination &a, const Destination &b);
+bool IsSameFile(const Destination &a, dev_t device, ino_t inode);
 
 // Writes all of `bytes`; throws Error that names `name`.
-void WriteAll(int fd, std::string_view bytes, const std::string& name);
+void WriteAll(int fd, std::string_view bytes, const std::string &name);
 
 // Memory that a file without a name backs, or, on file systems that do not know such files, one with a hidden name;
 // nothing is left of it unless it is given a place. The space on disk is reserved from the start.
 class TemporaryFile {
  public:
   // `for_name` is what a message names when the disk is full.
-  TemporaryFile(const std::string& directory, size_t size, const std::string& for_name);
+  TemporaryFile(const std::string &directory, size_t size, const std::string &for_name);
   ~TemporaryFile();
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  TemporaryFile(const TemporaryFile &) = delete;
+  TemporaryFile &operator=(const TemporaryFile &) = delete;
 
-  char* data() const { return data_; }
+  char *data() const { return data_; }
   // Ends the mapping and waits until the disk has the data.
   void Finish();
   // Takes the place of the destination, with the permissions and, if possible, the owner of an older file there.
-  void MoveTo(const Destination& destination);
+  void MoveTo(const Destination &destination);
 
  private:
   void Open();
@@ -64,7 +64,7 @@ class TemporaryFile {
   std::string for_name_;
   size_t size_;
   int fd_ = -1;
-  char* data_ = nullptr;
+  char *data_ = nullptr;
   std::string path_;  // empty while the file has no name
   std::optional<ScopedTemporaryName> name_guard_;
   std::optional<ScopedMappingName> mapping_name_;
@@ -74,10 +74,10 @@ class TemporaryFile {
 class StreamedFile {
  public:
   // Opening a FIFO waits for its reader.
-  explicit StreamedFile(const Destination& destination);
+  explicit StreamedFile(const Destination &destination);
   ~StreamedFile();
-  StreamedFile(const StreamedFile&) = delete;
-  StreamedFile& operator=(const StreamedFile&) = delete;
+  StreamedFile(const StreamedFile &) = delete;
+  StreamedFile &operator=(const StreamedFile &) = delete;
 
   void Write(std::string_view bytes) { WriteAll(fd_, bytes, name_); }
   void Close();
@@ -92,12 +92,12 @@ class StreamedFile {
 class Scratch {
  public:
   explicit Scratch(size_t size);
-  char* data() const { return data_; }
+  char *data() const { return data_; }
 
  private:
   std::unique_ptr<char[]> memory_;
   std::optional<TemporaryFile> file_;
-  char* data_;
+  char *data_;
 };
 
 }  // namespace xent_cli

@@ -8,12 +8,12 @@
 
 namespace xent_cli {
 
-ThreadPool::ThreadPool(int threads, Progress& progress)
+ThreadPool::ThreadPool(int threads, Progress &progress)
     : threads_(threads > 0 ? threads : std::clamp(static_cast<int>(xent_default_threads()), 1, kMaxThreads)),
       progress_(progress) {
   try {
     for (int i = 1; i < threads_; ++i) workers_.emplace_back(&ThreadPool::Work, this);
-  } catch (const std::system_error& error) {
+  } catch (const std::system_error &error) {
     Stop();
     throw Error("cannot start " + std::to_string(threads_) + " threads: " + error.code().message());
   }
@@ -27,7 +27,7 @@ void ThreadPool::Stop() {
     stopping_ = true;
   }
   begin_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  for (std::thread &worker : workers_) worker.join();
 }
 
 xent_exec ThreadPool::exec() {
@@ -40,11 +40,11 @@ xent_exec ThreadPool::exec() {
   return exec;
 }
 
-void ThreadPool::ParallelFor(void* ctx, int64_t count, xent_task task, void* arg) {
-  static_cast<ThreadPool*>(ctx)->Run(count, task, arg);
+void ThreadPool::ParallelFor(void *ctx, int64_t count, xent_task task, void *arg) {
+  static_cast<ThreadPool *>(ctx)->Run(count, task, arg);
 }
 
-void ThreadPool::Run(int64_t count, xent_task task, void* arg) {
+void ThreadPool::Run(int64_t count, xent_task task, void *arg) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     count_ = count;

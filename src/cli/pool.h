@@ -21,24 +21,24 @@ inline constexpr int kMaxThreads = 1024;
 class ThreadPool {
  public:
   // 0 threads: as many as the library would use. The calling thread is one of them.
-  ThreadPool(int threads, Progress& progress);
+  ThreadPool(int threads, Progress &progress);
   ~ThreadPool();
-  ThreadPool(const ThreadPool&) = delete;
-  ThreadPool& operator=(const ThreadPool&) = delete;
+  ThreadPool(const ThreadPool &) = delete;
+  ThreadPool &operator=(const ThreadPool &) = delete;
 
   int threads() const { return threads_; }
   // The execution policy that hands these threads to the library. It points to this object.
   xent_exec exec();
 
  private:
-  static void ParallelFor(void* ctx, int64_t count, xent_task task, void* arg);
-  void Run(int64_t count, xent_task task, void* arg);
+  static void ParallelFor(void *ctx, int64_t count, xent_task task, void *arg);
+  void Run(int64_t count, xent_task task, void *arg);
   void Work();
   void RunTasks();
   void Stop();
 
   const int threads_;
-  Progress& progress_;
+  Progress &progress_;
   std::vector<std::thread> workers_;
 
   std::mutex mutex_;
@@ -48,7 +48,7 @@ class ThreadPool {
   int working_ = 0;          // workers that have not finished their part of it
   int64_t count_ = 0;
   xent_task task_ = nullptr;
-  void* arg_ = nullptr;
+  void *arg_ = nullptr;
   std::atomic<int64_t> next_{0}, done_{0};
 };
 

@@ -18,7 +18,7 @@ constexpr std::chrono::milliseconds kInterval(100);
 
 Progress::Progress() : terminal_(isatty(STDERR_FILENO) == 1) {}
 
-void Progress::Begin(const std::string& label) {
+void Progress::Begin(const std::string &label) {
   Wipe();
   const std::lock_guard<std::mutex> lock(mutex_);
   label_ = label;

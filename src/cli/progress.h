@@ -12,11 +12,11 @@ class Progress {
  public:
   Progress();
   ~Progress() { Wipe(); }
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
+  Progress(const Progress &) = delete;
+  Progress &operator=(const Progress &) = delete;
 
   // Begins a stretch of work, with its own bar.
-  void Begin(const std::string& label);
+  void Begin(const std::string &label);
   // The calls that follow report fractions of the part [from, to] of that work.
   void SetPart(double from, double to);
   // `fraction` of the part is done. Any thread may call this, often: it draws at most ten times a second.

@@ -11,13 +11,13 @@ void CorpusLoss::Add(double loss, double weight) {
   weights_.Add(weight);
 }
 
-void CorpusLoss::Add(const CorpusLoss& other) {
+void CorpusLoss::Add(const CorpusLoss &other) {
   losses_.Add(other.losses_);
   weights_.Add(other.weights_);
   is_float32_ = is_float32_ && other.is_float32_;
 }
 
-std::optional<double> CorpusLoss::Reduced(const xent_options& options) const {
+std::optional<double> CorpusLoss::Reduced(const xent_options &options) const {
   if (options.reduction == XENT_REDUCTION_NONE) return std::nullopt;
   const bool is_mean = options.reduction == XENT_REDUCTION_MEAN && !options.has_divisor;
   const double denominator = options.has_divisor ? options.divisor : is_mean ? weights_.value() : 1;
@@ -34,7 +34,7 @@ xent_options Unreduced(xent_options options) {
   return options;
 }
 
-void DivideByWhole(xent_options& options, int64_t count) {
+void DivideByWhole(xent_options &options, int64_t count) {
   if (options.reduction != XENT_REDUCTION_MEAN || options.has_divisor) return;
   options.has_divisor = 1;
   options.divisor = static_cast<double>(std::max<int64_t>(count, 1));

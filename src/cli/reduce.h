@@ -14,9 +14,9 @@ namespace xent_cli {
 // Where a call puts its reduced loss.
 class ReducedLoss {
  public:
-  ReducedLoss(const xent_options& options, xent_dtype type)
+  ReducedLoss(const xent_options &options, xent_dtype type)
       : wanted_(options.reduction != XENT_REDUCTION_NONE), type_(type) {}
-  void* data() { return !wanted_ ? nullptr : is_float32() ? static_cast<void*>(&float_) : &double_; }
+  void *data() { return !wanted_ ? nullptr : is_float32() ? static_cast<void *>(&float_) : &double_; }
   bool is_float32() const { return type_ != XENT_F64; }
   std::optional<double> value() const {
     if (!wanted_) return std::nullopt;
@@ -36,10 +36,10 @@ class CorpusLoss {
   // Of the losses that follow; the corpus's loss is a float64 when any was.
   void SetType(xent_dtype type) { is_float32_ = is_float32_ && type != XENT_F64; }
   void Add(double loss, double weight);
-  void Add(const CorpusLoss& other);
+  void Add(const CorpusLoss &other);
   bool is_float32() const { return is_float32_; }
   // The loss of everything as if it were one matrix; nothing where the reduction is none.
-  std::optional<double> Reduced(const xent_options& options) const;
+  std::optional<double> Reduced(const xent_options &options) const;
 
  private:
   Sum losses_, weights_;
@@ -50,7 +50,7 @@ class CorpusLoss {
 xent_options Unreduced(xent_options options);
 // Makes the mean over a part one over the whole, which has `count` rows or elements. The gradient of a whole of none is
 // 0 whatever it is divided by.
-void DivideByWhole(xent_options& options, int64_t count);
+void DivideByWhole(xent_options &options, int64_t count);
 
 }  // namespace xent_cli
 

@@ -58,9 +58,9 @@ void JsonObject::Add(std::string_view key, int64_t value) { AddRaw(key, std::to_
 
 void JsonObject::Add(std::string_view key, std::string_view value) { AddRaw(key, JsonString(value)); }
 
-void JsonObject::Add(std::string_view key, const std::vector<std::string>& values) {
+void JsonObject::Add(std::string_view key, const std::vector<std::string> &values) {
   std::string json = "[";
-  for (const std::string& value : values) json += (json.size() > 1 ? ", " : "") + JsonString(value);
+  for (const std::string &value : values) json += (json.size() > 1 ? ", " : "") + JsonString(value);
   AddRaw(key, json + "]");
 }
 
@@ -71,7 +71,7 @@ std::string TextLine(std::string_view label, std::string_view value) {
   return line + Printable(value) + "\n";
 }
 
-void Report::AddNumber(std::string_view key, const std::optional<double>& value, bool is_float32,
+void Report::AddNumber(std::string_view key, const std::optional<double> &value, bool is_float32,
                        std::string_view label) {
   object_.Add(key, value);
   if (!value) return;
@@ -89,7 +89,7 @@ void Report::Add(std::string_view key, std::string_view value, std::string_view 
   text_ += TextLine(label.empty() ? key : label, value);
 }
 
-void AddExecution(Report& report, int threads) {
+void AddExecution(Report &report, int threads) {
   report.Add("target", xent_active_target());
   report.Add("threads", int64_t{threads});
 }

@@ -22,10 +22,10 @@ class JsonObject {
   void Add(std::string_view key, double value);
   void Add(std::string_view key, int64_t value);
   void Add(std::string_view key, std::string_view value);
-  void Add(std::string_view key, const char* value) { Add(key, std::string_view(value)); }
-  void Add(std::string_view key, const std::vector<std::string>& values);
+  void Add(std::string_view key, const char *value) { Add(key, std::string_view(value)); }
+  void Add(std::string_view key, const std::vector<std::string> &values);
   template <typename T>
-  void Add(std::string_view key, const std::optional<T>& value) {
+  void Add(std::string_view key, const std::optional<T> &value) {
     if (value) {
       Add(key, *value);
     } else {
@@ -48,7 +48,7 @@ class Report {
  public:
   explicit Report(bool json) : json_(json) {}
   // Left out of the text form where it has no value. `is_float32`: it was computed as float32.
-  void AddNumber(std::string_view key, const std::optional<double>& value, bool is_float32,
+  void AddNumber(std::string_view key, const std::optional<double> &value, bool is_float32,
                  std::string_view label = {});
   void Add(std::string_view key, int64_t value, std::string_view label = {});
   void Add(std::string_view key, std::string_view value, std::string_view label = {});
@@ -61,7 +61,7 @@ class Report {
 };
 
 // The members with which every computation ends: "target" and "threads".
-void AddExecution(Report& report, int threads);
+void AddExecution(Report &report, int threads);
 
 // Writes to standard output (1) or standard error (2); throws Error when that fails.
 void Print(int fd, std::string_view text);

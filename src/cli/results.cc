@@ -10,7 +10,7 @@
 
 namespace xent_cli {
 
-Results::Results(const std::vector<ArrayResult>& wanted, int64_t blocks, const std::vector<const MappedFile*>& inputs)
+Results::Results(const std::vector<ArrayResult> &wanted, int64_t blocks, const std::vector<const MappedFile *> &inputs)
     : blocks_(blocks), outputs_(wanted.size()), report_fd_(STDOUT_FILENO) {
   for (size_t i = 0; i < wanted.size(); ++i) {
     outputs_[i].result = wanted[i];
@@ -18,7 +18,7 @@ Results::Results(const std::vector<ArrayResult>& wanted, int64_t blocks, const s
     outputs_[i].header = FormatNpyHeader(wanted[i].descr, wanted[i].shape);
   }
   RefuseSharedDestinations(inputs);
-  for (Output& output : outputs_) {
+  for (Output &output : outputs_) {
     if (output.destination.in_place) continue;
     output.file.emplace(output.destination.directory,
                         output.header.size() + output.result.block_bytes * static_cast<size_t>(blocks_),
@@ -28,19 +28,19 @@ Results::Results(const std::vector<ArrayResult>& wanted, int64_t blocks, const s
 }
 
 // No file may be two of: an output, an input, standard output with the report on it.
-void Results::RefuseSharedDestinations(const std::vector<const MappedFile*>& inputs) {
+void Results::RefuseSharedDestinations(const std::vector<const MappedFile *> &inputs) {
   struct stat standard_output;
   const bool has_standard_output = fstat(STDOUT_FILENO, &standard_output) == 0;
   for (size_t i = 0; i < outputs_.size(); ++i) {
-    const Destination& destination = outputs_[i].destination;
+    const Destination &destination = outputs_[i].destination;
     const std::string subject = outputs_[i].result.option + " " + destination.given;
     for (size_t j = 0; j < i; ++j) {
-      const Destination& other = outputs_[j].destination;
+      const Destination &other = outputs_[j].destination;
       if (IsSameFile(destination, other)) {
         throw Error(subject + " is the same file as " + outputs_[j].result.option + " " + other.given);
       }
     }
-    for (const MappedFile* input : inputs) {
+    for (const MappedFile *input : inputs) {
       if (IsSameFile(destination, input->device(), input->inode())) {
         throw Error(subject + " is the same file as the input " + input->path());
       }
@@ -56,30 +56,30 @@ void Results::RefuseSharedDestinations(const std::vector<const MappedFile*>& inp
   }
 }
 
-void* Results::data(int id, int64_t first) const {
-  for (const Output& output : outputs_) {
+void *Results::data(int id, int64_t first) const {
+  for (const Output &output : outputs_) {
     if (output.result.id != id || !output.file) continue;
     return output.file->data() + output.header.size() + output.result.block_bytes * static_cast<size_t>(first);
   }
   return nullptr;
 }
 
-void Results::Complete(const Fill& fill, Progress& progress, const std::string& report) {
-  for (Output& output : outputs_) {
+void Results::Complete(const Fill &fill, Progress &progress, const std::string &report) {
+  for (Output &output : outputs_) {
     if (output.file) output.file->Finish();
   }
-  for (const Output& output : outputs_) {
+  for (const Output &output : outputs_) {
     if (output.destination.in_place) Stream(output, fill, progress);
   }
   progress.Wipe();
   Print(report_fd_, report);
-  for (Output& output : outputs_) {
+  for (Output &output : outputs_) {
     if (output.file) output.file->MoveTo(output.destination);
   }
 }
 
 // A block has the same bits in any batch.
-void Results::Stream(const Output& output, const Fill& fill, Progress& progress) const {
+void Results::Stream(const Output &output, const Fill &fill, Progress &progress) const {
   const size_t block_bytes = output.result.block_bytes;
   const Batches batches = output.result.in_one_batch
                               ? Batches(blocks_, block_bytes, block_bytes * static_cast<size_t>(blocks_))

@@ -31,17 +31,17 @@ struct ArrayResult {
 class Results {
  public:
   // Computes `count` blocks of a result from block `first` on into `data`.
-  using Fill = std::function<void(int id, int64_t first, int64_t count, char* data)>;
+  using Fill = std::function<void(int id, int64_t first, int64_t count, char *data)>;
 
   // All checks, and the space on disk. Results are streamed in the order given here.
-  Results(const std::vector<ArrayResult>& wanted, int64_t blocks, const std::vector<const MappedFile*>& inputs);
+  Results(const std::vector<ArrayResult> &wanted, int64_t blocks, const std::vector<const MappedFile *> &inputs);
 
   // Where block `first` of a result belongs; null where it is not wanted, or is streamed later.
-  void* data(int id, int64_t first = 0) const;
+  void *data(int id, int64_t first = 0) const;
 
   // What follows the computation of everything that has a place in data(): streams the rest, then prints the report,
   // then moves the files to where they belong, so that whatever fails before leaves the older ones there.
-  void Complete(const Fill& fill, Progress& progress, const std::string& report);
+  void Complete(const Fill &fill, Progress &progress, const std::string &report);
 
  private:
   struct Output {
@@ -51,8 +51,8 @@ class Results {
     std::optional<TemporaryFile> file;  // unless written in place
   };
 
-  void RefuseSharedDestinations(const std::vector<const MappedFile*>& inputs);
-  void Stream(const Output& output, const Fill& fill, Progress& progress) const;
+  void RefuseSharedDestinations(const std::vector<const MappedFile *> &inputs);
+  void Stream(const Output &output, const Fill &fill, Progress &progress) const;
 
   int64_t blocks_;
   std::vector<Output> outputs_;

@@ -21,12 +21,12 @@ namespace xent_cli {
 namespace {
 
 enum Statistic { kLse, kLogprob, kArgmax, kEntropy, kRank, kTopkIndices, kTopkLogprobs };
-constexpr const char* kNames[] = {"lse", "logprob", "argmax", "entropy", "rank", "topk_indices", "topk_logprobs"};
+constexpr const char *kNames[] = {"lse", "logprob", "argmax", "entropy", "rank", "topk_indices", "topk_logprobs"};
 
 bool IsIndex(Statistic statistic) { return statistic == kArgmax || statistic == kRank || statistic == kTopkIndices; }
 bool IsTopk(Statistic statistic) { return statistic == kTopkIndices || statistic == kTopkLogprobs; }
 
-void SetStatistic(xent_cross_entropy& call, Statistic statistic, int32_t top_k, void* data) {
+void SetStatistic(xent_cross_entropy &call, Statistic statistic, int32_t top_k, void *data) {
   switch (statistic) {
     case kLse:
       call.lse = data;
@@ -35,16 +35,16 @@ void SetStatistic(xent_cross_entropy& call, Statistic statistic, int32_t top_k, 
       call.logprobs = data;
       return;
     case kArgmax:
-      call.argmax = static_cast<int64_t*>(data);
+      call.argmax = static_cast<int64_t *>(data);
       return;
     case kEntropy:
       call.entropy = data;
       return;
     case kRank:
-      call.rank = static_cast<int64_t*>(data);
+      call.rank = static_cast<int64_t *>(data);
       return;
     case kTopkIndices:
-      call.topk_indices = static_cast<int64_t*>(data);
+      call.topk_indices = static_cast<int64_t *>(data);
       break;
     case kTopkLogprobs:
       call.topk_logprobs = data;
@@ -59,7 +59,7 @@ struct Totals {
   int64_t hits = 0, topk_hits = 0;
   Sum entropy, rank;
 
-  void Add(const Totals& other) {
+  void Add(const Totals &other) {
     counts.Add(other.counts);
     hits += other.hits;
     topk_hits += other.topk_hits;
@@ -71,7 +71,7 @@ struct Totals {
 // A directory for the results, which goes again if nothing comes of them.
 class OutputDirectory {
  public:
-  explicit OutputDirectory(const std::optional<std::string>& path) {
+  explicit OutputDirectory(const std::optional<std::string> &path) {
     std::error_code error;
     if (!path || std::filesystem::is_directory(*path, error)) return;
     name_guard_.emplace(*path);
@@ -83,8 +83,8 @@ class OutputDirectory {
   ~OutputDirectory() {
     if (created_) rmdir(created_->c_str());
   }
-  OutputDirectory(const OutputDirectory&) = delete;
-  OutputDirectory& operator=(const OutputDirectory&) = delete;
+  OutputDirectory(const OutputDirectory &) = delete;
+  OutputDirectory &operator=(const OutputDirectory &) = delete;
   void Keep() {
     name_guard_.reset();
     created_.reset();
@@ -97,7 +97,7 @@ class OutputDirectory {
 
 class ScoreCommand {
  public:
-  explicit ScoreCommand(const ScoreArguments& arguments)
+  explicit ScoreCommand(const ScoreArguments &arguments)
       : arguments_(arguments), options_(arguments.options), pool_(arguments.inputs.threads, progress_) {}
 
   int RunFile() {
@@ -105,7 +105,7 @@ class ScoreCommand {
     OutputDirectory directory(arguments_.out);
     Results results(Wanted(inputs), inputs.layout().blocks, {&inputs.logits().file(), &inputs.targets().file()});
     const Totals totals = Score(inputs, &results);
-    const auto fill = [&](int statistic, int64_t first, int64_t blocks, char* data) {
+    const auto fill = [&](int statistic, int64_t first, int64_t blocks, char *data) {
       xent_cross_entropy call = inputs.Call(first, blocks);
       SetStatistic(call, static_cast<Statistic>(statistic), arguments_.top_k, data);
       inputs.Run(call, first, options_, pool_);
@@ -121,7 +121,7 @@ class ScoreCommand {
   int RunManifest() {
     Corpus corpus;
     Totals totals;
-    corpus.ForEachPair(arguments_.inputs, progress_, [&](const std::string& logits, const std::string& targets) {
+    corpus.ForEachPair(arguments_.inputs, progress_, [&](const std::string &logits, const std::string &targets) {
       const CrossEntropyInputs inputs = Open(logits, targets);
       corpus.ExpectColumns(logits, inputs.layout().cols);
       totals.Add(Score(inputs, nullptr));
@@ -132,11 +132,11 @@ class ScoreCommand {
   }
 
  private:
-  CrossEntropyInputs Open(const std::string& logits, const std::string& targets) {
+  CrossEntropyInputs Open(const std::string &logits, const std::string &targets) {
     return {logits, targets, arguments_.class_axis, false};
   }
 
-  std::vector<ArrayResult> Wanted(const CrossEntropyInputs& inputs) const {
+  std::vector<ArrayResult> Wanted(const CrossEntropyInputs &inputs) const {
     std::vector<ArrayResult> wanted;
     if (!arguments_.out) return wanted;
     for (const Statistic statistic : {kLse, kLogprob, kArgmax, kEntropy, kRank, kTopkIndices, kTopkLogprobs}) {
@@ -152,8 +152,8 @@ class ScoreCommand {
   }
 
   // `results` are filled on the way where there are any.
-  Totals Score(const CrossEntropyInputs& inputs, const Results* results) {
-    const Layout& layout = inputs.layout();
+  Totals Score(const CrossEntropyInputs &inputs, const Results *results) {
+    const Layout &layout = inputs.layout();
     const int64_t cols = options_.valid_cols > 0 ? options_.valid_cols : layout.cols;
     if (arguments_.top_k > cols) {
       throw Error(inputs.logits().path() + ": --top-k is " + std::to_string(arguments_.top_k) + ", expected at most " +
@@ -167,12 +167,12 @@ class ScoreCommand {
     progress_.Begin("score");
     batches.ForEach(progress_, [&](int64_t first, int64_t blocks) {
       xent_cross_entropy call = inputs.Call(first, blocks);
-      call.rank = reinterpret_cast<int64_t*>(ranks.data());
+      call.rank = reinterpret_cast<int64_t *>(ranks.data());
       call.entropy = entropies.data();
-      call.hits = reinterpret_cast<uint8_t*>(hits.data());
+      call.hits = reinterpret_cast<uint8_t *>(hits.data());
       if (results != nullptr) {
         for (const Statistic statistic : {kLse, kLogprob, kArgmax, kEntropy, kRank, kTopkIndices, kTopkLogprobs}) {
-          void* const place = results->data(statistic, first);
+          void *const place = results->data(statistic, first);
           if (place != nullptr) SetStatistic(call, statistic, arguments_.top_k, place);
         }
       }
@@ -190,7 +190,7 @@ class ScoreCommand {
     return totals;
   }
 
-  void Add(Report& report, const Totals& totals) const {
+  void Add(Report &report, const Totals &totals) const {
     const auto live_rows = static_cast<double>(totals.counts.live_rows());  // 0 / 0 is the mean over none
     std::optional<double> topk_accuracy;
     if (arguments_.top_k > 0) topk_accuracy = static_cast<double>(totals.topk_hits) / live_rows;
@@ -203,15 +203,15 @@ class ScoreCommand {
     report.Add("ignored", totals.counts.rows() - totals.counts.live_rows());
   }
 
-  const ScoreArguments& arguments_;
-  const xent_options& options_;
+  const ScoreArguments &arguments_;
+  const xent_options &options_;
   Progress progress_;
   ThreadPool pool_;
 };
 
 }  // namespace
 
-int RunScore(const ScoreArguments& arguments) {
+int RunScore(const ScoreArguments &arguments) {
   ScoreCommand command(arguments);
   return arguments.inputs.manifest ? command.RunManifest() : command.RunFile();
 }

@@ -36,15 +36,15 @@ struct MappingSlot {
 std::array<TemporarySlot, 16> temporaries;
 std::array<MappingSlot, 16> mappings;
 
-void Say(const char* text) {
+void Say(const char *text) {
   if (write(STDERR_FILENO, text, std::strlen(text)) < 0) return;  // nowhere left to say it
 }
 
 void RemoveTemporaries() {
-  for (TemporarySlot& slot : temporaries) {
+  for (TemporarySlot &slot : temporaries) {
     if (slot.used.load(std::memory_order_acquire)) unlink(slot.path);
   }
-  for (TemporarySlot& slot : temporaries) {
+  for (TemporarySlot &slot : temporaries) {
     if (slot.used.load(std::memory_order_acquire)) rmdir(slot.path);  // fails where results have arrived in it
   }
 }
@@ -60,9 +60,9 @@ void OnTermination(int number) {
   raise(number);
 }
 
-void OnBusError(int number, siginfo_t* info, void*) {
+void OnBusError(int number, siginfo_t *info, void *) {
   const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
-  for (MappingSlot& slot : mappings) {
+  for (MappingSlot &slot : mappings) {
     const uintptr_t end = slot.end.load(std::memory_order_acquire);
     if (address < slot.begin.load(std::memory_order_relaxed) || address >= end) continue;
     static std::atomic_flag reported;
@@ -78,7 +78,7 @@ void OnBusError(int number, siginfo_t* info, void*) {
 }
 
 template <size_t size>
-void CopyText(const std::string& text, char (&buffer)[size]) {
+void CopyText(const std::string &text, char (&buffer)[size]) {
   const size_t length = text.copy(buffer, size - 1);
   buffer[length] = '\0';
 }
@@ -103,7 +103,7 @@ void InstallSignalHandlers() {
   sigaction(SIGBUS, &action, nullptr);
 }
 
-ScopedTemporaryName::ScopedTemporaryName(const std::string& path) : slot_(0) {
+ScopedTemporaryName::ScopedTemporaryName(const std::string &path) : slot_(0) {
   if (path.size() >= sizeof(TemporarySlot::path)) throw Error("cannot write " + path + ": the name is too long");
   while (temporaries.at(slot_).used.load(std::memory_order_relaxed)) ++slot_;
   CopyText(path, temporaries[slot_].path);
@@ -112,9 +112,9 @@ ScopedTemporaryName::ScopedTemporaryName(const std::string& path) : slot_(0) {
 
 ScopedTemporaryName::~ScopedTemporaryName() { temporaries[slot_].used.store(false, std::memory_order_release); }
 
-ScopedMappingName::ScopedMappingName(const void* begin, size_t size, const std::string& message) : slot_(0) {
+ScopedMappingName::ScopedMappingName(const void *begin, size_t size, const std::string &message) : slot_(0) {
   while (mappings.at(slot_).end.load(std::memory_order_relaxed) != 0) ++slot_;
-  MappingSlot& slot = mappings[slot_];
+  MappingSlot &slot = mappings[slot_];
   // Room is kept for the line feed of a line that has to be cut.
   CopyText(Printable(message).substr(0, sizeof(slot.line) - 2) + "\n", slot.line);
   const auto address = reinterpret_cast<uintptr_t>(begin);

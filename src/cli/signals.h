@@ -17,10 +17,10 @@ void InstallSignalHandlers();
 // lifetime of this object.
 class ScopedTemporaryName {
  public:
-  explicit ScopedTemporaryName(const std::string& path);
+  explicit ScopedTemporaryName(const std::string &path);
   ~ScopedTemporaryName();
-  ScopedTemporaryName(const ScopedTemporaryName&) = delete;
-  ScopedTemporaryName& operator=(const ScopedTemporaryName&) = delete;
+  ScopedTemporaryName(const ScopedTemporaryName &) = delete;
+  ScopedTemporaryName &operator=(const ScopedTemporaryName &) = delete;
 
  private:
   int slot_;
@@ -29,10 +29,10 @@ class ScopedTemporaryName {
 // A range of addresses that a file backs, and the line ("xent: ...") to print when an access to it fails.
 class ScopedMappingName {
  public:
-  ScopedMappingName(const void* begin, size_t size, const std::string& message);
+  ScopedMappingName(const void *begin, size_t size, const std::string &message);
   ~ScopedMappingName();
-  ScopedMappingName(const ScopedMappingName&) = delete;
-  ScopedMappingName& operator=(const ScopedMappingName&) = delete;
+  ScopedMappingName(const ScopedMappingName &) = delete;
+  ScopedMappingName &operator=(const ScopedMappingName &) = delete;
 
  private:
   int slot_;

@@ -16,7 +16,7 @@ class Sum {
     error_ += !std::isfinite(sum) ? 0 : std::fabs(sum_) >= std::fabs(value) ? sum_ - sum + value : value - sum + sum_;
     sum_ = sum;
   }
-  void Add(const Sum& other) {
+  void Add(const Sum &other) {
     Add(other.sum_);
     Add(other.error_);
   }

@@ -16,7 +16,7 @@ constexpr ArrayRule kWeights = {.weights = true,
                                 .shape_text = "weights of at least one dimension"};
 
 // "3", or "(0, 3)" in an array of more dimensions.
-std::string PositionText(int64_t element, const std::vector<int64_t>& shape) {
+std::string PositionText(int64_t element, const std::vector<int64_t> &shape) {
   if (shape.size() == 1) return std::to_string(element);
   std::vector<int64_t> position(shape.size());
   for (size_t i = shape.size(); i-- > 0; element /= shape[i]) position[i] = element % shape[i];
@@ -25,28 +25,28 @@ std::string PositionText(int64_t element, const std::vector<int64_t>& shape) {
 
 }  // namespace
 
-NpyWeights::NpyWeights(const std::string& path, const std::string& name) : array_(path, kWeights), name_(name) {}
+NpyWeights::NpyWeights(const std::string &path, const std::string &name) : array_(path, kWeights), name_(name) {}
 
-void NpyWeights::ExpectClasses(const Layout& layout, const std::string& model) const {
+void NpyWeights::ExpectClasses(const Layout &layout, const std::string &model) const {
   ExpectShape(array_, {layout.cols}, ": " + model + " has that many columns");
 }
 
-void NpyWeights::ExpectRows(const Layout& layout, const std::string& model) const {
+void NpyWeights::ExpectRows(const Layout &layout, const std::string &model) const {
   if (array_.shape() == layout.row_shape) return;
   ExpectShape(array_, {layout.rows()}, ": " + model + " has that many rows");
 }
 
-void NpyWeights::ExpectElements(const Layout& layout, const std::string& model) const {
+void NpyWeights::ExpectElements(const Layout &layout, const std::string &model) const {
   ExpectShape(array_, layout.shape, ", that of " + model);
 }
 
-const void* NpyWeights::As(xent_dtype type) {
-  const void*& checked = type == XENT_F64 ? as_double_ : as_float_;
+const void *NpyWeights::As(xent_dtype type) {
+  const void *&checked = type == XENT_F64 ? as_double_ : as_float_;
   if (checked == nullptr) checked = Convert(type);
   return checked;
 }
 
-const void* NpyWeights::Convert(xent_dtype type) {
+const void *NpyWeights::Convert(xent_dtype type) {
   const int64_t count = array_.elements();
   const bool convert = type != array_.dtype();
   if (convert) converted_.emplace(static_cast<size_t>(count) * SizeOf(type));
@@ -59,9 +59,9 @@ const void* NpyWeights::Convert(xent_dtype type) {
     }
     if (!convert) continue;
     if (wide) {
-      reinterpret_cast<double*>(converted_->data())[i] = value;
+      reinterpret_cast<double *>(converted_->data())[i] = value;
     } else {
-      reinterpret_cast<float*>(converted_->data())[i] = static_cast<float>(value);
+      reinterpret_cast<float *>(converted_->data())[i] = static_cast<float>(value);
     }
   }
   return convert ? converted_->data() : array_.data();

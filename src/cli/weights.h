@@ -16,28 +16,28 @@ namespace xent_cli {
 class NpyWeights {
  public:
   // `name` is what a message calls one of them: "class weight".
-  NpyWeights(const std::string& path, const std::string& name);
+  NpyWeights(const std::string &path, const std::string &name);
 
-  const MappedFile& file() const { return array_.file(); }
+  const MappedFile &file() const { return array_.file(); }
   // Throw Error unless there is one for each class, row (in a vector, or as the rows lie), element.
-  void ExpectClasses(const Layout& layout, const std::string& model) const;
-  void ExpectRows(const Layout& layout, const std::string& model) const;
-  void ExpectElements(const Layout& layout, const std::string& model) const;
+  void ExpectClasses(const Layout &layout, const std::string &model) const;
+  void ExpectRows(const Layout &layout, const std::string &model) const;
+  void ExpectElements(const Layout &layout, const std::string &model) const;
   // In float32 or float64. Throws Error with the position of one that is not finite there.
-  const void* As(xent_dtype type);
+  const void *As(xent_dtype type);
   // From weight `first` on.
-  const void* From(int64_t first, xent_dtype type) {
-    return static_cast<const char*>(As(type)) + static_cast<size_t>(first) * SizeOf(type);
+  const void *From(int64_t first, xent_dtype type) {
+    return static_cast<const char *>(As(type)) + static_cast<size_t>(first) * SizeOf(type);
   }
 
  private:
-  const void* Convert(xent_dtype type);
+  const void *Convert(xent_dtype type);
 
   NpyArray array_;
   std::string name_;
   std::optional<Scratch> converted_;
-  const void* as_float_ = nullptr;  // once checked
-  const void* as_double_ = nullptr;
+  const void *as_float_ = nullptr;  // once checked
+  const void *as_double_ = nullptr;
 };
 
 }  // namespace xent_cli

@@ -199,9 +199,9 @@ HWY_INLINE bool PlainExp(const ExpRange<float> &range, const In *x, const Y *y, 
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   PrefetchFour(x);
   V z0 = LoadAs(d, x), z1 = LoadAs(d, x + lanes), z2 = LoadAs(d, x + 2 * lanes), z3 = LoadAs(d, x + 3 * lanes);
-  const auto unusual = hn::Or(
-      hn::IsEitherNaN(Unusual(d, z0, LoadAs(d, y)), Unusual(d, z1, LoadAs(d, y + lanes))),
-      hn::IsEitherNaN(Unusual(d, z2, LoadAs(d, y + 2 * lanes)), Unusual(d, z3, LoadAs(d, y + 3 * lanes))));
+  const auto unusual =
+      hn::Or(hn::IsEitherNaN(Unusual(d, z0, LoadAs(d, y)), Unusual(d, z1, LoadAs(d, y + lanes))),
+             hn::IsEitherNaN(Unusual(d, z2, LoadAs(d, y + 2 * lanes)), Unusual(d, z3, LoadAs(d, y + 3 * lanes))));
   if (HWY_UNLIKELY(!hn::AllFalse(d, unusual))) return false;
   z0 = MinusMagnitude(d, z0);
   z1 = MinusMagnitude(d, z1);

@@ -127,8 +127,8 @@ struct Beside {
 template <bool kShift, Keep kKeep, class In, class T = Arithmetic<In>>
 HWY_NOINLINE void SumBlockAs(const In *logits, int64_t cols, int64_t target, double reference, T origin,
                              Destination<T> to, Beside<In> beside, WideLanes<T> &sum) {
-  SumBlockStep<kShift, kKeep, In> step{ExpRange<T>(reference), origin, to.out, to.saved, &sum, beside.scaler,
-                                       beside.first};
+  SumBlockStep<kShift, kKeep, In> step{ExpRange<T>(reference), origin,      to.out, to.saved, &sum,
+                                       beside.scaler,          beside.first};
   ForEachStep(logits, cols, target, -std::numeric_limits<T>::infinity(), step);
 }
 

@@ -141,7 +141,8 @@ HWY_INLINE void PrefetchForWrite(const void *p) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(p) + kNearBytes;
   for (int64_t byte = 0; byte < kBytes; byte += 64) {
 #if HWY_ARCH_X86
-    // The compiler would take the instruction only with a flag that no target here has; processors without it ignore it.
+    // The compiler would take the instruction only with a flag that no target here has; processors without it ignore
+    // it.
     asm volatile("prefetchw (%0)" : : "r"(address + byte));
 #else
     __builtin_prefetch(reinterpret_cast<const void *>(address + byte), 1, 3);

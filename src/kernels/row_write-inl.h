@@ -1,6 +1,6 @@
 // What writes a row: gradients and softmax from stored (scale-inl.h) or recomputed exponentials, log-softmax, and the
-// way back through both. Magnitudes up to the threshold (the smallest normal number) become +0 by a comparison, never by the
-// floating-point mode, whose rules differ between processors; NaN becomes the canonical one.
+// way back through both. Magnitudes up to the threshold (the smallest normal number) become +0 by a comparison, never
+// by the floating-point mode, whose rules differ between processors; NaN becomes the canonical one.
 #if defined(XENT_SRC_KERNELS_ROW_WRITE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_ROW_WRITE_INL_H_
 #undef XENT_SRC_KERNELS_ROW_WRITE_INL_H_
@@ -82,8 +82,8 @@ inline bool Streams(const GradientTask &task) {
 template <class In>
 void Gradient(const GradientTask &task) {
   using T = Arithmetic<In>;
-  GradientStep<In> step{ExpRange<T>(task.reference), task.kind == Reference::kLogit, static_cast<T>(task.origin),
-                        Affine<T>(task.map), static_cast<In *>(task.gradient), Streams(task)};
+  GradientStep<In> step{ExpRange<T>(task.reference), task.kind == Reference::kLogit,   static_cast<T>(task.origin),
+                        Affine<T>(task.map),         static_cast<In *>(task.gradient), Streams(task)};
   ForEachStep(static_cast<const In *>(task.logits), task.cols, int64_t{-1}, -std::numeric_limits<T>::infinity(), step);
 }
 

@@ -1,5 +1,5 @@
-// The kernel of small_rows.h. The double functions here are those of math/wide.h and row_sum.cc, operation by operation,
-// on vectors; tests/kernels/small_rows_test.cc compares the bits.
+// The kernel of small_rows.h. The double functions here are those of math/wide.h and row_sum.cc, operation by
+// operation, on vectors; tests/kernels/small_rows_test.cc compares the bits.
 #if defined(XENT_SRC_KERNELS_SMALL_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_SMALL_ROWS_INL_H_
 #undef XENT_SRC_KERNELS_SMALL_ROWS_INL_H_
@@ -101,8 +101,8 @@ HWY_INLINE void StoreRounded(D d, V x, float *to) {
 // A row's reference exponent and what goes with it, a lane a row.
 struct LaneRanges {
   HWY_ALIGN double reference[kTile];
-  // An ExpRange's, and when the sums are there what the exponentials are multiplied by: twice by powers of two that keep
-  // the last factor in range.
+  // An ExpRange's, and when the sums are there what the exponentials are multiplied by: twice by powers of two that
+  // keep the last factor in range.
   union {
     HWY_ALIGN float lo[kTile];
     float first[kTile];

@@ -31,7 +31,8 @@ struct SmallRowsTask {
 };
 
 struct SmallRows {
-  uint32_t done;  // bit i: row i; the memory of other live ones is as it was, and they want the way that takes everything
+  // Bit i: row i is done. The memory of the other live rows is as it was; they have to be computed row by row.
+  uint32_t done;
   // log sum of the others relative to the target; both of these rounded to float32.
   double nll[kTile];
   float loss[kTile], lse[kTile];

@@ -94,13 +94,14 @@ HWY_INLINE hn::Vec<D> LoadRounded(D d, const double *values) {
 // The first `count` <= kStep of `values` (aligned, readable up to the next multiple of kLanes) to `out`.
 template <class Out>
 HWY_INLINE void Unstage(const double *values, int64_t count, Out *out) {
+  constexpr bool kHalf = sizeof(Out) == 2;
   const Tag<Out> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
-  for (; i + lanes <= count; i += lanes) StoreAs(d, LoadRounded<sizeof(Out) == 2>(d, values + i), out + i);
+  for (; i + lanes <= count; i += lanes) StoreAs(d, LoadRounded<kHalf>(d, values + i), out + i);
   if (i < count) {
     HWY_ALIGN Out last[kLanes];
-    StoreAs(d, LoadRounded<sizeof(Out) == 2>(d, values + i), last);
+    StoreAs(d, LoadRounded<kHalf>(d, values + i), last);
     std::memcpy(static_cast<void *>(out + i), last, static_cast<size_t>(count - i) * sizeof(Out));
   }
 }

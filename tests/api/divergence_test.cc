@@ -74,9 +74,7 @@ TEST_P(DivergenceApi, EachFieldAndOptionCounts) {
   // The oracle knows of each: a result that ignores one is not accurate.
   const std::vector<std::function<void(DivergenceCall &)>> changes = {
       [](DivergenceCall &c) { c.temperature = 2.5; },
-      [](DivergenceCall &c) {
-        c.row_weights = c.Vector({0.5, 2, -1, 0, 3, 1});
-      },
+      [](DivergenceCall &c) { c.row_weights = c.Vector({0.5, 2, -1, 0, 3, 1}); },
       [](DivergenceCall &c) { c.options.valid_cols = 13; },
       [](DivergenceCall &c) { c.options.reduction = XENT_REDUCTION_SUM; },
       [](DivergenceCall &c) { c.options.reduction = XENT_REDUCTION_NONE; },
@@ -85,9 +83,7 @@ TEST_P(DivergenceApi, EachFieldAndOptionCounts) {
         c.options.reduction = XENT_REDUCTION_SUM, c.options.has_divisor = 1, c.options.divisor = 11;
       },
       [](DivergenceCall &c) { c.upstream_kind = XENT_UPSTREAM_SCALAR, c.upstream = c.Vector({-3}); },
-      [](DivergenceCall &c) {
-        c.upstream_kind = XENT_UPSTREAM_ROWS, c.upstream = c.Vector({1, -2, 3, 0.5, 7, 0});
-      },
+      [](DivergenceCall &c) { c.upstream_kind = XENT_UPSTREAM_ROWS, c.upstream = c.Vector({1, -2, 3, 0.5, 7, 0}); },
       [](DivergenceCall &c) { c.in_place = true; },
       [](DivergenceCall &c) { c.exec.mode = XENT_EXEC_OPENMP; },
       [](DivergenceCall &c) { c.in_place = true, c.options.valid_cols = 20, c.temperature = 0.25; },

@@ -480,18 +480,10 @@ TEST_P(LossOptions, IgnoredRowsHaveNoWeight) {
 
 TEST_P(LossOptions, WeightsThatAddUpToZero) {
   const std::function<void(LossCall &)> kWays[] = {
-      [](LossCall &call) {
-        call.SetRowWeights({1.5, -0.5, -1});
-      },
-      [](LossCall &call) {
-        call.SetRowWeights({0, 0, 0});
-      },
-      [](LossCall &call) {
-        call.SetClassWeights({0, 0, 5, 0, 5});
-      },
-      [](LossCall &call) {
-        call.SetClassWeights({2, -0.5, 9, -1.5, 9});
-      },
+      [](LossCall &call) { call.SetRowWeights({1.5, -0.5, -1}); },
+      [](LossCall &call) { call.SetRowWeights({0, 0, 0}); },
+      [](LossCall &call) { call.SetClassWeights({0, 0, 5, 0, 5}); },
+      [](LossCall &call) { call.SetClassWeights({2, -0.5, 9, -1.5, 9}); },
       [](LossCall &call) {
         call.SetClassWeights({2, 4, 9, -1, 9});
         call.SetRowWeights({1, 4, 0.5});

@@ -40,24 +40,24 @@ class BceTest : public DirectoryTest {
     pos_ = Write("pos.npy", NpyOf("<f4", {kCols}, pos_weight_));
   }
 
-  void WriteInputs(const std::string& descr, const std::vector<int64_t>& shape) {
+  void WriteInputs(const std::string &descr, const std::vector<int64_t> &shape) {
     logits_ = Write("logits.npy", NpyOf(descr, shape, numbers_));
     targets_ = Write("targets.npy", NpyOf(descr, shape, targets_numbers_));
   }
 
-  Result Bce(const std::vector<std::string>& options) {
+  Result Bce(const std::vector<std::string> &options) {
     std::vector<std::string> arguments = {"bce", logits_, targets_, "--json"};
     arguments.insert(arguments.end(), options.begin(), options.end());
     return Xent(arguments);
   }
 
-  void ExpectBce(const std::vector<std::string>& flags, const BceOptions& options) {
+  void ExpectBce(const std::vector<std::string> &flags, const BceOptions &options) {
     SCOPED_TRACE(::testing::PrintToString(flags));
     std::vector<long double> losses, gradient;
     long double sum = 0;
     for (size_t i = 0; i < kElements; ++i) {
       const size_t c = i / kInner % kCols, row = i / (kCols * kInner) * kInner + i % kInner;
-      const auto weight = [](const std::vector<double>& weights, size_t at) -> long double {
+      const auto weight = [](const std::vector<double> &weights, size_t at) -> long double {
         return weights.empty() ? 1 : weights[at];
       };
       const long double w =
@@ -91,7 +91,7 @@ class BceTest : public DirectoryTest {
     EXPECT_EQ(JsonText(result.out, "elements"), "24");
     ExpectClose(NumbersIn(Path("losses.npy"), "<f8", "(2, 3, 4)"), losses);
     ExpectClose(NumbersIn(Path("grad.npy"), "<f8", "(2, 3, 4)"), gradient);
-    for (const auto& [option, file] : {std::pair("--per-element", "losses.npy"), {"--grad", "grad.npy"}}) {
+    for (const auto &[option, file] : {std::pair("--per-element", "losses.npy"), {"--grad", "grad.npy"}}) {
       std::vector<std::string> in_place = flags;
       in_place.insert(in_place.end(), {option, "/dev/stdout"});
       EXPECT_TRUE(Bce(in_place).out == ReadFile(Path(file))) << option;
@@ -101,7 +101,7 @@ class BceTest : public DirectoryTest {
     EXPECT_EQ(JsonText(Bce(Joined(flags, {"--reduction", "none"})).out, "loss"), "null");
   }
 
-  static std::vector<std::string> Joined(std::vector<std::string> a, const std::vector<std::string>& b) {
+  static std::vector<std::string> Joined(std::vector<std::string> a, const std::vector<std::string> &b) {
     a.insert(a.end(), b.begin(), b.end());
     return a;
   }
@@ -146,8 +146,8 @@ TEST_F(BceTest, Probabilities) {
 
 TEST_F(BceTest, OutsideTheDomain) {
   const std::string names = Names();
-  for (const auto& [value, text] : {std::pair(1.25, "1.25"), {-0.0625, "-0.0625"}, {kNan, "nan"}}) {
-    for (const char* descr : {"<f8", "<f4", "<f2", "<V2"}) {
+  for (const auto &[value, text] : {std::pair(1.25, "1.25"), {-0.0625, "-0.0625"}, {kNan, "nan"}}) {
+    for (const char *descr : {"<f8", "<f4", "<f2", "<V2"}) {
       std::vector<double> numbers = probabilities_;
       numbers[17] = value;  // block 1, class 1, position 1
       if (std::isnan(value) && descr[2] == '2') continue;
@@ -162,7 +162,7 @@ TEST_F(BceTest, OutsideTheDomain) {
 TEST_F(BceTest, Shapes) {
   const double loss = JsonNumber(Bce({}).out, "loss");
   // Without weights the shape does not matter; a vector is one class.
-  for (const std::vector<int64_t>& shape : {std::vector<int64_t>{24}, {6, 4}, {24, 1}, {1, 24}, {2, 3, 2, 2}}) {
+  for (const std::vector<int64_t> &shape : {std::vector<int64_t>{24}, {6, 4}, {24, 1}, {1, 24}, {2, 3, 2, 2}}) {
     SCOPED_TRACE(::testing::PrintToString(shape));
     WriteInputs("<f8", shape);
     const Result result = Bce({"--grad", Path("grad.npy")});
@@ -188,7 +188,7 @@ TEST_F(BceTest, Shapes) {
 
 TEST_F(BceTest, Dtypes) {
   const double wanted = JsonNumber(Bce({}).out, "loss");
-  for (const Dtype& dtype : kDtypes) {
+  for (const Dtype &dtype : kDtypes) {
     SCOPED_TRACE(dtype.descr);
     WriteInputs(dtype.descr, {kBlocks, kCols, kInner});
     const Result result = Bce({"--per-element", Path("losses.npy"), "--grad", Path("grad.npy"), "--threads", "2"});
@@ -231,7 +231,7 @@ TEST_F(BceTest, WrongUsage) {
       {{"--from", "probabilities", "--focal-alpha", "0.5"}, "--focal-alpha: not together"},
       {{"--reduction", "none", "--divisor", "2"}, "--divisor"},
   };
-  for (const auto& [options, part] : cases) {
+  for (const auto &[options, part] : cases) {
     SCOPED_TRACE(::testing::PrintToString(options));
     ExpectFailure(Bce(options), 2, part);
   }

@@ -19,13 +19,13 @@ class DivergenceTest : public DirectoryTest {
     teacher_path_ = Write("teacher.npy", NpyOf("<f8", {kRows, kCols}, teacher_));
   }
 
-  Result Divergence(const std::vector<std::string>& options) {
+  Result Divergence(const std::vector<std::string> &options) {
     std::vector<std::string> arguments = {"divergence", student_path_, teacher_path_, "--json"};
     arguments.insert(arguments.end(), options.begin(), options.end());
     return Xent(arguments);
   }
 
-  void ExpectDivergence(const std::string& kind, const std::vector<std::string>& flags, long double beta = 0.5,
+  void ExpectDivergence(const std::string &kind, const std::vector<std::string> &flags, long double beta = 0.5,
                         long double temperature = 1) {
     SCOPED_TRACE(kind + ::testing::PrintToString(flags));
     std::vector<long double> losses, gradient;
@@ -70,13 +70,13 @@ class DivergenceTest : public DirectoryTest {
     EXPECT_TRUE(Divergence(in_place).out == ReadFile(Path("losses.npy")));
   }
 
-  std::vector<double> student_ = RandomNumbers(1, kRows*kCols), teacher_ = RandomNumbers(2, kRows*kCols);
+  std::vector<double> student_ = RandomNumbers(1, kRows *kCols), teacher_ = RandomNumbers(2, kRows *kCols);
   std::string student_path_, teacher_path_;
 };
 
 TEST_F(DivergenceTest, Kinds) {
   ExpectDivergence("forward-kl", {});
-  for (const char* kind : {"forward-kl", "reverse-kl", "js", "cross-entropy"}) {
+  for (const char *kind : {"forward-kl", "reverse-kl", "js", "cross-entropy"}) {
     ExpectDivergence(kind, {"--kind", kind});
     ExpectDivergence(kind, {"--kind", kind, "--temperature", "2.5"}, 0.5, 2.5);
   }
@@ -97,8 +97,8 @@ TEST_F(DivergenceTest, Reductions) {
 // Any dtype beside any other; the student's decides.
 TEST_F(DivergenceTest, Dtypes) {
   const double wanted = JsonNumber(Divergence({}).out, "loss");
-  for (const Dtype& student : kDtypes) {
-    for (const Dtype& teacher : kDtypes) {
+  for (const Dtype &student : kDtypes) {
+    for (const Dtype &teacher : kDtypes) {
       SCOPED_TRACE(std::string(student.descr) + " and " + teacher.descr);
       student_path_ = Write("student.npy", NpyOf(student.descr, {kRows, kCols}, student_));
       teacher_path_ = Write("teacher.npy", NpyOf(teacher.descr, {kRows, kCols}, teacher_));
@@ -135,7 +135,7 @@ TEST_F(DivergenceTest, WrongUsage) {
       {{"--reduction", "none", "--divisor", "2"}, "--divisor"},
       {{"--lse", "x.npy"}, "--lse"},
   };
-  for (const auto& [options, part] : cases) {
+  for (const auto &[options, part] : cases) {
     SCOPED_TRACE(::testing::PrintToString(options));
     ExpectFailure(Divergence(options), 2, part);
   }

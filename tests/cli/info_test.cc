@@ -14,7 +14,7 @@ namespace {
 class InfoTest : public DirectoryTest {};
 class CheckTest : public DirectoryTest {
  protected:
-  Result Check(const std::string& logits, const std::vector<std::string>& options = {"--json"}) {
+  Result Check(const std::string &logits, const std::vector<std::string> &options = {"--json"}) {
     std::vector<std::string> arguments = {"check", Write("logits.npy", logits)};
     arguments.insert(arguments.end(), options.begin(), options.end());
     return Xent(arguments);
@@ -40,7 +40,7 @@ TEST_F(InfoTest, Json) {
   EXPECT_NE(JsonText(result.out, "targets_compiled").find(target), std::string::npos);
   EXPECT_EQ(JsonText(result.out, "unknown_max_target"), "null");
   EXPECT_GE(JsonNumber(result.out, "threads"), 1);
-  for (const char* key : {"l1d_bytes", "l2_bytes", "l3_bytes", "highway", "compiler"}) {
+  for (const char *key : {"l1d_bytes", "l2_bytes", "l3_bytes", "highway", "compiler"}) {
     EXPECT_NE(JsonText(result.out, key), "") << key;
   }
 }
@@ -48,7 +48,7 @@ TEST_F(InfoTest, Json) {
 TEST_F(InfoTest, Text) {
   const Result result = Xent({"info"});
   ExpectSuccess(result);
-  for (const char* label :
+  for (const char *label :
        {"xent  ", "\ntarget  ", "\navailable  ", "\ncompiled  ", "\nthreads  ", "\ncaches  ", "\nHighway  "}) {
     EXPECT_NE(result.out.find(label), std::string::npos) << label << " in " << result.out;
   }
@@ -86,7 +86,7 @@ TEST_F(InfoTest, LossReportsTheActiveTarget) {
 }
 
 TEST_F(InfoTest, Help) {
-  for (const char* command : {"loss", "score", "divergence", "bce", "check", "info"}) {
+  for (const char *command : {"loss", "score", "divergence", "bce", "check", "info"}) {
     const Result all = Xent({"--help"});
     EXPECT_NE(all.out.find("\n  " + std::string(command) + " "), std::string::npos) << all.out;
   }
@@ -108,12 +108,12 @@ TEST_F(InfoTest, Help) {
         "--threads", "--manifest", "--keep-going", "--json", "INPUT.npy"}},
       {"check", {"--manifest", "--keep-going", "--json"}},
       {"info", {"--json"}}};
-  for (const auto& [command, words] : commands) {
-    for (const char* flag : {"--help", "-h"}) {
+  for (const auto &[command, words] : commands) {
+    for (const char *flag : {"--help", "-h"}) {
       const Result result = Xent({command, flag});
       ExpectSuccess(result);
       EXPECT_NE(result.out.find("Usage: xent " + command), std::string::npos) << result.out;
-      for (const std::string& word : words) EXPECT_NE(result.out.find(word), std::string::npos) << word;
+      for (const std::string &word : words) EXPECT_NE(result.out.find(word), std::string::npos) << word;
     }
   }
 }
@@ -141,7 +141,7 @@ TEST_F(InfoTest, StandardOutputThatTakesNothing) {
                                close(ends[0]);
                                close(ends[1]);
                              }};
-  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{{"--version"},
+  for (const std::vector<std::string> &arguments : std::vector<std::vector<std::string>>{{"--version"},
                                                                                          {"--help"},
                                                                                          {"loss", "--help"},
                                                                                          {"info"},
@@ -188,7 +188,7 @@ TEST_F(CheckTest, Bfloat16Probabilities) {
 
 TEST_F(CheckTest, NothingToJudgeIsLogits) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  for (const std::string& logits : {Npy("<f4", {0, 3}, ""), Npy("<f4", {2, 1}, Bytes<float>({1, 1})),
+  for (const std::string &logits : {Npy("<f4", {0, 3}, ""), Npy("<f4", {2, 1}, Bytes<float>({1, 1})),
                                     Npy("<f4", {2, 2}, Bytes<float>({0.5, 0.5, nan, 0.5}))}) {
     const Result result = Check(logits);
     ExpectSuccess(result);

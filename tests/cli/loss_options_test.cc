@@ -27,14 +27,14 @@ class LossOptionsTest : public DirectoryTest {
     row_weights_ = Write("row.npy", NpyOf("<f8", {kRows}, kRowWeights));
   }
 
-  Result Loss(const std::vector<std::string>& options) {
+  Result Loss(const std::vector<std::string> &options) {
     std::vector<std::string> arguments = {"loss", logits_, targets_, "--json"};
     arguments.insert(arguments.end(), options.begin(), options.end());
     return Xent(arguments);
   }
 
   // Everything that the program says of the index targets, with and without a gradient in place.
-  void ExpectLoss(const std::vector<std::string>& flags, const RowOptions& options, bool weigh_rows = false) {
+  void ExpectLoss(const std::vector<std::string> &flags, const RowOptions &options, bool weigh_rows = false) {
     SCOPED_TRACE(::testing::PrintToString(flags));
     std::vector<long double> losses, lse, gradient;
     long double sum = 0, weight = 0, nll = 0;
@@ -71,7 +71,7 @@ class LossOptionsTest : public DirectoryTest {
     ExpectClose(JsonNumber(mean.out, "loss"), sum / weight);
     ExpectClose(JsonNumber(mean.out, "perplexity"), std::exp(nll / 6));
     EXPECT_EQ(JsonText(mean.out, "ignored"), "1");
-    for (long double& number : gradient) number /= weight;
+    for (long double &number : gradient) number /= weight;
     ExpectClose(NumbersIn(Path("grad.npy"), "<f8", "(7, 5)"), gradient);
 
     std::vector<std::string> in_place = flags;
@@ -79,7 +79,7 @@ class LossOptionsTest : public DirectoryTest {
     EXPECT_TRUE(Loss(in_place).out == ReadFile(Path("grad.npy")));
   }
 
-  std::vector<double> numbers_ = RandomNumbers(21, kRows* kCols);
+  std::vector<double> numbers_ = RandomNumbers(21, kRows *kCols);
   std::string class_weights_, row_weights_;
 };
 
@@ -114,9 +114,9 @@ TEST_F(LossOptionsTest, PaddingIsNotRead) {
 
 // Weights of either type are those of the arithmetic type.
 TEST_F(LossOptionsTest, TypesOfWeights) {
-  for (const Dtype& dtype : kDtypes) {
+  for (const Dtype &dtype : kDtypes) {
     std::string first;
-    for (const char* descr : {"<f4", "<f8"}) {
+    for (const char *descr : {"<f4", "<f8"}) {
       SCOPED_TRACE(std::string(dtype.descr) + " with weights of " + descr);
       logits_ = Write("logits.npy", NpyOf(dtype.descr, {kRows, kCols}, numbers_));
       const Result result = Loss({"--class-weights", Write("class.npy", NpyOf(descr, {kCols}, kClassWeights)),
@@ -130,7 +130,7 @@ TEST_F(LossOptionsTest, TypesOfWeights) {
 
 TEST_F(LossOptionsTest, WrongWeights) {
   const std::string names = Names();
-  const auto failure = [&](const char* option, const std::string& file, const std::string& part) {
+  const auto failure = [&](const char *option, const std::string &file, const std::string &part) {
     SCOPED_TRACE(option + part);
     ExpectFailure(Loss({option, Write("row.npy", file), "--per-row", Path("losses.npy")}), 1,
                   Path("row.npy") + ": " + part);
@@ -156,8 +156,8 @@ TEST_F(LossOptionsTest, WrongWeights) {
 
 TEST_F(LossOptionsTest, NoOutputIsAWeight) {
   const std::string bytes = ReadFile(row_weights_);
-  for (const char* option : {"--row-weights", "--class-weights"}) {
-    const std::string& weights = option == std::string("--row-weights") ? row_weights_ : class_weights_;
+  for (const char *option : {"--row-weights", "--class-weights"}) {
+    const std::string &weights = option == std::string("--row-weights") ? row_weights_ : class_weights_;
     ExpectFailure(Loss({option, weights, "--lse", weights}), 1, "is the same file as the input " + weights);
   }
   EXPECT_TRUE(ReadFile(row_weights_) == bytes);
@@ -193,7 +193,7 @@ TEST_F(ProbabilitiesTest, AgainstTheFormula) {
     sum += row.loss;
     for (const long double number : row.gradient) gradient.push_back(number / kRows);
   }
-  for (const char* descr : {"<f8", "<f4", "<f2", "<V2"}) {
+  for (const char *descr : {"<f8", "<f4", "<f2", "<V2"}) {
     SCOPED_TRACE(descr);
     targets_ = Write("targets.npy", NpyOf(descr, {kRows, kCols}, q_));
     const std::vector<std::string> flags = {"--logit-scale",     "0.5",       "--z-loss",        "0.25",
@@ -237,7 +237,7 @@ TEST_F(ProbabilitiesTest, OfAnotherShape) {
 class ClassAxisTest : public DirectoryTest {
  protected:
   // logits of `shape` whose classes are dimension `axis`, and targets, against the naive rows.
-  void ExpectAxis(const std::vector<int64_t>& shape, size_t axis, const std::vector<std::string>& flags) {
+  void ExpectAxis(const std::vector<int64_t> &shape, size_t axis, const std::vector<std::string> &flags) {
     SCOPED_TRACE(::testing::PrintToString(shape) + " " + ::testing::PrintToString(flags));
     size_t outer = 1, inner = 1;
     std::vector<int64_t> row_shape;
@@ -274,14 +274,14 @@ class ClassAxisTest : public DirectoryTest {
       weight += weights[i];
       for (size_t c = 0; c < cols; ++c) gradient[first + c * inner] = expected.gradient[c];
     }
-    for (long double& number : gradient) number /= weight;
+    for (long double &number : gradient) number /= weight;
     logits_ = Write("logits.npy", NpyOf("<f8", shape, logits));
     targets_ = Write("targets.npy", NpyOf("<i8", row_shape, targets));
     // Row weights as a vector, and as the rows lie.
-    for (const std::vector<int64_t>& weights_shape : {row_shape, std::vector<int64_t>{static_cast<int64_t>(rows)}}) {
+    for (const std::vector<int64_t> &weights_shape : {row_shape, std::vector<int64_t>{static_cast<int64_t>(rows)}}) {
       if (weights_shape.empty()) continue;
       const std::string weights_path = Write("row.npy", NpyOf("<f8", weights_shape, weights));
-      const auto loss = [&](const std::vector<std::string>& outputs) {
+      const auto loss = [&](const std::vector<std::string> &outputs) {
         std::vector<std::string> arguments = {"loss", logits_, targets_, "--json", "--row-weights", weights_path};
         arguments.insert(arguments.end(), flags.begin(), flags.end());
         arguments.insert(arguments.end(), outputs.begin(), outputs.end());
@@ -315,16 +315,16 @@ TEST_F(ClassAxisTest, InPlaceGivesTheSameBytes) {
   constexpr int64_t kBlocks = 45, kClasses = 6, kPositions = 10000;
   Random random(5);
   std::vector<float> logits(kBlocks * kClasses * kPositions), weights(kBlocks * kPositions);
-  for (float& logit : logits) logit = static_cast<float>(random.Uniform(-6, 6));
-  for (float& weight : weights) weight = static_cast<float>(random.Uniform(0, 2));
+  for (float &logit : logits) logit = static_cast<float>(random.Uniform(-6, 6));
+  for (float &weight : weights) weight = static_cast<float>(random.Uniform(0, 2));
   std::vector<int32_t> targets(kBlocks * kPositions);
-  for (int32_t& target : targets) target = static_cast<int32_t>(random.Next() % kClasses);
+  for (int32_t &target : targets) target = static_cast<int32_t>(random.Next() % kClasses);
   Write("logits.npy", Npy("<f4", {kBlocks, kClasses, kPositions}, Bytes(logits)));
   Write("targets.npy", Npy("<i4", {kBlocks, kPositions}, Bytes(targets)));
   Write("weights.npy", Npy("<f4", {kBlocks, kPositions}, Bytes(weights)));
-  for (const std::vector<std::string>& options : std::vector<std::vector<std::string>>{
+  for (const std::vector<std::string> &options : std::vector<std::vector<std::string>>{
            {}, {"--row-weights", Path("weights.npy")}, {"--row-weights", Path("weights.npy"), "--divisor", "7"}}) {
-    for (const char* output : {"--per-row", "--grad"}) {
+    for (const char *output : {"--per-row", "--grad"}) {
       std::vector<std::string> arguments = {"loss", Path("logits.npy"), Path("targets.npy")};
       arguments.insert(arguments.end(), options.begin(), options.end());
       arguments.insert(arguments.end(), {output, Path("file.npy")});
@@ -338,7 +338,7 @@ TEST_F(ClassAxisTest, InPlaceGivesTheSameBytes) {
 TEST_F(ClassAxisTest, OneRow) {
   const std::vector<double> logits = RandomNumbers(3, 6);
   const Row row = RowOf(logits, 4);
-  for (const std::vector<int64_t>& shape : {std::vector<int64_t>{}, {1}}) {
+  for (const std::vector<int64_t> &shape : {std::vector<int64_t>{}, {1}}) {
     const Result result =
         Xent({"loss", Write("logits.npy", NpyOf("<f8", {6}, logits)), Write("targets.npy", NpyOf("<i8", shape, {4})),
               "--json", "--per-row", Path("losses.npy"), "--grad", Path("grad.npy")});
@@ -368,7 +368,7 @@ TEST_F(ClassAxisTest, ProbabilitiesAlongIt) {
 TEST_F(ClassAxisTest, NoSuchThing) {
   const std::string logits = Write("logits.npy", NpyOf("<f8", {2, 3, 4}, RandomNumbers(3, 24)));
   const std::string targets = Write("targets.npy", NpyOf("<i8", {2, 4}, std::vector<double>(8)));
-  for (const char* axis : {"3", "-4", "9223372036854775807"}) {
+  for (const char *axis : {"3", "-4", "9223372036854775807"}) {
     ExpectFailure(
         Xent({"loss", logits, targets, "--class-axis", axis}), 1,
         logits + ": the shape is (2, 3, 4), which has no dimension " + axis + ": expected --class-axis from -3 to 2");
@@ -381,7 +381,7 @@ TEST_F(ClassAxisTest, NoSuchThing) {
 // Extents beyond every integer where another one is 0.
 TEST_F(ClassAxisTest, NoRows) {
   constexpr int64_t kHuge = int64_t{1} << 40;
-  for (const std::vector<int64_t>& row_shape :
+  for (const std::vector<int64_t> &row_shape :
        {std::vector<int64_t>{0, kHuge, kHuge}, {kHuge, kHuge, 0}, {kHuge, 0, kHuge}}) {
     std::vector<int64_t> shape = row_shape;
     shape.insert(shape.begin() + 1, 3);
@@ -409,7 +409,7 @@ TEST_F(LossOptionsTest, WrongUsage) {
       {{"--keep-going"}, "--keep-going: only with --manifest"},
   };
   const std::string names = Names();
-  for (const auto& [options, part] : cases) {
+  for (const auto &[options, part] : cases) {
     std::vector<std::string> arguments = options;
     arguments.insert(arguments.begin(), {"--per-row", Path("losses.npy")});
     SCOPED_TRACE(::testing::PrintToString(options));

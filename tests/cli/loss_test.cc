@@ -16,10 +16,10 @@ struct Expected {
   std::vector<long double> losses, lse, gradient;  // of the sum
 };
 
-Expected Reference(const std::vector<double>& logits, const std::vector<int64_t>& targets, size_t cols) {
+Expected Reference(const std::vector<double> &logits, const std::vector<int64_t> &targets, size_t cols) {
   Expected expected;
   for (size_t i = 0; i < targets.size(); ++i) {
-    const double* row = &logits[i * cols];
+    const double *row = &logits[i * cols];
     long double maximum = row[0], sum = 0;
     for (size_t j = 0; j < cols; ++j) maximum = std::max<long double>(maximum, row[j]);
     for (size_t j = 0; j < cols; ++j) sum += std::exp(row[j] - maximum);
@@ -38,12 +38,12 @@ Expected Reference(const std::vector<double>& logits, const std::vector<int64_t>
 class LossTest : public DirectoryTest {
  protected:
   // One row of float32 with target 0.
-  std::string JsonOfRow(const std::vector<float>& row, std::vector<std::string> options = {}) {
+  std::string JsonOfRow(const std::vector<float> &row, std::vector<std::string> options = {}) {
     return JsonOf(Npy("<f4", {1, static_cast<int64_t>(row.size())}, Bytes(row)), Npy("<i4", {1}, Bytes<int32_t>({0})),
                   std::move(options));
   }
 
-  std::string JsonOf(const std::string& logits, const std::string& targets, std::vector<std::string> options = {}) {
+  std::string JsonOf(const std::string &logits, const std::string &targets, std::vector<std::string> options = {}) {
     options.insert(options.begin(), {"loss", Write("logits.npy", logits), Write("targets.npy", targets), "--json"});
     const Result result = Xent(options);
     ExpectSuccess(result);
@@ -53,17 +53,17 @@ class LossTest : public DirectoryTest {
 
 TEST_F(LossTest, EveryDtypeAgainstLongDouble) {
   constexpr size_t kRows = 23, kCols = 300;
-  for (const Dtype& dtype : kDtypes) {
+  for (const Dtype &dtype : kDtypes) {
     for (const bool wide_targets : {false, true}) {
       SCOPED_TRACE(std::string(dtype.descr) + (wide_targets ? ", int64" : ", int32") + ", seed 7");
       Random random(7);
       std::vector<double> logits(kRows * kCols);
-      for (double& logit : logits) {
+      for (double &logit : logits) {
         // bfloat16 holds multiples of 1/16 below 16, float16 multiples of 1/64.
         logit = std::round(random.Uniform(-7.9, 7.9) * 16) / 16;
       }
       std::vector<int64_t> targets(kRows);
-      for (int64_t& target : targets) target = static_cast<int64_t>(random.Next() % kCols);
+      for (int64_t &target : targets) target = static_cast<int64_t>(random.Next() % kCols);
       targets[5] = -100;
       std::vector<int32_t> narrow(targets.begin(), targets.end());
       const Result result =
@@ -119,7 +119,7 @@ TEST_F(LossTest, EveryDtypeAgainstLongDouble) {
 
 TEST_F(LossTest, GoldenNumbers) {
   const std::vector<float> row = {2.0f, 1.2f, 0.3f, -0.8f, -2.0f};
-  const auto loss = [&](const std::vector<std::string>& options) {
+  const auto loss = [&](const std::vector<std::string> &options) {
     char text[32];
     std::snprintf(text, sizeof(text), "%.5f", JsonNumber(JsonOfRow(row, options), "loss"));
     return std::string(text);
@@ -140,7 +140,7 @@ TEST_F(LossTest, JsonGivesNumbersBackExactly) {
   Random random(3);
   for (int i = 0; i < 20; ++i) {
     std::vector<float> row(9);
-    for (float& logit : row) logit = static_cast<float>(random.Uniform(-20, 20));
+    for (float &logit : row) logit = static_cast<float>(random.Uniform(-20, 20));
     const std::string json = JsonOfRow(row, {"--per-row", Path("losses.npy")});
     const std::vector<float> losses = Values<float>(SplitNpy(ReadFile(Path("losses.npy"))).data);
     ASSERT_EQ(losses.size(), 1u);
@@ -149,7 +149,7 @@ TEST_F(LossTest, JsonGivesNumbersBackExactly) {
     EXPECT_EQ(std::strtof(JsonText(json, "loss").c_str(), nullptr), losses[0]) << json;
 
     std::vector<double> wide_row(row.begin(), row.end());
-    for (double& logit : wide_row) logit += random.Uniform(0, 1e-9);
+    for (double &logit : wide_row) logit += random.Uniform(0, 1e-9);
     const std::string wide_json = JsonOf(Npy("<f8", {1, 9}, Bytes(wide_row)), Npy("<i8", {1}, Bytes<int64_t>({0})),
                                          {"--per-row", Path("losses.npy")});
     EXPECT_EQ(JsonNumber(wide_json, "loss"), Values<double>(SplitNpy(ReadFile(Path("losses.npy"))).data)[0])
@@ -159,7 +159,7 @@ TEST_F(LossTest, JsonGivesNumbersBackExactly) {
 
 TEST_F(LossTest, JsonHasEveryKey) {
   const std::string json = JsonOfRow({1, 2});
-  for (const char* key : {"loss", "perplexity", "rows", "ignored", "target", "threads"}) {
+  for (const char *key : {"loss", "perplexity", "rows", "ignored", "target", "threads"}) {
     EXPECT_NE(JsonText(json, key), "") << key;
   }
 }
@@ -207,7 +207,7 @@ TEST_F(LossTest, Reductions) {
 TEST_F(LossTest, IgnoreIndexMayBeAnyInteger) {
   WriteSmallInputs();
   const std::string targets = Write("targets.npy", Npy("<i8", {7}, Bytes<int64_t>({0, 4, 4, 3, 2, 1, 0})));
-  for (const auto& [index, ignored] :
+  for (const auto &[index, ignored] :
        {std::pair("4", "2"), {"0", "2"}, {"-1", "0"}, {"3", "1"}, {"-9223372036854775808", "0"}}) {
     const Result result = Xent({"loss", logits_, targets, "--json", "--ignore-index", index});
     ExpectSuccess(result);
@@ -244,13 +244,13 @@ TEST_F(LossTest, ThreadsAreReportedAndChangeNothing) {
   constexpr int64_t kRows = 50, kCols = 5000;  // enough work for the library to split
   Random random(11);
   std::vector<float> logits(kRows * kCols);
-  for (float& logit : logits) logit = static_cast<float>(random.Uniform(-8, 8));
+  for (float &logit : logits) logit = static_cast<float>(random.Uniform(-8, 8));
   std::vector<int32_t> targets(kRows);
-  for (int32_t& target : targets) target = static_cast<int32_t>(random.Next() % kCols);
+  for (int32_t &target : targets) target = static_cast<int32_t>(random.Next() % kCols);
   Write("logits.npy", Npy("<f4", {kRows, kCols}, Bytes(logits)));
   Write("targets.npy", Npy("<i4", {kRows}, Bytes(targets)));
   std::string first;
-  for (const char* threads : {"1", "2", "3", "8"}) {
+  for (const char *threads : {"1", "2", "3", "8"}) {
     const Result result = Xent({"loss", Path("logits.npy"), Path("targets.npy"), "--threads", threads, "--json",
                                 "--per-row", Path("losses.npy"), "--lse", Path("lse.npy"), "--grad", Path("grad.npy")});
     ExpectSuccess(result);
@@ -266,7 +266,7 @@ TEST_F(LossTest, DefaultThreadsAreTheLibrarysDefault) {
   const RunOptions three = {{"OMP_NUM_THREADS=3"}, {}};
   WriteSmallInputs();
   const Result info = Xent({"info", "--json"}, three);
-  for (const std::vector<std::string>& options : {std::vector<std::string>{}, {"--threads", "0"}}) {
+  for (const std::vector<std::string> &options : {std::vector<std::string>{}, {"--threads", "0"}}) {
     std::vector<std::string> arguments = {"loss", logits_, targets_, "--json"};
     arguments.insert(arguments.end(), options.begin(), options.end());
     EXPECT_EQ(JsonText(Xent(arguments, three).out, "threads"), JsonText(info.out, "threads"));
@@ -330,7 +330,7 @@ TEST_F(LossTest, WrongUsage) {
       {{"third.npy"}, "third.npy"},
       {{"a line\nfeed"}, "a line\\x0afeed"},
   };
-  for (const auto& [options, part] : cases) {
+  for (const auto &[options, part] : cases) {
     std::vector<std::string> arguments = {"loss", logits_, targets_, "--per-row", Path("losses.npy")};
     arguments.insert(arguments.end(), options.begin(), options.end());
     SCOPED_TRACE(::testing::PrintToString(options));
@@ -342,7 +342,7 @@ TEST_F(LossTest, WrongUsage) {
 }
 
 TEST_F(LossTest, BordersOfOptions) {
-  for (const std::vector<std::string>& options : std::vector<std::vector<std::string>>{
+  for (const std::vector<std::string> &options : std::vector<std::vector<std::string>>{
            {"--label-smoothing", "0"}, {"--label-smoothing", "1"}, {"--divisor", "1e-300"}, {"--threads", "64"}}) {
     JsonOfRow({1, 2}, options);
   }
@@ -351,12 +351,12 @@ TEST_F(LossTest, BordersOfOptions) {
 // Words that are commands, or look like options, are file names where a file name belongs.
 TEST_F(LossTest, AwkwardFileNames) {
   WriteSmallInputs();
-  const auto in_directory = [&](const std::vector<std::string>& arguments) {
+  const auto in_directory = [&](const std::vector<std::string> &arguments) {
     return Xent(arguments, {{}, [&] {
                               if (chdir(directory_.c_str()) != 0) _exit(125);
                             }});
   };
-  for (const char* name : {"check", "info", "-x.npy", "a b'\"[1,2]{}", "[a,b]", "caf\xc3\xa9.npy"}) {
+  for (const char *name : {"check", "info", "-x.npy", "a b'\"[1,2]{}", "[a,b]", "caf\xc3\xa9.npy"}) {
     SCOPED_TRACE(name);
     Write(name, ReadFile(logits_));
     ExpectSuccess(in_directory({"loss", "--per-row=out", "--", name, "targets.npy"}));

@@ -30,28 +30,28 @@ class ManifestTest : public DirectoryTest {
  protected:
   void SetUp() override {
     DirectoryTest::SetUp();
-    for (double& number : first_) number += 0.1;  // no multiple of anything
+    for (double &number : first_) number += 0.1;  // no multiple of anything
     for (size_t i = 0; i < kRows; ++i) classes_.push_back(i % 9 == 4 ? -100 : static_cast<double>(i * 3 % kCols));
-    for (double& number : second_) number = std::fabs(number) / 8;
+    for (double &number : second_) number = std::fabs(number) / 8;
   }
 
   // The first `count` rows of a matrix from row `begin` on.
-  static std::vector<double> Rows(const std::vector<double>& numbers, size_t cols, size_t begin, size_t end) {
+  static std::vector<double> Rows(const std::vector<double> &numbers, size_t cols, size_t begin, size_t end) {
     return {numbers.begin() + static_cast<ptrdiff_t>(begin * cols),
             numbers.begin() + static_cast<ptrdiff_t>(end * cols)};
   }
 
-  std::string FirstNpy(const std::string& descr, size_t begin, size_t end) const {
+  std::string FirstNpy(const std::string &descr, size_t begin, size_t end) const {
     return NpyOf(descr, {static_cast<int64_t>(end - begin), kCols}, Rows(first_, kCols, begin, end));
   }
-  std::string SecondNpy(const std::string& descr, size_t begin, size_t end) const {
+  std::string SecondNpy(const std::string &descr, size_t begin, size_t end) const {
     const auto rows = static_cast<int64_t>(end - begin);
     return descr == "<i8" ? NpyOf(descr, {rows}, Rows(classes_, 1, begin, end))
                           : NpyOf(descr, {rows, kCols}, Rows(second_, kCols, begin, end));
   }
 
   // One pair of files, and a manifest of several with the same rows, in a directory of their own.
-  void WriteCorpus(const std::string& first_descr, const std::string& second_descr) {
+  void WriteCorpus(const std::string &first_descr, const std::string &second_descr) {
     fs::create_directories(Path("data/sub"));
     logits_ = Write("logits.npy", FirstNpy(first_descr, 0, kRows));
     targets_ = Write("targets.npy", SecondNpy(second_descr, 0, kRows));
@@ -65,7 +65,7 @@ class ManifestTest : public DirectoryTest {
     manifest_ = Write("data/list.tsv", lines);
   }
 
-  Result Run(const std::string& command, const std::vector<std::string>& options, const RunOptions& run = {}) {
+  Result Run(const std::string &command, const std::vector<std::string> &options, const RunOptions &run = {}) {
     std::vector<std::string> arguments = {command, "--json"};
     arguments.insert(arguments.end(), options.begin(), options.end());
     return Xent(arguments, run);
@@ -73,8 +73,8 @@ class ManifestTest : public DirectoryTest {
 
   // The same numbers, within 4 ULP of the loss's type; perplexity is a double, but no better than the library's sum of
   // nll in plain double makes it.
-  void ExpectAsOneMatrix(const std::string& command, const std::vector<std::string>& flags,
-                         const std::vector<std::string>& keys, bool wide) {
+  void ExpectAsOneMatrix(const std::string &command, const std::vector<std::string> &flags,
+                         const std::vector<std::string> &keys, bool wide) {
     SCOPED_TRACE(command + ::testing::PrintToString(flags));
     std::vector<std::string> one = flags, many = flags;
     one.insert(one.end(), {logits_, targets_});
@@ -85,10 +85,10 @@ class ManifestTest : public DirectoryTest {
     EXPECT_EQ(JsonText(got.out, "files"), "5");
     EXPECT_EQ(JsonText(got.out, "failed"), "0");
     EXPECT_EQ(JsonText(expected.out, "files"), "");
-    for (const std::string& key : {std::string("rows"), std::string("ignored"), std::string("target")}) {
+    for (const std::string &key : {std::string("rows"), std::string("ignored"), std::string("target")}) {
       EXPECT_EQ(JsonText(got.out, key), JsonText(expected.out, key));
     }
-    for (const std::string& key : keys) {
+    for (const std::string &key : keys) {
       SCOPED_TRACE(key);
       const std::string text = JsonText(expected.out, key);
       if (text == "null" || text[0] == '"') {
@@ -101,19 +101,19 @@ class ManifestTest : public DirectoryTest {
     }
   }
 
-  std::vector<double> first_ = RandomNumbers(13, kRows*kCols), second_ = RandomNumbers(14, kRows*kCols);
+  std::vector<double> first_ = RandomNumbers(13, kRows *kCols), second_ = RandomNumbers(14, kRows *kCols);
   std::vector<double> classes_;
   std::string manifest_;
 };
 
 TEST_F(ManifestTest, Loss) {
-  for (const char* descr : {"<f4", "<f8"}) {
+  for (const char *descr : {"<f4", "<f8"}) {
     const bool wide = descr[2] == '8';
     WriteCorpus(descr, "<i8");
     const std::string weights = Write("weights.npy", NpyOf("<f8", {kCols}, {1, 2, 0.5, 0, 3.1, 1, 0.7}));
     const std::vector<std::string> keys = {"loss", "perplexity"};
     ExpectAsOneMatrix("loss", {}, keys, wide);
-    for (const std::vector<std::string>& flags : std::vector<std::vector<std::string>>{
+    for (const std::vector<std::string> &flags : std::vector<std::vector<std::string>>{
              {"--reduction", "sum"},
              {"--reduction", "none"},
              {"--divisor", "3.7"},
@@ -131,7 +131,7 @@ TEST_F(ManifestTest, Loss) {
 TEST_F(ManifestTest, LossOfNoLiveRows) {
   classes_.assign(kRows, -100);
   WriteCorpus("<f4", "<i8");
-  for (const std::vector<std::string>& flags : std::vector<std::vector<std::string>>{
+  for (const std::vector<std::string> &flags : std::vector<std::vector<std::string>>{
            {}, {"--empty-mean", "zero"}, {"--divisor", "2"}, {"--reduction", "sum"}}) {
     ExpectAsOneMatrix("loss", flags, {"loss", "perplexity"}, false);
   }
@@ -151,7 +151,7 @@ TEST_F(ManifestTest, LossThatIsNoNumber) {
 }
 
 TEST_F(ManifestTest, Score) {
-  for (const char* descr : {"<f4", "<f8"}) {
+  for (const char *descr : {"<f4", "<f8"}) {
     WriteCorpus(descr, "<i8");
     const std::vector<std::string> keys = {"accuracy", "perplexity", "mean_entropy", "mean_rank", "topk_accuracy"};
     ExpectAsOneMatrix("score", {}, keys, descr[2] == '8');
@@ -160,7 +160,7 @@ TEST_F(ManifestTest, Score) {
 }
 
 TEST_F(ManifestTest, Divergence) {
-  for (const char* descr : {"<f4", "<f8"}) {
+  for (const char *descr : {"<f4", "<f8"}) {
     WriteCorpus(descr, descr);
     ExpectAsOneMatrix("divergence", {}, {"loss"}, descr[2] == '8');
     ExpectAsOneMatrix("divergence", {"--kind", "js", "--beta", "0.25", "--temperature", "2", "--reduction", "sum"},
@@ -170,7 +170,7 @@ TEST_F(ManifestTest, Divergence) {
 }
 
 TEST_F(ManifestTest, Bce) {
-  for (const char* descr : {"<f4", "<f8"}) {
+  for (const char *descr : {"<f4", "<f8"}) {
     WriteCorpus(descr, descr);
     const std::string weights = Write("weights.npy", NpyOf("<f8", {kCols}, {1, 2, 0.5, 0, 3.1, 1, 0.7}));
     ExpectAsOneMatrix("bce", {}, {"loss", "elements"}, descr[2] == '8');
@@ -183,7 +183,7 @@ TEST_F(ManifestTest, Bce) {
 // Sums that a float32, or a plain double, would lose.
 TEST_F(ManifestTest, SumsAreCompensated) {
   std::string lines;
-  const auto add = [&](const std::string& name, double loss, double rows) {
+  const auto add = [&](const std::string &name, double loss, double rows) {
     std::vector<double> logits;
     for (double i = 0; i < rows; ++i) logits.insert(logits.end(), {0, loss});
     Write(name, NpyOf("<f8", {static_cast<int64_t>(rows), 2}, logits));
@@ -237,7 +237,7 @@ TEST_F(ManifestTest, KeepGoing) {
   targets.insert(targets.end(), rest.begin(), rest.end());
   Write("logits.npy", NpyOf("<f4", {41, kCols}, logits));
   Write("targets.npy", NpyOf("<i8", {41}, targets));
-  for (const auto& [command, key] : {std::pair("loss", "loss"), {"score", "accuracy"}}) {
+  for (const auto &[command, key] : {std::pair("loss", "loss"), {"score", "accuracy"}}) {
     const Result expected = Run(command, {logits_, targets_});
     const Result result = Run(command, {"--manifest", manifest_, "--keep-going"});
     EXPECT_EQ(result.exit_code, 1);
@@ -265,7 +265,7 @@ TEST_F(ManifestTest, FilesThatDoNotAgree) {
   Write("data/sub/b2", NpyOf("<f8", {2, 3}, {1, 0, 0, 0, 1, 0}));
   const std::string part =
       manifest_ + ":5: " + Path("data/a2") + ": the number of columns is 3, expected 7, that of " + Path("data/a0");
-  for (const char* command : {"loss", "divergence", "bce"})
+  for (const char *command : {"loss", "divergence", "bce"})
     ExpectFailure(Run(command, {"--manifest", manifest_}), 1, part);
   Write("data/sub/b2", NpyOf("<i8", {2}, {0, 1}));
   WriteCorpus("<f8", "<i8");
@@ -285,7 +285,7 @@ TEST_F(ManifestTest, FilesThatDoNotAgree) {
 
 TEST_F(ManifestTest, BadLines) {
   WriteCorpus("<f4", "<i8");
-  for (const char* line : {"a0", "a0\t", "\tsub/b0", "a0\tsub/b0\t", "a0\t\tsub/b0", "a0 sub/b0"}) {
+  for (const char *line : {"a0", "a0\t", "\tsub/b0", "a0\tsub/b0\t", "a0\t\tsub/b0", "a0 sub/b0"}) {
     SCOPED_TRACE(line);
     ExpectFailure(Run("loss", {"--manifest", Write("data/list.tsv", std::string("a0\tsub/b0\n") + line + "\n")}), 1,
                   manifest_ + ":2: expected two paths with one TAB between them");
@@ -326,7 +326,7 @@ TEST_F(ManifestTest, ByteOrderMark) {
   const Result plain = Run("loss", {"--manifest", manifest_});
   ExpectSuccess(plain);
   const std::string text = ReadFile(manifest_);
-  for (const std::string& rest : {text, "a0\tsub/b0\r\n" + text.substr(text.find("a1"))}) {
+  for (const std::string &rest : {text, "a0\tsub/b0\r\n" + text.substr(text.find("a1"))}) {
     WriteFile(manifest_, "\xef\xbb\xbf" + rest);
     EXPECT_EQ(Run("loss", {"--manifest", manifest_}).out, plain.out);
   }
@@ -373,8 +373,8 @@ TEST_F(ManifestTest, WrongUsage) {
       {"score", {"--out"}},
       {"divergence", {"--per-row", "--grad"}},
       {"bce", {"--per-element", "--grad", "--row-weights", "--element-weights"}}};
-  for (const auto& [command, options] : refused) {
-    for (const std::string& option : options) {
+  for (const auto &[command, options] : refused) {
+    for (const std::string &option : options) {
       ExpectFailure(Run(command, {"--manifest", manifest_, option, Path("out")}), 2,
                     option + ": not together with --manifest");
     }
@@ -403,7 +403,7 @@ TEST_F(ManifestTest, LongerThanABatch) {
   targets_ = Write("targets.npy", Npy("<i4", {kManyRows}, Bytes(targets)));
   manifest_ = Write("list", "logits.npy\ttargets.npy\n");
   const std::string weights = Write("weights.npy", NpyOf("<f4", {2}, {1, 3}));
-  const auto expect = [&](const std::string& command, const std::vector<std::string>& flags, const std::string& key) {
+  const auto expect = [&](const std::string &command, const std::vector<std::string> &flags, const std::string &key) {
     std::vector<std::string> one = flags, many = flags;
     one.insert(one.end(), {logits_, targets_});
     many.insert(many.end(), {"--manifest", manifest_});
@@ -433,7 +433,7 @@ TEST_F(ManifestTest, LongerThanABatch) {
 
   targets[2'300'001] = 2;
   Write("targets.npy", Npy("<i4", {kManyRows}, Bytes(targets)));
-  for (const char* command : {"loss", "score"}) {
+  for (const char *command : {"loss", "score"}) {
     ExpectFailure(Run(command, {"--manifest", manifest_}), 1, "the target of row 2300001 is 2, expected 0 to 1");
   }
   targets_ = Write("targets.npy", Npy("<f4", {kManyRows, 2}, Bytes(probabilities)));
@@ -463,7 +463,7 @@ TEST_F(ManifestTest, MemoryIsBounded) {
                                 if (setrlimit(RLIMIT_STACK, &stack) != 0 || setrlimit(RLIMIT_DATA, &data) != 0)
                                   _exit(125);
                               }};
-  for (const auto& [command, key] : {std::pair("loss", "loss"), {"score", "mean_entropy"}}) {
+  for (const auto &[command, key] : {std::pair("loss", "loss"), {"score", "mean_entropy"}}) {
     const Result result = Run(command, {"--manifest", list, "--threads", "2"}, limited);
     ExpectSuccess(result);
     EXPECT_EQ(JsonNumber(result.out, "rows"), kManyRows);

@@ -21,10 +21,10 @@ class NpyTest : public DirectoryTest {
     ExpectSuccess(good_);
   }
 
-  Result LossOf(const std::string& logits) { return Xent({"loss", Write("logits.npy", logits), targets_, "--json"}); }
+  Result LossOf(const std::string &logits) { return Xent({"loss", Write("logits.npy", logits), targets_, "--json"}); }
 
   // The logits are read, and are the same numbers.
-  void ExpectGood(const std::string& logits) {
+  void ExpectGood(const std::string &logits) {
     const Result result = LossOf(logits);
     ExpectSuccess(result);
     EXPECT_EQ(result.out, good_.out);
@@ -41,7 +41,7 @@ TEST_F(NpyTest, FormatVersions) {
 }
 
 TEST_F(NpyTest, HeadersThatPythonWouldReadToo) {
-  for (const char* header : {
+  for (const char *header : {
            "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3)}",
            "{\"shape\":(2,3,),\"fortran_order\":False,\"descr\":\"<f4\"}",
            "  {\t'fortran_order' : False ,\n 'shape' : ( 2 , 3 ) , 'descr' : '<f4' } \t ",
@@ -96,7 +96,7 @@ TEST_F(NpyTest, WrongDtypes) {
       {"f4", "the dtype is 'f4'"},
       {"<M8[ns]", "the dtype is '<M8[ns]'"},
   };
-  for (const auto& [descr, part] : cases) {
+  for (const auto &[descr, part] : cases) {
     SCOPED_TRACE(descr);
     ExpectFailure(LossOf(Npy(descr, {2, 3}, std::string(96, '\0'))), 1, Path("logits.npy") + ": " + part);
   }
@@ -111,7 +111,7 @@ TEST_F(NpyTest, WrongDtypes) {
       {"|b1", "the dtype is '|b1'"},
   };
   const std::string logits = Write("logits.npy", Npy("<f4", {2, 3}, kLogitsData));
-  for (const auto& [descr, part] : target_cases) {
+  for (const auto &[descr, part] : target_cases) {
     SCOPED_TRACE(descr);
     const std::string targets = Write("other.npy", Npy(descr, {2}, std::string(16, '\0')));
     ExpectFailure(Xent({"loss", logits, targets}), 1, targets + ": " + part);
@@ -119,7 +119,7 @@ TEST_F(NpyTest, WrongDtypes) {
 }
 
 TEST_F(NpyTest, StructuredDtypes) {
-  for (const char* descr :
+  for (const char *descr :
        {"[('a', '<f4'), ('b', '<i4', (2, 3))]", "[]", "('<f4', (2,))", "[('a}', '<f4'), (\"]\", '<f4')]"}) {
     SCOPED_TRACE(descr);
     const std::string header = std::string("{'descr': ") + descr + ", 'fortran_order': False, 'shape': (2, 3), }";
@@ -133,7 +133,7 @@ TEST_F(NpyTest, FortranOrder) {
 }
 
 TEST_F(NpyTest, WrongShapes) {
-  const auto failure = [&](const std::vector<int64_t>& shape) { return LossOf(Npy("<f4", shape, kLogitsData)); };
+  const auto failure = [&](const std::vector<int64_t> &shape) { return LossOf(Npy("<f4", shape, kLogitsData)); };
   ExpectFailure(failure({}), 1, "the shape is (), expected logits [rows, columns]");
   // These are logits, but not of two rows.
   ExpectFailure(failure({6}), 1, "the shape is (2,), expected ()");
@@ -148,7 +148,7 @@ TEST_F(NpyTest, WrongShapes) {
 }
 
 TEST_F(NpyTest, BrokenHeaders) {
-  for (const char* header : {
+  for (const char *header : {
            "",
            "{",
            "}",

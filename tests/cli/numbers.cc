@@ -35,7 +35,7 @@ uint16_t Float16(double value) {
 
 }  // namespace
 
-std::string Encode(const std::string& descr, const std::vector<double>& values) {
+std::string Encode(const std::string &descr, const std::vector<double> &values) {
   std::string bytes;
   for (const double value : values) {
     if (descr == "<f8") {
@@ -51,7 +51,7 @@ std::string Encode(const std::string& descr, const std::vector<double>& values) 
   return bytes;
 }
 
-std::vector<double> Decode(const std::string& descr, const std::string& data) {
+std::vector<double> Decode(const std::string &descr, const std::string &data) {
   std::vector<double> values;
   if (descr == "<f8") return Values<double>(data);
   if (descr == "<f4") {
@@ -66,11 +66,11 @@ std::vector<double> Decode(const std::string& descr, const std::string& data) {
   return values;
 }
 
-std::string NpyOf(const std::string& descr, const std::vector<int64_t>& shape, const std::vector<double>& values) {
+std::string NpyOf(const std::string &descr, const std::vector<int64_t> &shape, const std::vector<double> &values) {
   return Npy(descr, shape, Encode(descr, values));
 }
 
-std::vector<double> NumbersIn(const std::string& path, const std::string& descr, const std::string& shape) {
+std::vector<double> NumbersIn(const std::string &path, const std::string &descr, const std::string &shape) {
   const ReadNpy npy = SplitNpy(ReadFile(path));
   EXPECT_EQ(npy.descr, descr) << path;
   EXPECT_EQ(npy.shape, shape) << path;
@@ -87,7 +87,7 @@ void ExpectClose(double got, long double want) {
   EXPECT_LE(std::fabs(got - want), 0x1p-40L * std::max(std::fabs(want), 1.0L)) << got << ", expected " << want;
 }
 
-void ExpectClose(const std::vector<double>& got, const std::vector<long double>& want) {
+void ExpectClose(const std::vector<double> &got, const std::vector<long double> &want) {
   ASSERT_EQ(got.size(), want.size());
   for (size_t i = 0; i < got.size(); ++i) {
     SCOPED_TRACE(i);
@@ -98,11 +98,11 @@ void ExpectClose(const std::vector<double>& got, const std::vector<long double>&
 std::vector<double> RandomNumbers(uint64_t seed, size_t count) {
   Random random(seed);
   std::vector<double> numbers(count);
-  for (double& number : numbers) number = std::round(random.Uniform(-7.9, 7.9) * 16) / 16;
+  for (double &number : numbers) number = std::round(random.Uniform(-7.9, 7.9) * 16) / 16;
   return numbers;
 }
 
-Row RowOf(const std::vector<double>& logits, int64_t target, const RowOptions& options) {
+Row RowOf(const std::vector<double> &logits, int64_t target, const RowOptions &options) {
   std::vector<double> onehot(logits.size());
   onehot[static_cast<size_t>(target)] = 1;
   Row row = RowOf(logits, onehot, options);
@@ -111,7 +111,7 @@ Row RowOf(const std::vector<double>& logits, int64_t target, const RowOptions& o
   return row;
 }
 
-Row RowOf(const std::vector<double>& logits, const std::vector<double>& target, const RowOptions& options) {
+Row RowOf(const std::vector<double> &logits, const std::vector<double> &target, const RowOptions &options) {
   const size_t cols = options.valid_cols > 0 ? options.valid_cols : logits.size();
   Row row;
   row.gradient.resize(logits.size());
@@ -155,7 +155,7 @@ Row RowOf(const std::vector<double>& logits, const std::vector<double>& target, 
   return row;
 }
 
-std::vector<double> RowIn(const std::vector<double>& matrix, size_t cols, size_t row) {
+std::vector<double> RowIn(const std::vector<double> &matrix, size_t cols, size_t row) {
   const auto begin = matrix.begin() + static_cast<ptrdiff_t>(row * cols);
   return {begin, begin + static_cast<ptrdiff_t>(cols)};
 }

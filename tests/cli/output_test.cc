@@ -74,11 +74,11 @@ class OutputTest : public DirectoryTest, public ::testing::WithParamInterface<bo
     if (fd >= 0) close(fd);
   }
 
-  Result Loss(const std::vector<std::string>& options, std::function<void()> in_child = {}) {
+  Result Loss(const std::vector<std::string> &options, std::function<void()> in_child = {}) {
     return Xent(Arguments(options), Options(std::move(in_child)));
   }
 
-  std::vector<std::string> Arguments(const std::vector<std::string>& options) {
+  std::vector<std::string> Arguments(const std::vector<std::string> &options) {
     std::vector<std::string> arguments = {"loss", logits_, targets_};
     arguments.insert(arguments.end(), options.begin(), options.end());
     return arguments;
@@ -95,7 +95,7 @@ class OutputTest : public DirectoryTest, public ::testing::WithParamInterface<bo
 
 // Opens a FIFO for reading and waits until the program has begun to write to it, which it does when everything has been
 // computed; with more to write than a pipe holds it stays there until somebody reads. -1 when that never happens.
-int OpenWhenWrittenTo(const std::string& fifo) {
+int OpenWhenWrittenTo(const std::string &fifo) {
   const int reader = open(fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   struct pollfd ready = {reader, POLLIN, 0};
   if (poll(&ready, 1, 60000) == 1 && (ready.revents & POLLIN) != 0) return reader;
@@ -108,7 +108,7 @@ int OpenWhenWrittenTo(const std::string& fifo) {
 // never comes.
 class FifoReader {
  public:
-  explicit FifoReader(const std::string& fifo, std::chrono::milliseconds delay = {})
+  explicit FifoReader(const std::string &fifo, std::chrono::milliseconds delay = {})
       : fd_(open(fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)), thread_([this, delay] { Read(delay); }) {
     EXPECT_GE(fd_, 0) << fifo;
   }
@@ -299,7 +299,7 @@ TEST_P(OutputTest, InputCutShortMeanwhile) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Files, OutputTest, ::testing::Bool(),
-                         [](const ::testing::TestParamInfo<bool>& files) { return files.param ? "Unnamed" : "Named"; });
+                         [](const ::testing::TestParamInfo<bool> &files) { return files.param ? "Unnamed" : "Named"; });
 
 class DestinationTest : public DirectoryTest {
  protected:
@@ -308,7 +308,7 @@ class DestinationTest : public DirectoryTest {
     WriteSmallInputs();
   }
 
-  Result Loss(const std::vector<std::string>& options, std::function<void()> in_child = {}) {
+  Result Loss(const std::vector<std::string> &options, std::function<void()> in_child = {}) {
     std::vector<std::string> arguments = {"loss", logits_, targets_};
     arguments.insert(arguments.end(), options.begin(), options.end());
     return Xent(arguments, {{}, std::move(in_child)});
@@ -320,7 +320,7 @@ TEST_F(DestinationTest, NoRowsOfATrillionColumns) {
   const std::string wide = Write("wide.npy", Npy("<f4", {0, int64_t{1} << 40}, {}));
   const std::string none = Write("none.npy", Npy("<i8", {0}, {}));
   const std::string manifest = Write("list.tsv", "wide.npy\twide.npy\n");
-  for (const std::vector<std::string>& arguments :
+  for (const std::vector<std::string> &arguments :
        std::vector<std::vector<std::string>>{{"loss", wide, none, "--grad", "/dev/stdout"},
                                              {"divergence", wide, wide, "--grad", "/dev/stdout"},
                                              {"bce", wide, wide, "--per-element", "/dev/stdout"}}) {
@@ -348,8 +348,8 @@ TEST_F(DestinationTest, OnePathForTwoOutputs) {
   };
   const std::vector<std::pair<std::string, std::string>> options = {
       {"--per-row", "--lse"}, {"--per-row", "--grad"}, {"--lse", "--grad"}};
-  for (const auto& [a, b] : cases) {
-    for (const auto& [first, second] : options) {
+  for (const auto &[a, b] : cases) {
+    for (const auto &[first, second] : options) {
       SCOPED_TRACE(a + " and " + b + " for " + first + " and " + second);
       ExpectFailure(Loss({first, Path(a), second, Path(b)}), 1, "is the same file as " + first);
       EXPECT_EQ(Names(), names);
@@ -365,7 +365,7 @@ TEST_F(DestinationTest, OutputThatIsAnInput) {
   const std::string logits = ReadFile(logits_), targets = ReadFile(targets_);
   fs::create_symlink("logits.npy", Path("soft.npy"));
   fs::create_hard_link(targets_, Path("hard.npy"));
-  for (const char* name : {"logits.npy", "./logits.npy", "soft.npy", "targets.npy", "hard.npy"}) {
+  for (const char *name : {"logits.npy", "./logits.npy", "soft.npy", "targets.npy", "hard.npy"}) {
     SCOPED_TRACE(name);
     ExpectFailure(Loss({"--grad", Path(name)}), 1, "is the same file as the input ");
   }
@@ -412,7 +412,7 @@ TEST_F(DestinationTest, Devices) {
   ExpectSuccess(Loss({"--grad", "/dev/null"}));
   ExpectSuccess(Loss({"--grad", "/dev/null"}, [] { dup2(open("/dev/null", O_WRONLY), STDOUT_FILENO); }));
   EXPECT_TRUE(fs::is_character_file("/dev/null"));
-  for (const char* option : {"--per-row", "--lse", "--grad"}) {
+  for (const char *option : {"--per-row", "--lse", "--grad"}) {
     ExpectFailure(Loss({option, "/dev/full"}), 1, "cannot write /dev/full: No space left on device");
   }
   ExpectFailure(Loss({"--grad", "/dev/null", "--lse", "/dev/null"}), 1, "is the same file as --lse");
@@ -423,15 +423,15 @@ TEST_F(DestinationTest, InPlaceGivesTheSameBytes) {
   constexpr int64_t kRows = 1000, kCols = 5000;  // 20 MB, several batches
   Random random(5);
   std::vector<float> logits(kRows * kCols);
-  for (float& logit : logits) logit = static_cast<float>(random.Uniform(-6, 6));
+  for (float &logit : logits) logit = static_cast<float>(random.Uniform(-6, 6));
   std::vector<int32_t> targets(kRows);
-  for (int32_t& target : targets) target = static_cast<int32_t>(random.Next() % kCols);
+  for (int32_t &target : targets) target = static_cast<int32_t>(random.Next() % kCols);
   for (size_t i = 0; i < kRows; i += 7) targets[i] = -100;
   logits_ = Write("logits.npy", Npy("<f4", {kRows, kCols}, Bytes(logits)));
   targets_ = Write("targets.npy", Npy("<i4", {kRows}, Bytes(targets)));
   const std::string all_ignored = Write("ignored.npy", Npy("<i4", {kRows}, Bytes(std::vector<int32_t>(kRows, -100))));
-  const auto compare = [&](const std::vector<std::string>& options) {
-    for (const char* output : {"--per-row", "--lse", "--grad"}) {
+  const auto compare = [&](const std::vector<std::string> &options) {
+    for (const char *output : {"--per-row", "--lse", "--grad"}) {
       SCOPED_TRACE(output + ::testing::PrintToString(options));
       std::vector<std::string> arguments = options;
       arguments.insert(arguments.end(), {"--json", output, Path("file.npy")});
@@ -489,7 +489,7 @@ TEST_F(DestinationTest, StandardOutputRedirectedToFile) {
   const auto to_file = [this] { dup2(open(Path("out").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600), STDOUT_FILENO); };
   ExpectSuccess(Loss({"--grad", Path("grad.npy")}));
   Write("out", "before ");
-  for (const char* name : {"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}) {
+  for (const char *name : {"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}) {
     Write("out", "before ");
     const Result result = Loss({"--json", "--grad", name}, to_file);
     EXPECT_EQ(result.exit_code, 0) << result.err;
@@ -545,7 +545,7 @@ TEST_F(DestinationTest, MemoryIsBounded) {
 TEST_F(DestinationTest, ProgressBar) {
   WriteZeros(1000, 5000);
   ASSERT_EQ(mkfifo(Path("fifo").c_str(), 0600), 0);
-  const auto slow_run = [&](const std::function<void()>& in_child) {
+  const auto slow_run = [&](const std::function<void()> &in_child) {
     FifoReader reader(Path("fifo"), std::chrono::milliseconds(1200));
     const Result result = Loss({"--grad", Path("fifo"), "--threads", "2"}, in_child);
     EXPECT_GT(reader.Finish().size(), 20'000'000u);

@@ -15,7 +15,7 @@
 
 namespace xent_cli_test {
 
-Process::Process(const std::vector<std::string>& arguments, const RunOptions& options) {
+Process::Process(const std::vector<std::string> &arguments, const RunOptions &options) {
   int out[2], err[2];
   if (pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) {
     ADD_FAILURE() << "pipe: " << strerror(errno);
@@ -23,14 +23,14 @@ Process::Process(const std::vector<std::string>& arguments, const RunOptions& op
   }
   std::vector<std::string> words = {XENT_CLI_PATH};
   words.insert(words.end(), arguments.begin(), arguments.end());
-  std::vector<char*> argv;
-  for (std::string& word : words) argv.push_back(word.data());
+  std::vector<char *> argv;
+  for (std::string &word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   pid_ = fork();
   if (pid_ == 0) {
     dup2(out[1], STDOUT_FILENO);
     dup2(err[1], STDERR_FILENO);
-    for (const std::string& variable : options.environment) putenv(const_cast<char*>(variable.c_str()));
+    for (const std::string &variable : options.environment) putenv(const_cast<char *>(variable.c_str()));
     if (options.in_child) options.in_child();
     execv(argv[0], argv.data());
     _exit(126);
@@ -51,7 +51,7 @@ Process::~Process() {
 Result Process::Wait() {
   Result result;
   struct pollfd ends[2] = {{out_, POLLIN, 0}, {err_, POLLIN, 0}};
-  std::string* texts[2] = {&result.out, &result.err};
+  std::string *texts[2] = {&result.out, &result.err};
   while (ends[0].fd >= 0 || ends[1].fd >= 0) {
     if (poll(ends, 2, -1) < 0) break;
     for (int i = 0; i < 2; ++i) {
@@ -76,11 +76,11 @@ Result Process::Wait() {
   return result;
 }
 
-Result Xent(const std::vector<std::string>& arguments, const RunOptions& options) {
+Result Xent(const std::vector<std::string> &arguments, const RunOptions &options) {
   return Process(arguments, options).Wait();
 }
 
-void ExpectFailure(const Result& result, int exit_code, const std::string& part) {
+void ExpectFailure(const Result &result, int exit_code, const std::string &part) {
   EXPECT_EQ(result.exit_code, exit_code) << "signal " << result.signal << "\n" << result.err;
   EXPECT_EQ(result.out, "");
   EXPECT_EQ(result.err.substr(0, 6), "xent: ");
@@ -89,12 +89,12 @@ void ExpectFailure(const Result& result, int exit_code, const std::string& part)
   EXPECT_NE(result.err.find(part), std::string::npos) << "'" << part << "' is not in: " << result.err;
 }
 
-void ExpectSuccess(const Result& result) {
+void ExpectSuccess(const Result &result) {
   EXPECT_EQ(result.exit_code, 0) << "signal " << result.signal << "\n" << result.err;
   EXPECT_EQ(result.err, "");
 }
 
-std::string JsonText(const std::string& json, const std::string& key) {
+std::string JsonText(const std::string &json, const std::string &key) {
   EXPECT_EQ(std::count(json.begin(), json.end(), '\n'), 1) << json;
   EXPECT_EQ(json.substr(0, 1), "{");
   EXPECT_EQ(json.substr(json.size() < 2 ? 0 : json.size() - 2), "}\n");
@@ -122,9 +122,9 @@ std::string JsonText(const std::string& json, const std::string& key) {
   return json.substr(begin, end - begin);
 }
 
-double JsonNumber(const std::string& json, const std::string& key) {
+double JsonNumber(const std::string &json, const std::string &key) {
   const std::string text = JsonText(json, key);
-  char* end = nullptr;
+  char *end = nullptr;
   const double value = std::strtod(text.c_str(), &end);
   // strtod would read nan and inf as well, which JSON does not have.
   const bool is_number = !text.empty() && *end == '\0' && text.find_first_not_of("+-.0123456789e") == std::string::npos;
@@ -132,7 +132,7 @@ double JsonNumber(const std::string& json, const std::string& key) {
   return value;
 }
 
-std::string ReadFile(const std::string& path) {
+std::string ReadFile(const std::string &path) {
   std::ifstream file(path, std::ios::binary);
   EXPECT_TRUE(file.good()) << path;
   std::ostringstream bytes;
@@ -140,7 +140,7 @@ std::string ReadFile(const std::string& path) {
   return bytes.str();
 }
 
-void WriteFile(const std::string& path, std::string_view bytes) {
+void WriteFile(const std::string &path, std::string_view bytes) {
   std::ofstream file(path, std::ios::binary);
   file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   file.close();
@@ -157,23 +157,23 @@ void DirectoryTest::TearDown() { std::filesystem::remove_all(directory_); }
 
 std::string DirectoryTest::Names() const {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(directory_)) names.push_back(entry.path().filename());
+  for (const auto &entry : std::filesystem::directory_iterator(directory_)) names.push_back(entry.path().filename());
   std::sort(names.begin(), names.end());
   std::string text;
-  for (const std::string& name : names) text += (text.empty() ? "" : " ") + name;
+  for (const std::string &name : names) text += (text.empty() ? "" : " ") + name;
   return text;
 }
 
 void DirectoryTest::WriteSmallInputs() {
   Random random(1);
   std::vector<float> logits(35);
-  for (float& logit : logits) logit = static_cast<float>(random.Uniform(-5, 5));
+  for (float &logit : logits) logit = static_cast<float>(random.Uniform(-5, 5));
   logits_ = Write("logits.npy", Npy("<f4", {7, 5}, Bytes(logits)));
   targets_ = Write("targets.npy", Npy("<i8", {7}, Bytes<int64_t>({0, 4, -100, 3, 2, 1, 0})));
 }
 
 void DirectoryTest::WriteZeros(int64_t rows, int64_t cols) {
-  const auto write = [](const std::string& path, const std::string& header, int64_t elements) {
+  const auto write = [](const std::string &path, const std::string &header, int64_t elements) {
     WriteFile(path, header);
     std::filesystem::resize_file(path, header.size() + static_cast<size_t>(elements) * 4);
   };
@@ -183,7 +183,7 @@ void DirectoryTest::WriteZeros(int64_t rows, int64_t cols) {
   write(targets_, Npy("<i4", {rows}, ""), rows);
 }
 
-std::string NpyOfHeader(const std::string& dictionary, std::string_view data, int major_version) {
+std::string NpyOfHeader(const std::string &dictionary, std::string_view data, int major_version) {
   std::string bytes = "\x93NUMPY";
   bytes += static_cast<char>(major_version);
   bytes += '\0';
@@ -196,13 +196,13 @@ std::string NpyOfHeader(const std::string& dictionary, std::string_view data, in
   return bytes + '\n' + std::string(data);
 }
 
-std::string Npy(const std::string& descr, const std::vector<int64_t>& shape, std::string_view data) {
+std::string Npy(const std::string &descr, const std::vector<int64_t> &shape, std::string_view data) {
   std::string dictionary = "{'descr': '" + descr + "', 'fortran_order': False, 'shape': (";
   for (const int64_t extent : shape) dictionary += std::to_string(extent) + ", ";
   return NpyOfHeader(dictionary + "), }", data);
 }
 
-ReadNpy SplitNpy(const std::string& bytes) {
+ReadNpy SplitNpy(const std::string &bytes) {
   ReadNpy npy;
   EXPECT_EQ(bytes.substr(0, 8), std::string("\x93NUMPY\x01\x00", 8));
   if (bytes.size() < 10) return npy;
@@ -210,7 +210,7 @@ ReadNpy SplitNpy(const std::string& bytes) {
   EXPECT_EQ((10 + length) % 64, 0u);
   const std::string header = bytes.substr(10, length);
   EXPECT_EQ(header.back(), '\n');
-  const auto between = [&header](const std::string& before, const std::string& after) {
+  const auto between = [&header](const std::string &before, const std::string &after) {
     const size_t position = header.find(before);
     if (position == std::string::npos) return std::string();
     const size_t begin = position + before.size();

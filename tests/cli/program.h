@@ -29,10 +29,10 @@ struct RunOptions {
 // The program while it runs.
 class Process {
  public:
-  explicit Process(const std::vector<std::string>& arguments, const RunOptions& options = {});
+  explicit Process(const std::vector<std::string> &arguments, const RunOptions &options = {});
   ~Process();
-  Process(const Process&) = delete;
-  Process& operator=(const Process&) = delete;
+  Process(const Process &) = delete;
+  Process &operator=(const Process &) = delete;
 
   pid_t pid() const { return pid_; }
   Result Wait();
@@ -42,18 +42,18 @@ class Process {
   int out_ = -1, err_ = -1;
 };
 
-Result Xent(const std::vector<std::string>& arguments, const RunOptions& options = {});
+Result Xent(const std::vector<std::string> &arguments, const RunOptions &options = {});
 
 // The run failed as it should: this exit code, nothing on standard output, and one line "xent: ..." with `part` in it.
-void ExpectFailure(const Result& result, int exit_code, const std::string& part);
-void ExpectSuccess(const Result& result);
+void ExpectFailure(const Result &result, int exit_code, const std::string &part);
+void ExpectSuccess(const Result &result);
 
 // The value of a key in a flat JSON object as its text ("0.5", "\"nan\"", "null"); empty where the key is missing.
-std::string JsonText(const std::string& json, const std::string& key);
-double JsonNumber(const std::string& json, const std::string& key);
+std::string JsonText(const std::string &json, const std::string &key);
+double JsonNumber(const std::string &json, const std::string &key);
 
-std::string ReadFile(const std::string& path);
-void WriteFile(const std::string& path, std::string_view bytes);
+std::string ReadFile(const std::string &path);
+void WriteFile(const std::string &path, std::string_view bytes);
 
 // A fresh directory for each test, removed with its contents.
 class DirectoryTest : public ::testing::Test {
@@ -61,10 +61,10 @@ class DirectoryTest : public ::testing::Test {
   void SetUp() override;
   void TearDown() override;
 
-  std::string Path(const std::string& name) const { return directory_ + "/" + name; }
+  std::string Path(const std::string &name) const { return directory_ + "/" + name; }
   // Names in the directory, hidden ones too, sorted and joined by blanks.
   std::string Names() const;
-  std::string Write(const std::string& name, std::string_view bytes) const {
+  std::string Write(const std::string &name, std::string_view bytes) const {
     WriteFile(Path(name), bytes);
     return Path(name);
   }
@@ -77,12 +77,12 @@ class DirectoryTest : public ::testing::Test {
 };
 
 // A .npy file whose header is `dictionary`, padded so that the data begin at a multiple of 64.
-std::string NpyOfHeader(const std::string& dictionary, std::string_view data, int major_version = 1);
-std::string Npy(const std::string& descr, const std::vector<int64_t>& shape, std::string_view data);
+std::string NpyOfHeader(const std::string &dictionary, std::string_view data, int major_version = 1);
+std::string Npy(const std::string &descr, const std::vector<int64_t> &shape, std::string_view data);
 
 template <typename T>
-std::string Bytes(const std::vector<T>& values) {
-  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
+std::string Bytes(const std::vector<T> &values) {
+  return {reinterpret_cast<const char *>(values.data()), values.size() * sizeof(T)};
 }
 
 // A written file, taken apart.
@@ -90,10 +90,10 @@ struct ReadNpy {
   std::string descr, shape;  // as they stand in the header: "<f4", "(7,)"
   std::string data;
 };
-ReadNpy SplitNpy(const std::string& bytes);
+ReadNpy SplitNpy(const std::string &bytes);
 
 template <typename T>
-std::vector<T> Values(const std::string& data) {
+std::vector<T> Values(const std::string &data) {
   std::vector<T> values(data.size() / sizeof(T));
   std::memcpy(values.data(), data.data(), values.size() * sizeof(T));
   return values;

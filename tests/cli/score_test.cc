@@ -23,7 +23,7 @@ class ScoreTest : public DirectoryTest {
   void SetUp() override {
     DirectoryTest::SetUp();
     // Few values, so that rows have ties.
-    for (double& number : numbers_) number = std::round(number / 4) * 4;
+    for (double &number : numbers_) number = std::round(number / 4) * 4;
     for (size_t i = 0; i < kRows; ++i) class_.push_back(i % 11 == 3 ? -100 : static_cast<double>(i * 5 % 7));
     WriteInputs();
   }
@@ -33,13 +33,13 @@ class ScoreTest : public DirectoryTest {
     targets_ = Write("targets.npy", NpyOf("<i8", {kRows}, class_));
   }
 
-  Result Score(const std::vector<std::string>& options) {
+  Result Score(const std::vector<std::string> &options) {
     std::vector<std::string> arguments = {"score", logits_, targets_, "--json"};
     arguments.insert(arguments.end(), options.begin(), options.end());
     return Xent(arguments);
   }
 
-  void ExpectScore(const std::vector<std::string>& flags, const RowOptions& options, size_t top_k = 0,
+  void ExpectScore(const std::vector<std::string> &flags, const RowOptions &options, size_t top_k = 0,
                    int64_t ignored = -100) {
     SCOPED_TRACE(::testing::PrintToString(flags));
     const std::string directory = Path("out");
@@ -99,7 +99,7 @@ class ScoreTest : public DirectoryTest {
     fs::remove_all(directory);
   }
 
-  std::vector<double> numbers_ = RandomNumbers(8, kRows*kCols), class_;
+  std::vector<double> numbers_ = RandomNumbers(8, kRows *kCols), class_;
 };
 
 TEST_F(ScoreTest, EachOption) {
@@ -110,7 +110,7 @@ TEST_F(ScoreTest, EachOption) {
   ExpectScore({"--logit-scale", "0.25"}, {.scale = 0.25}, 2);
   ExpectScore({"--softcap", "5"}, {.cap = 5}, 2);
   ExpectScore({"--valid-cols", "8"}, {.valid_cols = 8}, 2);
-  for (double& target : class_) target = target == -100 ? 8 : target;
+  for (double &target : class_) target = target == -100 ? 8 : target;
   WriteInputs();
   ExpectScore({"--ignore-index", "8"}, {}, 2, 8);
 }
@@ -119,7 +119,7 @@ TEST_F(ScoreTest, Float32) {
   logits_ = Write("logits.npy", NpyOf("<V2", {kRows, kCols}, numbers_));
   const Result result = Score({"--out", Path("out"), "--top-k", "2"});
   ExpectSuccess(result);
-  for (const char* name : {"lse", "logprob", "entropy"}) NumbersIn(Path("out/") + name + ".npy", "<f4", "(40,)");
+  for (const char *name : {"lse", "logprob", "entropy"}) NumbersIn(Path("out/") + name + ".npy", "<f4", "(40,)");
   NumbersIn(Path("out/topk_logprobs.npy"), "<f4", "(40, 2)");
 }
 
@@ -147,7 +147,7 @@ TEST_F(ScoreTest, ClassAxis) {
   logits_ = Write("logits.npy", NpyOf("<f8", {kCols, kRows}, transposed));
   const Result columns = Score({"--top-k", "2", "--out", Path("columns"), "--class-axis", "0"});
   ExpectSuccess(columns);
-  for (const char* key : {"accuracy", "perplexity", "mean_entropy", "mean_rank", "topk_accuracy"}) {
+  for (const char *key : {"accuracy", "perplexity", "mean_entropy", "mean_rank", "topk_accuracy"}) {
     ExpectClose(JsonNumber(columns.out, key), JsonNumber(rows.out, key));
   }
   EXPECT_EQ(ReadFile(Path("columns/topk_indices.npy")), ReadFile(Path("rows/topk_indices.npy")));
@@ -159,7 +159,7 @@ TEST_F(ScoreTest, RowsWithoutNumbers) {
   WriteInputs();
   const Result result = Score({"--top-k", "9", "--out", Path("out")});
   ExpectSuccess(result);
-  for (const char* key : {"perplexity", "mean_entropy", "mean_rank"}) EXPECT_EQ(JsonText(result.out, key), "\"nan\"");
+  for (const char *key : {"perplexity", "mean_entropy", "mean_rank"}) EXPECT_EQ(JsonText(result.out, key), "\"nan\"");
   // Among the nine best of nine are all targets but that of the row of NaN.
   ExpectClose(JsonNumber(result.out, "topk_accuracy"), 35.0L / 36);
   const std::vector<double> ranks = NumbersIn(Path("out/rank.npy"), "<i8", "(40,)");
@@ -169,7 +169,7 @@ TEST_F(ScoreTest, RowsWithoutNumbers) {
   WriteInputs();
   const Result none = Score({"--top-k", "2"});
   ExpectSuccess(none);
-  for (const char* key : {"accuracy", "perplexity", "mean_entropy", "mean_rank", "topk_accuracy"}) {
+  for (const char *key : {"accuracy", "perplexity", "mean_entropy", "mean_rank", "topk_accuracy"}) {
     EXPECT_EQ(JsonText(none.out, key), "\"nan\"") << key;
   }
   logits_ = Write("logits.npy", NpyOf("<f8", {0, 3}, {}));
@@ -181,7 +181,7 @@ TEST_F(ScoreTest, RowsWithoutNumbers) {
 TEST_F(ScoreTest, Text) {
   const Result result = Xent({"score", logits_, targets_, "--top-k", "2", "--threads", "3"});
   ExpectSuccess(result);
-  for (const char* label : {"accuracy  ", "\nperplexity  ", "\nentropy  ", "\nrank  ", "\ntop-2  ", "\nrows  ",
+  for (const char *label : {"accuracy  ", "\nperplexity  ", "\nentropy  ", "\nrank  ", "\ntop-2  ", "\nrows  ",
                             "\nignored  ", "\ntarget  ", "\nthreads     3\n"}) {
     EXPECT_NE(result.out.find(label), std::string::npos) << label << " in " << result.out;
   }
@@ -221,7 +221,7 @@ TEST_F(ScoreTest, Directory) {
 }
 
 TEST_F(ScoreTest, WrongUsage) {
-  for (const std::vector<std::string>& options : std::vector<std::vector<std::string>>{
+  for (const std::vector<std::string> &options : std::vector<std::vector<std::string>>{
            {"--top-k", "0"}, {"--top-k", "65"}, {"--top-k", "two"}, {"--grad", "x"}}) {
     ExpectFailure(Score(options), 2, options[0]);
   }

@@ -122,8 +122,8 @@ void ExpectRowsAsAlone(const Case &c, bool in_place, const std::vector<int64_t> 
   const int64_t row = static_cast<int64_t>(xent_workspace_bytes(c.logits.cols(), dtype, 1));
   const int64_t four = static_cast<int64_t>(xent_workspace_bytes(c.logits.cols(), dtype, 4));
   for (const Memory &memory : {Memory{1, in_place, 0, 0}, Memory{3, in_place, 0, 0}, Memory{1, in_place, row, 0},
-                               Memory{1, in_place, row - 64, 1}, Memory{3, in_place, row, 63}, Memory{4, in_place, four, 5},
-                               Memory{2, in_place, 64, 0}}) {
+                               Memory{1, in_place, row - 64, 1}, Memory{3, in_place, row, 63},
+                               Memory{4, in_place, four, 5}, Memory{2, in_place, 64, 0}}) {
     for (const int64_t misalign : misalignments) {
       Result got = MakeResult(c, in_place, misalign);
       Run(c, 0, c.logits.rows(), memory, &got);

@@ -346,9 +346,9 @@ std::string NearDifference(const LossCall &want, const LossCall &got, const std:
     return difference.empty() ? "" : name + difference;
   };
   std::string all = prefixed("losses ", NearDifference(want.losses, got.losses, arithmetic, at_value, kUlp));
-  all += prefixed(" lse ",
-                  NearDifference(
-                      want.lse, got.lse, arithmetic, [&](int64_t, int64_t i) { return lse_scales[Size(i)]; }, kUlp));
+  all += prefixed(
+      " lse ",
+      NearDifference(want.lse, got.lse, arithmetic, [&](int64_t, int64_t i) { return lse_scales[Size(i)]; }, kUlp));
   all += prefixed(" loss ", NearDifference(want.loss, got.loss, arithmetic, at_value, kUlp));
   if (!want.target_probs) {
     all += prefixed(" logprobs ", NearDifference(want.logprobs, got.logprobs, arithmetic, at_value, kUlp));

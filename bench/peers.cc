@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <string_view>
 
-#include "src/math/target_list.h"
+#include "src/kernels/target_list.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "bench/peers.cc"

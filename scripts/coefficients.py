@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Regenerates src/math/coefficients.h: polynomial coefficients and split constants of the library's exp2, log and log1p.
+"""Regenerates src/numbers/coefficients.h: polynomial coefficients and split constants of the library's exp2, log and log1p.
 
   scripts/coefficients.py                               print the header
-  scripts/coefficients.py --output src/math/coefficients.h
-  scripts/coefficients.py --check src/math/coefficients.h    exit 1 and show a diff if the file is not this output
+  scripts/coefficients.py --output src/numbers/coefficients.h
+  scripts/coefficients.py --check src/numbers/coefficients.h    exit 1 and show a diff if the file is not this output
 
 Needs Python 3.9 or newer with mpmath and numpy (Debian: python3-mpmath python3-numpy; or `pip install mpmath numpy`).
 Takes about half a minute. The output does not depend on the machine: the minimax fits run in 60-digit arithmetic, the
@@ -498,7 +498,7 @@ def generate():
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Regenerates src/math/coefficients.h.")
+    parser = argparse.ArgumentParser(description="Regenerates src/numbers/coefficients.h.")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--output", metavar="FILE", help="write the header to FILE instead of standard output")
     mode.add_argument("--check", metavar="FILE", help="exit 1 and show a diff if FILE is not this script's output")

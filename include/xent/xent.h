@@ -83,7 +83,7 @@ XENT_API const char *xent_status_string(xent_status status) XENT_NOEXCEPT;
 
 /* ------------------------------------------------------------------ types and options --------------- */
 
-typedef enum xent_dtype { XENT_F32 = 1, XENT_F64 = 2, XENT_BF16 = 3, XENT_F16 = 4 } xent_dtype;
+typedef enum xent_dtype { XENT_F32 = 0, XENT_F64 = 1, XENT_BF16 = 2, XENT_F16 = 3 } xent_dtype;
 typedef enum xent_index_type { XENT_I32 = 1, XENT_I64 = 2 } xent_index_type;
 typedef enum xent_reduction { XENT_REDUCTION_NONE = 0, XENT_REDUCTION_SUM = 1, XENT_REDUCTION_MEAN = 2 } xent_reduction;
 typedef enum xent_smoothing { XENT_SMOOTHING_UNIFORM = 0, XENT_SMOOTHING_EXCLUSIVE = 1 } xent_smoothing;
@@ -184,8 +184,8 @@ XENT_API size_t xent_workspace_bytes(int64_t cols, xent_dtype dtype, int32_t thr
 /* ------------------------------------------------------------------ array functions ----------------- */
 
 /* y[i] = exp(x[i]), log(x[i]), log(1 + x[i]) for i in [0, n). y may be x; any other overlap is undefined.
- *   Error: at most 1.0 ULP (measured: float32 0.5001 over every input, tests/math/sweep_long_test.cc prints the worst;
- * float64 below 1.0 on what tests/math visits). Subnormal inputs and results are exact in that sense, never flushed.
+ *   Error: at most 1.0 ULP (measured: float32 0.5001 over every input, tests/numbers/sweep_long_test.cc prints the worst;
+ * float64 below 1.0 on what tests/numbers visits). Subnormal inputs and results are exact in that sense, never flushed.
  *   Special values: exp(-inf) = 0, exp(+inf) = +inf, overflow +inf; log(+-0) = -inf, log(x < 0) = NaN,
  *     log(+inf) = +inf; log1p(+-0) = +-0, log1p(-1) = -inf, log1p(x < -1) = NaN; NaN gives the canonical NaN.
  *   Threads: the calling thread. Allocates: nothing.

@@ -6,14 +6,14 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "api/reduction.h"
-#include "api/row_gradient.h"
-#include "api/run_rows.h"
 #include "api/validate.h"
-#include "kernels/dispatch.h"
-#include "kernels/half.h"
-#include "math/fp_mode.h"
+#include "dispatch/dispatch.h"
+#include "numbers/elements.h"
+#include "numbers/fp_mode.h"
 #include "parallel/parallel.h"
+#include "rows/reduction.h"
+#include "rows/row_gradient.h"
+#include "rows/run_rows.h"
 #include "xent/xent.h"
 
 namespace xent::internal {
@@ -113,9 +113,8 @@ xent_status CheckProbabilities(const xent_binary_cross_entropy &args, const Shap
   int64_t row, column;
   double value;
   const auto good = [](double p) { return p >= 0.0 && p <= 1.0; };
-  const bool bad = DispatchDtype(KernelDtype(args.dtype), [&](auto storage) {
-    return FindBad<decltype(storage)>(shape, input, good, &row, &column, &value);
-  });
+  const bool bad = DispatchDtype(
+      args.dtype, [&](auto storage) { return FindBad<decltype(storage)>(shape, input, good, &row, &column, &value); });
   if (!bad) return XENT_OK;
   return FailAt(error, XENT_DOMAIN_ERROR, row, column,
                 "input: row %lld, column %lld is %.17g, expected a probability in [0, 1]", static_cast<long long>(row),
@@ -289,8 +288,8 @@ xent_status BinaryCrossEntropy(const xent_binary_cross_entropy *given, const xen
   Wide sum;
   if (shape.elements > 0) {
     const BinaryTask task{shape.layout,
-                          KernelDtype(args.dtype),
-                          KernelDtype(args.targets_dtype),
+                          static_cast<Dtype>(args.dtype),
+                          static_cast<Dtype>(args.targets_dtype),
                           {input.data, input.stride},
                           {targets.data, targets.stride},
                           args.pos_weight,

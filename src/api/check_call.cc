@@ -2,10 +2,10 @@
 
 #include <optional>
 
-#include "api/statistics.h"
 #include "api/validate.h"
-#include "kernels/half.h"
-#include "math/fp_mode.h"
+#include "numbers/elements.h"
+#include "numbers/fp_mode.h"
+#include "rows/statistics.h"
 
 namespace xent::internal {
 namespace {

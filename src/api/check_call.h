@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "api/cross_entropy_call.h"
+#include "rows/call.h"
 #include "xent/xent.h"
 
 namespace xent::internal {

@@ -4,10 +4,10 @@
 #include <atomic>
 #include <cstdint>
 
-#include "api/row_gradient.h"
-#include "api/run_rows.h"
 #include "api/validate.h"
-#include "math/fp_mode.h"
+#include "numbers/fp_mode.h"
+#include "rows/row_gradient.h"
+#include "rows/run_rows.h"
 #include "xent/xent.h"
 
 namespace xent::internal {
@@ -110,7 +110,7 @@ extern "C" xent_status xent_check_logits(int64_t rows, int64_t cols, const void 
   xent_diagnosis found = XENT_DIAGNOSIS_LOGITS;
   if (rows > 0 && cols > 1) {
     const double tolerance = dtype == XENT_BF16 ? 0x1p-7 : 1e-3;
-    const xent_status status = DispatchDtype(KernelDtype(dtype), [&](auto storage) {
+    const xent_status status = DispatchDtype(dtype, [&](auto storage) {
       using In = decltype(storage);
       bool all = false;
       XENT_RETURN_IF_ERROR(AllProbabilities<In>(in, rows, cols, tolerance, exec, &all, error));

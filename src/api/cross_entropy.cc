@@ -1,9 +1,9 @@
 // Cross-entropy: forward, forward with backward, and backward from forward's records.
 #include "api/check_call.h"
-#include "api/general_job.h"
-#include "api/index_job.h"
 #include "api/validate.h"
-#include "math/fp_mode.h"
+#include "numbers/fp_mode.h"
+#include "rows/general_job.h"
+#include "rows/index_job.h"
 
 namespace xent::internal {
 namespace {
@@ -23,8 +23,8 @@ xent_status CrossEntropy(const xent_cross_entropy *given, const xent_options *gi
   const FpMode fp_mode(Subnormals::kFlush);
   const Call call = checked.MakeCall(mode);
   Totals totals;
-  const bool complete = DispatchDtype(
-      KernelDtype(args.dtype), [&](auto storage) { return Run<decltype(storage)>(call, checked.exec, &totals); });
+  const bool complete =
+      DispatchDtype(args.dtype, [&](auto storage) { return Run<decltype(storage)>(call, checked.exec, &totals); });
   if (!complete) return FailIncomplete(error);
   checked.WriteTotals(totals);
   return XENT_OK;

@@ -3,10 +3,10 @@
 #include <cstdint>
 
 #include "api/check_call.h"
-#include "api/cross_entropy_call.h"
 #include "api/validate.h"
-#include "kernels/dispatch.h"
-#include "math/fp_mode.h"
+#include "dispatch/dispatch.h"
+#include "numbers/fp_mode.h"
+#include "rows/call.h"
 #include "xent/xent.h"
 
 namespace xent::internal {
@@ -44,7 +44,7 @@ struct DivergenceCall {
   }
   double RowWeight(int64_t row) const { return WeightAt(args.row_weights, IsWide(), row); }
   void FillGradient(int64_t row, int64_t first, int64_t end, double value) const {
-    DispatchDtype(KernelDtype(args.student_dtype), [&](auto storage) {
+    DispatchDtype(args.student_dtype, [&](auto storage) {
       FillColumns(static_cast<decltype(storage) *>(Grad(row, 0)), Inner(), first, end, value);
     });
   }
@@ -52,7 +52,7 @@ struct DivergenceCall {
   // `cols` columns from `first` on, of one row or of `count` adjacent positions.
   DivergenceTask Task(int64_t row, int64_t first, int64_t cols, int64_t count, const DivergenceRow *rows) const {
     return {{Logits(kStudent, row, first), Logits(kTeacher, row, first)},
-            {KernelDtype(args.student_dtype), KernelDtype(args.teacher_dtype)},
+            {static_cast<Dtype>(args.student_dtype), static_cast<Dtype>(args.teacher_dtype)},
             {Inner(), Inner()},
             cols,
             first,
@@ -209,7 +209,7 @@ struct DivergenceJob {
     if (pass == 0) {
       for (int side = 0; side < 2; ++side) {
         GeneralSums seen;
-        call.kernels->general->sums[KernelDtype(call.DtypeOf(side))](
+        call.kernels->general->sums[call.DtypeOf(side)](
             {call.Logits(side, row, first), cols, first, {}, {}, -1, {}, false, false, false}, &seen);
         part.extremes[side] = Extremes(seen);
       }
@@ -258,7 +258,7 @@ XENT_NOINLINE void TileExtremes(const DivergenceCall &call, int64_t row, int64_t
     task.stride = call.Inner();
     task.count = count;
     task.sums = false;
-    call.kernels->general->tile_sums[KernelDtype(call.DtypeOf(side))](task, seen);
+    call.kernels->general->tile_sums[call.DtypeOf(side)](task, seen);
     for (int64_t i = 0; i < count; ++i) out[i][side] = Extremes(seen[i]);
   }
 }

@@ -1,9 +1,9 @@
 // What the library says of itself, and the functions over arrays.
 #include "api/validate.h"
-#include "api/workspace.h"
-#include "kernels/dispatch.h"
-#include "math/fp_mode.h"
+#include "dispatch/dispatch.h"
+#include "numbers/fp_mode.h"
 #include "parallel/openmp.h"
+#include "rows/workspace.h"
 #include "xent/xent.h"
 
 #define XENT_STRINGIFY_(x) #x

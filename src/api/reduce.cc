@@ -2,9 +2,9 @@
 #include <algorithm>
 
 #include "api/check_call.h"
-#include "api/reduction.h"
 #include "api/validate.h"
-#include "math/fp_mode.h"
+#include "numbers/fp_mode.h"
+#include "rows/reduction.h"
 #include "xent/xent.h"
 
 namespace xent::internal {

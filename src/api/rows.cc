@@ -2,18 +2,16 @@
 #include <cstdint>
 #include <limits>
 
-#include "api/row_gradient.h"
-#include "api/run_rows.h"
 #include "api/validate.h"
-#include "kernels/dispatch.h"
-#include "kernels/row_sum.h"
-#include "math/fp_mode.h"
+#include "dispatch/dispatch.h"
+#include "numbers/fp_mode.h"
+#include "rows/row_gradient.h"
+#include "rows/row_sum.h"
+#include "rows/run_rows.h"
 #include "xent/xent.h"
 
 namespace xent::internal {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // A matrix of the storage type, row by row.
 template <class In>
@@ -271,7 +269,7 @@ xent_status RunUnary(int64_t rows, int64_t cols, const void *x, int32_t dtype, i
   XENT_RETURN_IF_ERROR(CheckMatrix(rows, cols, dtype, &out, error));
   XENT_RETURN_IF_ERROR(CheckSameStride(in, out, rows, error));
   if (rows == 0) return XENT_OK;
-  return DispatchDtype(KernelDtype(dtype), [&](auto storage) {
+  return DispatchDtype(dtype, [&](auto storage) {
     using In = decltype(storage);
     return Run<Job, In>(RowShape(rows, cols), exec, error, InputRows<In>(in), OutputRows<In>(out));
   });
@@ -293,7 +291,7 @@ xent_status RunBackward(int64_t rows, int64_t cols, const void *g, int64_t g_str
   XENT_RETURN_IF_ERROR(CheckSameStride(upstream, gradient, rows, error));
   XENT_RETURN_IF_ERROR(CheckSameStride(output, gradient, rows, error));
   if (rows == 0) return XENT_OK;
-  return DispatchDtype(KernelDtype(dtype), [&](auto storage) {
+  return DispatchDtype(dtype, [&](auto storage) {
     using In = decltype(storage);
     return Run<Job, In>(RowShape(rows, cols), exec, error, InputRows<In>(upstream), InputRows<In>(output),
                         OutputRows<In>(gradient));
@@ -316,7 +314,7 @@ xent_status xent_logsumexp(int64_t rows, int64_t cols, const void *x, xent_dtype
   XENT_RETURN_IF_ERROR(CheckMatrix(rows, cols, dtype, &in, error));
   XENT_RETURN_IF_ERROR(CheckArray(lse, rows, dtype == XENT_F64 ? 8 : 4, "lse", error));
   if (rows == 0) return XENT_OK;
-  return DispatchDtype(KernelDtype(dtype), [&](auto storage) {
+  return DispatchDtype(dtype, [&](auto storage) {
     using In = decltype(storage);
     return Run<LogSumExpJob, In>(RowShape(rows, cols), exec, error, InputRows<In>(in),
                                  static_cast<Arithmetic<In> *>(lse));

@@ -3,10 +3,10 @@
 #include <cstring>
 
 #include "api/check_call.h"
-#include "api/general_job.h"
-#include "api/index_job.h"
 #include "api/validate.h"
-#include "math/fp_mode.h"
+#include "numbers/fp_mode.h"
+#include "rows/general_job.h"
+#include "rows/index_job.h"
 
 namespace xent::internal {
 namespace {
@@ -330,7 +330,7 @@ xent_status xent_shard_forward(const xent_cross_entropy *args, const xent_option
   XENT_RETURN_IF_ERROR(CheckArray(chunk_records, checked.args.rows * slice.pieces, 8, "chunk_records", error));
   const FpMode fp_mode(Subnormals::kFlush);
   const Call call = checked.MakeCall(Mode::kForward);
-  const bool complete = DispatchDtype(KernelDtype(checked.args.dtype), [&](auto storage) {
+  const bool complete = DispatchDtype(checked.args.dtype, [&](auto storage) {
     return Forward<decltype(storage)>(call, slice, checked.exec, static_cast<ChunkRecord *>(chunk_records));
   });
   return complete ? XENT_OK : FailIncomplete(error);
@@ -381,9 +381,8 @@ xent_status xent_shard_backward(const xent_cross_entropy *args, const xent_optio
   const Slice slice(checked.total_cols, sharding.shard.first_col, checked.args.cols);
   const FpMode fp_mode(Subnormals::kFlush);
   const Call call = checked.MakeCall(Mode::kBackward);
-  const bool complete = DispatchDtype(KernelDtype(checked.args.dtype), [&](auto storage) {
-    return Backward<decltype(storage)>(call, slice, checked.exec);
-  });
+  const bool complete = DispatchDtype(
+      checked.args.dtype, [&](auto storage) { return Backward<decltype(storage)>(call, slice, checked.exec); });
   return complete ? XENT_OK : FailIncomplete(error);
 }
 

@@ -10,7 +10,6 @@ namespace {
 
 // "%.17g" in the caller's locale is good enough for a message.
 bool IsNan(double x) { return x != x; }
-bool IsFinite(double x) { return x - x == 0.0; }
 
 xent_status FillError(xent_error *error, xent_status status, int64_t row, int64_t value, const char *format,
                       va_list arguments) {

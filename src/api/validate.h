@@ -70,9 +70,6 @@ xent_status CheckInPlace(const Matrix &in, const Matrix &out, int64_t rows, int3
 xent_status CheckSameStride(const Matrix &in, const Matrix &out, int64_t rows, xent_error *error);
 xent_status FailIncomplete(xent_error *error);
 
-inline Dtype KernelDtype(int32_t dtype) { return static_cast<Dtype>(dtype - XENT_F32); }
-inline size_t ElementSize(int32_t dtype) { return dtype == XENT_F64 ? 8 : dtype == XENT_F32 ? 4 : 2; }
-
 template <class S>
 xent_status ReadStruct(const S *given, size_t oldest, const S &plain, const char *name, S *copy, xent_error *error) {
   if (given == nullptr) return Invalid(error, "%s is NULL", name);

@@ -1,6 +1,6 @@
 // Work that is cut into parts, so that memory does not grow with the files and the progress bar moves.
-#ifndef XENT_CLI_BATCHES_H_
-#define XENT_CLI_BATCHES_H_
+#ifndef XENT_SRC_CLI_BATCHES_H_
+#define XENT_SRC_CLI_BATCHES_H_
 
 #include <algorithm>
 #include <cstddef>
@@ -42,4 +42,4 @@ class Batches {
 
 }  // namespace xent_cli
 
-#endif  // XENT_CLI_BATCHES_H_
+#endif  // XENT_SRC_CLI_BATCHES_H_

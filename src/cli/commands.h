@@ -1,6 +1,6 @@
 // The commands of the program. Each returns its exit code and throws Error when it fails.
-#ifndef XENT_CLI_COMMANDS_H_
-#define XENT_CLI_COMMANDS_H_
+#ifndef XENT_SRC_CLI_COMMANDS_H_
+#define XENT_SRC_CLI_COMMANDS_H_
 
 #include <xent/xent.h>
 
@@ -62,4 +62,4 @@ int RunInfo(bool json);
 
 }  // namespace xent_cli
 
-#endif  // XENT_CLI_COMMANDS_H_
+#endif  // XENT_SRC_CLI_COMMANDS_H_

@@ -1,6 +1,6 @@
 // Many files instead of one: what a manifest lists, one after the other.
-#ifndef XENT_CLI_CORPUS_H_
-#define XENT_CLI_CORPUS_H_
+#ifndef XENT_SRC_CLI_CORPUS_H_
+#define XENT_SRC_CLI_CORPUS_H_
 
 #include <cstdint>
 #include <functional>
@@ -43,4 +43,4 @@ class Corpus {
 
 }  // namespace xent_cli
 
-#endif  // XENT_CLI_CORPUS_H_
+#endif  // XENT_SRC_CLI_CORPUS_H_

@@ -1,6 +1,6 @@
 // A file of logits with its targets, as `xent loss` and `xent score` hand it to the library.
-#ifndef XENT_CLI_CROSS_ENTROPY_H_
-#define XENT_CLI_CROSS_ENTROPY_H_
+#ifndef XENT_SRC_CLI_CROSS_ENTROPY_H_
+#define XENT_SRC_CLI_CROSS_ENTROPY_H_
 
 #include <xent/xent.h>
 
@@ -63,4 +63,4 @@ class CrossEntropyInputs {
 
 }  // namespace xent_cli
 
-#endif  // XENT_CLI_CROSS_ENTROPY_H_
+#endif  // XENT_SRC_CLI_CROSS_ENTROPY_H_

@@ -1,6 +1,6 @@
 // How the command line program fails: an exception inside it, one line on standard error and an exit code at its edge.
-#ifndef XENT_CLI_ERROR_H_
-#define XENT_CLI_ERROR_H_
+#ifndef XENT_SRC_CLI_ERROR_H_
+#define XENT_SRC_CLI_ERROR_H_
 
 #include <stdexcept>
 #include <string>
@@ -35,4 +35,4 @@ std::string Printable(std::string_view text);
 
 }  // namespace xent_cli
 
-#endif  // XENT_CLI_ERROR_H_
+#endif  // XENT_SRC_CLI_ERROR_H_

@@ -1,6 +1,6 @@
 // How an array is a matrix of rows and classes: which of its dimensions the classes are.
-#ifndef XENT_CLI_LAYOUT_H_
-#define XENT_CLI_LAYOUT_H_
+#ifndef XENT_SRC_CLI_LAYOUT_H_
+#define XENT_SRC_CLI_LAYOUT_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -33,4 +33,4 @@ void ExpectShape(const NpyArray &array, const std::vector<int64_t> &shape, const
 
 }  // namespace xent_cli
 
-#endif  // XENT_CLI_LAYOUT_H_
+#endif  // XENT_SRC_CLI_LAYOUT_H_

@@ -4,8 +4,8 @@
 // file mapped instead of read (memory must not grow with it), bfloat16 as ml_dtypes saves it, and errors that say what
 // was found and what was expected.
 // Source of the format: NumPy Enhancement Proposal 1 and the documentation of numpy.lib.format.
-#ifndef XENT_CLI_NPY_H_
-#define XENT_CLI_NPY_H_
+#ifndef XENT_SRC_CLI_NPY_H_
+#define XENT_SRC_CLI_NPY_H_
 
 #include <sys/types.h>
 #include <xent/xent.h>
@@ -121,4 +121,4 @@ std::string FormatNpyHeader(const std::string &descr, const std::vector<int64_t>
 
 }  // namespace xent_cli
 
-#endif  // XENT_CLI_NPY_H_
+#endif  // XENT_SRC_CLI_NPY_H_

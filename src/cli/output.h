@@ -1,7 +1,7 @@
 // Where results go. A regular file is built beside its destination and takes its place in one step when everything
 // is complete; a device, a pipe or an open descriptor is written in place.
-#ifndef XENT_CLI_OUTPUT_H_
-#define XENT_CLI_OUTPUT_H_
+#ifndef XENT_SRC_CLI_OUTPUT_H_
+#define XENT_SRC_CLI_OUTPUT_H_
 
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -102,4 +102,4 @@ class Scratch {
 
 }  // namespace xent_cli
 
-#endif  // XENT_CLI_OUTPUT_H_
+#endif  // XENT_SRC_CLI_OUTPUT_H_

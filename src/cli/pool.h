@@ -1,7 +1,7 @@
 // The threads that are lent to the library. The program brings its own, instead of the library's OpenMP team, because
 // that lets it count finished tasks for the progress bar.
-#ifndef XENT_CLI_POOL_H_
-#define XENT_CLI_POOL_H_
+#ifndef XENT_SRC_CLI_POOL_H_
+#define XENT_SRC_CLI_POOL_H_
 
 #include <xent/xent.h>
 
@@ -54,4 +54,4 @@ class ThreadPool {
 
 }  // namespace xent_cli
 
-#endif  // XENT_CLI_POOL_H_
+#endif  // XENT_SRC_CLI_POOL_H_

@@ -1,6 +1,6 @@
 // The progress bar: one line on standard error, drawn only where that is a terminal and the work takes over a second.
-#ifndef XENT_CLI_PROGRESS_H_
-#define XENT_CLI_PROGRESS_H_
+#ifndef XENT_SRC_CLI_PROGRESS_H_
+#define XENT_SRC_CLI_PROGRESS_H_
 
 #include <chrono>
 #include <mutex>
@@ -36,4 +36,4 @@ class Progress {
 
 }  // namespace xent_cli
 
-#endif  // XENT_CLI_PROGRESS_H_
+#endif  // XENT_SRC_CLI_PROGRESS_H_

@@ -1,6 +1,6 @@
 // The reduced loss: of one call, and of a corpus.
-#ifndef XENT_CLI_REDUCE_H_
-#define XENT_CLI_REDUCE_H_
+#ifndef XENT_SRC_CLI_REDUCE_H_
+#define XENT_SRC_CLI_REDUCE_H_
 
 #include <xent/xent.h>
 
@@ -54,4 +54,4 @@ void DivideByWhole(xent_options &options, int64_t count);
 
 }  // namespace xent_cli
 
-#endif  // XENT_CLI_REDUCE_H_
+#endif  // XENT_SRC_CLI_REDUCE_H_

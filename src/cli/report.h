@@ -1,6 +1,6 @@
 // What the commands print: one JSON object on one line, or aligned lines of text.
-#ifndef XENT_CLI_REPORT_H_
-#define XENT_CLI_REPORT_H_
+#ifndef XENT_SRC_CLI_REPORT_H_
+#define XENT_SRC_CLI_REPORT_H_
 
 #include <cstdint>
 #include <optional>
@@ -68,4 +68,4 @@ void Print(int fd, std::string_view text);
 
 }  // namespace xent_cli
 
-#endif  // XENT_CLI_REPORT_H_
+#endif  // XENT_SRC_CLI_REPORT_H_

@@ -1,7 +1,7 @@
 // The array results of a command: checked against each other and the inputs, computed into files that appear when
 // everything is complete, or written in place front to back.
-#ifndef XENT_CLI_RESULTS_H_
-#define XENT_CLI_RESULTS_H_
+#ifndef XENT_SRC_CLI_RESULTS_H_
+#define XENT_SRC_CLI_RESULTS_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -61,4 +61,4 @@ class Results {
 
 }  // namespace xent_cli
 
-#endif  // XENT_CLI_RESULTS_H_
+#endif  // XENT_SRC_CLI_RESULTS_H_

@@ -1,7 +1,7 @@
 // What must happen when the process is told to stop, or when a mapped file breaks under it: named temporary files are
 // removed, and a fault inside a mapped file becomes one line and exit code 1.
-#ifndef XENT_CLI_SIGNALS_H_
-#define XENT_CLI_SIGNALS_H_
+#ifndef XENT_SRC_CLI_SIGNALS_H_
+#define XENT_SRC_CLI_SIGNALS_H_
 
 #include <atomic>
 #include <cstddef>
@@ -45,4 +45,4 @@ inline constexpr char kWipeLine[] = "\r\033[K";
 
 }  // namespace xent_cli
 
-#endif  // XENT_CLI_SIGNALS_H_
+#endif  // XENT_SRC_CLI_SIGNALS_H_

@@ -1,6 +1,6 @@
 // Sums over a corpus.
-#ifndef XENT_CLI_SUM_H_
-#define XENT_CLI_SUM_H_
+#ifndef XENT_SRC_CLI_SUM_H_
+#define XENT_SRC_CLI_SUM_H_
 
 #include <cmath>
 
@@ -28,4 +28,4 @@ class Sum {
 
 }  // namespace xent_cli
 
-#endif  // XENT_CLI_SUM_H_
+#endif  // XENT_SRC_CLI_SUM_H_

@@ -1,6 +1,6 @@
 // Weights from .npy files, in the type that a call wants them in.
-#ifndef XENT_CLI_WEIGHTS_H_
-#define XENT_CLI_WEIGHTS_H_
+#ifndef XENT_SRC_CLI_WEIGHTS_H_
+#define XENT_SRC_CLI_WEIGHTS_H_
 
 #include <xent/xent.h>
 
@@ -42,4 +42,4 @@ class NpyWeights {
 
 }  // namespace xent_cli
 
-#endif  // XENT_CLI_WEIGHTS_H_
+#endif  // XENT_SRC_CLI_WEIGHTS_H_

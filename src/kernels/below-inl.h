@@ -10,7 +10,7 @@
 
 #include "hwy/highway.h"
 #include "kernels/lanes-inl.h"
-#include "math/double-inl.h"
+#include "numbers/double-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal {

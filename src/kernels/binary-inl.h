@@ -28,8 +28,8 @@
 #include "kernels/binary_plain-inl.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/load-inl.h"
-#include "math/exp-inl.h"
-#include "math/log-inl.h"
+#include "numbers/exp-inl.h"
+#include "numbers/log-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal {

@@ -1,5 +1,5 @@
 // Compiles binary-inl.h for every target.
-#include "math/target_list.h"
+#include "kernels/target_list.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/binary.cc"

@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "kernels/row.h"
-#include "kernels/row_sum.h"
+#include "numbers/number.h"
 
 namespace xent::internal {
 

@@ -5,15 +5,10 @@
 #include <limits>
 
 #include "kernels/binary.h"
-#include "math/wide.h"
+#include "numbers/wide.h"
 
 namespace xent::internal {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-
-bool IsFinite(double x) { return x - x == 0.0; }
 
 // v 2^k with 1 <= |v.hi| < 2; k = 0 and no low part for zero, infinity and NaN.
 struct Scaled {

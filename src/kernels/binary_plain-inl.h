@@ -15,7 +15,7 @@
 #include "hwy/highway.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/load-inl.h"
-#include "math/exp-inl.h"
+#include "numbers/exp-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal {

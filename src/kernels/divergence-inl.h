@@ -11,8 +11,8 @@
 #include "kernels/below-inl.h"
 #include "kernels/divergence.h"
 #include "kernels/stage-inl.h"
-#include "math/double-inl.h"
-#include "math/log-inl.h"
+#include "numbers/double-inl.h"
+#include "numbers/log-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal {

@@ -1,7 +1,7 @@
 // Compiles divergence-inl.h for every target.
 #include "kernels/divergence.h"
 
-#include "math/target_list.h"
+#include "kernels/target_list.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/divergence.cc"

@@ -18,7 +18,7 @@
 #include "kernels/restore.h"
 #include "kernels/row.h"
 #include "kernels/scale-inl.h"
-#include "math/exp-inl.h"
+#include "numbers/exp-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal {

@@ -16,7 +16,7 @@
 #include "kernels/load-inl.h"
 #include "kernels/maximum-inl.h"
 #include "kernels/stage-inl.h"
-#include "math/double-inl.h"
+#include "numbers/double-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal {

@@ -9,8 +9,8 @@
 #include <cstring>
 
 #include "hwy/highway.h"
-#include "kernels/half.h"
 #include "kernels/row.h"
+#include "numbers/elements.h"
 
 // Highway 1.2.0's float16 conversions are wrong for infinities and NaN without F16C; there the bits are moved here.
 #undef XENT_HAVE_F16

@@ -7,45 +7,13 @@
 #define XENT_SRC_KERNELS_ROW_H_
 
 #include <cstdint>
-#include <type_traits>
 
-#include "math/format.h"
-#include "math/wide.h"
+#include "numbers/coefficients.h"
+#include "numbers/elements.h"
+#include "numbers/format.h"
+#include "numbers/wide.h"
 
 namespace xent::internal {
-
-enum Dtype : int { kF32 = 0, kF64 = 1, kBf16 = 2, kF16 = 3, kDtypes = 4 };
-
-// Storage of half-precision numbers; arithmetic on them is float32.
-struct Bf16 {
-  uint16_t bits;
-};
-struct F16 {
-  uint16_t bits;
-};
-
-template <class In>
-struct ArithmeticOf {
-  using type = float;
-};
-template <>
-struct ArithmeticOf<double> {
-  using type = double;
-};
-template <class In>
-using Arithmetic = typename ArithmeticOf<In>::type;
-
-// What rows are finished in.
-template <class T>
-using Number = std::conditional_t<sizeof(T) == sizeof(double), Wide, double>;
-template <class T>
-Number<T> ToNumber(Wide x) {
-  if constexpr (sizeof(T) == sizeof(double)) {
-    return x;
-  } else {
-    return x.hi;
-  }
-}
 
 inline constexpr int64_t kLanes = 16;
 inline constexpr int64_t kStep = 8 * kLanes;

@@ -1,4 +1,4 @@
-// The kernel of small_rows.h. The double functions here are those of math/wide.h and row_sum.cc, operation by
+// The kernel of small_rows.h. The double functions here are those of numbers/wide.h and row_sum.cc, operation by
 // operation, on vectors; tests/kernels/small_rows_test.cc compares the bits.
 #if defined(XENT_SRC_KERNELS_SMALL_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_SMALL_ROWS_INL_H_
@@ -13,12 +13,12 @@
 
 #include "hwy/highway.h"
 #include "kernels/exp_sum-inl.h"
-#include "kernels/half.h"
 #include "kernels/load-inl.h"
 #include "kernels/scale-inl.h"
 #include "kernels/small_rows.h"
-#include "math/exp-inl.h"
-#include "math/wide.h"
+#include "numbers/elements.h"
+#include "numbers/exp-inl.h"
+#include "numbers/wide.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal {

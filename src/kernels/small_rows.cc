@@ -1,7 +1,7 @@
 // Compiles small_rows-inl.h for every target.
 #include "kernels/small_rows.h"
 
-#include "math/target_list.h"
+#include "kernels/target_list.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/small_rows.cc"

@@ -9,9 +9,9 @@
 #include <cstring>
 
 #include "hwy/highway.h"
-#include "kernels/half.h"
 #include "kernels/load-inl.h"
 #include "kernels/row.h"
+#include "numbers/elements.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal {

@@ -2,7 +2,7 @@
 
 #include <atomic>
 
-#include "math/fp_mode.h"
+#include "numbers/fp_mode.h"
 #include "parallel/openmp.h"
 
 namespace xent::internal {

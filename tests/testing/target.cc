@@ -6,7 +6,7 @@
 #include <map>
 #include <set>
 
-#include "kernels/dispatch.h"
+#include "dispatch/dispatch.h"
 #include "testing/check.h"
 #include "xent/xent.h"
 

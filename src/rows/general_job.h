@@ -1,14 +1,14 @@
 // Rows with any options, in double lanes; see kernels/general.h. Lanes run over columns where these are adjacent, else
 // over positions.
-#ifndef XENT_SRC_API_GENERAL_JOB_H_
-#define XENT_SRC_API_GENERAL_JOB_H_
+#ifndef XENT_SRC_ROWS_GENERAL_JOB_H_
+#define XENT_SRC_ROWS_GENERAL_JOB_H_
 
 #include <algorithm>
 #include <cstdint>
 
-#include "api/cross_entropy_call.h"
-#include "api/statistics.h"
-#include "kernels/general_row.h"
+#include "rows/call.h"
+#include "rows/general_row.h"
+#include "rows/statistics.h"
 
 namespace xent::internal {
 
@@ -28,7 +28,7 @@ inline Labels LabelsOf(const Call &call, int64_t row, int64_t first, int64_t pro
     const double epsilon = call.options.label_smoothing;
     labels.probs_factor = TwoSum(1.0, -epsilon);
     labels.share = Divide(Wide{epsilon}, Wide{static_cast<double>(call.shape.cols)});
-    labels.probs_dtype = KernelDtype(call.args.target_probs_dtype);
+    labels.probs_dtype = static_cast<Dtype>(call.args.target_probs_dtype);
     labels.probs_stride = call.Inner();
     if (call.args.target_probs != nullptr) {
       labels.probs =
@@ -346,4 +346,4 @@ bool RunTiledRows(const Call &call, const xent_exec &exec, Totals *totals) {
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_API_GENERAL_JOB_H_
+#endif  // XENT_SRC_ROWS_GENERAL_JOB_H_

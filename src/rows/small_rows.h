@@ -1,14 +1,14 @@
 // Short rows through the kernel that takes many at once; what it does not take goes row by row. Same bits either way.
-#ifndef XENT_SRC_API_SMALL_ROWS_H_
-#define XENT_SRC_API_SMALL_ROWS_H_
+#ifndef XENT_SRC_ROWS_SMALL_ROWS_H_
+#define XENT_SRC_ROWS_SMALL_ROWS_H_
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 
-#include "api/cross_entropy_call.h"
-#include "api/run_rows.h"
 #include "kernels/small_rows.h"
+#include "rows/call.h"
+#include "rows/run_rows.h"
 
 namespace xent::internal {
 
@@ -136,4 +136,4 @@ XENT_NOINLINE void RunSmallRows(const Job &job, const Factor &g, int64_t first, 
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_API_SMALL_ROWS_H_
+#endif  // XENT_SRC_ROWS_SMALL_ROWS_H_

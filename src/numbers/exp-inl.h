@@ -9,16 +9,16 @@
 //
 // Targets without fused multiply-add form z log2 e exactly, float32 in double, float64 by Dekker's split: the same
 // bound, not the same bits. ReducedExp, for arrays, is more exact.
-#if defined(XENT_SRC_MATH_EXP_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef XENT_SRC_MATH_EXP_INL_H_
-#undef XENT_SRC_MATH_EXP_INL_H_
+#if defined(XENT_SRC_NUMBERS_EXP_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef XENT_SRC_NUMBERS_EXP_INL_H_
+#undef XENT_SRC_NUMBERS_EXP_INL_H_
 #else
-#define XENT_SRC_MATH_EXP_INL_H_
+#define XENT_SRC_NUMBERS_EXP_INL_H_
 #endif
 
 #include "hwy/highway.h"
-#include "math/coefficients.h"
-#include "math/format.h"
+#include "numbers/coefficients.h"
+#include "numbers/format.h"
 
 // AVX-512 scales by its own instruction; Highway has no wrapper for it.
 #undef XENT_SCALEF
@@ -139,7 +139,7 @@ HWY_INLINE V ProductError(D d, V a, V b, V product) {
 }
 
 // 2^f of the reduction of a double z + z_lo within range; *m is its integer plus `origin`. What the roundings of f, of
-// f q and of 1 + f q lose is added at the end: 0.79 ULP on the arguments of tests/math, with and without fused
+// f q and of 1 + f q lose is added at the end: 0.79 ULP on the arguments of tests/numbers, with and without fused
 // multiply-add.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V ReducedExp(D d, double origin, V z, V z_lo, V *m) {

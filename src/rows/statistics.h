@@ -1,13 +1,13 @@
 // Row statistics: what evaluation and reinforcement learning ask of a row beside its loss. They touch no bit of it.
-#ifndef XENT_SRC_API_STATISTICS_H_
-#define XENT_SRC_API_STATISTICS_H_
+#ifndef XENT_SRC_ROWS_STATISTICS_H_
+#define XENT_SRC_ROWS_STATISTICS_H_
 
 #include <algorithm>
 #include <cstdint>
 
-#include "api/cross_entropy_call.h"
-#include "kernels/general_row.h"
-#include "math/fp_mode.h"
+#include "numbers/fp_mode.h"
+#include "rows/call.h"
+#include "rows/general_row.h"
 
 namespace xent::internal {
 
@@ -146,4 +146,4 @@ XENT_NOINLINE void WriteIgnoredRow(const Call &call, int64_t row, const SumRowFu
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_API_STATISTICS_H_
+#endif  // XENT_SRC_ROWS_STATISTICS_H_

@@ -1,12 +1,12 @@
 // From summed row losses to the reduced loss, and perplexity.
-#ifndef XENT_SRC_API_REDUCTION_H_
-#define XENT_SRC_API_REDUCTION_H_
+#ifndef XENT_SRC_ROWS_REDUCTION_H_
+#define XENT_SRC_ROWS_REDUCTION_H_
 
 #include <cstdint>
 #include <limits>
 
-#include "api/run_rows.h"
-#include "kernels/row_sum.h"
+#include "rows/row_sum.h"
+#include "rows/run_rows.h"
 #include "xent/xent.h"
 
 namespace xent::internal {
@@ -27,9 +27,8 @@ inline Factor Denominator(const xent_options &options, double weight) {
 
 template <class T>
 T Reduced(Wide sum, const xent_options &options, Factor denominator) {
-  constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
-  if (denominator.mantissa == 0.0) return options.empty_mean == XENT_EMPTY_MEAN_ZERO ? T{0} : kNan;
-  if (sum.hi != sum.hi) return kNan;
+  if (denominator.mantissa == 0.0) return options.empty_mean == XENT_EMPTY_MEAN_ZERO ? T{0} : static_cast<T>(kNan);
+  if (sum.hi != sum.hi) return static_cast<T>(kNan);
   if (sum.hi - sum.hi != 0.0) return static_cast<T>(sum.hi * denominator.mantissa);
   if (sum.hi == 0.0) return T{0};
   // Exponents apart, so that huge sums and tiny or huge divisors cost no digits.
@@ -49,7 +48,6 @@ inline void WriteReduced(void *loss, bool wide, Wide sum, const xent_options &op
 // exp(sum of nll / live rows).
 inline double Perplexity(Wide nll, int64_t live_rows) {
   if (live_rows == 0 || nll.hi != nll.hi) return std::numeric_limits<double>::quiet_NaN();
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
   if (nll.hi > 1e300) return kInfinity;
   const Wide mean = Divide(nll, {static_cast<double>(live_rows), 0.0});
   if (mean.hi > 1e6) return kInfinity;
@@ -58,4 +56,4 @@ inline double Perplexity(Wide nll, int64_t live_rows) {
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_API_REDUCTION_H_
+#endif  // XENT_SRC_ROWS_REDUCTION_H_

@@ -1,4 +1,4 @@
-#include "kernels/row_sum.h"
+#include "rows/row_sum.h"
 
 namespace xent::internal {
 namespace {
@@ -9,9 +9,6 @@ template <class T>
 inline constexpr double kFoldLimit = 2.0 * Format<T>::kLimit;
 
 constexpr double kVast = 0x1p41;  // differences of logits beyond which e to their power is 0 or prevails
-
-bool IsFinite(double x) { return x - x == 0.0; }
-double Magnitude(double x) { return x < 0.0 ? -x : x; }
 
 template <class T>
 RowSum<T> Normalised(RowSum<T> s) {
@@ -143,44 +140,6 @@ Number<T> NegativeLogLikelihood(const RowSum<T> &others, const RowSum<T> &target
 }
 
 template <class T>
-T RoundTo(Number<T> x) {
-  // Decided on the unrounded number: processors differ on which results count as below the normal range.
-  const double value = Value(x);
-  if (value != value) return std::numeric_limits<T>::quiet_NaN();  // the canonical one, whatever made it
-  return Magnitude(value) <= PowerOfTwo(Format<T>::kMinExponent) ? T{0} : static_cast<T>(value);
-}
-
-Factor Decompose(double x) {
-  const uint64_t bits = std::bit_cast<uint64_t>(x);
-  const uint64_t sign = bits >> 63 << 63;
-  uint64_t fraction = bits << 12 >> 12;
-  int64_t exponent = ExponentOf(x);
-  if (exponent == -1023) {  // subnormal: its leading bit becomes the hidden one
-    if (fraction == 0) return {};
-    const int shift = std::countl_zero(fraction) - 11;
-    fraction = fraction << shift << 12 >> 12;
-    exponent = -1022 - shift;
-  } else if (exponent == 1024) {
-    exponent = int64_t{1} << 20;
-  }
-  return {std::bit_cast<double>(sign | (uint64_t{1023} << 52) | fraction), exponent};
-}
-
-Factor Quotient(Factor a, Factor b) {
-  if (a.mantissa == 0.0) return {};
-  const double q = a.mantissa / b.mantissa;
-  const int64_t exponent = ExponentOf(q);
-  return {Scale(q, -exponent), a.exponent - b.exponent + exponent};
-}
-
-Factor Product(Factor a, Factor b) {
-  if (a.mantissa == 0.0 || b.mantissa == 0.0) return {};
-  const double p = a.mantissa * b.mantissa;
-  const int64_t exponent = ExponentOf(p);
-  return {Scale(p, -exponent), a.exponent + b.exponent + exponent};
-}
-
-template <class T>
 T ScaledRatio(Factor g, const RowSum<T> &part, const RowSum<T> &total, double times, double minus) {
   using N = Number<T>;
   N x{};
@@ -217,8 +176,7 @@ Factor FactorOf(Factor g, const RowSum<T> &total, Reference kind, double referen
   template Number<T> LogOfSum<T>(const RowSum<T> &);                                       \
   template Number<T> NegativeLogLikelihood<T>(const RowSum<T> &, const RowSum<T> &);       \
   template T ScaledRatio<T>(Factor, const RowSum<T> &, const RowSum<T> &, double, double); \
-  template Factor FactorOf<T>(Factor, const RowSum<T> &, Reference, double);               \
-  template T RoundTo<T>(Number<T>);
+  template Factor FactorOf<T>(Factor, const RowSum<T> &, Reference, double);
 XENT_INSTANTIATE(float)
 XENT_INSTANTIATE(double)
 #undef XENT_INSTANTIATE

@@ -1,15 +1,15 @@
 // The kernels of the SIMD target in use. Our own table and our own cap: Highway's choice is state of the whole process.
-#ifndef XENT_SRC_KERNELS_DISPATCH_H_
-#define XENT_SRC_KERNELS_DISPATCH_H_
+#ifndef XENT_SRC_DISPATCH_DISPATCH_H_
+#define XENT_SRC_DISPATCH_DISPATCH_H_
 
 #include <cstdint>
 
+#include "kernels/array.h"
 #include "kernels/binary.h"
 #include "kernels/divergence.h"
 #include "kernels/general.h"
 #include "kernels/row.h"
 #include "kernels/small_rows.h"
-#include "math/array.h"
 
 namespace xent::internal {
 
@@ -39,4 +39,4 @@ const char *HighwayVersion();
 bool ForceTarget(const char *name);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_KERNELS_DISPATCH_H_
+#endif  // XENT_SRC_DISPATCH_DISPATCH_H_

@@ -2,8 +2,8 @@
 // Highway.
 //
 // AVX3_DL, AVX3_ZEN4 and AVX3_SPR would give the code of AVX3 again: the kernels use nothing that they add.
-#ifndef XENT_SRC_MATH_TARGET_LIST_H_
-#define XENT_SRC_MATH_TARGET_LIST_H_
+#ifndef XENT_SRC_KERNELS_TARGET_LIST_H_
+#define XENT_SRC_KERNELS_TARGET_LIST_H_
 
 #ifndef HWY_DISABLED_TARGETS
 #define HWY_DISABLED_TARGETS (HWY_AVX3_DL | HWY_AVX3_ZEN4 | HWY_AVX3_SPR)
@@ -48,4 +48,4 @@ const Kernels *CallIfAny(const Kernels *(*table)()) {
       return (HWY_TARGETS & (target)) != 0 ? HWY_STATIC_DISPATCH(TABLE)() : nullptr; \
   }
 
-#endif  // XENT_SRC_MATH_TARGET_LIST_H_
+#endif  // XENT_SRC_KERNELS_TARGET_LIST_H_

@@ -1,24 +1,22 @@
 // A checked cross-entropy call: what its rows have in common, whichever way they are computed.
-#ifndef XENT_SRC_API_CROSS_ENTROPY_CALL_H_
-#define XENT_SRC_API_CROSS_ENTROPY_CALL_H_
+#ifndef XENT_SRC_ROWS_CALL_H_
+#define XENT_SRC_ROWS_CALL_H_
 
 #include <cstdint>
 #include <limits>
 
-#include "api/reduction.h"
-#include "api/row_gradient.h"
-#include "api/run_rows.h"
 #include "api/validate.h"
-#include "api/workspace.h"
-#include "kernels/dispatch.h"
+#include "dispatch/dispatch.h"
 #include "kernels/general.h"
-#include "kernels/half.h"
-#include "kernels/row_sum.h"
+#include "numbers/elements.h"
+#include "rows/reduction.h"
+#include "rows/row_gradient.h"
+#include "rows/row_sum.h"
+#include "rows/run_rows.h"
+#include "rows/workspace.h"
 #include "xent/xent.h"
 
 namespace xent::internal {
-
-inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // q' of an index target: at the target, and in every other column.
 template <class N>
@@ -188,7 +186,7 @@ struct Call : CallInputs {
   void FillGradients(int64_t row, int64_t first, int64_t end, double value) const {
     if (args.grad != nullptr) FillColumns(Grad<In>(row), Inner(), first, end, value);
     if (args.target_grad != nullptr) {
-      DispatchDtype(KernelDtype(args.target_probs_dtype), [&](auto storage) {
+      DispatchDtype(args.target_probs_dtype, [&](auto storage) {
         FillColumns(static_cast<decltype(storage) *>(TargetGrad(row)), Inner(), first, end, value);
       });
     }
@@ -212,4 +210,4 @@ N Weighted(N a, double b) {
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_API_CROSS_ENTROPY_CALL_H_
+#endif  // XENT_SRC_ROWS_CALL_H_

@@ -1,46 +1,20 @@
 // g (p_j - y_j) for the columns of a chunk, from stored exponentials or from the logits again, with the same bits.
-#ifndef XENT_SRC_API_ROW_GRADIENT_H_
-#define XENT_SRC_API_ROW_GRADIENT_H_
+#ifndef XENT_SRC_ROWS_ROW_GRADIENT_H_
+#define XENT_SRC_ROWS_ROW_GRADIENT_H_
 
 #include <algorithm>
 #include <cstdint>
 #include <limits>
 
-#include "kernels/half.h"
 #include "kernels/row.h"
-#include "kernels/row_sum.h"
+#include "rows/row_sum.h"
 
 namespace xent::internal {
-
-template <class In>
-inline constexpr Dtype kDtypeOf = kF32;
-template <>
-inline constexpr Dtype kDtypeOf<double> = kF64;
-template <>
-inline constexpr Dtype kDtypeOf<Bf16> = kBf16;
-template <>
-inline constexpr Dtype kDtypeOf<F16> = kF16;
-
-// Calls function(In{}) for the storage type of a dtype.
-template <class Function>
-auto DispatchDtype(Dtype dtype, Function function) {
-  switch (dtype) {
-    case kF64:
-      return function(double{});
-    case kBf16:
-      return function(Bf16{});
-    case kF16:
-      return function(F16{});
-    default:
-      return function(float{});
-  }
-}
 
 template <class In>
 void FillRow(In *row, int64_t cols, double value) {
   std::fill(row, row + cols, Narrow<In>(static_cast<Arithmetic<In>>(value)));
 }
-inline constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 // Float32 and float64 can keep the exponentials in the output; half precision would round them twice.
 template <class In>
@@ -136,4 +110,4 @@ void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithm
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_API_ROW_GRADIENT_H_
+#endif  // XENT_SRC_ROWS_ROW_GRADIENT_H_

@@ -3,8 +3,8 @@
 //
 // The compiler may move arithmetic across the change of mode: put what depends on it into a function that is not
 // inlined.
-#ifndef XENT_SRC_MATH_FP_MODE_H_
-#define XENT_SRC_MATH_FP_MODE_H_
+#ifndef XENT_SRC_NUMBERS_FP_MODE_H_
+#define XENT_SRC_NUMBERS_FP_MODE_H_
 
 #include <cstdint>
 
@@ -63,4 +63,4 @@ class FpMode {
 };
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_MATH_FP_MODE_H_
+#endif  // XENT_SRC_NUMBERS_FP_MODE_H_

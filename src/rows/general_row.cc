@@ -1,9 +1,7 @@
-#include "kernels/general_row.h"
+#include "rows/general_row.h"
 
 namespace xent::internal {
 namespace {
-
-bool IsFinite(double x) { return x - x == 0.0; }
 
 // factor (a - b), a >= b; infinite where b is masked or the difference is too large for a double.
 template <class N>

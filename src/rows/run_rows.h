@@ -14,18 +14,18 @@
 //   };
 //
 // A job may also say how its second pass over one row runs beside the first over the next: RunOverlappingRows.
-#ifndef XENT_SRC_API_RUN_ROWS_H_
-#define XENT_SRC_API_RUN_ROWS_H_
+#ifndef XENT_SRC_ROWS_RUN_ROWS_H_
+#define XENT_SRC_ROWS_RUN_ROWS_H_
 
 #include <algorithm>
 #include <cstdint>
 #include <memory>
 
-#include "api/workspace.h"
 #include "hwy/cache_control.h"
 #include "kernels/row.h"
-#include "math/fp_mode.h"
+#include "numbers/fp_mode.h"
 #include "parallel/parallel.h"
+#include "rows/workspace.h"
 #include "xent/xent.h"
 
 namespace xent::internal {
@@ -328,4 +328,4 @@ XENT_NOINLINE bool RunRows(const Job &job, const RowShape &shape, const xent_exe
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_API_RUN_ROWS_H_
+#endif  // XENT_SRC_ROWS_RUN_ROWS_H_

@@ -1,10 +1,11 @@
 // From the sums of general.h to a row's numbers, in Number<T> arithmetic, the same for every target.
-#ifndef XENT_SRC_KERNELS_GENERAL_ROW_H_
-#define XENT_SRC_KERNELS_GENERAL_ROW_H_
+#ifndef XENT_SRC_ROWS_GENERAL_ROW_H_
+#define XENT_SRC_ROWS_GENERAL_ROW_H_
 
 #include <cstdint>
 
 #include "kernels/general.h"
+#include "numbers/number.h"
 
 namespace xent::internal {
 
@@ -40,4 +41,4 @@ template <class T>
 Number<T> WeightedGap(const GeneralRow<T> &row, int64_t *scale);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_KERNELS_GENERAL_ROW_H_
+#endif  // XENT_SRC_ROWS_GENERAL_ROW_H_

@@ -1,13 +1,13 @@
 // Rows with an index target and adjacent columns, in the arithmetic type: the exponentials are summed in one sweep, and
 // kept for the gradient where they can be.
-#ifndef XENT_SRC_API_INDEX_JOB_H_
-#define XENT_SRC_API_INDEX_JOB_H_
+#ifndef XENT_SRC_ROWS_INDEX_JOB_H_
+#define XENT_SRC_ROWS_INDEX_JOB_H_
 
 #include <cstdint>
 
-#include "api/cross_entropy_call.h"
-#include "api/small_rows.h"
-#include "api/statistics.h"
+#include "rows/call.h"
+#include "rows/small_rows.h"
+#include "rows/statistics.h"
 
 namespace xent::internal {
 
@@ -308,4 +308,4 @@ struct IndexJob {
 };
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_API_INDEX_JOB_H_
+#endif  // XENT_SRC_ROWS_INDEX_JOB_H_

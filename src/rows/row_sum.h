@@ -1,11 +1,12 @@
 // From chunk sums to a row's numbers: merging, loss, lse, and the factors that turn exponentials into a gradient.
 // Scalar, in Number<T> arithmetic, the same for every target; T is the arithmetic type (float or double).
-#ifndef XENT_SRC_KERNELS_ROW_SUM_H_
-#define XENT_SRC_KERNELS_ROW_SUM_H_
+#ifndef XENT_SRC_ROWS_ROW_SUM_H_
+#define XENT_SRC_ROWS_ROW_SUM_H_
 
 #include <cstdint>
 
 #include "kernels/row.h"
+#include "numbers/number.h"
 
 namespace xent::internal {
 
@@ -56,18 +57,6 @@ Number<T> LogOfSum(const RowSum<T> &sum);
 template <class T>
 Number<T> NegativeLogLikelihood(const RowSum<T> &others, const RowSum<T> &target);
 
-// A number mantissa 2^exponent, the mantissa rounded to T, or zero.
-struct Factor {
-  double mantissa = 0.0;
-  int64_t exponent = 0;
-};
-
-// Exact for every finite x, subnormal too, whatever the floating-point mode; mantissa magnitude in [1, 2). An infinity
-// is a power beyond all ranges.
-Factor Decompose(double x);
-Factor Quotient(Factor a, Factor b);
-Factor Product(Factor a, Factor b);
-
 // g (times part / total - minus), rounded to T once; zero where it is no larger than T's smallest normal number.
 template <class T>
 T ScaledRatio(Factor g, const RowSum<T> &part, const RowSum<T> &total, double times, double minus);
@@ -75,9 +64,5 @@ T ScaledRatio(Factor g, const RowSum<T> &part, const RowSum<T> &total, double ti
 template <class T>
 Factor FactorOf(Factor g, const RowSum<T> &total, Reference kind, double reference);
 
-// To T: to nearest even, zero where the magnitude is at most its smallest normal number.
-template <class T>
-T RoundTo(Number<T> x);
-
 }  // namespace xent::internal
-#endif  // XENT_SRC_KERNELS_ROW_SUM_H_
+#endif  // XENT_SRC_ROWS_ROW_SUM_H_

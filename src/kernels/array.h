@@ -1,6 +1,6 @@
 // Array functions of every target, for normal floating-point mode (no flushing).
-#ifndef XENT_SRC_MATH_ARRAY_H_
-#define XENT_SRC_MATH_ARRAY_H_
+#ifndef XENT_SRC_KERNELS_ARRAY_H_
+#define XENT_SRC_KERNELS_ARRAY_H_
 
 #include <cstdint>
 
@@ -19,4 +19,4 @@ struct ArrayKernels {
 const ArrayKernels *ArrayKernelsOf(int64_t target);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_MATH_ARRAY_H_
+#endif  // XENT_SRC_KERNELS_ARRAY_H_

@@ -1,14 +1,14 @@
 // exp, log and log1p over arrays, for every target: unlike the row kernels over the whole range, subnormals included.
-#include "math/array.h"
+#include "kernels/array.h"
 
-#include "math/target_list.h"
+#include "kernels/target_list.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "math/array.cc"
+#define HWY_TARGET_INCLUDE "kernels/array.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
-#include "math/exp-inl.h"
-#include "math/log-inl.h"
+#include "numbers/exp-inl.h"
+#include "numbers/log-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal {

@@ -1,7 +1,7 @@
 // The caller's workspace: room for the exponentials of one row, for as many tasks at once as it holds, and before it a
 // bit for each that is free. A task that finds none does without, with the same bits.
-#ifndef XENT_SRC_API_WORKSPACE_H_
-#define XENT_SRC_API_WORKSPACE_H_
+#ifndef XENT_SRC_ROWS_WORKSPACE_H_
+#define XENT_SRC_ROWS_WORKSPACE_H_
 
 #include <algorithm>
 #include <atomic>
@@ -78,4 +78,4 @@ class Workspace {
 };
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_API_WORKSPACE_H_
+#endif  // XENT_SRC_ROWS_WORKSPACE_H_

@@ -1,13 +1,63 @@
-// Scalar conversions of the storage types, bit by bit: exact towards float, to nearest even from it.
-#ifndef XENT_SRC_KERNELS_HALF_H_
-#define XENT_SRC_KERNELS_HALF_H_
+// The types that matrices are stored in, the types that are computed with, and the scalar conversions between the two,
+// bit by bit: exact towards float, to nearest even from it.
+#ifndef XENT_SRC_NUMBERS_ELEMENTS_H_
+#define XENT_SRC_NUMBERS_ELEMENTS_H_
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 
-#include "kernels/row.h"
-
 namespace xent::internal {
+
+// The values of xent_dtype.
+enum Dtype : int { kF32 = 0, kF64 = 1, kBf16 = 2, kF16 = 3, kDtypes = 4 };
+
+// Storage of half-precision numbers; arithmetic on them is float32.
+struct Bf16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
+
+template <class In>
+struct ArithmeticOf {
+  using type = float;
+};
+template <>
+struct ArithmeticOf<double> {
+  using type = double;
+};
+template <class In>
+using Arithmetic = typename ArithmeticOf<In>::type;
+
+template <class In>
+inline constexpr Dtype kDtypeOf = kF32;
+template <>
+inline constexpr Dtype kDtypeOf<double> = kF64;
+template <>
+inline constexpr Dtype kDtypeOf<Bf16> = kBf16;
+template <>
+inline constexpr Dtype kDtypeOf<F16> = kF16;
+
+// Calls function(In{}) for the storage type of a dtype.
+template <class Function>
+auto DispatchDtype(int32_t dtype, Function function) {
+  switch (dtype) {
+    case kF64:
+      return function(double{});
+    case kBf16:
+      return function(Bf16{});
+    case kF16:
+      return function(F16{});
+    default:
+      return function(float{});
+  }
+}
+
+inline size_t ElementSize(int32_t dtype) { return dtype == kF64 ? 8 : dtype == kF32 ? 4 : 2; }
+// Of the arithmetic type that belongs to a dtype.
+inline size_t ArithmeticSize(int32_t dtype) { return dtype == kF64 ? 8 : 4; }
 
 inline float Widen(float x) { return x; }
 inline double Widen(double x) { return x; }
@@ -68,4 +118,4 @@ inline F16 Narrow<F16>(float x) {
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_KERNELS_HALF_H_
+#endif  // XENT_SRC_NUMBERS_ELEMENTS_H_

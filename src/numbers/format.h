@@ -1,6 +1,6 @@
 // Per arithmetic type: the limits that the exponentials of rows keep to. They define bits.
-#ifndef XENT_SRC_MATH_FORMAT_H_
-#define XENT_SRC_MATH_FORMAT_H_
+#ifndef XENT_SRC_NUMBERS_FORMAT_H_
+#define XENT_SRC_NUMBERS_FORMAT_H_
 
 #include <cstdint>
 
@@ -32,4 +32,4 @@ struct Format<double> {
 };
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_MATH_FORMAT_H_
+#endif  // XENT_SRC_NUMBERS_FORMAT_H_

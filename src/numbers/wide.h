@@ -5,8 +5,8 @@
 // they are plain double operations (no libm, no contraction: -ffp-contract=off), equal on every target. Relative error
 // about 2^-50 in double, 2^-60 in Wide: under 0.01 ULP of the result either way. Sources: Dekker 1971, Knuth TAOCP 2
 // (TwoSum), Shewchuk 1997; coefficients by scripts/coefficients.py.
-#ifndef XENT_SRC_MATH_WIDE_H_
-#define XENT_SRC_MATH_WIDE_H_
+#ifndef XENT_SRC_NUMBERS_WIDE_H_
+#define XENT_SRC_NUMBERS_WIDE_H_
 
 #include <array>
 #include <bit>
@@ -14,9 +14,16 @@
 #include <iterator>
 #include <limits>
 
-#include "math/coefficients.h"
+#include "numbers/coefficients.h"
 
 namespace xent::internal {
+
+inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
+inline constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+
+// Without libm: neither NaN nor an infinity.
+inline constexpr bool IsFinite(double x) { return x - x == 0.0; }
+inline constexpr double Magnitude(double x) { return x < 0.0 ? -x : x; }
 
 struct Wide {
   double hi = 0.0;
@@ -186,4 +193,4 @@ Exponential<N> Exp(N x) {
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_MATH_WIDE_H_
+#endif  // XENT_SRC_NUMBERS_WIDE_H_

@@ -1,17 +1,17 @@
 // exp, expm1, and tanh with a cap, of double vectors, for the rows that are computed in double lanes.
-#if defined(XENT_SRC_MATH_DOUBLE_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef XENT_SRC_MATH_DOUBLE_INL_H_
-#undef XENT_SRC_MATH_DOUBLE_INL_H_
+#if defined(XENT_SRC_NUMBERS_DOUBLE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef XENT_SRC_NUMBERS_DOUBLE_INL_H_
+#undef XENT_SRC_NUMBERS_DOUBLE_INL_H_
 #else
-#define XENT_SRC_MATH_DOUBLE_INL_H_
+#define XENT_SRC_NUMBERS_DOUBLE_INL_H_
 #endif
 
 #include <array>
 #include <limits>
 
 #include "hwy/highway.h"
-#include "math/exp-inl.h"
-#include "math/wide.h"
+#include "numbers/exp-inl.h"
+#include "numbers/wide.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal {

@@ -10,17 +10,15 @@
 #include <cstring>
 
 #include "hwy/highway.h"
-#include "kernels/below-inl.h"
+#include "kernels/double_lanes-inl.h"
 #include "kernels/general.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/maximum-inl.h"
-#include "kernels/stage-inl.h"
 #include "kernels/step-inl.h"
 #include "numbers/double-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <class T>
@@ -186,7 +184,7 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
   using T = Arithmetic<In>;
   const In *const logits = static_cast<const In *>(task.logits);
   GeneralSums result;
-  const Extreme seen = Maximum(logits, task.cols, int64_t{-1});
+  const Extreme seen = Maximum<In>(logits, task.cols, int64_t{-1});
   result.max = seen.max;
   int64_t argmax = -1;
   if (seen.nan || seen.max == -kMasked) {
@@ -503,7 +501,6 @@ void TopK(const void *data, int64_t cols, int64_t first, int64_t k, RankedLogit 
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

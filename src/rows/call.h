@@ -1,22 +1,30 @@
-// A checked cross-entropy call: what its rows have in common, whichever way they are computed.
+// A checked cross-entropy call, and what its rows have in common, whichever path they take.
 #ifndef XENT_SRC_ROWS_CALL_H_
 #define XENT_SRC_ROWS_CALL_H_
 
+#include <algorithm>
 #include <cstdint>
-#include <limits>
 
-#include "api/validate.h"
 #include "dispatch/dispatch.h"
 #include "kernels/general.h"
-#include "numbers/elements.h"
+#include "rows/plan.h"
+#include "rows/record.h"
 #include "rows/reduction.h"
-#include "rows/row_gradient.h"
-#include "rows/row_sum.h"
-#include "rows/run_rows.h"
 #include "rows/workspace.h"
 #include "xent/xent.h"
 
 namespace xent::internal {
+
+// What a call computes.
+enum class Mode { kForward, kForwardBackward, kBackward };
+
+struct RowShape {
+  int64_t rows, cols, chunk_cols, chunks;
+
+  RowShape(int64_t row_count, int64_t col_count)
+      : rows(row_count), cols(col_count), chunk_cols(ChunkCols(col_count)), chunks((col_count - 1) / chunk_cols + 1) {}
+  int64_t ColsOf(int64_t chunk) const { return std::min(chunk_cols, cols - chunk * chunk_cols); }
+};
 
 // q' of an index target: at the target, and in every other column.
 template <class N>
@@ -24,7 +32,7 @@ struct Shares {
   N target{1.0};
   N other{};
 
-  Shares(const xent_options &options, int64_t cols) {
+  Shares(const xent_cross_entropy_options &options, int64_t cols) {
     const double epsilon = options.label_smoothing;
     if (epsilon == 0.0 || cols == 1) return;  // one column: the same loss, which is 0
     target = Subtract(N{1.0}, N{epsilon});
@@ -33,54 +41,6 @@ struct Shares {
     if (!exclusive) target = Add(target, other);
   }
 };
-
-// What forward leaves of a row for backward; xent.h promises the size for ever and zeros in what is unused.
-struct Record {
-  static constexpr uint32_t kTag = 0x746e6578;  // "xent"
-  enum State : uint8_t { kLive = 1, kIgnored = 2, kNanRow = 3 };
-  enum Kind : uint8_t { kIndex = 0, kGeneral = 1 };  // of a live row: which of the two ways it went
-
-  uint32_t tag;
-  uint8_t dtype;  // xent_dtype
-  uint8_t state;
-  uint8_t logit_sums;  // kIndex; bit 0: of the others' sum, bit 1: of the target's term
-  uint8_t kind;
-  struct Index {
-    uint16_t logit_chunks;  // bit i: chunk i was summed relative to its maximum
-    uint16_t zeros[3];
-    double sums[2][3];  // others, target: sum, its low part, reference
-  };
-  struct General {
-    int64_t argmax;
-    double value, others[2], weight[2], max;
-  };
-  union {
-    Index index;
-    General general;
-  };
-
-  static Record Make(int32_t dtype, State state, Kind kind = kIndex) {
-    Record record{};
-    record.tag = kTag;
-    record.dtype = static_cast<uint8_t>(dtype);
-    record.state = state;
-    record.kind = kind;
-    return record;
-  }
-  template <class T>
-  void Set(int i, const RowSum<T> &s) {
-    const Wide sum{s.sum};
-    index.sums[i][0] = sum.hi;
-    index.sums[i][1] = sum.lo;
-    index.sums[i][2] = s.reference;
-    if (s.logit) logit_sums = static_cast<uint8_t>(logit_sums | 1 << i);
-  }
-  template <class T>
-  RowSum<T> Get(int i) const {
-    return {ToNumber<T>({index.sums[i][0], index.sums[i][1]}), index.sums[i][2], (logit_sums >> i & 1) != 0};
-  }
-};
-static_assert(sizeof(Record) == XENT_RECORD_BYTES);
 
 // What a row's gradient is by rule, or that it has to be computed.
 enum class Fill : uint8_t { kCompute, kZero, kNan };
@@ -93,11 +53,12 @@ inline double NumberAt(const void *values, bool wide, int64_t i) {
 inline double WeightAt(const void *weights, bool wide, int64_t i) {
   return weights == nullptr ? 1.0 : NumberAt(weights, wide, i);
 }
-// One number a call or a row.
-inline double UpstreamOf(const void *upstream, int32_t kind, bool wide, int64_t row) {
-  return kind == XENT_UPSTREAM_ONE ? 1.0 : NumberAt(upstream, wide, kind == XENT_UPSTREAM_ROWS ? row : 0);
+// u of a row; not of XENT_UPSTREAM_ELEMENTS.
+inline double UpstreamOf(const xent_upstream &upstream, bool wide, int64_t row) {
+  if (upstream.data == nullptr) return 1.0;
+  return NumberAt(upstream.data, wide, upstream.kind == XENT_UPSTREAM_ROWS ? row : 0);
 }
-// What a row's gradient is if it is given by rule; else kCompute, and u r over the denominator.
+// Returns what a row's gradient is by rule, or kCompute and in *g u r over the denominator.
 inline Fill FillOf(Factor denominator, double u, double row_weight, bool nan_row, Factor *g) {
   if (denominator.mantissa == 0.0) return Fill::kZero;
   if (nan_row || u != u) return Fill::kNan;
@@ -105,68 +66,71 @@ inline Fill FillOf(Factor denominator, double u, double row_weight, bool nan_row
   if (row_weight != 1.0) *g = Product(*g, Decompose(row_weight));
   return g->mantissa == 0.0 ? Fill::kZero : Fill::kCompute;
 }
-// Columns [first, end) of a gradient, which lie `step` apart.
+// Fills columns [first, end) of a gradient, which lie `step` apart.
 template <class Out>
 void FillColumns(Out *row, int64_t step, int64_t first, int64_t end, double value) {
   for (int64_t col = first; col < end; ++col) row[col * step] = Narrow<Out>(static_cast<Arithmetic<Out>>(value));
 }
+// Row `row` of a matrix in a layout with `inner` positions: where it begins, its columns `inner` apart.
+inline int64_t RowOffset(int64_t row, int64_t stride, int64_t inner) {
+  return inner == 1 ? row * stride : row / inner * stride + row % inner;
+}
 
-// The first that is wanted of the statistics that need a look at the row of their own, or null. Not inline: inlined
-// into the checks it makes a call of one row of 10 a fifth slower (Zen 5, g++ 12; bench/compare).
-const char *FirstStatistic(const xent_cross_entropy &args);
+struct Call {
+  // Given, and checked: strides are resolved and inner is at least 1.
+  xent_cross_entropy args;
+  xent_cross_entropy_options options;
+  xent_statistics statistics;
+  xent_exec exec;
+  Mode mode;
+  int64_t valid_cols;  // of the whole vocabulary
+  int64_t live_rows;
+  Wide weight;  // sum of r w_t over the live rows: the mean's denominator
 
-// What a row's targets and weights are.
-struct CallInputs {
-  const xent_cross_entropy &args;
-  const xent_options &options;
+  // Follows from these: Prepare.
+  const Kernels *kernels;
+  RowShape shape{0, 1};  // of the valid columns
+  Factor denominator;
+  Shares<double> shares{{}, 1};
+  Transform transform;
+  Workspace workspace;
+  Plan plan;
 
-  bool HasIndexTargets() const { return args.targets != nullptr; }
-  int64_t Target(int64_t row) const { return HasIndexTargets() ? Targets{args.targets, args.targets_type}[row] : -1; }
+  // Computes the second half from the first. The floating-point mode is one that rounds to nearest.
+  void Prepare();
+
+  bool IsWide() const { return args.logits.dtype == XENT_F64; }
+  bool HasIndexTargets() const { return args.targets.data != nullptr; }
+  int64_t Target(int64_t row) const { return HasIndexTargets() ? TargetAt(args.targets, row) : -1; }
   bool IsIgnored(int64_t target) const { return HasIndexTargets() && target == options.ignore_index; }
-
-  double RowWeight(int64_t row) const { return WeightAt(args.row_weights, args.dtype == XENT_F64, row); }
+  double RowWeight(int64_t row) const { return WeightAt(args.row_weights, IsWide(), row); }
   double TargetWeight(int64_t target) const {
-    return target < 0 ? 1.0 : WeightAt(args.class_weights, args.dtype == XENT_F64, target);
+    return target < 0 ? 1.0 : WeightAt(args.class_weights, IsWide(), target);
   }
-};
-
-struct Call : CallInputs {
-  const Kernels &kernels;
-  const Mode mode;
-  const RowShape shape;  // of the valid columns
-  const int64_t logits_stride, grad_stride, probs_stride, target_grad_stride;
-  const Factor denominator;
-  const Shares<double> shares;
-  const Transform transform;
-  const bool wants_statistics;
-  const bool streams;  // gradients go past the caches where they can
-  const Workspace workspace;
-
-  bool InPlace() const { return args.grad == args.logits; }
+  bool InPlace() const { return args.grad.data == args.logits.data; }
   bool WritesGradients() const { return mode != Mode::kForward; }
-  int64_t Inner() const { return args.inner > 1 ? args.inner : 1; }
+  int64_t Inner() const { return args.inner; }
 
-  // Where a row of the matrix begins (its columns lie Inner() apart).
-  int64_t Offset(int64_t row, int64_t stride) const {
-    if (args.inner <= 1) return row * stride;
-    return row / args.inner * stride + row % args.inner;
+  // Where a row of a matrix begins (its columns lie Inner() apart); null where the matrix is absent.
+  template <class In>
+  In *RowOf(const xent_matrix &matrix, int64_t row) const {
+    if (matrix.data == nullptr) return nullptr;
+    return static_cast<In *>(matrix.data) + RowOffset(row, matrix.stride, args.inner);
   }
   template <class In>
   const In *Logits(int64_t row) const {
-    return static_cast<const In *>(args.logits) + Offset(row, logits_stride);
+    return RowOf<In>(args.logits, row);
   }
   template <class In>
   In *Grad(int64_t row) const {
-    return args.grad == nullptr ? nullptr : static_cast<In *>(args.grad) + Offset(row, grad_stride);
+    return RowOf<In>(args.grad, row);
   }
-  const void *Probs(int64_t row) const {
-    return static_cast<const char *>(args.target_probs) + Offset(row, probs_stride) * ProbsSize();
+  // Column `col` of a row of target_probs or target_grad, whose type is no template's; null where it is absent.
+  void *LabelsAt(const xent_matrix &matrix, int64_t row, int64_t col) const {
+    if (matrix.data == nullptr) return nullptr;
+    const int64_t element = RowOffset(row, matrix.stride, args.inner) + col * args.inner;
+    return static_cast<char *>(matrix.data) + element * static_cast<int64_t>(ElementSize(args.target_probs.dtype));
   }
-  void *TargetGrad(int64_t row) const {
-    if (args.target_grad == nullptr) return nullptr;
-    return static_cast<char *>(args.target_grad) + Offset(row, target_grad_stride) * ProbsSize();
-  }
-  int64_t ProbsSize() const { return static_cast<int64_t>(ElementSize(args.target_probs_dtype)); }
   Record *RecordOf(int64_t row) const {
     return args.records == nullptr ? nullptr : static_cast<Record *>(args.records) + row;
   }
@@ -175,27 +139,30 @@ struct Call : CallInputs {
     if (array != nullptr) static_cast<T *>(array)[row] = value;
   }
 
-  // What the row's gradient is if it is given by rule; else kCompute, and u r over the denominator.
+  // Returns what the row's gradient is by rule, or kCompute and in *g u r over the denominator.
   Fill FillOf(int64_t row, bool nan_row, Factor *g) const {
-    const double u = UpstreamOf(args.upstream, args.upstream_kind, args.dtype == XENT_F64, row);
-    return internal::FillOf(denominator, u, RowWeight(row), nan_row, g);
+    return internal::FillOf(denominator, UpstreamOf(args.upstream, IsWide(), row), RowWeight(row), nan_row, g);
   }
 
-  // Columns [first, end) of the gradients.
+  // Fills columns [first, end) of both gradients.
   template <class In>
   void FillGradients(int64_t row, int64_t first, int64_t end, double value) const {
-    if (args.grad != nullptr) FillColumns(Grad<In>(row), Inner(), first, end, value);
-    if (args.target_grad != nullptr) {
-      DispatchDtype(args.target_probs_dtype, [&](auto storage) {
-        FillColumns(static_cast<decltype(storage) *>(TargetGrad(row)), Inner(), first, end, value);
+    if (args.grad.data != nullptr) FillColumns(Grad<In>(row), args.inner, first, end, value);
+    if (args.target_grad.data != nullptr) {
+      DispatchDtype(args.target_probs.dtype, [&](auto storage) {
+        FillColumns(static_cast<decltype(storage) *>(LabelsAt(args.target_grad, row, 0)), args.inner, first, end,
+                    value);
       });
     }
   }
-  // The columns past valid_cols.
+  // Fills the gradients of the columns past valid_cols with zeros.
   template <class In>
   void FillPadding(int64_t row) const {
     if (shape.cols < args.cols) FillGradients<In>(row, shape.cols, args.cols, 0.0);
   }
+
+  // Writes the reduced outputs that are wanted.
+  void WriteTotals(const Totals &totals) const;
 };
 
 // lambda lse^2.

@@ -1,5 +1,5 @@
-// Rows with any options, in double lanes; see kernels/general.h. Lanes run over columns where these are adjacent, else
-// over positions.
+// The general path and the path over positions: rows with any options, in double lanes (kernels/general.h). Lanes run
+// over columns where these are adjacent, else over positions.
 #ifndef XENT_SRC_ROWS_GENERAL_JOB_H_
 #define XENT_SRC_ROWS_GENERAL_JOB_H_
 
@@ -8,6 +8,7 @@
 
 #include "rows/call.h"
 #include "rows/general_row.h"
+#include "rows/run_rows.h"
 #include "rows/statistics.h"
 
 namespace xent::internal {
@@ -19,8 +20,7 @@ inline bool IsWeighted(const Call &call) { return !call.HasIndexTargets() || cal
 inline Labels LabelsOf(const Call &call, int64_t row, int64_t first, int64_t probs_first = 0) {
   Labels labels;
   if (call.args.class_weights != nullptr) {
-    labels.class_weights =
-        static_cast<const char *>(call.args.class_weights) + first * (call.args.dtype == XENT_F64 ? 8 : 4);
+    labels.class_weights = static_cast<const char *>(call.args.class_weights) + first * (call.IsWide() ? 8 : 4);
   }
   if (call.HasIndexTargets()) {
     labels.share = Shares<Wide>(call.options, call.shape.cols).other;
@@ -28,12 +28,9 @@ inline Labels LabelsOf(const Call &call, int64_t row, int64_t first, int64_t pro
     const double epsilon = call.options.label_smoothing;
     labels.probs_factor = TwoSum(1.0, -epsilon);
     labels.share = Divide(Wide{epsilon}, Wide{static_cast<double>(call.shape.cols)});
-    labels.probs_dtype = static_cast<Dtype>(call.args.target_probs_dtype);
+    labels.probs_dtype = static_cast<Dtype>(call.args.target_probs.dtype);
     labels.probs_stride = call.Inner();
-    if (call.args.target_probs != nullptr) {
-      labels.probs =
-          static_cast<const char *>(call.Probs(row)) + (first - probs_first) * call.Inner() * call.ProbsSize();
-    }
+    labels.probs = call.LabelsAt(call.args.target_probs, row, first - probs_first);
   }
   return labels;
 }
@@ -72,7 +69,7 @@ XENT_NOINLINE void FinishGeneralRow(const Call &call, int64_t row, GeneralRowSta
     N gap{};
     if (state.target >= 0) {
       double value = state.target_logit;
-      call.kernels.general->values(call.transform, &value, 1);
+      call.kernels->general->values(call.transform, &value, 1);
       gap = Gap(state.row, factor, value);
       state.nll = gap;
       log_probability = T{0} - RoundTo<T>(gap);
@@ -82,12 +79,12 @@ XENT_NOINLINE void FinishGeneralRow(const Call &call, int64_t row, GeneralRowSta
     if (call.options.z_loss != 0.0) loss = AddOrOverflow(loss, Scale(ZLoss(wide_lse, call.options.z_loss), scale));
     state.loss = RoundTo<T>(Scale(Weighted(loss, call.RowWeight(row)), -scale));
   }
-  Call::Write(call.args.losses, row, state.loss);
-  Call::Write(call.args.lse, row, lse);
-  Call::Write(call.args.logprobs, row, log_probability);
+  Call::Write(call.args.row_losses, row, state.loss);
+  Call::Write(call.statistics.lse, row, lse);
+  Call::Write(call.statistics.logprobs, row, log_probability);
   if (call.args.records != nullptr) {
     Record record =
-        Record::Make(call.args.dtype, state.row.IsNan() ? Record::kNanRow : Record::kLive, Record::kGeneral);
+        Record::Make(call.args.logits.dtype, state.row.IsNan() ? Record::kNanRow : Record::kLive, Record::kGeneral);
     if (!state.row.IsNan()) {
       const Wide others{state.row.others}, weight{state.row.weight};
       record.general = {
@@ -160,24 +157,24 @@ XENT_NOINLINE void WriteExactTarget(const Call &call, const GeneralRowState<Arit
   task.row.y_factor = Wide{state.exact_target};
   std::copy(state.gradient.lift, state.gradient.lift + 2, task.row.lift);
   task.gradient = grad;
-  call.kernels.general->gradient[kDtypeOf<In>](task);
+  call.kernels->general->gradient[kDtypeOf<In>](task);
 }
 
 // Adjacent columns: `cols` from `first` on, a chunk or a part of one.
 template <class In>
 void SumGeneralChunk(const Call &call, const In *logits, int64_t first, int64_t cols, int64_t target, Wide target_value,
                      const Labels &labels, GeneralSums *sums) {
-  call.kernels.general->sums[kDtypeOf<In>]({logits, cols, first, call.transform, labels, target - first, target_value,
-                                            true, call.args.entropy != nullptr, IsWeighted(call)},
-                                           sums);
+  call.kernels->general->sums[kDtypeOf<In>]({logits, cols, first, call.transform, labels, target - first, target_value,
+                                             true, call.statistics.entropy != nullptr, IsWeighted(call)},
+                                            sums);
 }
 
 template <class In>
 void WriteGeneralGradient(const Call &call, const GeneralRowState<Arithmetic<In>> &state, int64_t first, int64_t cols,
                           const In *logits, const Labels &labels, In *grad, void *label_grad) {
   const int64_t target = state.target < 0 ? -1 : state.target - first;
-  call.kernels.general->gradient[kDtypeOf<In>]({logits, cols, call.transform, labels, target, state.target_value,
-                                                IsWeighted(call), state.gradient, grad, label_grad});
+  call.kernels->general->gradient[kDtypeOf<In>]({logits, cols, call.transform, labels, target, state.target_value,
+                                                 IsWeighted(call), state.gradient, grad, label_grad});
   if (state.exact && grad != nullptr && target >= 0 && target < cols) {
     WriteExactTarget(call, state, grad + target);
   }
@@ -194,10 +191,9 @@ struct GeneralJob {
   const Call &call;
 
   bool Begin(int64_t row, Row &state) const {
-    const FpMode mode(Subnormals::kKeep);
     state.target = call.Target(row);
     if (call.IsIgnored(state.target)) {
-      WriteIgnoredRow<In>(call, row, [&] { return SumRow<In>(call, row, call.args.lse != nullptr); });
+      WriteIgnoredRow<In>(call, row, [&] { return SumRow<In>(call, row, call.statistics.lse != nullptr); });
       return false;
     }
     state.target_logit = state.target < 0 ? 0.0 : static_cast<double>(Widen(call.Logits<In>(row)[state.target]));
@@ -210,7 +206,6 @@ struct GeneralJob {
   }
 
   void Chunk(int pass, int64_t row, int64_t chunk, Row &state, GeneralSums &sums) const {
-    const FpMode mode(Subnormals::kKeep);
     const int64_t first = chunk * call.shape.chunk_cols;
     const int64_t cols = call.shape.ColsOf(chunk);
     const In *const logits = call.Logits<In>(row) + first;
@@ -219,21 +214,18 @@ struct GeneralJob {
       const int64_t target = state.target < 0 ? first - 1 : state.target;
       SumGeneralChunk(call, logits, first, cols, target, state.target_value, LabelsOf(call, row, first), &sums);
     } else if (call.WritesGradients() && state.fill == Fill::kCompute) {
-      In *const grad = call.args.grad == nullptr ? nullptr : call.Grad<In>(row) + first;
-      void *const label_grad = call.args.target_grad == nullptr
-                                   ? nullptr
-                                   : static_cast<char *>(call.TargetGrad(row)) + first * call.ProbsSize();
+      In *const grad = call.args.grad.data == nullptr ? nullptr : call.Grad<In>(row) + first;
+      void *const label_grad = call.LabelsAt(call.args.target_grad, row, first);
       WriteGeneralGradient(call, state, first, cols, logits, LabelsOf(call, row, first), grad, label_grad);
     }
   }
 
   void Between(int pass, int64_t row, Row &state, const GeneralSums *sums) const {
     if (pass != 0 || call.mode == Mode::kBackward) return;
-    const FpMode mode(Subnormals::kKeep);
     state.row = {};
     for (int64_t i = 0; i < call.shape.chunks; ++i) Merge<T>(sums[i], call.transform.Factor(), &state.row);
     FinishGeneralRow(call, row, state);
-    if (call.wants_statistics) WriteStatistics<In>(call, row, state.row, state.target);
+    if (call.plan.statistics) WriteStatistics<In>(call, row, state.row, state.target);
     if (call.mode == Mode::kForwardBackward) PrepareGeneralGradient(call, row, state);
   }
 
@@ -248,13 +240,14 @@ struct GeneralJob {
   }
 };
 
-// Lanes over positions: rows [first, end), tile after tile, each row added to its group's totals in order.
+static_assert(RowJob<GeneralJob<float>>);
+
+// Runs rows [first, end) with lanes over positions, tile after tile; each row is added to its group's totals in order.
 template <class In>
-XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row, Groups<Totals> &groups) {
+XENT_NOINLINE void RunPositions(const Call &call, int64_t first_row, int64_t end_row, Groups<Totals> &groups) {
   using T = Arithmetic<In>;
-  const FpMode mode(Subnormals::kKeep);
   const int64_t inner = call.Inner();
-  const auto &kernels = *call.kernels.general;
+  const GeneralKernels &kernels = *call.kernels->general;
   GeneralSums sums[kTile];
   GeneralGradient gradients[kTile];
   int64_t targets[kTile];
@@ -268,7 +261,7 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
     for (int64_t i = 0; i < count; ++i) {
       targets[i] = call.Target(first + i);
       const bool ignored = call.IsIgnored(targets[i]);
-      any = any || !ignored || call.options.stats_of_ignored != 0;
+      any = any || !ignored || call.statistics.of_ignored != 0;
       if (ignored) targets[i] = -1;
       target_values[i] = LabelOfTarget(call, targets[i]);
       target_logits[i] =
@@ -283,7 +276,7 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
                         targets,
                         target_values,
                         IsWeighted(call),
-                        call.args.entropy != nullptr};
+                        call.statistics.entropy != nullptr};
     if (call.mode != Mode::kBackward && any) kernels.tile_sums[kDtypeOf<In>](tile, sums);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = first + i;
@@ -299,7 +292,7 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
         RestoreGeneralRow(call, row, state.row);
       } else {
         FinishGeneralRow(call, row, state);
-        if (call.wants_statistics) WriteStatistics<In>(call, row, state.row, state.target);
+        if (call.plan.statistics) WriteStatistics<In>(call, row, state.row, state.target);
         groups.Of(row).Add({{static_cast<double>(state.loss), 0.0}, Wide{state.nll}});
       }
       if (call.WritesGradients()) {
@@ -322,12 +315,13 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
       });
     }
     if (!call.WritesGradients()) continue;
-    kernels.tile_gradient[kDtypeOf<In>]({tile, gradients, call.Grad<In>(first), inner, call.TargetGrad(first), inner});
+    kernels.tile_gradient[kDtypeOf<In>](
+        {tile, gradients, call.Grad<In>(first), inner, call.LabelsAt(call.args.target_grad, first, 0), inner});
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = first + i;
       if (fills[i] != Fill::kCompute) {
         call.FillGradients<In>(row, 0, call.shape.cols, fills[i] == Fill::kNan ? kNan : 0.0);
-      } else if (exact[i] && call.args.grad != nullptr) {
+      } else if (exact[i] && call.args.grad.data != nullptr) {
         GeneralRowState<T> state{};
         state.target_logit = target_logits[i];
         state.gradient = gradients[i];
@@ -337,12 +331,6 @@ XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row
       call.FillPadding<In>(row);
     }
   }
-}
-
-template <class In>
-bool RunTiledRows(const Call &call, const xent_exec &exec, Totals *totals) {
-  const auto run = [&](int64_t first, int64_t end, Groups<Totals> &groups) { RunTiles<In>(call, first, end, groups); };
-  return RunTiled(call.shape, exec, run, totals);
 }
 
 }  // namespace xent::internal

@@ -1,12 +1,14 @@
-// Rows with an index target and adjacent columns, in the arithmetic type: the exponentials are summed in one sweep, and
-// kept for the gradient where they can be.
+// The index path: rows with an index target and adjacent columns, in the arithmetic type. The exponentials are summed
+// in one sweep, and kept for the gradient where the plan has a place for them.
 #ifndef XENT_SRC_ROWS_INDEX_JOB_H_
 #define XENT_SRC_ROWS_INDEX_JOB_H_
 
 #include <cstdint>
 
 #include "rows/call.h"
-#include "rows/small_rows.h"
+#include "rows/row_gradient.h"
+#include "rows/run_rows.h"
+#include "rows/short_rows.h"
 #include "rows/statistics.h"
 
 namespace xent::internal {
@@ -26,11 +28,15 @@ struct IndexRow {
   T *exponentials;  // of the row, kept by the pass that sums them; null: they are computed again
 };
 
-// A chunk's sum, which chunk of the row it is of (two shards may share one), and its columns.
+// A chunk of a row or, in a slice of a vocabulary, a part of one.
+struct Piece {
+  int64_t chunk;
+  int64_t first;  // column in the row
+  int64_t cols;
+};
 struct IndexPiece {
   const ChunkSum *sum;
-  int64_t chunk;
-  int64_t first, cols;
+  Piece piece;
 };
 
 // kSpreadScale times the sum over c != t of lse - z_c: per chunk the differences to its pivot, and the pivot's own.
@@ -52,11 +58,11 @@ Number<T> OthersLoss(const IndexRow<T> &state, int64_t cols, int64_t pieces, con
   }
   N total{};
   for (int64_t i = 0; i < pieces; ++i) {
-    const IndexPiece piece = piece_of(i);
+    const auto [sum_of_piece, piece] = piece_of(i);
     const bool has_target = state.target >= piece.first && state.target < piece.first + piece.cols;
     const double others = static_cast<double>(piece.cols - has_target);
-    const N below = Scale(Add(Subtract(near, N{piece.sum->pivot}), rest), scale);
-    total = AddOrOverflow(total, AddOrOverflow(ToNumber<T>(piece.sum->spread), Multiply(below, N{others})));
+    const N below = Scale(Add(Subtract(near, N{sum_of_piece->pivot}), rest), scale);
+    total = AddOrOverflow(total, AddOrOverflow(ToNumber<T>(sum_of_piece->spread), Multiply(below, N{others})));
   }
   return total;
 }
@@ -70,7 +76,7 @@ void FinishIndexRow(const Call &call, int64_t row, int64_t pieces, const PieceOf
     const IndexPiece piece = piece_of(i);
     if (piece.sum->special != Special::kNone) state.nan = true;
     if (piece.sum->kind == Reference::kLogit) {
-      state.logit_chunks = static_cast<uint16_t>(state.logit_chunks | 1u << piece.chunk);
+      state.logit_chunks = static_cast<uint16_t>(state.logit_chunks | 1u << piece.piece.chunk);
     }
   }
   if (!state.nan) {
@@ -85,11 +91,11 @@ void FinishIndexRow(const Call &call, int64_t row, int64_t pieces, const PieceOf
   if (!state.nan) {
     const N nll = state.target_term.IsZero() ? N{kInfinity} : NegativeLogLikelihood(state.others, state.target_term);
     state.nll = nll;
-    if (call.args.logprobs != nullptr) log_probability = T{0} - RoundTo<T>(nll);
+    if (call.statistics.logprobs != nullptr) log_probability = T{0} - RoundTo<T>(nll);
     const double lambda = call.options.z_loss;
     const bool smoothed = call.shares.other != 0.0;
     N wide_lse{};
-    if (call.args.lse != nullptr || lambda != 0.0) {
+    if (call.statistics.lse != nullptr || lambda != 0.0) {
       wide_lse = state.others.IsZero() ? N{state.target_logit} : LogOfSum(Merge<T>(state.others, state.target_term));
       lse = RoundTo<T>(wide_lse);
     }
@@ -105,11 +111,11 @@ void FinishIndexRow(const Call &call, int64_t row, int64_t pieces, const PieceOf
     }
     state.loss = RoundTo<T>(Scale(Weighted(loss, call.RowWeight(row)), -scale));
   }
-  Call::Write(call.args.losses, row, state.loss);
-  Call::Write(call.args.lse, row, lse);
-  Call::Write(call.args.logprobs, row, log_probability);
+  Call::Write(call.args.row_losses, row, state.loss);
+  Call::Write(call.statistics.lse, row, lse);
+  Call::Write(call.statistics.logprobs, row, log_probability);
   if (call.args.records != nullptr) {
-    Record record = Record::Make(call.args.dtype, state.nan ? Record::kNanRow : Record::kLive);
+    Record record = Record::Make(call.args.logits.dtype, state.nan ? Record::kNanRow : Record::kLive, Record::kIndex);
     if (!state.nan) {
       record.index.logit_chunks = state.logit_chunks;
       record.Set(0, state.others);
@@ -157,26 +163,28 @@ void PrepareIndexGradient(const Call &call, int64_t row, IndexRow<T> &state) {
   }
 }
 
-// The gradient of `cols` columns, a chunk or a part of one, but for the target's: `first` is the first one's column in
-// the row. What is left to do is scaling kept exponentials.
+// Writes the gradient of a piece but for the target's column; `sum` is null in backward. What is merely scaling kept
+// exponentials is not done, but returned.
 template <class In>
 ScaleTask WriteIndexGradient(const Call &call, const IndexRow<Arithmetic<In>> &state, const ChunkSum *sum,
-                             int64_t chunk, int64_t first, int64_t cols, const In *logits, In *grad) {
+                             const Piece &piece, const In *logits, In *grad) {
   if (state.fill != Fill::kCompute) {
-    FillRow(grad, cols, state.fill == Fill::kNan ? kNan : 0.0);
+    FillRow(grad, piece.cols, state.fill == Fill::kNan ? kNan : 0.0);
     return {};
   }
   if (state.exponentials != nullptr) {
-    return GradientFromExponentials(state.gradient, *sum, state.exponentials + first, grad, cols);
+    ScaleTask task = GradientFromExponentials(state.gradient, *sum, state.exponentials + piece.first, grad, piece.cols);
+    task.stream = call.plan.stream && task.exponentials != task.out;
+    return task;
   }
   Reference kind = Reference::kExponent;
   double origin = 0.0;
-  if ((state.logit_chunks >> chunk & 1) != 0) {
+  if ((state.logit_chunks >> piece.chunk & 1) != 0) {
     kind = Reference::kLogit;
-    origin = sum != nullptr ? sum->reference
-                            : call.kernels.sum->maximum[kDtypeOf<In>](logits, cols, state.target - first).max;
+    const int64_t target = state.target - piece.first;
+    origin = sum != nullptr ? sum->reference : call.kernels->sum->maximum[kDtypeOf<In>](logits, piece.cols, target).max;
   }
-  GradientFromLogits(*call.kernels.write, state.gradient, kind, origin, logits, grad, cols, call.streams);
+  GradientFromLogits(*call.kernels->write, state.gradient, {kind, origin, call.plan.stream}, logits, grad, piece.cols);
   return {};
 }
 template <class In>
@@ -194,8 +202,14 @@ void SumIndexChunk(const Call &call, double target_logit, int64_t target, const 
   // The target's logit is a good guess for its own chunk; for another one it may be far off, and shards of the
   // vocabulary would not know it there.
   const bool usable = target >= 0 && target < cols && z >= -Format<T>::kLimit && z <= Format<T>::kLimit;
-  call.kernels.sum->exp_sum[kDtypeOf<In>](
-      {logits, cols, target, usable ? RoundedLog2(z) : kNan, exponentials, call.shares.other != 0.0, meanwhile}, sum);
+  call.kernels->sum->exp_sum[kDtypeOf<In>]({.logits = logits,
+                                            .cols = cols,
+                                            .target = target,
+                                            .first_reference = usable ? RoundedLog2(z) : kNan,
+                                            .exponentials = exponentials,
+                                            .spread = call.shares.other != 0.0,
+                                            .meanwhile = meanwhile},
+                                           sum);
 }
 
 template <class In>
@@ -217,95 +231,94 @@ struct IndexJob {
     state.target_logit = static_cast<double>(Widen(call.Logits<In>(row)[state.target]));
     if (row + 1 < call.shape.rows) PrefetchTarget(row + 1);
     if constexpr (kKeepsExponentials<In>) {
-      if (call.mode == Mode::kForwardBackward) state.exponentials = call.Grad<In>(row);
+      if (call.plan.keep != Keep::kNowhere) state.exponentials = call.Grad<In>(row);
     }
     if (call.mode == Mode::kBackward) {
       RestoreIndexRow(call, row, state);
       PrepareIndexGradient(call, row, state);
     } else {
       state.nan = !(state.target_logit < kInfinity);
-      if (call.wants_statistics) Describe(row, state.target);
+      if (call.plan.statistics) Look(row, state.target);
     }
     return true;
   }
-  // Its logit is needed first, and lies anywhere; of an ignored row the address may be anything, hence an integer.
+  // Asks for the next row's target logit, which is needed first and lies anywhere. Of an ignored row the address may be
+  // anything, hence an integer.
   void PrefetchTarget(int64_t row) const {
     const auto column = static_cast<uintptr_t>(call.Target(row));
     __builtin_prefetch(
         reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(call.Logits<In>(row)) + column * sizeof(In)));
   }
-  // Not inline: their frames are not to lie below those of the kernels.
+  // Statistics keep subnormal logits apart, which the sums of this path flush: the one place where a task changes its
+  // mode. Not inline: the frames of these two are not to lie below those of the kernels.
   XENT_NOINLINE void Ignore(int64_t row) const {
-    WriteIgnoredRow<In>(call, row, [&] { return SumRow<In>(call, row, call.args.lse != nullptr); });
+    const auto sum_row = [&] { return SumRow<In>(call, row, call.statistics.lse != nullptr); };
+    if (call.statistics.of_ignored == 0) return WriteIgnoredRow<In>(call, row, sum_row);
+    const FpMode mode(Subnormals::kKeep);
+    WriteIgnoredRow<In>(call, row, sum_row);
   }
-  XENT_NOINLINE void Describe(int64_t row, int64_t target) const {
-    WriteStatistics<In>(call, row, SumRow<In>(call, row), target);
+  XENT_NOINLINE void Look(int64_t row, int64_t target) const {
+    const FpMode mode(Subnormals::kKeep);
+    WriteStatistics<In>(call, row, SumRow<In>(call, row, false), target);
   }
 
   XENT_NOINLINE void Chunk(int pass, int64_t row, int64_t chunk, Row &state, ChunkSum &sum) const {
     if (pass == 0) return Sum(row, chunk, state, nullptr, &sum);
-    Rewrite(row, chunk, state, sum, [&](const ScaleTask &task) { call.kernels.write->scale[kDtypeOf<In>](task); });
+    const ScaleTask task = Rewrite(row, chunk, state, sum);
+    if (task.cols > 0) call.kernels->write->scale[kDtypeOf<In>](task);
+    Rewritten(row, chunk, state);
   }
 
-  // The first pass over a chunk, and meanwhile the last part of another row's second one.
   void Sum(int64_t row, int64_t chunk, const Row &state, const ScaleTask *meanwhile, ChunkSum *sum) const {
     const RowShape &shape = call.shape;
     const int64_t first = chunk * shape.chunk_cols;
     if (call.mode == Mode::kBackward || state.nan) {
-      if (meanwhile != nullptr) call.kernels.write->scale[kDtypeOf<In>](*meanwhile);
+      if (meanwhile != nullptr) call.kernels->write->scale[kDtypeOf<In>](*meanwhile);
       return;
     }
     T *const exponentials = state.exponentials == nullptr ? nullptr : state.exponentials + first;
     SumIndexChunk(call, state.target_logit, state.target - first, call.Logits<In>(row) + first, shape.ColsOf(chunk),
                   exponentials, sum, meanwhile);
   }
-  // The second pass; scale(task) does its last part, where there is one.
-  template <class ScaleOne>
-  void Rewrite(int64_t row, int64_t chunk, const Row &state, const ChunkSum &sum, const ScaleOne &scale) const {
-    if (call.args.grad == nullptr) return scale(ScaleTask{});
-    const RowShape &shape = call.shape;
-    const int64_t first = chunk * shape.chunk_cols;
-    const int64_t cols = shape.ColsOf(chunk);
-    In *const grad = call.Grad<In>(row) + first;
-    ScaleTask task = WriteIndexGradient(call, state, call.mode == Mode::kForwardBackward ? &sum : nullptr, chunk, first,
-                                        cols, call.Logits<In>(row) + first, grad);
-    task.stream = call.streams && task.exponentials != task.out;
-    scale(task);
-    WriteTargetGradient(state, first, cols, grad);
+  ScaleTask Rewrite(int64_t row, int64_t chunk, const Row &state, const ChunkSum &sum) const {
+    if (call.args.grad.data == nullptr) return {};
+    const int64_t first = chunk * call.shape.chunk_cols;
+    const ChunkSum *const known = call.mode == Mode::kForwardBackward ? &sum : nullptr;
+    return WriteIndexGradient(call, state, known, {chunk, first, call.shape.ColsOf(chunk)},
+                              call.Logits<In>(row) + first, call.Grad<In>(row) + first);
   }
-
-  // Rows so short that many are done at once; false: these are not.
-  bool RunSmall(int64_t first, int64_t end, Groups<Totals> &groups) const {
-    Factor g{};
-    if (!TakesSmallRows<In>(call, &g)) return false;
-    RunSmallRows<In>(*this, g, first, end, groups);
-    return true;
+  void Rewritten(int64_t row, int64_t chunk, const Row &state) const {
+    if (call.args.grad.data == nullptr) return;
+    const int64_t first = chunk * call.shape.chunk_cols;
+    WriteTargetGradient(state, first, call.shape.ColsOf(chunk), call.Grad<In>(row) + first);
   }
-  bool Streams() const { return call.streams; }
-  // Whether rows are worked on such that one's second pass runs beside the next one's first.
-  bool Overlaps() const { return call.mode == Mode::kForwardBackward && call.args.grad != nullptr; }
-  const Workspace &workspace() const { return call.workspace; }
-  // Another place for a row's exponentials, if it is one. In place they need none.
+  void RunShortRows(int64_t first, int64_t end, Groups<Totals> &groups) const {
+    RunShortRowsOf<In>(*this, first, end, groups);
+  }
+  // Without a slot the place that Begin has found remains.
   void KeepIn(void *slot, Row &state) const {
-    if (slot != nullptr && (!kKeepsExponentials<In> || !call.InPlace())) state.exponentials = static_cast<T *>(slot);
+    if (slot != nullptr) state.exponentials = static_cast<T *>(slot);
   }
 
-  // Neither is inline, for the same reason.
+  // Not inline, for the same reason.
   XENT_NOINLINE void Between(int pass, int64_t row, Row &state, const ChunkSum *sums) const {
     if (pass != 0 || call.mode == Mode::kBackward) return;
     const RowShape &shape = call.shape;
     FinishIndexRow(
         call, row, shape.chunks,
-        [&](int64_t i) -> IndexPiece { return {&sums[i], i, i * shape.chunk_cols, shape.ColsOf(i)}; }, state);
+        [&](int64_t i) -> IndexPiece { return {&sums[i], {i, i * shape.chunk_cols, shape.ColsOf(i)}}; }, state);
     if (call.mode == Mode::kForwardBackward) PrepareIndexGradient(call, row, state);
   }
 
   XENT_NOINLINE void End(int64_t row, const Row &state, Totals &totals) const {
     if (call.WritesGradients()) call.FillPadding<In>(row);
-    if (call.mode != Mode::kBackward)
-      totals.Add({{static_cast<double>(state.loss), 0.0}, call.args.perplexity != nullptr ? Wide{state.nll} : Wide{}});
+    if (call.mode != Mode::kBackward) {
+      const bool wants_nll = call.statistics.perplexity != nullptr;
+      totals.Add({{static_cast<double>(state.loss), 0.0}, wants_nll ? Wide{state.nll} : Wide{}});
+    }
   }
 };
+static_assert(OverlappingJob<IndexJob<float>> && ShortRowsJob<IndexJob<float>>);
 
 }  // namespace xent::internal
 #endif  // XENT_SRC_ROWS_INDEX_JOB_H_

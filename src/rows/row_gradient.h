@@ -55,9 +55,9 @@ void FillWithoutProbability(const RowGradient<Arithmetic<In>> &row, In *out, int
   FillRow(out, cols, zero ? 0.0 : internal::Scale(-row.shift, row.lift));
 }
 
-// What turns a chunk's exponentials into its gradient; where none of them counts and all get the same number but 0,
-// that is done at once. (Zeros are the exponentials times 0: they are written as everything is, streamed or beside
-// other work.)
+// Returns what turns a chunk's exponentials into its gradient. Where none of them counts and all columns get one number
+// other than 0, it writes that number and returns an empty task. (Zeros are the exponentials times 0: they are written
+// as everything is, streamed or beside other work.)
 template <class In>
 ScaleTask GradientFromExponentials(const RowGradient<Arithmetic<In>> &row, const ChunkSum &chunk,
                                    Arithmetic<In> *exponentials, In *out, int64_t cols) {
@@ -86,27 +86,36 @@ ScaleTask GradientFromExponentials(const RowGradient<Arithmetic<In>> &row, const
   return task;
 }
 
+// How the exponentials of a chunk are computed again, and whether their gradient is stored past the caches.
+struct Again {
+  Reference kind;
+  double origin;  // kLogit: the chunk's maximum
+  bool stream;
+};
+
+// Writes the gradient of a chunk from its logits.
 template <class In>
-void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithmetic<In>> &row, Reference kind,
-                        double origin, const In *logits, In *out, int64_t cols, bool stream = false) {
+void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithmetic<In>> &row, const Again &again,
+                        const In *logits, In *out, int64_t cols) {
   using T = Arithmetic<In>;
   using F = Format<T>;
-  if (kind == Reference::kExponent && row.total.logit) return FillWithoutProbability(row, out, cols);
+  if (again.kind == Reference::kExponent && row.total.logit) return FillWithoutProbability(row, out, cols);
   // Relative to the row's own reference; it is raised where the factor would come too near the smallest normal number.
-  const double reference = kind == Reference::kExponent ? row.total.reference : 0.0;
-  const Factor factor = FactorOf<T>(row.g, row.total, kind, kind == Reference::kExponent ? reference : origin);
+  const double reference = again.kind == Reference::kExponent ? row.total.reference : 0.0;
+  const Factor factor =
+      FactorOf<T>(row.g, row.total, again.kind, again.kind == Reference::kExponent ? reference : again.origin);
   const int64_t exponent = factor.exponent - F::kBias;
   const int64_t raise = std::clamp<int64_t>(F::kSafeExponent - exponent, 0, F::kBias);
   if (factor.mantissa == 0.0 || exponent + raise < F::kMinExponent) return FillWithoutProbability(row, out, cols);
   const double scale = internal::Scale(factor.mantissa, exponent + raise);
-  kernels.gradient[kDtypeOf<In>]({logits,
-                                  out,
-                                  cols,
-                                  kind,
-                                  reference + static_cast<double>(raise),
-                                  origin,
-                                  {scale, row.shift, row.threshold, row.lift},
-                                  stream});
+  kernels.gradient[kDtypeOf<In>]({.logits = logits,
+                                  .gradient = out,
+                                  .cols = cols,
+                                  .kind = again.kind,
+                                  .reference = reference + static_cast<double>(raise),
+                                  .origin = again.origin,
+                                  .map = {scale, row.shift, row.threshold, row.lift},
+                                  .stream = again.stream});
 }
 
 }  // namespace xent::internal

@@ -1,0 +1,102 @@
+// Reading the caller's structs, of this version or of another: docs/abi.md.
+#ifndef XENT_SRC_API_READ_STRUCT_H_
+#define XENT_SRC_API_READ_STRUCT_H_
+
+#include <cstddef>
+#include <cstring>
+
+#include "api/check.h"
+#include "xent/xent.h"
+
+namespace xent::internal {
+
+// Of each struct: the sizes that it has had in releases, oldest first, the last one today's, and the defaults of its
+// members. A released size never leaves its list.
+template <class S>
+struct Border;
+template <>
+struct Border<xent_error> {
+  static constexpr size_t kSizes[] = {256};
+};
+template <>
+struct Border<xent_exec> {
+  static constexpr size_t kSizes[] = {32};
+  static constexpr xent_exec kDefaults = XENT_EXEC_INIT;
+};
+template <>
+struct Border<xent_cross_entropy_options> {
+  static constexpr size_t kSizes[] = {80};
+  static constexpr xent_cross_entropy_options kDefaults = XENT_CROSS_ENTROPY_OPTIONS_INIT;
+};
+template <>
+struct Border<xent_statistics> {
+  static constexpr size_t kSizes[] = {128};
+  static constexpr xent_statistics kDefaults = XENT_STATISTICS_INIT;
+};
+template <>
+struct Border<xent_cross_entropy> {
+  static constexpr size_t kSizes[] = {232};
+  static constexpr xent_cross_entropy kDefaults = XENT_CROSS_ENTROPY_INIT;
+};
+template <>
+struct Border<xent_stored_losses> {
+  static constexpr size_t kSizes[] = {80};
+  static constexpr xent_stored_losses kDefaults = XENT_STORED_LOSSES_INIT;
+};
+template <>
+struct Border<xent_shard> {
+  static constexpr size_t kSizes[] = {24};
+  static constexpr xent_shard kDefaults = XENT_SHARD_INIT;
+};
+template <>
+struct Border<xent_divergence_options> {
+  static constexpr size_t kSizes[] = {56};
+  static constexpr xent_divergence_options kDefaults = XENT_DIVERGENCE_OPTIONS_INIT;
+};
+template <>
+struct Border<xent_divergence> {
+  static constexpr size_t kSizes[] = {152};
+  static constexpr xent_divergence kDefaults = XENT_DIVERGENCE_INIT;
+};
+template <>
+struct Border<xent_binary_cross_entropy_options> {
+  static constexpr size_t kSizes[] = {48};
+  static constexpr xent_binary_cross_entropy_options kDefaults = XENT_BINARY_CROSS_ENTROPY_OPTIONS_INIT;
+};
+template <>
+struct Border<xent_binary_cross_entropy> {
+  static constexpr size_t kSizes[] = {232};
+  static constexpr xent_binary_cross_entropy kDefaults = XENT_BINARY_CROSS_ENTROPY_INIT;
+};
+
+// Refuses a struct_size that no release had, unless it is larger than today's and all bytes past today's are zero.
+xent_status CheckStructSize(const void *given, const size_t *sizes, size_t count, const char *name, xent_error *error);
+
+// Copies a caller's struct; what an older one lacks gets its default. Nothing is cleared that is then overwritten: in a
+// call of one small row that shows.
+template <class S, class Of = Border<S>>
+xent_status ReadStruct(const S *given, const char *name, S *copy, xent_error *error) {
+  constexpr size_t kCount = sizeof(Of::kSizes) / sizeof(Of::kSizes[0]);
+  static_assert(Of::kSizes[kCount - 1] == sizeof(S), "add today's size to the list; keep the older ones");
+  if (given == nullptr) return Invalid(error, "%s is NULL", name);
+  const size_t size = given->struct_size;
+  if (size != sizeof(S)) XENT_RETURN_IF_ERROR(CheckStructSize(given, Of::kSizes, kCount, name, error));
+  if (size < sizeof(S)) {
+    *copy = Of::kDefaults;
+    std::memcpy(static_cast<void *>(copy), given, size);
+  } else {
+    std::memcpy(static_cast<void *>(copy), given, sizeof(S));
+  }
+  copy->struct_size = sizeof(S);
+  return XENT_OK;
+}
+// The same of a struct that may be NULL: its defaults.
+template <class S>
+xent_status ReadStructOrDefaults(const S *given, const char *name, S *copy, xent_error *error) {
+  if (given != nullptr) return ReadStruct(given, name, copy, error);
+  *copy = Border<S>::kDefaults;
+  return XENT_OK;
+}
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_API_READ_STRUCT_H_

@@ -1,0 +1,298 @@
+#include "rows/divergence.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "rows/run_rows.h"
+
+namespace xent::internal {
+namespace {
+
+struct Extremes {
+  double max = -kInfinity;
+  int64_t argmax = -1;
+  bool nan = false;  // NaN or +inf
+
+  Extremes() = default;
+  explicit Extremes(const GeneralSums &sums)
+      : max(sums.max), argmax(sums.argmax), nan(sums.special != Special::kNone) {}
+
+  // Columns to the right of those seen so far.
+  void Merge(const Extremes &next) {
+    nan = nan || next.nan;
+    if (next.argmax < 0 || (argmax >= 0 && next.max <= max)) return;
+    max = next.max;
+    argmax = next.argmax;
+  }
+  bool IsNan() const { return nan || argmax < 0; }
+};
+
+template <class T>
+struct DivergenceState {
+  using N = Number<T>;
+  bool nan;
+  N totals[2];  // of the exponentials
+  N loss;
+  T stored;
+  Fill fill;
+};
+
+// sum / total, infinite where the sum is; no part of it overflows before.
+double MeanOf(double sum, double total) { return sum / total; }
+Wide MeanOf(Wide sum, Wide total) {
+  constexpr double kHuge = 0x1p900;
+  if (!IsFinite(sum.hi)) return {sum.hi, 0.0};
+  if (sum.hi <= kHuge && sum.hi >= -kHuge) return Divide(sum, total);
+  return Scale(Divide(Scale(sum, -200), total), 200);
+}
+
+void AddSums(const DivergenceSums &chunk, DivergenceSums *row) {
+  for (int side = 0; side < 2; ++side) row->sides[side] = Add(row->sides[side], chunk.sides[side]);
+  row->cross = AddOrOverflow(row->cross, chunk.cross);
+}
+
+template <class T>
+void SetExtremes(const Extremes *extremes, DivergenceRow *row, DivergenceState<T> *state) {
+  state->nan = extremes[kStudent].IsNan() || extremes[kTeacher].IsNan();
+  for (int side = 0; side < 2; ++side) {
+    row->max[side] = extremes[side].max;
+    row->argmax[side] = static_cast<double>(extremes[side].argmax);
+  }
+}
+
+template <class T>
+void FinishSums(const DivergenceCall &call, const DivergenceSums &sums, DivergenceRow *row, DivergenceState<T> *state) {
+  using N = Number<T>;
+  N logs[2];
+  for (int side = 0; side < 2; ++side) {
+    const N others = ToNumber<T>(sums.sides[side]);
+    logs[side] = Log1p(others);
+    state->totals[side] = Add(others, N{1.0});
+  }
+  const bool reverse = call.Kind() == DivergenceKind::kReverseKl;
+  const N cross = MeanOf(ToNumber<T>(sums.cross), state->totals[reverse ? kStudent : kTeacher]);
+  N rest = logs[kStudent];
+  if (call.Kind() != DivergenceKind::kCrossEntropy) rest = Subtract(rest, logs[kTeacher]);
+  if (reverse) rest = Subtract(N{}, rest);
+  state->loss = AddOrOverflow(cross, rest);
+  row->log_ratio = Value(Subtract(logs[kTeacher], logs[kStudent]));
+  row->mean = Wide{cross};  // of a - b; what of a reverse KL's logarithms is the same in all columns cancels
+}
+
+template <class T>
+void FinishJensenShannon(const DivergenceCall &call, const DivergenceSums &sums, DivergenceRow *row,
+                         DivergenceState<T> *state) {
+  using N = Number<T>;
+  const N student = MeanOf(ToNumber<T>(sums.sides[kStudent]), state->totals[kStudent]);
+  const N teacher = MeanOf(ToNumber<T>(sums.sides[kTeacher]), state->totals[kTeacher]);
+  state->loss =
+      AddOrOverflow(MultiplyAny(teacher, N{call.options.beta}), MultiplyAny(student, N{1.0 - call.options.beta}));
+  row->mean = Wide{student};
+}
+
+// Writes the loss, and prepares the gradient.
+template <class T>
+void FinishRow(const DivergenceCall &call, int64_t index, DivergenceRow *row, DivergenceState<T> *state) {
+  using N = Number<T>;
+  const double weight = call.RowWeight(index);
+  if (Value(state->loss) < 0.0) state->loss = N{};  // by rounding alone
+  state->stored = state->nan ? static_cast<T>(kNan) : RoundTo<T>(Weighted(state->loss, weight));
+  Call::Write(call.args.row_losses, index, state->stored);
+  if (call.mode == Mode::kForward) return;
+  const bool no_number = call.Kind() == DivergenceKind::kReverseKl && Value(state->loss) == kInfinity && weight != 0.0;
+  const double u = UpstreamOf(call.args.upstream, call.IsWide(), index);
+  Factor g;
+  state->fill = FillOf(call.denominator, u, weight, state->nan || no_number, &g);
+  if (state->fill != Fill::kCompute) return;
+  // The same over T, with its rounding errors.
+  const Factor upstream = Decompose(u), r = Decompose(weight), t = Decompose(call.options.temperature);
+  const double share = call.HasSecondSums() ? 1.0 - call.options.beta : 1.0;
+  const N divisor = Multiply(N{call.denominator.mantissa}, N{t.mantissa});
+  const N product = Multiply(Multiply(N{upstream.mantissa}, N{r.mantissa}), N{share});
+  const int64_t exponent = upstream.exponent + r.exponent - call.denominator.exponent - t.exponent;
+  for (int side = 0; side < 2; ++side) {
+    row->factor[side] = Wide{Divide(product, Multiply(divisor, state->totals[side]))};
+  }
+  // v is 0 or at least 2^-1022: past 2^2046 everything is infinite.
+  constexpr int64_t kLargest = 2046;
+  row->scale[0] = exponent > kLargest ? kInfinity : PowerOfTwo(exponent / 2);
+  row->scale[1] = exponent > kLargest ? 1.0 : PowerOfTwo(exponent - exponent / 2);
+}
+
+template <class T>
+void EndRow(const DivergenceCall &call, int64_t row, const DivergenceState<T> &state) {
+  if (call.mode == Mode::kForward) return;
+  if (state.fill != Fill::kCompute) {
+    call.FillGradient(row, 0, call.shape.cols, state.fill == Fill::kNan ? kNan : 0.0);
+  }
+  call.FillGradient(row, call.shape.cols, call.args.cols, 0.0);
+}
+
+// Lanes over the columns of a row.
+template <class T>
+struct DivergenceJob {
+  static constexpr int kPasses = 4;  // maxima, sums, those of Jensen-Shannon, gradient
+  struct alignas(64) Part {
+    Extremes extremes[2];
+    DivergenceSums sums;
+  };
+  using Sums = Totals;
+  struct Row {
+    DivergenceRow row;
+    DivergenceState<T> state;
+  };
+
+  const DivergenceCall &call;
+
+  bool Begin(int64_t /*row*/, Row & /*state*/) const { return true; }
+
+  void Chunk(int pass, int64_t row, int64_t chunk, Row &state, Part &part) const {
+    const int64_t first = chunk * call.shape.chunk_cols;
+    const int64_t cols = call.shape.ColsOf(chunk);
+    if (pass == 0) {
+      for (int side = 0; side < 2; ++side) {
+        GeneralSums seen;
+        call.kernels->general->sums[call.MatrixOf(side).dtype]({.logits = call.Logits(side, row, first),
+                                                                .cols = cols,
+                                                                .first = first,
+                                                                .transform = {},
+                                                                .labels = {},
+                                                                .target = -1,
+                                                                .target_value = {},
+                                                                .sums = false,
+                                                                .entropy = false,
+                                                                .weighted = false},
+                                                               &seen);
+        part.extremes[side] = Extremes(seen);
+      }
+      return;
+    }
+    if (state.state.nan) return;
+    const auto &kernels = *call.kernels->divergence;
+    const DivergenceTask task = call.Task(row, first, cols, 0, &state.row);
+    if (pass == 1) kernels.sums[call.IsWide()](task, &part.sums);
+    if (pass == 2 && call.HasSecondSums()) kernels.jensen_shannon[call.IsWide()](task, &part.sums);
+    if (pass == 3 && call.mode != Mode::kForward && state.state.fill == Fill::kCompute) {
+      kernels.gradient[call.IsWide()](task);
+    }
+  }
+
+  void Between(int pass, int64_t row, Row &state, const Part *parts) const {
+    if (pass == 0) {
+      Extremes extremes[2];
+      for (int64_t i = 0; i < call.shape.chunks; ++i) {
+        for (int side = 0; side < 2; ++side) extremes[side].Merge(parts[i].extremes[side]);
+      }
+      SetExtremes(extremes, &state.row, &state.state);
+    } else if (pass < 3) {
+      DivergenceSums sums;
+      for (int64_t i = 0; i < call.shape.chunks; ++i) AddSums(parts[i].sums, &sums);
+      if (pass == 1 && !state.state.nan) FinishSums(call, sums, &state.row, &state.state);
+      if (pass == 2 && !state.state.nan && call.HasSecondSums())
+        FinishJensenShannon(call, sums, &state.row, &state.state);
+      if (pass == 2) FinishRow(call, row, &state.row, &state.state);
+    }
+  }
+
+  void End(int64_t row, const Row &state, Totals &totals) const {
+    EndRow(call, row, state.state);
+    totals.Add({{static_cast<double>(state.state.stored), 0.0}, {}});
+  }
+};
+
+static_assert(RowJob<DivergenceJob<float>>);
+
+// Finds the maxima of adjacent positions.
+XENT_NOINLINE void TileExtremes(const DivergenceCall &call, int64_t row, int64_t count, Extremes (*out)[2]) {
+  GeneralSums seen[kLanes];
+  for (int side = 0; side < 2; ++side) {
+    TileTask task{};
+    task.logits = call.Logits(side, row, 0);
+    task.cols = call.shape.cols;
+    task.stride = call.Inner();
+    task.count = count;
+    task.sums = false;
+    call.kernels->general->tile_sums[call.MatrixOf(side).dtype](task, seen);
+    for (int64_t i = 0; i < count; ++i) out[i][side] = Extremes(seen[i]);
+  }
+}
+
+template <class T>
+XENT_NOINLINE void RunTile(const DivergenceCall &call, int64_t first, int64_t count, const Extremes (*extremes)[2],
+                           Groups<Totals> &groups) {
+  const auto &kernels = *call.kernels->divergence;
+  DivergenceState<T> states[kLanes] = {};
+  DivergenceRow rows[kLanes];
+  DivergenceSums sums[kLanes];
+  const DivergenceTask task = call.Task(first, 0, call.shape.cols, count, rows);
+  for (int64_t i = 0; i < count; ++i) SetExtremes(extremes[i], &rows[i], &states[i]);
+  kernels.sums[call.IsWide()](task, sums);
+  for (int64_t i = 0; i < count; ++i) {
+    if (!states[i].nan) FinishSums(call, sums[i], &rows[i], &states[i]);
+  }
+  if (call.HasSecondSums()) {
+    kernels.jensen_shannon[call.IsWide()](task, sums);
+    for (int64_t i = 0; i < count; ++i) {
+      if (!states[i].nan) FinishJensenShannon(call, sums[i], &rows[i], &states[i]);
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    FinishRow(call, first + i, &rows[i], &states[i]);
+    groups.Of(first + i).Add({{static_cast<double>(states[i].stored), 0.0}, {}});
+  }
+  if (call.mode == Mode::kForward) return;
+  kernels.gradient[call.IsWide()](task);
+  for (int64_t i = 0; i < count; ++i) EndRow(call, first + i, states[i]);
+}
+
+// Runs rows [first, end) with lanes over positions, tile after tile; each row is added to its group's totals in order.
+// Maxima and sums have frames of their own, so that their scratch is not there at once.
+template <class T>
+XENT_NOINLINE void RunTiles(const DivergenceCall &call, int64_t first_row, int64_t end_row, Groups<Totals> &groups) {
+  const int64_t inner = call.Inner();
+  for (int64_t first = first_row, count; first < end_row; first += count) {
+    count = std::min({kLanes, end_row - first, inner - first % inner});
+    Extremes extremes[kLanes][2];
+    TileExtremes(call, first, count, extremes);
+    RunTile<T>(call, first, count, extremes, groups);
+  }
+}
+
+template <class T>
+XENT_NOINLINE bool Run(const DivergenceCall &call, Totals *totals) {
+  if (call.plan.path != Path::kPositions) {
+    return RunRows(DivergenceJob<T>{call}, call.plan, call.shape, Workspace(), call.exec, totals);
+  }
+  const auto run = [&](int64_t first, int64_t end, Groups<Totals> &groups) { RunTiles<T>(call, first, end, groups); };
+  return RunGroups<Totals>(call.plan, call.shape, call.exec, run, totals);
+}
+
+// Returns 1/T over kDivergenceShrink, at most the largest number.
+Wide InverseTemperature(double temperature) {
+  const Factor t = Decompose(temperature);
+  const Wide inverse = Scale(Divide({1.0 / kDivergenceShrink, 0.0}, {t.mantissa, 0.0}), -t.exponent);
+  return IsFinite(inverse.hi) ? inverse : Wide{std::numeric_limits<double>::max(), 0.0};
+}
+
+}  // namespace
+
+void DivergenceCall::Prepare() {
+  kernels = &ActiveKernels();
+  shape = RowShape(args.rows, options.valid_cols);
+  denominator = Denominator(options.reduction, static_cast<double>(args.rows));
+  factor = InverseTemperature(options.temperature);
+  plan = MakePlan(*this);
+}
+
+bool RunDivergence(DivergenceCall *call) {
+  const FpMode mode(Subnormals::kFlush);
+  call->Prepare();
+  Totals totals;
+  const bool complete = call->IsWide() ? Run<double>(*call, &totals) : Run<float>(*call, &totals);
+  if (complete && call->args.reduced_loss != nullptr) {
+    WriteReduced(call->args.reduced_loss, call->IsWide(), totals.loss, call->options.reduction, call->denominator);
+  }
+  return complete;
+}
+
+}  // namespace xent::internal

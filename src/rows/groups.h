@@ -1,0 +1,101 @@
+// Sums over the rows of a call: added in row order within groups, and the groups in order, so that they depend neither
+// on tasks nor on threads.
+#ifndef XENT_SRC_ROWS_GROUPS_H_
+#define XENT_SRC_ROWS_GROUPS_H_
+
+#include <cstdint>
+
+#include "numbers/wide.h"
+#include "parallel/parallel.h"
+
+namespace xent::internal {
+
+// Of row losses and of negative log-likelihoods. A slot is what is kept of a group's.
+struct Totals {
+  Wide loss;
+  Wide nll;
+
+  [[gnu::always_inline]] void Add(const Totals &other) {
+    loss = AddOrOverflow(loss, other.loss);
+    if (other.nll.hi != 0.0) nll = AddOrOverflow(nll, other.nll);
+  }
+  struct Slot {
+    double loss, loss_low, nll;
+
+    void Set(const Totals &t) {
+      loss = t.loss.hi;
+      loss_low = t.loss.lo;
+      nll = t.nll.hi;
+    }
+    Totals Get() const { return {{loss, loss_low}, {nll, 0.0}}; }
+  };
+};
+struct NoTotals {
+  void Add(const NoTotals & /*other*/) {}
+  struct Slot {
+    void Set(const NoTotals & /*t*/) {}
+    NoTotals Get() const { return {}; }
+  };
+};
+
+// At most kMaxTasks groups, their size a function of the number of rows alone.
+inline int64_t RowsPerGroup(int64_t rows) { return rows / kMaxTasks + (rows % kMaxTasks != 0); }
+
+// Hands rows, which come in order, to the groups that they belong to.
+template <class Sums>
+class Groups {
+ public:
+  // Groups are added to `totals`, or, where that is null, kept in their slots.
+  Groups(int64_t rows, Sums *totals, typename Sums::Slot *slots)
+      : group_rows_(RowsPerGroup(rows)), totals_(totals), slots_(slots) {}
+  ~Groups() { Flush(); }
+  Groups(const Groups &) = delete;
+  Groups &operator=(const Groups &) = delete;
+
+  // Returns the sums that `row` is added to.
+  Sums &Of(int64_t row) {
+    Begin(row);
+    exact_ = false;
+    return current_;
+  }
+
+  // Adds the sum of rows [first, last] at once. Returns false, and adds nothing, where that might differ from adding
+  // them one by one. `sum` is a multiple of 2^-36 below 2^16, and so is whatever was added before of these: all exact.
+  bool AddExactly(int64_t first, int64_t last, double sum) {
+    Begin(first);
+    if (!exact_ || last >= end_row_) return false;
+    current_.loss = Add(current_.loss, {sum, 0.0});
+    return true;
+  }
+
+ private:
+  void Begin(int64_t row) {
+    if (row < end_row_) return;
+    Flush();
+    group_ = row / group_rows_;
+    end_row_ = (group_ + 1) * group_rows_;
+    exact_ = true;
+  }
+  // A group's sums are rounded to what a slot holds, wherever they are added.
+  void Flush() {
+    if (group_ < 0) return;
+    typename Sums::Slot slot;
+    slot.Set(current_);
+    if (totals_ != nullptr) {
+      totals_->Add(slot.Get());
+    } else {
+      slots_[group_] = slot;
+    }
+    current_ = {};
+  }
+
+  int64_t group_rows_;
+  Sums *totals_;
+  typename Sums::Slot *slots_;
+  Sums current_;
+  int64_t group_ = -1, end_row_ = 0;
+  bool exact_ = true;  // nothing has been added to `current_` but by AddExactly
+};
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_ROWS_GROUPS_H_

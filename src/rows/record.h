@@ -1,0 +1,61 @@
+// What forward leaves of a row for backward, in the caller's memory. xent.h promises the size for ever, and zeros in
+// what is unused.
+#ifndef XENT_SRC_ROWS_RECORD_H_
+#define XENT_SRC_ROWS_RECORD_H_
+
+#include <cstdint>
+
+#include "rows/row_sum.h"
+#include "xent/xent.h"
+
+namespace xent::internal {
+
+struct Record {
+  static constexpr uint32_t kTag = 0x746e6578;  // "xent"
+  enum State : uint8_t { kLive = 1, kIgnored = 2, kNanRow = 3 };
+  enum Kind : uint8_t { kIndex = 0, kGeneral = 1 };  // the path of a live row: index, or one of the other two
+
+  uint32_t tag;
+  uint8_t dtype;  // xent_dtype
+  uint8_t state;
+  uint8_t logit_sums;  // kIndex; bit 0: of the others' sum, bit 1: of the target's term
+  uint8_t kind;
+  struct Index {
+    uint16_t logit_chunks;  // bit i: chunk i was summed relative to its maximum
+    uint16_t zeros[3];
+    double sums[2][3];  // others, target: sum, its low part, reference
+  };
+  struct General {
+    int64_t argmax;
+    double value, others[2], weight[2], max;
+  };
+  union {
+    Index index;
+    General general;
+  };
+
+  static Record Make(int32_t dtype, State state, Kind kind) {
+    Record record{};
+    record.tag = kTag;
+    record.dtype = static_cast<uint8_t>(dtype);
+    record.state = state;
+    record.kind = kind;
+    return record;
+  }
+  template <class T>
+  void Set(int i, const RowSum<T> &s) {
+    const Wide sum{s.sum};
+    index.sums[i][0] = sum.hi;
+    index.sums[i][1] = sum.lo;
+    index.sums[i][2] = s.reference;
+    if (s.logit) logit_sums = static_cast<uint8_t>(logit_sums | 1 << i);
+  }
+  template <class T>
+  RowSum<T> Get(int i) const {
+    return {ToNumber<T>({index.sums[i][0], index.sums[i][1]}), index.sums[i][2], (logit_sums >> i & 1) != 0};
+  }
+};
+static_assert(sizeof(Record) == XENT_RECORD_BYTES);
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_ROWS_RECORD_H_

@@ -1,0 +1,30 @@
+// logsumexp, softmax, log_softmax, the way back through the last two, and what a batch of logits looks like.
+#ifndef XENT_SRC_ROWS_ROW_FUNCTIONS_H_
+#define XENT_SRC_ROWS_ROW_FUNCTIONS_H_
+
+#include <cstdint>
+
+#include "xent/xent.h"
+
+namespace xent::internal {
+
+// A checked call: matrices of one dtype with resolved strides, inner at least 1, rows at least 1.
+struct RowFunctionCall {
+  int64_t rows = 0, cols = 0, inner = 1;
+  xent_matrix in{};     // x, or the saved output y of the backward functions
+  xent_matrix out{};    // y, or dx
+  xent_matrix g{};      // of the backward functions
+  void *lse = nullptr;  // of logsumexp
+  xent_exec exec{};
+};
+
+// Each returns false where the caller's parallel_for left a task out.
+bool RunLogSumExp(const RowFunctionCall &call);
+bool RunSoftmax(const RowFunctionCall &call);
+bool RunLogSoftmax(const RowFunctionCall &call);
+bool RunSoftmaxBackward(const RowFunctionCall &call);
+bool RunLogSoftmaxBackward(const RowFunctionCall &call);
+bool Diagnose(const RowFunctionCall &call, xent_diagnosis *diagnosis);
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_ROWS_ROW_FUNCTIONS_H_

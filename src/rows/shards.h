@@ -1,0 +1,119 @@
+// A vocabulary in slices: the chunk records of a slice, their merger, and the slice's gradients.
+#ifndef XENT_SRC_ROWS_SHARDS_H_
+#define XENT_SRC_ROWS_SHARDS_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "rows/call.h"
+#include "rows/index_job.h"
+
+namespace xent::internal {
+
+// A chunk (or, where the vocabulary is not cut at a chunk's border, a part of one) of a row.
+struct ChunkRecord {
+  static constexpr uint32_t kTag = 0x68637878;  // "xxch"
+  enum Flags : uint8_t { kIgnored = 1, kHasTarget = 2 };
+
+  uint32_t tag;
+  uint8_t dtype;  // xent_dtype
+  uint8_t kind;   // Record::Kind
+  uint8_t flags;
+  uint8_t special;  // Special
+  int64_t first, cols;
+  double target_logit;  // where the target's column is one of these
+  struct IndexPart {
+    double reference, sum[2], spread[2], pivot;
+    int64_t reference_kind;  // Reference
+  };
+  struct GeneralPart {
+    double max, value;
+    int64_t argmax;
+    double others[2], weight[2], weighted[2];
+  };
+  union {
+    IndexPart index;
+    GeneralPart general;
+  };
+  uint64_t zeros[3];
+
+  void Set(const ChunkSum &s) {
+    special = static_cast<uint8_t>(s.special);
+    if (s.special != Special::kNone) return;
+    index = {s.reference, {s.sum.hi, s.sum.lo}, {s.spread.hi, s.spread.lo}, s.pivot, static_cast<int64_t>(s.kind)};
+  }
+  ChunkSum Sum() const {
+    return {index.reference,
+            {index.sum[0], index.sum[1]},
+            {index.spread[0], index.spread[1]},
+            index.pivot,
+            static_cast<Reference>(index.reference_kind),
+            static_cast<Special>(special)};
+  }
+  void Set(const GeneralSums &s) {
+    special = static_cast<uint8_t>(s.special);
+    if (s.special != Special::kNone) return;
+    general = {s.max,
+               s.value,
+               s.argmax,
+               {s.others.hi, s.others.lo},
+               {s.weight.hi, s.weight.lo},
+               {s.weighted.hi, s.weighted.lo}};
+  }
+  GeneralSums General() const {
+    GeneralSums s;
+    s.max = general.max;
+    s.value = general.value;
+    s.argmax = general.argmax;
+    s.others = {general.others[0], general.others[1]};
+    s.weight = {general.weight[0], general.weight[1]};
+    s.weighted = {general.weighted[0], general.weighted[1]};
+    s.special = static_cast<Special>(special);
+    return s;
+  }
+};
+static_assert(sizeof(ChunkRecord) == XENT_CHUNK_RECORD_BYTES);
+
+// The pieces of the row's chunks that lie in a slice.
+struct Slice {
+  int64_t first_col, end_col, chunk_cols, first_chunk, pieces;
+
+  Slice(int64_t total_cols, int64_t first, int64_t cols)
+      : first_col(first),
+        end_col(std::min(first + cols, total_cols)),
+        chunk_cols(ChunkCols(total_cols)),
+        first_chunk(first / chunk_cols),
+        pieces(end_col > first ? (end_col - 1) / chunk_cols - first_chunk + 1 : 0) {}
+  int64_t Chunk(int64_t piece) const { return first_chunk + piece; }
+  int64_t First(int64_t piece) const { return std::max(first_col, Chunk(piece) * chunk_cols); }
+  int64_t Cols(int64_t piece) const { return std::min(end_col, (Chunk(piece) + 1) * chunk_cols) - First(piece); }
+};
+
+// A row's records in the order of their columns, from the slices' lists.
+class RecordsOfRow {
+ public:
+  RecordsOfRow(const void *const *lists, const int64_t *list_chunks, int64_t shards)
+      : lists_(lists), list_chunks_(list_chunks) {
+    for (int64_t s = 0; s < shards; ++s) count_ += list_chunks[s];
+  }
+  int64_t count() const { return count_; }
+  const ChunkRecord &Get(int64_t row, int64_t i) const {
+    int64_t s = 0;
+    for (; i >= list_chunks_[s]; ++s) i -= list_chunks_[s];
+    return static_cast<const ChunkRecord *>(lists_[s])[row * list_chunks_[s] + i];
+  }
+
+ private:
+  const void *const *lists_;
+  const int64_t *list_chunks_;
+  int64_t count_ = 0;
+};
+
+// Each prepares the call and runs it; `call` is that of the slice, or for combine that of the whole vocabulary. False:
+// the caller's parallel_for left a task out.
+bool RunShardForward(Call *call, const Slice &slice, ChunkRecord *records);
+void RunShardCombine(Call *call, const RecordsOfRow &records);
+bool RunShardBackward(Call *call, const Slice &slice);
+
+}  // namespace xent::internal
+#endif  // XENT_SRC_ROWS_SHARDS_H_

@@ -35,9 +35,7 @@ std::vector<Wide> Transformed(std::span<const double> logits, long double scale,
   std::vector<Wide> transformed;
   transformed.reserve(logits.size());
   for (const long double z : logits) {
-    if (std::isnan(z) || z == kInfinity) {
-      transformed.push_back({kNan, 0});
-    } else if (std::isinf(z)) {
+    if (!std::isfinite(z)) {
       transformed.push_back({z, 0});
     } else if (cap > 0) {
       transformed.push_back({cap * std::tanh(scale * z / cap), 0});

@@ -64,6 +64,8 @@ class LossRow {
  public:
   LossRow(const LossInputs &inputs, int64_t row);
 
+  // The softmax of the transformed logits.
+  const Row &row() const { return row_; }
   // NaN or +inf in it, or -inf throughout: NaN for every number and -1 for every index.
   bool is_nan() const { return row_.is_nan(); }
 

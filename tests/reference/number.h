@@ -204,7 +204,8 @@ inline double ErrorInUlp(xent_dtype stored, xent_dtype arithmetic, const void *b
   const long double distance = std::max({0.0L, low - exact - want.slack, exact - high - want.slack});
   // An infinite magnitude (of an infinite factor times 0, say) must not forgive everything.
   if (!std::isfinite(want.scale)) return distance == 0 ? 0 : kWrong;
-  return static_cast<double>(distance / UlpAt(arithmetic, want.scale));
+  const double ulp = static_cast<double>(distance / UlpAt(arithmetic, want.scale));
+  return std::isnan(ulp) ? kWrong : ulp;
 }
 
 inline double ErrorInUlp(xent_dtype stored, const void *base, int64_t index, Value want, Tiny tiny = Tiny::kZero) {

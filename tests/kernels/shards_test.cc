@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "testing/bounds.h"
+#include "testing/exec.h"
 #include "testing/golden.h"
 #include "testing/hash.h"
 #include "testing/loss_call.h"
@@ -28,13 +30,9 @@ using reference::UlpAt;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-constexpr double kUlp = 2;
-constexpr double kGradientUlp = 4;
 constexpr int64_t kWords = XENT_CHUNK_RECORD_BYTES / 8;
 
 size_t Size(int64_t n) { return static_cast<size_t>(n); }
-
-xent_exec Threads(int32_t threads) { return {sizeof(xent_exec), XENT_EXEC_OPENMP, threads, nullptr, nullptr}; }
 
 int64_t Counted(const LossCall &call) { return call.options.valid_cols == 0 ? call.cols : call.options.valid_cols; }
 
@@ -70,6 +68,11 @@ struct Slice {
   }
   const void *Element(const Matrix &whole, int64_t i) const {
     return static_cast<const char *>(whole.row(i)) + first * whole.Bytes();
+  }
+  // The slice's own matrix, or its part of the whole one.
+  xent_matrix ViewOf(const Matrix &part, const Matrix &whole) const {
+    if (own) return View(part);
+    return {const_cast<void *>(Element(whole, 0)), whole.stride(), whole.dtype(), 0};
   }
   void CopyBack(const Matrix &from, Matrix &whole) const {
     for (int64_t i = 0; i < whole.rows(); ++i) {
@@ -107,8 +110,8 @@ class Sharded {
       first = end;
     }
     const xent_dtype arithmetic = ArithmeticType(call.dtype);
-    out.losses = out.lse = out.logprobs = Matrix(arithmetic, 1, call.rows);
-    out.loss = Matrix(arithmetic, 1, 1);
+    out.row_losses = out.lse = out.logprobs = Matrix(arithmetic, 1, call.rows);
+    out.reduced_loss = Matrix(arithmetic, 1, 1);
     out.records.assign(Size(call.rows) * XENT_RECORD_BYTES / 8, Slice::kPoison);
     out.grad = Tensor(call.dtype, call.rows, call.cols);
     out.wants_target_grad = call.wants_target_grad;
@@ -121,49 +124,42 @@ class Sharded {
   xent_cross_entropy Common() const {
     xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
     args.rows = call_.rows;
-    args.dtype = call_.dtype;
-    if (!call_.target_probs) args.targets = call_.targets.data();
+    if (!call_.target_probs) args.targets = {.data = call_.targets.data(), .type = XENT_I64, .reserved = 0};
     if (call_.class_weights) args.class_weights = call_.class_weights->data();
     return args;
   }
   xent_cross_entropy SliceArgs(const Slice &slice) const {
     xent_cross_entropy args = Common();
     args.cols = slice.cols;
-    args.logits = slice.own ? slice.logits.data() : slice.Element(call_.logits.matrix(), 0);
-    args.logits_stride = slice.own ? slice.logits.stride() : call_.cols;
-    if (call_.target_probs) {
-      args.target_probs = slice.own ? slice.probs.data() : slice.Element(call_.target_probs->matrix(), 0);
-      args.target_probs_stride = slice.own ? slice.probs.stride() : call_.cols;
-      args.target_probs_dtype = call_.target_probs->dtype();
-    }
+    args.logits = slice.ViewOf(slice.logits, call_.logits.matrix());
+    if (call_.target_probs) args.target_probs = slice.ViewOf(slice.probs, call_.target_probs->matrix());
     return args;
   }
   xent_cross_entropy CombineArgs() {
     xent_cross_entropy args = Common();
     args.cols = call_.cols;
+    args.logits.dtype = call_.dtype;
     if (call_.row_weights) args.row_weights = call_.row_weights->data();
-    args.losses = out.losses.data();
-    args.lse = out.lse.data();
-    args.loss = call_.options.reduction == XENT_REDUCTION_NONE ? nullptr : out.loss.data();
-    args.perplexity = &out.perplexity;
-    args.live_rows = &out.live_rows;
+    args.row_losses = out.row_losses.data();
+    args.reduced_loss = call_.options.reduction.kind == XENT_REDUCTION_NONE ? nullptr : out.reduced_loss.data();
+    out.statistics = XENT_STATISTICS_INIT;
+    out.statistics.lse = out.lse.data();
+    out.statistics.perplexity = &out.perplexity;
+    out.statistics.live_rows = &out.live_rows;
+    if (!call_.target_probs) out.statistics.logprobs = out.logprobs.data();
+    args.statistics = &out.statistics;
     args.records = out.records.data();
-    if (!call_.target_probs) args.logprobs = out.logprobs.data();
     return args;
   }
   xent_cross_entropy BackwardArgs(Slice &slice) {
     xent_cross_entropy args = SliceArgs(slice);
     if (call_.row_weights) args.row_weights = call_.row_weights->data();
     args.records = out.records.data();
-    args.grad = slice.own ? slice.grad.data() : const_cast<void *>(slice.Element(out.grad.matrix(), 0));
-    args.grad_stride = slice.own ? slice.grad.stride() : call_.cols;
-    args.upstream_kind = call_.upstream_kind;
-    args.upstream = call_.upstream_kind == XENT_UPSTREAM_ONE ? nullptr : call_.upstream.data();
-    if (call_.wants_target_grad) {
-      args.target_grad =
-          slice.own ? slice.target_grad.data() : const_cast<void *>(slice.Element(out.target_grad.matrix(), 0));
-      args.target_grad_stride = slice.own ? slice.target_grad.stride() : call_.cols;
+    args.grad = slice.ViewOf(slice.grad, out.grad.matrix());
+    if (call_.upstream) {
+      args.upstream = {.data = call_.upstream->data(), .stride = 0, .kind = call_.upstream_kind, .reserved = 0};
     }
+    if (call_.wants_target_grad) args.target_grad = slice.ViewOf(slice.target_grad, out.target_grad.matrix());
     return args;
   }
 
@@ -275,9 +271,9 @@ std::string NearDifference(const Matrix &want, const Matrix &got, xent_dtype ari
 class LargerTerm {
  public:
   explicit LargerTerm(const LossCall &call) : call_(call) {
-    const bool mean = call.options.reduction == XENT_REDUCTION_MEAN;
-    if (call.options.has_divisor != 0) {
-      denominator_ = call.options.divisor;
+    const bool mean = call.options.reduction.kind == XENT_REDUCTION_MEAN;
+    if (call.options.reduction.divisor != 0) {
+      denominator_ = call.options.reduction.divisor;
     } else if (mean && call.target_probs) {
       denominator_ = static_cast<double>(call.rows);
     } else if (mean) {
@@ -289,7 +285,7 @@ class LargerTerm {
     }
   }
   double operator()(int64_t i, int64_t c) const {
-    const xent_options &options = call_.options;
+    const xent_cross_entropy_options &options = call_.options;
     const int64_t valid = Counted(call_);
     if (c >= valid || (!call_.target_probs && options.label_smoothing == 0 && options.z_loss == 0)) return 0;
     double label = 0;
@@ -299,9 +295,8 @@ class LargerTerm {
       label = 1 - options.label_smoothing;
     }
     label += options.label_smoothing / static_cast<double>(valid);
-    const double upstream = call_.upstream_kind == XENT_UPSTREAM_ONE      ? 1.0
-                            : call_.upstream_kind == XENT_UPSTREAM_SCALAR ? call_.upstream.Get(0, 0)
-                                                                          : call_.upstream.Get(0, i);
+    double upstream = 1;
+    if (call_.upstream) upstream = call_.upstream->Get(0, call_.upstream_kind == XENT_UPSTREAM_ROWS ? i : 0);
     double slope = options.logit_scale;
     if (options.softcap > 0) {
       const double cosh = std::cosh(options.logit_scale * call_.logits.Get(i, c) / options.softcap);
@@ -345,26 +340,28 @@ std::string NearDifference(const LossCall &want, const LossCall &got, const std:
   const auto prefixed = [](const char *name, const std::string &difference) {
     return difference.empty() ? "" : name + difference;
   };
-  std::string all = prefixed("losses ", NearDifference(want.losses, got.losses, arithmetic, at_value, kUlp));
+  std::string all =
+      prefixed("row_losses ", NearDifference(want.row_losses, got.row_losses, arithmetic, at_value, kShardUlp));
   all += prefixed(
-      " lse ",
-      NearDifference(want.lse, got.lse, arithmetic, [&](int64_t, int64_t i) { return lse_scales[Size(i)]; }, kUlp));
-  all += prefixed(" loss ", NearDifference(want.loss, got.loss, arithmetic, at_value, kUlp));
+      " lse ", NearDifference(
+                   want.lse, got.lse, arithmetic, [&](int64_t, int64_t i) { return lse_scales[Size(i)]; }, kShardUlp));
+  all +=
+      prefixed(" reduced_loss ", NearDifference(want.reduced_loss, got.reduced_loss, arithmetic, at_value, kShardUlp));
   if (!want.target_probs) {
-    all += prefixed(" logprobs ", NearDifference(want.logprobs, got.logprobs, arithmetic, at_value, kUlp));
+    all += prefixed(" logprobs ", NearDifference(want.logprobs, got.logprobs, arithmetic, at_value, kShardUlp));
   }
-  all += prefixed(" grad ",
-                  NearDifference(want.grad.matrix(), got.grad.matrix(), arithmetic, LargerTerm(want), kGradientUlp));
+  all += prefixed(" grad ", NearDifference(want.grad.matrix(), got.grad.matrix(), arithmetic, LargerTerm(want),
+                                           kShardFarGradientUlp));
   if (want.wants_target_grad) {
     // Of the narrower arithmetic type: its numbers below the smallest normal one are zeros.
     const xent_dtype narrow = want.target_grad.dtype() == XENT_F64 ? arithmetic : XENT_F32;
     all += prefixed(" target_grad ", NearDifference(want.target_grad.matrix(), got.target_grad.matrix(), narrow,
-                                                    at_value, kGradientUlp));
+                                                    at_value, kShardFarGradientUlp));
   }
   if (want.live_rows != got.live_rows) all += " live_rows";
   // exp of a mean that is off by 2 ULP.
   const double exponent = std::fmax(1, std::log(want.perplexity));
-  const double allowed = kUlp * static_cast<double>(UlpAt(arithmetic, exponent)) * want.perplexity;
+  const double allowed = kShardUlp * static_cast<double>(UlpAt(arithmetic, exponent)) * want.perplexity;
   if (want.perplexity != got.perplexity && !(std::fabs(want.perplexity - got.perplexity) <= allowed) &&
       !(std::isnan(want.perplexity) && std::isnan(got.perplexity))) {
     all += " perplexity " + std::to_string(want.perplexity) + " and " + std::to_string(got.perplexity);
@@ -462,7 +459,7 @@ LossCall MakeRows(xent_dtype dtype, int64_t cols, Rows which, uint64_t seed = 1)
     call.targets[Size(i)] = i == 18 ? -100 : i == 14 ? cols / 7 : target;
   }
   call.wants_logprobs = true;
-  call.options.reduction = which == Rows::kAll ? XENT_REDUCTION_SUM : XENT_REDUCTION_MEAN;
+  call.options.reduction.kind = which == Rows::kAll ? XENT_REDUCTION_SUM : XENT_REDUCTION_MEAN;
   return call;
 }
 
@@ -514,8 +511,7 @@ constexpr Variant kVariants[] = {
     {"z-loss",
      [](LossCall &call) {
        call.options.z_loss = 1e-3;
-       call.options.has_divisor = 1;
-       call.options.divisor = 3;
+       call.options.reduction.divisor = 3;
      }},
     // Shows probabilities far below the smallest number.
     {"a vast upstream gradient",
@@ -535,7 +531,7 @@ constexpr Variant kVariants[] = {
     {"logit scale",
      [](LossCall &call) {
        call.options.logit_scale = 1 / 0.7;
-       call.options.reduction = XENT_REDUCTION_NONE;
+       call.options.reduction.kind = XENT_REDUCTION_NONE;
      }},
     {"probability targets",
      [](LossCall &call) {
@@ -591,7 +587,6 @@ class Shards : public TargetTest {
     for (const Cuts &cuts : AtBorders(call)) Check(call, cuts, true, lse_scales, where);
     for (const Cuts &cuts : Elsewhere(call)) Check(call, cuts, false, lse_scales, where);
   }
-  static constexpr xent_exec kSerial = {sizeof(xent_exec), XENT_EXEC_SERIAL, 0, nullptr, nullptr};
 };
 XENT_INSTANTIATE_TARGETS(Shards);
 
@@ -653,7 +648,7 @@ TEST_P(Shards, HaveTheSameBitsByAnyNumberOfThreads) {
       serial.MustRun(kSerial);
       for (const int32_t threads : {1, 2, 3, 8}) {
         Sharded parallel(call, cuts);
-        parallel.MustRun(Threads(threads));
+        parallel.MustRun(TeamOf(threads));
         EXPECT_EQ(BitDifference(serial.out, parallel.out), "")
             << reference::NameOf(dtype) << ", " << variant.name << ", " << threads << " threads";
         for (size_t s = 0; s < serial.slices.size(); ++s) {
@@ -692,7 +687,7 @@ TEST_P(ShardHashes, AreReproducedByAnyNumberOfThreads) {
                    }
                    const LossCall &out = sharded.out;
                    std::string line = name + " " + Hash(lists).Text();
-                   for (const Matrix *m : {&out.losses, &out.lse, &out.loss, &out.logprobs}) {
+                   for (const Matrix *m : {&out.row_losses, &out.lse, &out.reduced_loss, &out.logprobs}) {
                      line += " " + Hash(*m).Text();
                    }
                    line += " " + Hash(out.records).Text() + " " + Hash(out.grad.matrix()).Text();
@@ -709,7 +704,6 @@ class RefusedShards : public ::testing::Test {
  protected:
   using Lists = std::vector<const void *>;
   using Chunks = std::vector<int64_t>;
-  static constexpr xent_exec kSerial = {sizeof(xent_exec), XENT_EXEC_SERIAL, 0, nullptr, nullptr};
 
   // Slices of 1000, 1500 and 500 columns; chunks have 1024, so that the lists have 1, 3 and 1 records a row.
   RefusedShards() { Forward(lists_); }

@@ -11,7 +11,8 @@
 #include <ostream>
 #include <vector>
 
-#include "api/call.h"
+#include "testing/assertions.h"
+#include "testing/loss_call.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define XENT_TEST_SANITIZED 1
@@ -106,7 +107,7 @@ class Everything {
   int Run() {
     int failures = 0;
     const auto count = [&](xent_status got, xent_status want = XENT_OK) { failures += got != want; };
-    for (const xent_options &options : options_) {
+    for (const xent_cross_entropy_options &options : options_) {
       count(xent_cross_entropy_forward(&forward_args_, &options, &exec_, &error_));
       count(xent_cross_entropy_forward_backward(&both_args_, &options, &exec_, &error_));
     }
@@ -152,7 +153,7 @@ class Everything {
       binary.inner = inner;
       binary.input = binary.targets = call_.logits.data();
       binary.dtype = binary.targets_dtype = dtype;
-      binary.loss = call_.loss.data();
+      binary.reduced_loss = call_.reduced_loss.data();
       binary.grad = call_.grad.data();
       binary.target_grad = backward_.grad.data();
       binary.focal_gamma = 2;
@@ -170,8 +171,8 @@ class Everything {
     count(xent_check_logits(rows, cols, call_.grad.data(), dtype, 0, &diagnosis, &exec_, &error_));
     count(xent_log_softmax_backward(rows, cols, call_.logits.data(), 0, call_.grad.data(), 0, dtype,
                                     backward_.grad.data(), 0, &exec_, &error_));
-    count(xent_reduce(rows, call_.losses.data(), call_.losses.dtype(), call_.targets.data(), XENT_I64, options_,
-                      call_.loss.data(), &error_));
+    count(xent_reduce(rows, call_.row_losses.data(), call_.row_losses.dtype(), call_.targets.data(), XENT_I64, options_,
+                      call_.reduced_loss.data(), &error_));
     double *x = static_cast<double *>(x_.data());
     float *narrow = static_cast<float *>(x_.data());
     for (const auto function : {xent_exp_f64, xent_log1p_f64, xent_log_f64}) count(function(x, x, cols));
@@ -180,7 +181,7 @@ class Everything {
     xent_cross_entropy wrong = forward_args_;
     wrong.cols = -1;
     count(xent_cross_entropy_forward(&wrong, options_, &exec_, &error_), XENT_INVALID_ARGUMENT);
-    xent_options bad_options = options_[0];
+    xent_cross_entropy_options bad_options = options_[0];
     bad_options.label_smoothing = 1.0 / 3 + 1;
     count(xent_cross_entropy_forward(&forward_args_, &bad_options, &exec_, &error_), XENT_INVALID_ARGUMENT);
     wrong = forward_args_;
@@ -195,14 +196,14 @@ class Everything {
  private:
   Matrix weights_, numbers_;
   std::vector<int64_t> indices_;
-  xent_options general_options_ = XENT_OPTIONS_INIT;
-  Call call_;
-  Call backward_;
+  xent_cross_entropy_options general_options_ = XENT_CROSS_ENTROPY_OPTIONS_INIT;
+  LossCall call_;
+  LossCall backward_;
   Matrix x_;
   xent_cross_entropy forward_args_;
   xent_cross_entropy both_args_;
   xent_cross_entropy backward_args_;
-  xent_options options_[2] = {XENT_OPTIONS_INIT, XENT_OPTIONS_INIT};
+  xent_cross_entropy_options options_[2] = {XENT_CROSS_ENTROPY_OPTIONS_INIT, XENT_CROSS_ENTROPY_OPTIONS_INIT};
   xent_exec exec_ = XENT_EXEC_INIT;
   xent_error error_ = XENT_ERROR_INIT;
 };

@@ -26,22 +26,25 @@ constexpr double kTolerance = sizeof(T) == 8 ? 1e-14 : 1e-6;
 template <class T>
 struct OneRow {
   explicit OneRow(std::vector<T> z) : logits(std::move(z)), grad(logits.size()) {
-    options.reduction = XENT_REDUCTION_SUM;
+    options.reduction.kind = XENT_REDUCTION_SUM;
     args.rows = 1;
     args.cols = static_cast<int64_t>(logits.size());
-    args.logits = logits.data();
-    args.dtype = kDtype<T>;
-    args.targets = &target;
-    args.loss = &loss;
-    args.lse = &lse;
-    args.grad = grad.data();
+    args.logits = {.data = logits.data(), .stride = 0, .dtype = kDtype<T>, .reserved = 0};
+    args.targets.data = &target;
+    args.reduced_loss = &loss;
+    statistics.lse = &lse;
+    args.statistics = &statistics;
+    args.grad = {.data = grad.data(), .stride = 0, .dtype = kDtype<T>, .reserved = 0};
   }
+  OneRow(const OneRow &) = delete;
+  OneRow &operator=(const OneRow &) = delete;
   xent_status Run() { return xent_cross_entropy_forward_backward(&args, &options, nullptr, &error); }
 
   std::vector<T> logits, grad;
   int64_t target = 0;
   T loss = -1, lse = -1;
-  xent_options options = XENT_OPTIONS_INIT;
+  xent_cross_entropy_options options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
+  xent_statistics statistics = XENT_STATISTICS_INIT;
   xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
   xent_error error = XENT_ERROR_INIT;
 };
@@ -90,13 +93,14 @@ TYPED_TEST(Range, SubnormalLogitsHaveAnOrder) {
     xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
     args.rows = args.inner = inner;
     args.cols = 4;
-    args.logits = z.data();
-    args.dtype = kDtype<TypeParam>;
-    args.targets = targets.data();
-    args.argmax = argmax.data();
-    args.rank = rank.data();
-    args.top_k = 4;
-    args.topk_indices = top.data();
+    args.logits = {.data = z.data(), .stride = 0, .dtype = kDtype<TypeParam>, .reserved = 0};
+    args.targets.data = targets.data();
+    xent_statistics statistics = XENT_STATISTICS_INIT;
+    statistics.argmax = argmax.data();
+    statistics.rank = rank.data();
+    statistics.top_k = 4;
+    statistics.topk_indices = top.data();
+    args.statistics = &statistics;
     ASSERT_EQ(xent_cross_entropy_forward(&args, nullptr, nullptr, nullptr), XENT_OK);
     EXPECT_EQ(argmax[0], 1);
     EXPECT_EQ(rank[0], 2);
@@ -107,8 +111,7 @@ TYPED_TEST(Range, SubnormalLogitsHaveAnOrder) {
 TYPED_TEST(Range, UpstreamAndDivisorPastTheRangeTogether) {
   OneRow<TypeParam> row({0, 1, static_cast<TypeParam>(-kInfinity)});
   row.options.softcap = 30;
-  row.options.divisor = 1e-310;
-  row.options.has_divisor = 1;
+  row.options.reduction.divisor = 1e-310;
   ASSERT_EQ(row.Run(), XENT_OK);
   EXPECT_EQ(row.grad[0], -kInfinity);
   EXPECT_EQ(row.grad[1], kInfinity);
@@ -147,8 +150,8 @@ TEST(RangeOfFloat64, TinyLossesWithOptions) {
 TEST(RangeOfArguments, GatherCountWithoutArrays) {
   OneRow<float> row({1, 3, 2});
   int64_t argmax = -7;
-  row.args.argmax = &argmax;
-  row.args.gather_count = 5;
+  row.statistics.argmax = &argmax;
+  row.statistics.gather_count = 5;
   ASSERT_EQ(row.Run(), XENT_OK);
   EXPECT_EQ(argmax, 1);
 }

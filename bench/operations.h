@@ -17,6 +17,9 @@ enum class Op {
   kForwardBackwardWorkspace,
   kForwardArgmax,
   kForwardBackwardSmoothing,
+  kForwardBackwardSoftcap,
+  kForwardBackwardWeights,
+  kForwardBackwardProbs,
   kForwardClassMajor,
   kForwardBackwardClassMajor,
   kBackward,
@@ -38,17 +41,18 @@ enum class Op {
   kInPlaceScale
 };
 
-// Who does it: xent, one of the baselines in baselines.h, or a peer in peers.h. The yardsticks know no difference.
+// What an operation is computed by: xent, one of the baselines in baselines.h, or a peer in peers.h. The yardsticks are
+// the same for every source.
 enum class Source { kLibrary, kNaive, kScalar, kContrib, kSleef, kOneDnn };
 
-// Whether the source does it: xent does everything, each other what it has. oneDNN is compared at few shapes.
+// Returns whether the source has the operation: xent has all of them. oneDNN is compared at few shapes.
 bool Does(Source source, Op op, Shape shape);
 
 // "forward", "naive_forward", "contrib_exp_sum".
 std::string Name(Op op, Source source);
 
-// Epsilon of kForwardBackwardSmoothing.
-inline constexpr double kLabelSmoothing = 0.1;
+// The options that the operation is called with.
+xent_cross_entropy_options OptionsOf(Op op);
 
 // Bytes that the operation must move: every matrix it reads once and every matrix it writes once. Targets, losses and
 // records are not counted.
@@ -60,14 +64,14 @@ bool IsForwardBackward(Op op);
 // Whether the matrices are [images, classes, positions].
 bool IsClassMajor(Op op);
 
-// Where the gradient's element of row i and column j lies.
+// Returns the place of the gradient's element of row i and column j.
 int64_t GradientOffset(Op op, const Problem &problem, int64_t i, int64_t j);
 
 // Whether the result overwrites the input, so that the logits must be restored between calls.
 bool IsInPlace(Op op);
 
-// The pieces of which read_sweep takes the maximum: rows; whole rows together where they are so short that reducing a
-// vector to a number would cost more than reading them; and parts of a row where there are more threads than rows.
+// The pieces of which read_sweep takes the maximum. A piece is a row. Where rows are so short that reducing a vector to
+// a number would cost more than reading them it is several rows, and where threads outnumber rows, a part of a row.
 struct SweepSegments {
   SweepSegments(Shape shape, int threads);
   int64_t Begin(int64_t s) const { return s * length; }
@@ -82,8 +86,8 @@ void Prepare(Op op, Problem *problem);
 // One call. In-place operations work on slot `slot`, the others write their result to slot 0.
 xent_status Run(Op op, Source source, Problem *problem, int threads, int64_t slot);
 
-// Runs the operation once and compares rows of its result with a plain reference of wider type. Returns an empty
-// string, or what is wrong.
+// Runs the operation once and compares rows of its result with the reference of the tests. Returns an empty string, or
+// what is wrong.
 std::string Check(Op op, Source source, Problem *problem, int threads);
 
 }  // namespace xent_bench

@@ -50,7 +50,15 @@ class Buffer {
 };
 
 // What the buffer `aux` holds.
-enum class Aux { kNothing, kSoftmax, kLogSoftmax, kPositive, kAboveMinusOne, kUnit, kClassMajor };
+enum class Aux {
+  kNothing,
+  kSoftmax,        // of the logits
+  kLogSoftmax,     // of the logits
+  kPositive,       // positive numbers of many binades
+  kAboveMinusOne,  // the same minus 1
+  kUnit,           // uniform in (0, 1)
+  kClassMajor      // the logits with their classes in the middle
+};
 
 struct Problem {
   Problem(xent_dtype dtype, Shape shape, Data data);
@@ -63,7 +71,9 @@ struct Problem {
     return i / inner() * inner() * shape.cols + j * inner() + i % inner();
   }
   void *slot(int64_t i) const { return static_cast<char *>(out.data()) + i * slot_bytes; }
-  // Logits again where a result was written in place.
+  // The matrix of this shape and dtype at `data`, without gaps.
+  xent_matrix matrix(void *data) const { return {.data = data, .stride = 0, .dtype = dtype, .reserved = 0}; }
+  // Copies the logits to slot i, whose values a call in place has overwritten.
   void RestoreSlot(int64_t i) const;
   // Makes `aux` hold what an operation needs as input, of the same size as the logits.
   void FillAux(Aux what);
@@ -71,6 +81,8 @@ struct Problem {
   void FillUpstream();
   // Makes `records` and `lse` hold what forward saves.
   void FillRecords();
+  // Makes `class_weights` hold weights from 1/2 to 2, of the arithmetic type.
+  void FillClassWeights();
   // Makes `row_maxima` hold each row's largest logit, of float32.
   void FillRowMaxima();
 
@@ -87,6 +99,7 @@ struct Problem {
   Buffer upstream;
   Buffer records;
   Buffer workspace;  // of xent_workspace_bytes for kManyThreads, or for all if those are more
+  Buffer class_weights;
   std::vector<int64_t> targets;
   Buffer losses, lse, loss;  // arithmetic type
   std::vector<int64_t> argmax;

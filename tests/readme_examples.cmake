@@ -1,5 +1,5 @@
-# Checks that README.md holds examples/readme_example.cpp and .c to the letter, each as one fenced code block, and so the
-# part of examples/shards.cpp between its two lines "// [README]".
+# Checks that README.md holds examples/readme_example.cpp and .c to the letter, each as one fenced code block, and the
+# part of examples/shards.cpp between its two lines "// [README]" too.
 # Called with -DREADME=FILE -DEXAMPLES=DIR.
 cmake_minimum_required(VERSION 3.22)
 file(READ "${README}" readme)

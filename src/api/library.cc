@@ -3,6 +3,7 @@
 #include "dispatch/dispatch.h"
 #include "numbers/fp_mode.h"
 #include "parallel/openmp.h"
+#include "rows/workspace.h"
 #include "xent/xent.h"
 
 #define XENT_STRINGIFY_(x) #x

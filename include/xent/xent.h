@@ -41,17 +41,7 @@
 
 /* XENT_STATIC: the archive is linked; its symbols stay inside of the program or plug-in that they are linked into. */
 #if defined(XENT_STATIC)
-#if defined(_WIN32)
-#define XENT_API
-#else
 #define XENT_API __attribute__((visibility("hidden")))
-#endif
-#elif defined(_WIN32)
-#if defined(XENT_BUILDING_SHARED)
-#define XENT_API __declspec(dllexport)
-#else
-#define XENT_API __declspec(dllimport)
-#endif
 #else
 #define XENT_API __attribute__((visibility("default")))
 #endif

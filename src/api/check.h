@@ -10,12 +10,6 @@
 
 namespace xent::internal {
 
-#if defined(__GNUC__)
-#define XENT_PRINTF(string, first) __attribute__((format(printf, string, first)))
-#else
-#define XENT_PRINTF(string, first)
-#endif
-
 // Where an error is; -1 where none is known, and the number that is wrong there.
 struct Place {
   int64_t row = -1, column = -1;
@@ -23,9 +17,9 @@ struct Place {
 };
 
 // Fill *error (may be null) and return the status, XENT_INVALID_ARGUMENT for Invalid, which knows of no place.
-XENT_PRINTF(4, 5)
-xent_status FailAt(xent_error *error, xent_status status, const Place &place, const char *format, ...);
-XENT_PRINTF(2, 3) xent_status Invalid(xent_error *error, const char *format, ...);
+[[gnu::format(printf, 4, 5)]] xent_status FailAt(xent_error *error, xent_status status, const Place &place,
+                                                 const char *format, ...);
+[[gnu::format(printf, 2, 3)]] xent_status Invalid(xent_error *error, const char *format, ...);
 // For messages: int64_t is long here and long long there.
 inline long long Long(int64_t x) { return static_cast<long long>(x); }
 

@@ -1,5 +1,6 @@
 #include "rows/row_functions.h"
 
+#include <array>
 #include <atomic>
 
 #include "dispatch/dispatch.h"
@@ -265,7 +266,7 @@ template <class In>
 using SoftmaxBackwardJob = BackwardJob<In, false>;
 template <class In>
 using LogSoftmaxBackwardJob = BackwardJob<In, true>;
-static_assert(RowJob<SoftmaxBackwardJob<float>>);
+static_assert(RowJob<SoftmaxBackwardJob<float>> && RowJob<LogSoftmaxBackwardJob<float>>);
 
 // Finds a value outside of [0, 1] or a row whose sum is not near 1; NaN is found too.
 template <class In>
@@ -301,171 +302,145 @@ struct ProbabilitiesJob {
 };
 static_assert(RowJob<ProbabilitiesJob<float>>);
 
+// Up to kTile rows whose positions are adjacent: lanes over positions, in double, each row relative to its maximum.
+template <class In>
+struct Tile {
+  using T = Arithmetic<In>;
+
+  const Context &context;
+  int64_t row, count;
+  TileTask task{};
+  GeneralRow<T> sums[kTile]{};
+
+  void Sum() {
+    static constexpr std::array<int64_t, kTile> kNoTargets = [] {
+      std::array<int64_t, kTile> targets{};
+      targets.fill(-1);
+      return targets;
+    }();
+    static constexpr Wide kNoValues[kTile] = {};
+    task.logits = Input();
+    task.cols = context.shape.cols;
+    task.stride = context.call.inner;
+    task.count = count;
+    task.transform.wide = sizeof(In) == sizeof(double);
+    task.targets = kNoTargets.data();
+    task.target_values = kNoValues;
+    GeneralSums parts[kTile];
+    context.kernels.general->tile_sums[kDtypeOf<In>](task, parts);
+    for (int64_t i = 0; i < count; ++i) Merge<T>(parts[i], 1.0, &sums[i]);
+  }
+  const In *Input() const { return context.Row<const In>(context.call.in, row); }
+  In *Output() const { return context.Row<In>(context.call.out, row); }
+
+  void LogSumExpTo(const LseSink &sink) {
+    if (!sink.Wants()) return;
+    Sum();
+    for (int64_t i = 0; i < count; ++i) {
+      T lse = static_cast<T>(kNan);
+      if (sums[i].special == Special::kInfinity) lse = static_cast<T>(kInfinity);
+      if (sums[i].special == Special::kNone) {
+        lse = sums[i].argmax < 0 ? static_cast<T>(-kInfinity) : RoundTo<T>(LogSumExp(sums[i], 1.0));
+      }
+      sink.Take(row + i, lse);
+    }
+  }
+
+  // A row's softmax is its gradient without a target.
+  void Softmax() {
+    using N = Number<T>;
+    Sum();
+    GeneralGradient gradients[kTile];
+    for (int64_t i = 0; i < count; ++i) {
+      if (sums[i].IsNan()) continue;
+      gradients[i].value = sums[i].value;
+      gradients[i].p_factor = Wide{Divide(N{1.0}, Add(sums[i].others, N{1.0}))};
+    }
+    const int64_t step = context.call.inner;
+    context.kernels.general->tile_gradient[kDtypeOf<In>]({task, gradients, Output(), step, nullptr, step});
+    for (int64_t i = 0; i < count; ++i) {
+      if (sums[i].IsNan()) FillColumns(Output() + i, step, 0, context.shape.cols, kNan);
+    }
+  }
+
+  void LogSoftmax() {
+    Sum();
+    ForEachElement([&](int64_t i, int64_t at) {
+      T value = static_cast<T>(kNan);
+      if (!sums[i].IsNan()) value = T{0} - RoundTo<T>(Gap(sums[i], 1.0, static_cast<double>(Widen(Input()[at]))));
+      Output()[at] = Narrow<In>(value);
+    });
+  }
+
+  // dx = y (g - sum g y), or g - e^y sum g. Sums carry their rounding errors along where float64 asks for it.
+  template <bool kLog>
+  void Backward() {
+    using N = Number<T>;
+    const In *const g = context.Row<const In>(context.call.g, row), *const y = Input();
+    N totals[kTile] = {};
+    ForEachElement([&](int64_t i, int64_t at) {
+      N term{static_cast<double>(Widen(g[at]))};
+      if (!kLog) term = MultiplyAny(term, N{static_cast<double>(Widen(y[at]))});
+      totals[i] = AddOrOverflow(totals[i], term);
+    });
+    ForEachElement([&](int64_t i, int64_t at) {
+      const double upstream = static_cast<double>(Widen(g[at])), total = Value(totals[i]);
+      T output = Widen(y[at]);
+      if constexpr (kLog && sizeof(T) == 8) context.kernels.array->exp_f64(&output, &output, 1);
+      if constexpr (kLog && sizeof(T) == 4) context.kernels.array->exp_f32(&output, &output, 1);
+      const double factor = static_cast<double>(output);
+      Output()[at] = Narrow<In>(RoundTo<T>(N{kLog ? upstream - factor * total : factor * (upstream - total)}));
+    });
+  }
+
+  // Calls function(position, element), columns in order.
+  template <class Function>
+  void ForEachElement(const Function &function) const {
+    for (int64_t col = 0; col < context.shape.cols; ++col) {
+      for (int64_t i = 0; i < count; ++i) function(i, col * context.call.inner + i);
+    }
+  }
+};
+
 template <class Job>
 bool RunJob(const Context &context, const Plan &plan, const Job &job) {
   NoTotals unused;
   return RunRows(job, plan, context.shape, Workspace(), context.call.exec, &unused);
 }
 
-// Lanes over positions: calls tile(first row, count) for tiles of at most kTile adjacent positions.
-template <class Tile>
-bool RunTiles(const Context &context, const Plan &plan, const Tile &tile) {
-  NoTotals unused;
-  return RunGroups<NoTotals>(
-      plan, context.shape, context.call.exec,
-      [&](int64_t first, int64_t end, Groups<NoTotals> & /*groups*/) {
-        const int64_t inner = context.call.inner;
-        for (int64_t row = first, count; row < end; row += count) {
-          count = std::min({kTile, end - row, inner - row % inner});
-          tile(row, count);
-        }
-      },
-      &unused);
-}
-
-// Sums a tile of rows, each relative to its maximum.
-template <class In>
-void SumTile(const Context &context, int64_t row, int64_t count, GeneralSums *sums, TileTask *task) {
-  *task = {};
-  task->logits = context.Row<const In>(context.call.in, row);
-  task->cols = context.shape.cols;
-  task->stride = context.call.inner;
-  task->count = count;
-  task->transform.wide = sizeof(In) == sizeof(double);
-  static constexpr int64_t kNoTargets[kTile] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
-  static constexpr Wide kNoValues[kTile] = {};
-  task->targets = kNoTargets;
-  task->target_values = kNoValues;
-  context.kernels.general->tile_sums[kDtypeOf<In>](*task, sums);
-}
-
-template <class In>
-void LogSumExpTile(const Context &context, const LseSink &sink, int64_t row, int64_t count) {
-  using T = Arithmetic<In>;
-  GeneralSums sums[kTile];
-  TileTask task;
-  if (!sink.Wants()) return;
-  SumTile<In>(context, row, count, sums, &task);
-  for (int64_t i = 0; i < count; ++i) {
-    GeneralRow<T> result;
-    Merge<T>(sums[i], 1.0, &result);
-    T lse = static_cast<T>(kNan);
-    if (result.special == Special::kInfinity) {
-      lse = static_cast<T>(kInfinity);
-    } else if (result.special == Special::kNone) {
-      lse = result.argmax < 0 ? static_cast<T>(-kInfinity) : RoundTo<T>(LogSumExp(result, 1.0));
-    }
-    sink.Take(row + i, lse);
-  }
-}
-
-// A row's softmax is its gradient without a target, its log_softmax the negative distance to lse.
-template <class In>
-void SoftmaxTile(const Context &context, int64_t row, int64_t count) {
-  using T = Arithmetic<In>;
-  using N = Number<T>;
-  GeneralSums sums[kTile];
-  GeneralGradient gradients[kTile];
-  GeneralRow<T> rows[kTile];
-  TileTask task;
-  SumTile<In>(context, row, count, sums, &task);
-  for (int64_t i = 0; i < count; ++i) {
-    Merge<T>(sums[i], 1.0, &rows[i]);
-    if (rows[i].IsNan()) continue;
-    gradients[i].value = rows[i].value;
-    gradients[i].p_factor = Wide{Divide(N{1.0}, Add(rows[i].others, N{1.0}))};
-  }
-  In *const out = context.Row<In>(context.call.out, row);
-  context.kernels.general->tile_gradient[kDtypeOf<In>](
-      {task, gradients, out, context.call.inner, nullptr, context.call.inner});
-  for (int64_t i = 0; i < count; ++i) {
-    if (rows[i].IsNan()) FillColumns(out + i, context.call.inner, 0, context.shape.cols, kNan);
-  }
-}
-
-template <class In>
-void LogSoftmaxTile(const Context &context, int64_t row, int64_t count) {
-  using T = Arithmetic<In>;
-  GeneralSums sums[kTile];
-  GeneralRow<T> rows[kTile];
-  TileTask task;
-  SumTile<In>(context, row, count, sums, &task);
-  for (int64_t i = 0; i < count; ++i) Merge<T>(sums[i], 1.0, &rows[i]);
-  const In *const in = context.Row<const In>(context.call.in, row);
-  In *const out = context.Row<In>(context.call.out, row);
-  for (int64_t col = 0; col < context.shape.cols; ++col) {
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t at = col * context.call.inner + i;
-      T value = static_cast<T>(kNan);
-      if (!rows[i].IsNan()) value = T{0} - RoundTo<T>(Gap(rows[i], 1.0, static_cast<double>(Widen(in[at]))));
-      out[at] = Narrow<In>(value);
-    }
-  }
-}
-
-// dx = y (g - sum g y), or g - e^y sum g. Sums carry their rounding errors along where float64 asks for it.
-template <class In, bool kLog>
-void BackwardTile(const Context &context, int64_t row, int64_t count) {
-  using T = Arithmetic<In>;
-  using N = Number<T>;
-  const int64_t step = context.call.inner, cols = context.shape.cols;
-  const In *const g = context.Row<const In>(context.call.g, row);
-  const In *const y = context.Row<const In>(context.call.in, row);
-  In *const dx = context.Row<In>(context.call.out, row);
-  N sums[kTile] = {};
-  for (int64_t col = 0; col < cols; ++col) {
-    for (int64_t i = 0; i < count; ++i) {
-      N term{static_cast<double>(Widen(g[col * step + i]))};
-      if (!kLog) term = MultiplyAny(term, N{static_cast<double>(Widen(y[col * step + i]))});
-      sums[i] = AddOrOverflow(sums[i], term);
-    }
-  }
-  T outputs[kTile] = {}, exponentials[kTile] = {};
-  for (int64_t col = 0; col < cols; ++col) {
-    for (int64_t i = 0; i < count; ++i) outputs[i] = Widen(y[col * step + i]);
-    if constexpr (kLog && sizeof(T) == 8) context.kernels.array->exp_f64(outputs, exponentials, count);
-    if constexpr (kLog && sizeof(T) == 4) context.kernels.array->exp_f32(outputs, exponentials, count);
-    for (int64_t i = 0; i < count; ++i) {
-      const double upstream = static_cast<double>(Widen(g[col * step + i])), sum = Value(sums[i]);
-      const double value = kLog ? upstream - static_cast<double>(exponentials[i]) * sum
-                                : static_cast<double>(outputs[i]) * (upstream - sum);
-      dx[col * step + i] = Narrow<In>(RoundTo<T>(N{value}));
-    }
-  }
-}
-
-// Calls row_major(context, plan, In{}) or, where lanes run over positions, tile(context, first row, count, In{}) for
-// all tiles.
-template <class RunRowMajor, class Tile>
-bool Run(const RowFunctionCall &call, bool overlap, const RunRowMajor &row_major, const Tile &tile) {
+// Calls row_major(context, plan, In{}), or, where lanes run over positions, run_tile(tile) for all tiles.
+template <class RunRowMajor, class RunTile>
+bool Run(const RowFunctionCall &call, bool overlap, const RunRowMajor &row_major, const RunTile &run_tile) {
   const FpMode mode(call.inner > 1 ? Subnormals::kKeep : Subnormals::kFlush);
   const Context context(call);
   const Plan plan = MakePlan(context.shape, call.inner, call.exec, overlap);
   return DispatchDtype(call.in.dtype, [&](auto storage) {
     if (plan.path != Path::kPositions) return row_major(context, plan, storage);
-    return RunTiles(context, plan, [&](int64_t row, int64_t count) { tile(context, row, count, storage); });
+    NoTotals unused;
+    const auto run = [&](int64_t first, int64_t end, Groups<NoTotals> & /*groups*/) {
+      for (int64_t row = first, count; row < end; row += count) {
+        count = std::min({kTile, end - row, call.inner - row % call.inner});
+        Tile<decltype(storage)> tile{context, row, count};
+        run_tile(tile);
+      }
+    };
+    return RunGroups<NoTotals>(plan, context.shape, call.exec, run, &unused);
   });
 }
 
-bool RunLogSumExpInto(const RowFunctionCall &call, const LseSink &sink) {
-  return Run(
-      call, false,
-      [&](const Context &context, const Plan &plan, auto storage) {
-        return RunJob(context, plan, LogSumExpJob<decltype(storage)>{context, sink});
-      },
-      [&](const Context &context, int64_t row, int64_t count, auto storage) {
-        LogSumExpTile<decltype(storage)>(context, sink, row, count);
-      });
+template <template <class> class Job, class RunTile>
+bool RunJobOrTiles(const RowFunctionCall &call, bool overlap, const RunTile &run_tile) {
+  const auto row_major = [](const Context &context, const Plan &plan, auto storage) {
+    return RunJob(context, plan, Job<decltype(storage)>{context});
+  };
+  return Run(call, overlap, row_major, run_tile);
 }
 
-template <template <class> class Job, class Tile>
-bool RunJobOrTiles(const RowFunctionCall &call, bool overlap, const Tile &tile) {
-  return Run(
-      call, overlap,
-      [](const Context &context, const Plan &plan, auto storage) {
-        return RunJob(context, plan, Job<decltype(storage)>{context});
-      },
-      tile);
+bool RunLogSumExpInto(const RowFunctionCall &call, const LseSink &sink) {
+  const auto row_major = [&](const Context &context, const Plan &plan, auto storage) {
+    return RunJob(context, plan, LogSumExpJob<decltype(storage)>{context, sink});
+  };
+  return Run(call, false, row_major, [&](auto &tile) { tile.LogSumExpTo(sink); });
 }
 
 // Runs over row-major and class-major matrices alike: its job steps over the positions between columns.
@@ -487,30 +462,16 @@ bool RunLogSumExp(const RowFunctionCall &call) { return RunLogSumExpInto(call, {
 
 bool RunSoftmax(const RowFunctionCall &call) {
   const bool keeps = ElementSize(call.in.dtype) != 2;
-  return RunJobOrTiles<SoftmaxJob>(call, keeps, [](const Context &context, int64_t row, int64_t count, auto storage) {
-    SoftmaxTile<decltype(storage)>(context, row, count);
-  });
+  return RunJobOrTiles<SoftmaxJob>(call, keeps, [](auto &tile) { tile.Softmax(); });
 }
-
 bool RunLogSoftmax(const RowFunctionCall &call) {
-  return RunJobOrTiles<LogSoftmaxJob>(call, false,
-                                      [](const Context &context, int64_t row, int64_t count, auto storage) {
-                                        LogSoftmaxTile<decltype(storage)>(context, row, count);
-                                      });
+  return RunJobOrTiles<LogSoftmaxJob>(call, false, [](auto &tile) { tile.LogSoftmax(); });
 }
-
 bool RunSoftmaxBackward(const RowFunctionCall &call) {
-  return RunJobOrTiles<SoftmaxBackwardJob>(call, false,
-                                           [](const Context &context, int64_t row, int64_t count, auto storage) {
-                                             BackwardTile<decltype(storage), false>(context, row, count);
-                                           });
+  return RunJobOrTiles<SoftmaxBackwardJob>(call, false, [](auto &tile) { tile.template Backward<false>(); });
 }
-
 bool RunLogSoftmaxBackward(const RowFunctionCall &call) {
-  return RunJobOrTiles<LogSoftmaxBackwardJob>(call, false,
-                                              [](const Context &context, int64_t row, int64_t count, auto storage) {
-                                                BackwardTile<decltype(storage), true>(context, row, count);
-                                              });
+  return RunJobOrTiles<LogSoftmaxBackwardJob>(call, false, [](auto &tile) { tile.template Backward<true>(); });
 }
 
 bool Diagnose(const RowFunctionCall &call, xent_diagnosis *diagnosis) {

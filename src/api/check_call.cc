@@ -1,6 +1,7 @@
 #include "api/check_call.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <optional>
 
@@ -12,19 +13,26 @@
 namespace xent::internal {
 namespace {
 
-// Returns the name of the first statistic that is set, or null.
-const char *FirstStatistic(const xent_statistics &s) {
-  if (s.lse != nullptr) return "statistics.lse";
-  if (s.logprobs != nullptr) return "statistics.logprobs";
-  if (s.perplexity != nullptr) return "statistics.perplexity";
-  if (s.live_rows != nullptr) return "statistics.live_rows";
-  if (s.argmax != nullptr) return "statistics.argmax";
-  if (s.hits != nullptr) return "statistics.hits";
-  if (s.rank != nullptr) return "statistics.rank";
-  if (s.entropy != nullptr) return "statistics.entropy";
-  if (s.topk_logprobs != nullptr) return "statistics.topk_logprobs";
-  if (s.topk_indices != nullptr) return "statistics.topk_indices";
-  return s.gathered != nullptr ? "statistics.gathered" : nullptr;
+// The arrays of the statistics that the call writes, and the sizes of their elements.
+struct NamedArray {
+  const char *name;
+  const void *data;
+  size_t size;
+};
+std::array<NamedArray, 11> StatisticsOf(const Call &call) {
+  const xent_statistics &s = call.statistics;
+  const size_t size = ArithmeticSize(call.args.logits.dtype);
+  return {{{"statistics.lse", s.lse, size},
+           {"statistics.logprobs", s.logprobs, size},
+           {"statistics.argmax", s.argmax, 8},
+           {"statistics.hits", s.hits, 1},
+           {"statistics.rank", s.rank, 8},
+           {"statistics.entropy", s.entropy, size},
+           {"statistics.topk_logprobs", s.topk_logprobs, size},
+           {"statistics.topk_indices", s.topk_indices, 8},
+           {"statistics.gathered", s.gathered, size},
+           {"statistics.perplexity", s.perplexity, alignof(double)},
+           {"statistics.live_rows", s.live_rows, alignof(int64_t)}}};
 }
 
 // Inputs and outputs that a step has no use for must be unset: nothing is silently left undone.
@@ -45,8 +53,9 @@ xent_status CheckUnused(const Call &call, Step step, xent_error *error) {
                                                          : "a shard's forward writes chunk records alone";
     XENT_RETURN_IF_ERROR(CheckUnset("row_losses", args.row_losses != nullptr, why, error));
     XENT_RETURN_IF_ERROR(CheckUnset("reduced_loss", args.reduced_loss != nullptr, why, error));
-    const char *const name = FirstStatistic(call.statistics);
-    XENT_RETURN_IF_ERROR(CheckUnset(name, name != nullptr, why, error));
+    for (const auto &array : StatisticsOf(call)) {
+      XENT_RETURN_IF_ERROR(CheckUnset(array.name, array.data != nullptr, why, error));
+    }
     XENT_RETURN_IF_ERROR(CheckUnset("records", step == Step::kShardForward && args.records != nullptr, why, error));
   }
   if (step == Step::kShardCombine) {
@@ -96,7 +105,6 @@ xent_status CheckLabels(const Shape &shape, Step step, Call *call, xent_error *e
 xent_status CheckStatistics(const Call &call, xent_error *error) {
   const xent_statistics &s = call.statistics;
   const int64_t rows = call.args.rows;
-  const size_t size = ArithmeticSize(call.args.logits.dtype);
   if (s.top_k < 0 || s.top_k > kMaxTopK || s.top_k > call.valid_cols) {
     return Invalid(error, "statistics.top_k is %lld, expected 0 to %lld and at most the columns, which are %lld",
                    Long(s.top_k), Long(kMaxTopK), Long(call.valid_cols));
@@ -112,23 +120,12 @@ xent_status CheckStatistics(const Call &call, xent_error *error) {
   if (s.of_ignored != 0 && s.of_ignored != 1) {
     return Invalid(error, "statistics.of_ignored is %lld, expected 0 or 1", Long(s.of_ignored));
   }
-  struct {
-    const char *name;
-    const void *data;
-    size_t size;
-  } const arrays[] = {{"statistics.lse", s.lse, size},
-                      {"statistics.logprobs", s.logprobs, size},
-                      {"statistics.argmax", s.argmax, 8},
-                      {"statistics.rank", s.rank, 8},
-                      {"statistics.entropy", s.entropy, size},
-                      {"statistics.topk_logprobs", s.topk_logprobs, size},
-                      {"statistics.topk_indices", s.topk_indices, 8},
-                      {"statistics.perplexity", s.perplexity, alignof(double)},
-                      {"statistics.live_rows", s.live_rows, alignof(int64_t)}};
-  for (const auto &array : arrays) XENT_RETURN_IF_ERROR(CheckArray(array.name, array.data, 0, array.size, error));
+  for (const auto &array : StatisticsOf(call)) {
+    XENT_RETURN_IF_ERROR(CheckArray(array.name, array.data, 0, array.size, error));
+  }
   const int64_t gathered = rows * s.gather_count;
   XENT_RETURN_IF_ERROR(
-      CheckArray("statistics.gathered", s.gathered, s.gather_cols != nullptr ? gathered : 0, size, error));
+      CheckArray("statistics.gathered", s.gathered, s.gather_cols != nullptr ? gathered : 0, 1, error));
   XENT_RETURN_IF_ERROR(
       CheckArray("statistics.gather_cols", s.gather_cols, s.gathered != nullptr ? gathered : 0, 8, error));
   for (int64_t i = 0; s.gathered != nullptr && i < gathered; ++i) {

@@ -1,10 +1,9 @@
 // Cross-entropy: forward, forward with backward, backward from forward's records, and the reduction of stored losses.
-#include "rows/cross_entropy.h"
-
 #include "api/check.h"
 #include "api/check_call.h"
 #include "api/read_struct.h"
 #include "numbers/fp_mode.h"
+#include "rows/call.h"
 #include "rows/reduction.h"
 #include "xent/xent.h"
 

@@ -14,60 +14,24 @@ namespace xent::internal {
 // members. A released size never leaves its list.
 template <class S>
 struct Border;
-template <>
-struct Border<xent_error> {
-  static constexpr size_t kSizes[] = {256};
-};
-template <>
-struct Border<xent_exec> {
-  static constexpr size_t kSizes[] = {32};
-  static constexpr xent_exec kDefaults = XENT_EXEC_INIT;
-};
-template <>
-struct Border<xent_cross_entropy_options> {
-  static constexpr size_t kSizes[] = {80};
-  static constexpr xent_cross_entropy_options kDefaults = XENT_CROSS_ENTROPY_OPTIONS_INIT;
-};
-template <>
-struct Border<xent_statistics> {
-  static constexpr size_t kSizes[] = {128};
-  static constexpr xent_statistics kDefaults = XENT_STATISTICS_INIT;
-};
-template <>
-struct Border<xent_cross_entropy> {
-  static constexpr size_t kSizes[] = {232};
-  static constexpr xent_cross_entropy kDefaults = XENT_CROSS_ENTROPY_INIT;
-};
-template <>
-struct Border<xent_stored_losses> {
-  static constexpr size_t kSizes[] = {80};
-  static constexpr xent_stored_losses kDefaults = XENT_STORED_LOSSES_INIT;
-};
-template <>
-struct Border<xent_shard> {
-  static constexpr size_t kSizes[] = {24};
-  static constexpr xent_shard kDefaults = XENT_SHARD_INIT;
-};
-template <>
-struct Border<xent_divergence_options> {
-  static constexpr size_t kSizes[] = {56};
-  static constexpr xent_divergence_options kDefaults = XENT_DIVERGENCE_OPTIONS_INIT;
-};
-template <>
-struct Border<xent_divergence> {
-  static constexpr size_t kSizes[] = {152};
-  static constexpr xent_divergence kDefaults = XENT_DIVERGENCE_INIT;
-};
-template <>
-struct Border<xent_binary_cross_entropy_options> {
-  static constexpr size_t kSizes[] = {48};
-  static constexpr xent_binary_cross_entropy_options kDefaults = XENT_BINARY_CROSS_ENTROPY_OPTIONS_INIT;
-};
-template <>
-struct Border<xent_binary_cross_entropy> {
-  static constexpr size_t kSizes[] = {232};
-  static constexpr xent_binary_cross_entropy kDefaults = XENT_BINARY_CROSS_ENTROPY_INIT;
-};
+#define XENT_BORDER(type, defaults, ...)              \
+  template <>                                         \
+  struct Border<type> {                               \
+    static constexpr size_t kSizes[] = {__VA_ARGS__}; \
+    static constexpr type kDefaults = defaults;       \
+  }
+XENT_BORDER(xent_error, XENT_ERROR_INIT, 256);
+XENT_BORDER(xent_exec, XENT_EXEC_INIT, 32);
+XENT_BORDER(xent_statistics, XENT_STATISTICS_INIT, 128);
+XENT_BORDER(xent_cross_entropy, XENT_CROSS_ENTROPY_INIT, 232);
+XENT_BORDER(xent_cross_entropy_options, XENT_CROSS_ENTROPY_OPTIONS_INIT, 80);
+XENT_BORDER(xent_stored_losses, XENT_STORED_LOSSES_INIT, 80);
+XENT_BORDER(xent_shard, XENT_SHARD_INIT, 24);
+XENT_BORDER(xent_divergence, XENT_DIVERGENCE_INIT, 152);
+XENT_BORDER(xent_divergence_options, XENT_DIVERGENCE_OPTIONS_INIT, 56);
+XENT_BORDER(xent_binary_cross_entropy, XENT_BINARY_CROSS_ENTROPY_INIT, 232);
+XENT_BORDER(xent_binary_cross_entropy_options, XENT_BINARY_CROSS_ENTROPY_OPTIONS_INIT, 48);
+#undef XENT_BORDER
 
 // Refuses a struct_size that no release had, unless it is larger than today's and all bytes past today's are zero.
 xent_status CheckStructSize(const void *given, const size_t *sizes, size_t count, const char *name, xent_error *error);

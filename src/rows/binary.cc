@@ -4,9 +4,7 @@
 
 #include <algorithm>
 
-#include "numbers/fp_mode.h"
-#include "parallel/parallel.h"
-#include "rows/groups.h"
+#include "rows/run_rows.h"
 
 namespace xent::internal {
 namespace {
@@ -17,53 +15,26 @@ int64_t ElementsPerGroup(int64_t elements) {
   return std::max(kShortest, (RowsPerGroup(elements) + kAlign - 1) / kAlign * kAlign);
 }
 
-// What all groups of a call share.
-struct Work {
-  struct GroupSum {
-    double hi, lo;
-  };
-  const BinaryTask &task;
-  BinaryFunction function;
-  Subnormals subnormals;
-  int64_t elements, group_elements, groups, task_groups;
-  GroupSum *sums;
-
-  void Run(int64_t i) const {
-    const int64_t end = std::min(groups, (i + 1) * task_groups);
-    for (int64_t group = i * task_groups; group < end; ++group) {
-      const int64_t first = group * group_elements;
-      const Wide sum = function(task, first, std::min(elements, first + group_elements));
-      sums[group] = {sum.hi, sum.lo};
-    }
-  }
-};
-
 XENT_NOINLINE bool RunElements(const BinaryCall &call, const Plan &plan, const BinaryTask &task, Wide *sum) {
-  Work::GroupSum sums[kMaxTasks];  // not filled: a small call has one
+  struct {
+    double hi, lo;
+  } sums[kMaxTasks];  // not filled: a small call has one
+  const BinaryFunction function = ActiveKernels().binary->run[call.IsWide() ? 1 : 0];
   const int64_t group_elements = ElementsPerGroup(call.elements);
   const int64_t groups = (call.elements - 1) / group_elements + 1;
   const int64_t task_groups = plan.threads == 1 ? groups : std::max<int64_t>(1, kTaskLogits / group_elements);
-  Work work{.task = task,
-            .function = ActiveKernels().binary->run[call.IsWide() ? 1 : 0],
-            .subnormals = plan.subnormals,
-            .elements = call.elements,
-            .group_elements = group_elements,
-            .groups = groups,
-            .task_groups = task_groups,
-            .sums = sums};
-  if (plan.threads == 1) {
-    work.Run(0);
-  } else {
-    const auto run = [](void *arg, int64_t i) {
-      const Work &w = *static_cast<Work *>(arg);
-      const FpMode mode(w.subnormals);
-      w.Run(i);
-    };
-    if (!ParallelFor(call.exec, plan.threads, (groups - 1) / task_groups + 1, run, &work)) return false;
-  }
+  const bool complete = RunTasks(plan, call.exec, (groups - 1) / task_groups + 1, [&](int64_t i) {
+    for (int64_t group = i * task_groups; group < std::min(groups, (i + 1) * task_groups); ++group) {
+      const int64_t first = group * group_elements;
+      const Wide part = function(task, first, std::min(call.elements, first + group_elements));
+      sums[group] = {part.hi, part.lo};
+    }
+  });
   *sum = {};
-  for (int64_t group = 0; group < groups; ++group) *sum = AddOrOverflow(*sum, {sums[group].hi, sums[group].lo});
-  return true;
+  for (int64_t group = 0; complete && group < groups; ++group) {
+    *sum = AddOrOverflow(*sum, {sums[group].hi, sums[group].lo});
+  }
+  return complete;
 }
 
 BinaryUpstream UpstreamKind(const xent_upstream &upstream) {

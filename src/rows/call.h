@@ -139,6 +139,14 @@ struct Call {
     if (array != nullptr) static_cast<T *>(array)[row] = value;
   }
 
+  // Writes what forward gives of every row, as far as it is wanted.
+  template <class T>
+  void WriteRow(int64_t row, T loss, T lse, T log_probability) const {
+    Write(args.row_losses, row, loss);
+    Write(statistics.lse, row, lse);
+    Write(statistics.logprobs, row, log_probability);
+  }
+
   // Returns what the row's gradient is by rule, or kCompute and in *g u r over the denominator.
   Fill FillOf(int64_t row, bool nan_row, Factor *g) const {
     return internal::FillOf(denominator, UpstreamOf(args.upstream, IsWide(), row), RowWeight(row), nan_row, g);
@@ -164,6 +172,9 @@ struct Call {
   // Writes the reduced outputs that are wanted.
   void WriteTotals(const Totals &totals) const;
 };
+
+// Prepares the call and runs it over whole rows. False: the caller's parallel_for left a task out.
+bool RunCrossEntropy(Call *call);
 
 // lambda lse^2.
 template <class N>

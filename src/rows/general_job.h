@@ -79,9 +79,7 @@ XENT_NOINLINE void FinishGeneralRow(const Call &call, int64_t row, GeneralRowSta
     if (call.options.z_loss != 0.0) loss = AddOrOverflow(loss, Scale(ZLoss(wide_lse, call.options.z_loss), scale));
     state.loss = RoundTo<T>(Scale(Weighted(loss, call.RowWeight(row)), -scale));
   }
-  Call::Write(call.args.row_losses, row, state.loss);
-  Call::Write(call.statistics.lse, row, lse);
-  Call::Write(call.statistics.logprobs, row, log_probability);
+  call.WriteRow(row, state.loss, lse, log_probability);
   if (call.args.records != nullptr) {
     Record record =
         Record::Make(call.args.logits.dtype, state.row.IsNan() ? Record::kNanRow : Record::kLive, Record::kGeneral);

@@ -111,9 +111,7 @@ void FinishIndexRow(const Call &call, int64_t row, int64_t pieces, const PieceOf
     }
     state.loss = RoundTo<T>(Scale(Weighted(loss, call.RowWeight(row)), -scale));
   }
-  Call::Write(call.args.row_losses, row, state.loss);
-  Call::Write(call.statistics.lse, row, lse);
-  Call::Write(call.statistics.logprobs, row, log_probability);
+  call.WriteRow(row, state.loss, lse, log_probability);
   if (call.args.records != nullptr) {
     Record record = Record::Make(call.args.logits.dtype, state.nan ? Record::kNanRow : Record::kLive, Record::kIndex);
     if (!state.nan) {

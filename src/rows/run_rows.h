@@ -111,38 +111,41 @@ XENT_NOINLINE void RunOverlappingRows(const Job &job, const Plan &plan, const Ro
   }
 }
 
-// Streaming stores are seen by other threads only after a fence: one at the end of each task.
-inline void EndTask(const Plan &plan) {
-  if (plan.stream) hwy::FlushStream();
+// Runs task(i) for each i in [0, n), n <= kMaxTasks, in the plan's floating-point mode. False: the caller's
+// parallel_for left one out.
+template <class Task>
+bool RunTasks(const Plan &plan, const xent_exec &exec, int64_t n, const Task &task) {
+  struct Shared {
+    const Plan &plan;
+    const Task &task;
+  } shared{plan, task};
+  return ParallelFor(
+      exec, plan.threads, n,
+      [](void *arg, int64_t i) {
+        const Shared &s = *static_cast<const Shared *>(arg);
+        const FpMode mode(s.plan.subnormals);
+        s.task(i);
+        if (s.plan.stream) hwy::FlushStream();  // streaming stores are seen by other threads only after a fence
+      },
+      &shared);
 }
 
 // Cuts groups of rows into tasks.
 template <class Sums, class RunRange>
 XENT_NOINLINE bool RunGroupsInTasks(const Plan &plan, const RowShape &shape, const xent_exec &exec, const RunRange &run,
                                     Sums *totals) {
-  struct Work {
-    const Plan &plan;
-    const RunRange &run;
-    int64_t rows, group_rows, groups, task_groups;
-    typename Sums::Slot slots[kMaxTasks];
-  };
+  typename Sums::Slot slots[kMaxTasks];
   const int64_t group_rows = RowsPerGroup(shape.rows);
   const int64_t groups = (shape.rows - 1) / group_rows + 1;
   const int64_t group_logits = group_rows > INT64_MAX / shape.cols ? INT64_MAX : group_rows * shape.cols;
   const int64_t task_groups = std::max({int64_t{1}, kTaskLogits / group_logits, (plan.task_rows - 1) / group_rows + 1});
-  Work work{plan, run, shape.rows, group_rows, groups, task_groups, {}};
-  const bool complete = ParallelFor(
-      exec, plan.threads, (groups - 1) / task_groups + 1,
-      [](void *arg, int64_t task) {
-        Work &w = *static_cast<Work *>(arg);
-        const FpMode mode(w.plan.subnormals);
-        const int64_t end_group = std::min(w.groups, (task + 1) * w.task_groups);
-        Groups<Sums> own(w.rows, nullptr, w.slots);
-        w.run(task * w.task_groups * w.group_rows, std::min(w.rows, end_group * w.group_rows), own);
-        EndTask(w.plan);
-      },
-      &work);
-  for (int64_t group = 0; group < groups; ++group) totals->Add(work.slots[group].Get());
+  for (int64_t group = 0; group < groups; ++group) slots[group] = {};
+  const bool complete = RunTasks(plan, exec, (groups - 1) / task_groups + 1, [&](int64_t task) {
+    const int64_t end_group = std::min(groups, (task + 1) * task_groups);
+    Groups<Sums> own(shape.rows, nullptr, slots);
+    run(task * task_groups * group_rows, std::min(shape.rows, end_group * group_rows), own);
+  });
+  for (int64_t group = 0; group < groups; ++group) totals->Add(slots[group].Get());
   return complete;
 }
 
@@ -156,7 +159,7 @@ bool RunGroups(const Plan &plan, const RowShape &shape, const xent_exec &exec, c
   if (plan.threads != 1) return RunGroupsInTasks(plan, shape, exec, run, totals);
   Groups<Sums> own(shape.rows, totals, nullptr);
   run(0, shape.rows, own);
-  EndTask(plan);
+  if (plan.stream) hwy::FlushStream();
   return true;
 }
 
@@ -165,38 +168,25 @@ template <RowJob Job>
 XENT_NOINLINE bool RunSplitRows(const Job &job, const Plan &plan, const RowShape &shape, const xent_exec &exec,
                                 typename Job::Sums *totals) {
   constexpr int64_t kSplit = kSplitRows<typename Job::Part>;
-  struct Work {
-    const Job &job;
-    const Plan &plan;
-    const RowShape &shape;
-    int pass;
-    int64_t count;
-    int64_t rows[kSplit];
-    typename Job::Row states[kSplit];
-    typename Job::Part parts[kSplit][kMaxChunks];
-  };
-  Work work{job, plan, shape, 0, 0, {}, {}, {}};
+  int64_t rows[kSplit];
+  typename Job::Row states[kSplit];
+  typename Job::Part parts[kSplit][kMaxChunks];
   Groups<typename Job::Sums> groups(shape.rows, totals, nullptr);
-  const auto run_chunk = [](void *arg, int64_t task) {
-    Work &w = *static_cast<Work *>(arg);
-    const FpMode mode(w.plan.subnormals);
-    const int64_t slot = task / w.shape.chunks;
-    const int64_t chunk = task % w.shape.chunks;
-    w.job.Chunk(w.pass, w.rows[slot], chunk, w.states[slot], w.parts[slot][chunk]);
-    EndTask(w.plan);
-  };
   for (int64_t next = 0; next < shape.rows;) {
-    for (work.count = 0; work.count < kSplit && next < shape.rows; ++next) {
-      typename Job::Row &state = work.states[work.count];
-      state = {};
-      if (job.Begin(next, state)) work.rows[work.count++] = next;
+    int64_t count = 0;
+    for (; count < kSplit && next < shape.rows; ++next) {
+      states[count] = {};
+      if (job.Begin(next, states[count])) rows[count++] = next;
     }
-    if (work.count == 0) continue;
-    for (work.pass = 0; work.pass < Job::kPasses; ++work.pass) {
-      if (!ParallelFor(exec, plan.threads, work.count * shape.chunks, run_chunk, &work)) return false;
-      for (int64_t i = 0; i < work.count; ++i) job.Between(work.pass, work.rows[i], work.states[i], work.parts[i]);
+    for (int pass = 0; count > 0 && pass < Job::kPasses; ++pass) {
+      const auto run_chunk = [&](int64_t task) {
+        const int64_t slot = task / shape.chunks, chunk = task % shape.chunks;
+        job.Chunk(pass, rows[slot], chunk, states[slot], parts[slot][chunk]);
+      };
+      if (!RunTasks(plan, exec, count * shape.chunks, run_chunk)) return false;
+      for (int64_t i = 0; i < count; ++i) job.Between(pass, rows[i], states[i], parts[i]);
     }
-    for (int64_t i = 0; i < work.count; ++i) job.End(work.rows[i], work.states[i], groups.Of(work.rows[i]));
+    for (int64_t i = 0; i < count; ++i) job.End(rows[i], states[i], groups.Of(rows[i]));
   }
   return true;
 }

@@ -9,25 +9,13 @@ namespace {
 // Calls work(row, piece) for all of them, pieces of rows over threads.
 template <class Work>
 bool ForEachPiece(const Call &call, const Slice &slice, const Work &work) {
-  struct Shared {
-    const Plan &plan;
-    const Work &work;
-    int64_t items, per_task, pieces;
-  };
   const int64_t items = call.args.rows * slice.pieces;
   if (items == 0) return true;
   const int64_t per_task = call.plan.threads == 1 ? items : (items - 1) / kMaxTasks + 1;
-  Shared shared{call.plan, work, items, per_task, slice.pieces};
-  return ParallelFor(
-      call.exec, call.plan.threads, (items - 1) / per_task + 1,
-      [](void *arg, int64_t task) {
-        const Shared &s = *static_cast<const Shared *>(arg);
-        const FpMode mode(s.plan.subnormals);
-        const int64_t end = std::min(s.items, (task + 1) * s.per_task);
-        for (int64_t i = task * s.per_task; i < end; ++i) s.work(i / s.pieces, i % s.pieces);
-        EndTask(s.plan);
-      },
-      &shared);
+  return RunTasks(call.plan, call.exec, (items - 1) / per_task + 1, [&](int64_t task) {
+    const int64_t end = std::min(items, (task + 1) * per_task);
+    for (int64_t i = task * per_task; i < end; ++i) work(i / slice.pieces, i % slice.pieces);
+  });
 }
 
 template <class In>

@@ -46,9 +46,7 @@ inline void WriteShortRows(const Call &call, const ShortTile &tile, const SmallR
   for (int64_t i = 0; i < tile.count; ++i) {
     if ((tile.done >> i & 1) == 0) continue;
     const int64_t row = tile.first + i;
-    Call::Write(losses, row, rows.loss[i]);
-    if (lse != nullptr) lse[row] = rows.lse[i];
-    Call::Write(call.statistics.logprobs, row, 0.0f - rows.loss[i]);
+    call.WriteRow(row, rows.loss[i], rows.lse[i], 0.0f - rows.loss[i]);
     if (call.args.records == nullptr) continue;
     Record record = Record::Make(call.args.logits.dtype, Record::kLive, Record::kIndex);
     if (rows.others[i] != 0.0) record.Set(0, RowSum<float>{rows.others[i], rows.others_reference[i]});

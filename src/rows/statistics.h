@@ -118,12 +118,10 @@ XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const GeneralR
 template <class T>
 XENT_NOINLINE void WriteIgnoredOutputs(const Call &call, int64_t row) {
   const xent_statistics &out = call.statistics;
-  Call::Write(call.args.row_losses, row, T{0});
+  call.WriteRow(row, T{0}, T{0}, T{0});
   if (Record *const record = call.RecordOf(row)) {
     *record = Record::Make(call.args.logits.dtype, Record::kIgnored, Record::kIndex);
   }
-  Call::Write(out.lse, row, T{0});
-  Call::Write(out.logprobs, row, T{0});
   Call::Write(out.argmax, row, int64_t{-1});
   Call::Write(out.hits, row, uint8_t{0});
   Call::Write(out.entropy, row, T{0});

@@ -875,8 +875,10 @@ TEST(ShardChunks, CountsThePiecesOfChunks) {
   EXPECT_EQ(xent_shard_chunks(0, 0, 1), 0);
   EXPECT_EQ(xent_shard_chunks(5, -1, 1), 0);
   EXPECT_EQ(xent_shard_chunks(5, 1, 0), 0);
-  const int64_t most = std::numeric_limits<int64_t>::max();
-  EXPECT_EQ(xent_shard_chunks(most, most - 1, most), 1);
+  // A row of float64 takes at most 2^63 - 1 bytes.
+  const int64_t most = std::numeric_limits<int64_t>::max() / 8;
+  EXPECT_EQ(xent_shard_chunks(most, most - 1, std::numeric_limits<int64_t>::max()), 1);
+  EXPECT_EQ(xent_shard_chunks(most + 1, 0, 1), 0);
 }
 
 }  // namespace

@@ -17,11 +17,13 @@ constexpr long double kInfinity = std::numeric_limits<long double>::infinity();
 // 0 * infinity is 0 where the coefficient is exactly 0.
 long double Weighted(long double coefficient, long double value) { return coefficient == 0 ? 0 : coefficient * value; }
 
-// In double lanes p or sech^2 below 2^-1022 counts as 0 (xent.h), even where an upstream gradient or a weight brings
-// the product back; an exp that gives up at -708 instead of -708.4 is forgiven too.
-const long double kVanishing = 16 * SmallestNormal(XENT_F64);
-// In lanes of the arithmetic type p, at the target 1 - p, counts as 0 below these (xent.h), whatever brings it back.
-constexpr long double VanishingOf(xent_dtype arithmetic) { return arithmetic == XENT_F64 ? 0x1p-1532L : 0x1p-198L; }
+// In double lanes p or sech^2 below this counts as 0 (xent.h), even where an upstream gradient or a weight brings the
+// product back; an exp that gives up at -708 instead of -708.4 is forgiven too.
+const long double kVanishing = 16 * std::ldexp(1.0L, test::kKeptExponentDoubleLanes);
+// In lanes of the arithmetic type p, at the target 1 - p, counts as 0 below this, whatever brings it back.
+long double VanishingOf(xent_dtype arithmetic) {
+  return std::ldexp(1.0L, arithmetic == XENT_F64 ? test::kKeptExponentFloat64 : test::kKeptExponentFloat32);
+}
 
 // semantics.md has the loss within 4 ULP "however small it is (every term of the formula is >= 0: nothing cancels)". Of
 // the z-loss that asks for more than lse itself is promised: 4 ULP of the larger of |m| and log V, while lse may cross

@@ -78,20 +78,17 @@ void InOrder(void *, int64_t n, xent_task task, void *arg) {
 // what is inside them cut up for eight threads, of which the calling one does all the work.
 class Everything {
  public:
-  Everything(xent_dtype dtype, int64_t rows, int64_t cols, xent_exec_mode mode)
+  Everything(xent_dtype dtype, int64_t rows, int64_t cols, bool cut_up)
       : call_(dtype, rows, cols), backward_(dtype, rows, cols), x_(XENT_F64, 1, cols) {
     call_.FillNormal(1, 4);
     backward_.FillNormal(1, 4);
     backward_.MustRun(Function::kForward);
-    forward_args_ = call_.Args(Function::kForward);
     both_args_ = call_.Args(Function::kForwardBackward);
     backward_args_ = backward_.Args(Function::kBackward);
+    forward_args_ = both_args_;
+    forward_args_.grad = XENT_NO_MATRIX;
     options_[1].label_smoothing = 0.1;
-    exec_.mode = mode;
-    if (mode == XENT_EXEC_CALLER) {
-      exec_.parallel_for = InOrder;
-      exec_.threads = 8;
-    }
+    exec_ = cut_up ? PoolOf(InOrder, nullptr, 8) : kSerial;
     for (int64_t j = 0; j < cols; ++j) x_.Set(0, j, static_cast<double>(j % 7));
     const xent_dtype arithmetic = reference::ArithmeticType(dtype);
     weights_ = Matrix(arithmetic, 1, cols);
@@ -112,67 +109,73 @@ class Everything {
       count(xent_cross_entropy_forward_backward(&both_args_, &options, &exec_, &error_));
     }
     count(xent_cross_entropy_backward(&backward_args_, options_, &exec_, &error_));
-    const xent_dtype dtype = call_.dtype;
     const int64_t rows = call_.rows, cols = call_.cols;
     for (const int64_t inner : {int64_t{1}, rows}) {  // with one row the same
       xent_divergence divergence = XENT_DIVERGENCE_INIT;
       divergence.rows = rows;
       divergence.cols = cols;
       divergence.inner = inner;
-      divergence.student = call_.logits.data();
-      divergence.teacher = backward_.logits.data();
-      divergence.student_dtype = divergence.teacher_dtype = dtype;
-      divergence.kind = XENT_DIVERGENCE_JENSEN_SHANNON;
-      divergence.grad = call_.grad.data();
-      count(xent_divergence_forward_backward(&divergence, nullptr, &exec_, &error_));
+      divergence.student = View(call_.logits);
+      divergence.teacher = View(backward_.logits);
+      divergence.grad = View(call_.grad);
+      xent_divergence_options options = XENT_DIVERGENCE_OPTIONS_INIT;
+      options.kind = XENT_DIVERGENCE_JENSEN_SHANNON;
+      count(xent_divergence_forward_backward(&divergence, &options, &exec_, &error_));
     }
     for (const int64_t inner : {int64_t{1}, rows}) {  // every option and every statistic at once
       xent_cross_entropy args = both_args_;
       args.inner = inner;
-      args.logits_stride = args.grad_stride = 0;  // without padding
       args.class_weights = weights_.data();
-      args.logprobs = numbers_.data();
-      args.entropy = numbers_.row(1);
-      args.argmax = indices_.data();
-      args.rank = indices_.data() + rows;
-      args.top_k = static_cast<int32_t>(std::min<int64_t>(64, cols));
-      args.topk_logprobs = numbers_.row(2);
-      args.topk_indices = indices_.data() + 2 * rows;
+      xent_statistics statistics = *args.statistics;
+      statistics.logprobs = numbers_.data();
+      statistics.entropy = numbers_.row(1);
+      statistics.argmax = indices_.data();
+      statistics.rank = indices_.data() + rows;
+      statistics.top_k = std::min<int64_t>(64, cols);
+      statistics.topk_logprobs = numbers_.row(2);
+      statistics.topk_indices = indices_.data() + 2 * rows;
+      args.statistics = &statistics;
       count(xent_cross_entropy_forward_backward(&args, &general_options_, &exec_, &error_));
-      args.targets = nullptr;
-      args.target_probs = call_.logits.data();
-      args.target_probs_dtype = dtype;
-      args.target_grad = backward_.grad.data();
-      args.logprobs = nullptr;
-      args.rank = nullptr;
-      args.perplexity = nullptr;
+      args.targets = XENT_NO_TARGETS;
+      args.target_probs = View(call_.logits);
+      args.target_grad = View(backward_.grad);
+      statistics.logprobs = nullptr;
+      statistics.rank = nullptr;
+      statistics.perplexity = nullptr;
       count(xent_cross_entropy_forward_backward(&args, &general_options_, &exec_, &error_));
       xent_binary_cross_entropy binary = XENT_BINARY_CROSS_ENTROPY_INIT;
       binary.rows = rows;
       binary.cols = cols;
       binary.inner = inner;
-      binary.input = binary.targets = call_.logits.data();
-      binary.dtype = binary.targets_dtype = dtype;
+      binary.input = binary.targets = View(call_.logits);
       binary.reduced_loss = call_.reduced_loss.data();
-      binary.grad = call_.grad.data();
-      binary.target_grad = backward_.grad.data();
-      binary.focal_gamma = 2;
-      count(xent_binary_cross_entropy_forward_backward(&binary, nullptr, &exec_, &error_));
-      binary.focal_gamma = 0;
-      binary.target_grad = nullptr;
+      binary.grad = View(call_.grad);
+      binary.target_grad = View(backward_.grad);
+      xent_binary_cross_entropy_options options = XENT_BINARY_CROSS_ENTROPY_OPTIONS_INIT;
+      options.focal_gamma = 2;
+      count(xent_binary_cross_entropy_forward_backward(&binary, &options, &exec_, &error_));
+      binary.target_grad = XENT_NO_MATRIX;
       count(xent_binary_cross_entropy_forward_backward(&binary, nullptr, &exec_, &error_));
     }
-    count(xent_logsumexp(rows, cols, call_.logits.data(), dtype, 0, call_.lse.data(), &exec_, &error_));
-    count(xent_softmax(rows, cols, call_.logits.data(), dtype, 0, call_.grad.data(), 0, &exec_, &error_));
-    count(xent_softmax_backward(rows, cols, call_.logits.data(), 0, call_.grad.data(), 0, dtype, backward_.grad.data(),
-                                0, &exec_, &error_));
-    count(xent_log_softmax(rows, cols, call_.logits.data(), dtype, 0, call_.grad.data(), 0, &exec_, &error_));
-    xent_diagnosis diagnosis;
-    count(xent_check_logits(rows, cols, call_.grad.data(), dtype, 0, &diagnosis, &exec_, &error_));
-    count(xent_log_softmax_backward(rows, cols, call_.logits.data(), 0, call_.grad.data(), 0, dtype,
-                                    backward_.grad.data(), 0, &exec_, &error_));
-    count(xent_reduce(rows, call_.row_losses.data(), call_.row_losses.dtype(), call_.targets.data(), XENT_I64, options_,
-                      call_.reduced_loss.data(), &error_));
+    for (const int64_t inner : {int64_t{1}, rows}) {
+      const xent_matrix x = View(call_.logits);
+      const xent_matrix y = View(call_.grad);
+      const xent_matrix dx = View(backward_.grad);
+      count(xent_logsumexp(rows, cols, inner, x, call_.lse.data(), &exec_, &error_));
+      count(xent_softmax(rows, cols, inner, x, y, &exec_, &error_));
+      count(xent_softmax_backward(rows, cols, inner, x, y, dx, &exec_, &error_));
+      count(xent_log_softmax(rows, cols, inner, x, y, &exec_, &error_));
+      xent_diagnosis diagnosis;
+      count(xent_check_logits(rows, cols, inner, y, &diagnosis, &exec_, &error_));
+      count(xent_log_softmax_backward(rows, cols, inner, x, y, dx, &exec_, &error_));
+    }
+    xent_stored_losses stored = XENT_STORED_LOSSES_INIT;
+    stored.rows = rows;
+    stored.row_losses = call_.row_losses.data();
+    stored.targets.data = call_.targets.data();
+    stored.reduced_loss = call_.reduced_loss.data();
+    stored.dtype = call_.row_losses.dtype();
+    count(xent_reduce(&stored, options_, &error_));
     double *x = static_cast<double *>(x_.data());
     float *narrow = static_cast<float *>(x_.data());
     for (const auto function : {xent_exp_f64, xent_log1p_f64, xent_log_f64}) count(function(x, x, cols));
@@ -187,7 +190,7 @@ class Everything {
     wrong = forward_args_;
     const int64_t target[] = {-7};
     wrong.rows = 1;
-    wrong.targets = target;
+    wrong.targets.data = target;
     count(xent_cross_entropy_forward(&wrong, options_, &exec_, &error_), XENT_TARGET_OUT_OF_RANGE);
     count(xent_active_target() != nullptr && xent_version() != nullptr ? XENT_OK : XENT_INCOMPLETE);
     return failures;
@@ -210,21 +213,21 @@ class Everything {
 
 struct Case {
   int64_t rows, cols;
-  xent_exec_mode mode;
+  bool cut_up;
 
   friend std::ostream &operator<<(std::ostream &out, const Case &c) {
-    return out << c.rows << "x" << c.cols << (c.mode == XENT_EXEC_SERIAL ? " serially" : " cut up");
+    return out << c.rows << "x" << c.cols << (c.cut_up ? " cut up" : " serially");
   }
 };
-constexpr Case kCases[] = {{1, 3, XENT_EXEC_SERIAL},     {400, 100, XENT_EXEC_SERIAL}, {3, 40000, XENT_EXEC_SERIAL},
-                           {400, 100, XENT_EXEC_CALLER}, {3, 40000, XENT_EXEC_CALLER}, {12, 20000, XENT_EXEC_CALLER}};
+constexpr Case kCases[] = {{1, 3, false},    {400, 100, false}, {3, 40000, false},
+                           {400, 100, true}, {3, 40000, true},  {12, 20000, true}};
 
 class Process : public ::testing::TestWithParam<xent_dtype> {};
 
 TEST_P(Process, NothingIsTakenFromTheHeap) {
 #if defined(XENT_TEST_COUNTS_ALLOCATIONS)
   for (const Case &c : kCases) {
-    Everything everything(GetParam(), c.rows, c.cols, c.mode);
+    Everything everything(GetParam(), c.rows, c.cols, c.cut_up);
     const int64_t before = g_allocations;
     const int failures = everything.Run();
     const int64_t after = g_allocations;
@@ -272,7 +275,7 @@ int64_t StackUse(const std::function<void()> &body) {
 TEST_P(Process, SixteenKilobytesOfStackAreEnough) {
 #if defined(XENT_TEST_MEASURES_STACK)
   for (const Case &c : kCases) {
-    Everything everything(GetParam(), c.rows, c.cols, c.mode);
+    Everything everything(GetParam(), c.rows, c.cols, c.cut_up);
     everything.Run();  // so that the dynamic linker has bound every name
     int failures = -1;
     const int64_t nothing = StackUse([] {});
@@ -288,7 +291,7 @@ TEST_P(Process, SixteenKilobytesOfStackAreEnough) {
 }
 
 TEST_P(Process, ErrnoStaysAsItWas) {
-  Everything everything(GetParam(), 5, 300, XENT_EXEC_SERIAL);
+  Everything everything(GetParam(), 5, 300, false);
   errno = 4711;
   const int failures = everything.Run();
   const int after = errno;

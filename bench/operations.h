@@ -54,6 +54,23 @@ std::string Name(Op op, Source source);
 // The options that the operation is called with.
 xent_cross_entropy_options OptionsOf(Op op);
 
+// A call of the cross-entropy. It refers to itself, so it must stay where it is.
+struct CrossEntropyCall {
+  CrossEntropyCall() = default;
+  CrossEntropyCall(const CrossEntropyCall &) = delete;
+  CrossEntropyCall &operator=(const CrossEntropyCall &) = delete;
+
+  // Null where the operation needs defaults alone.
+  const xent_cross_entropy_options *given_options() const { return has_options ? &options : nullptr; }
+
+  xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
+  xent_cross_entropy_options options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
+  bool has_options = false;
+  xent_statistics statistics = XENT_STATISTICS_INIT;
+};
+// Fills a new call for an operation of the cross-entropy, which are those up to kBackward.
+void FillCall(Op op, const Problem &problem, int threads, int64_t slot, CrossEntropyCall *call);
+
 // Bytes that the operation must move: every matrix it reads once and every matrix it writes once. Targets, losses and
 // records are not counted.
 int64_t BytesMoved(Op op, const Problem &problem);

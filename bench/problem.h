@@ -101,8 +101,8 @@ struct Problem {
   Buffer workspace;  // of xent_workspace_bytes for kManyThreads, or for all if those are more
   Buffer class_weights;
   std::vector<int64_t> targets;
-  Buffer losses, lse, loss;  // arithmetic type
-  std::vector<int64_t> argmax;
+  Buffer losses, lse, loss;    // arithmetic type
+  Buffer argmax;               // int64
   std::vector<double> maxima;  // of read_sweep
   std::vector<float> row_maxima;
   xent_diagnosis diagnosis = XENT_DIAGNOSIS_LOGITS;

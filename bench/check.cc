@@ -191,7 +191,7 @@ void CheckGradient(Op op, const Problem &problem, int64_t index, const LossRow &
 }
 
 void CheckArgmax(const Problem &problem, int64_t index, const LossRow &row, Verdict *verdict) {
-  const int64_t got = problem.argmax[static_cast<size_t>(index)];
+  const int64_t got = static_cast<const int64_t *>(problem.argmax.data())[index];
   if (got != row.Argmax()) verdict->Fail("argmax of row " + std::to_string(index) + " is " + std::to_string(got));
 }
 
@@ -345,7 +345,7 @@ void Poison(Op op, Problem *problem) {
     Store(dtype, problem->lse.data(), i, NAN);
   }
   Store(dtype, problem->loss.data(), 0, NAN);
-  std::fill(problem->argmax.begin(), problem->argmax.end(), -1);
+  std::fill_n(static_cast<int64_t *>(problem->argmax.data()), problem->shape.rows, -1);
   std::fill(problem->maxima.begin(), problem->maxima.end(), NAN);
   problem->diagnosis = XENT_DIAGNOSIS_LOGITS;
   // The logits are no result of any operation but the copy.

@@ -77,50 +77,13 @@ const char *BaseName(Op op) {
   return "";
 }
 
-bool HasOptions(Op op) {
-  return op == Op::kForwardBackwardSmoothing || op == Op::kForwardBackwardWeights || op == Op::kForwardBackwardSoftcap;
-}
-
-xent_status RunCrossEntropy(Op op, Problem &problem, const xent_exec &exec, int64_t slot) {
-  xent_statistics statistics = XENT_STATISTICS_INIT;
-  statistics.lse = problem.lse.data();
-  if (op == Op::kForwardArgmax) statistics.argmax = problem.argmax.data();
-  xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
-  args.rows = problem.shape.rows;
-  args.cols = problem.shape.cols;
-  args.logits = problem.matrix(problem.logits.data());
-  if (op == Op::kForwardBackwardProbs) {
-    args.target_probs = problem.matrix(problem.aux.data());
-  } else {
-    args.targets.data = problem.targets.data();
-  }
-  if (op == Op::kForwardBackwardWeights) args.class_weights = problem.class_weights.data();
-  if (op == Op::kBackward) {
-    args.records = problem.records.data();
-  } else {
-    args.row_losses = problem.losses.data();
-    args.reduced_loss = problem.loss.data();
-    args.statistics = &statistics;
-  }
-  if (IsClassMajor(op)) {
-    args.logits.data = problem.aux.data();
-    args.inner = problem.inner();
-  }
-  if (op == Op::kForwardBackwardInplace) {
-    args.logits.data = problem.slot(slot);
-    args.grad = args.logits;
-  } else if (IsForwardBackward(op) || op == Op::kBackward) {
-    args.grad = problem.matrix(problem.slot(0));
-  }
-  if (op == Op::kForwardBackwardWorkspace) {
-    args.workspace = problem.workspace.data();
-    args.workspace_bytes = xent_workspace_bytes(args.cols, problem.dtype, exec.threads);
-  }
-  const xent_cross_entropy_options options = OptionsOf(op);
+xent_status RunCrossEntropy(Op op, const Problem &problem, const xent_exec &exec, int64_t slot) {
+  CrossEntropyCall call;
+  FillCall(op, problem, exec.threads, slot, &call);
   const auto function = op == Op::kBackward     ? xent_cross_entropy_backward
                         : IsForwardBackward(op) ? xent_cross_entropy_forward_backward
                                                 : xent_cross_entropy_forward;
-  return function(&args, HasOptions(op) ? &options : nullptr, &exec, nullptr);
+  return function(&call.args, call.given_options(), &exec, nullptr);
 }
 
 xent_status RunBinary(Op op, const Problem &problem, const xent_exec &exec) {
@@ -322,6 +285,45 @@ xent_cross_entropy_options OptionsOf(Op op) {
   if (op == Op::kForwardBackwardSmoothing || op == Op::kForwardBackwardWeights) options.label_smoothing = 0.1;
   if (op == Op::kForwardBackwardSoftcap) options.softcap = 30;
   return options;
+}
+
+void FillCall(Op op, const Problem &problem, int threads, int64_t slot, CrossEntropyCall *call) {
+  call->options = OptionsOf(op);
+  call->has_options =
+      op == Op::kForwardBackwardSmoothing || op == Op::kForwardBackwardWeights || op == Op::kForwardBackwardSoftcap;
+  xent_cross_entropy &args = call->args;
+  args.rows = problem.shape.rows;
+  args.cols = problem.shape.cols;
+  args.logits = problem.matrix(problem.logits.data());
+  if (op == Op::kForwardBackwardProbs) {
+    args.target_probs = problem.matrix(problem.aux.data());
+  } else {
+    args.targets.data = problem.targets.data();
+  }
+  if (op == Op::kForwardBackwardWeights) args.class_weights = problem.class_weights.data();
+  if (op == Op::kBackward) {
+    args.records = problem.records.data();
+  } else {
+    args.row_losses = problem.losses.data();
+    args.reduced_loss = problem.loss.data();
+    args.statistics = &call->statistics;
+    call->statistics.lse = problem.lse.data();
+    if (op == Op::kForwardArgmax) call->statistics.argmax = static_cast<int64_t *>(problem.argmax.data());
+  }
+  if (IsClassMajor(op)) {
+    args.logits.data = problem.aux.data();
+    args.inner = problem.inner();
+  }
+  if (op == Op::kForwardBackwardInplace) {
+    args.logits.data = problem.slot(slot);
+    args.grad = args.logits;
+  } else if (IsForwardBackward(op) || op == Op::kBackward) {
+    args.grad = problem.matrix(problem.slot(0));
+  }
+  if (op == Op::kForwardBackwardWorkspace) {
+    args.workspace = problem.workspace.data();
+    args.workspace_bytes = xent_workspace_bytes(args.cols, problem.dtype, threads);
+  }
 }
 
 std::string Name(Op op, Source source) {

@@ -183,7 +183,7 @@ Problem::Problem(xent_dtype dtype, Shape shape, Data data) : dtype(dtype), shape
   lse = Buffer(row_values);
   loss = Buffer(sizeof(double));
   targets.resize(static_cast<size_t>(shape.rows));
-  argmax.resize(static_cast<size_t>(shape.rows));
+  argmax = Buffer(shape.rows * static_cast<int64_t>(sizeof(int64_t)));
   maxima.resize(static_cast<size_t>(std::max<int64_t>(shape.rows, most_threads)));
   const int64_t row_bytes = shape.cols * ElementBytes(dtype);
   ParallelRanges(MaxThreads(), shape.rows, 1, [&](int64_t begin, int64_t end) {

@@ -27,6 +27,7 @@
 
 #include "bench/operations.h"
 #include "bench/parallel.h"
+#include "bench/plan.h"
 #include "bench/problem.h"
 #include "bench/reporter.h"
 #include "bench/shapes.h"
@@ -180,6 +181,8 @@ void Measure(benchmark::State &state, Case *c) {
                       : scalar           ? "compiler's default target"
                                          : xent_active_target();
   if (c->threads > Cores()) label += ", oversubscribed";
+  const std::string plan = c->source == Source::kLibrary ? PlanOf(c->op, *problem, c->threads) : "";
+  if (!plan.empty()) label += "; " + plan;
   state.SetLabel(label);
 }
 

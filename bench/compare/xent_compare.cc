@@ -1,7 +1,7 @@
 // Times two builds of the library against each other, call by call in one process, and compares their bits.
 //
 // Machines are noisy, so a time alone says little. Each sample is the ratio of times of one short slice of calls, taken
-// in the order before, after, after, before, and in the next sample the other way round: a machine whose speed drifts
+// in the order before, after, after, before, and in the next sample in the reverse order: a machine whose speed drifts
 // slows both sides alike. Both sides work on the same buffers.
 //
 // Where code and stack lie in memory changes a time by several percent (Mytkowicz et al. 2009): one library against a

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
 # Installs what a build needs, and nothing else: Debian packages that are missing, and Highway's release tarball.
-# usage: setup.sh [--test] [--bench] [--clang] [--tsan] [--tidy] [--cross]
+# usage: setup.sh [--test] [--bench] [--clang] [--tsan] [--cross]
 #   (none)   compiler, CMake, Ninja, CLI11, Highway: library, command line and demo
 #   --test   also what the tests and benchmarks need, a clang for the test `clang`, and clang-format of PyPI
 #   --bench  --test, and the peers that xent_bench compares with
-#   --clang  --test, and clang 19 with its OpenMP, for the preset `clang`
+#   --clang  --test, and clang 19 with its OpenMP and clang-tidy, for the preset `clang` and scripts/tidy.sh
 #   --tsan   --clang, and clang's sanitizers, for the preset `tsan`
-#   --tidy   --clang, and clang-tidy 19, for scripts/tidy.sh
 #   --cross  --test, an AArch64 compiler, qemu and arm64 libraries; this adds arm64 to dpkg's architectures
 # Runs as root, as a user with sudo, or, where nothing is missing, as anybody.
 set -euo pipefail
@@ -15,7 +14,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # NAME|OTHER: the first of these that the distribution has.
 packages=(g++ cmake ninja-build libcli11-dev)
 test_packages=(libgtest-dev libmpfr-dev libbenchmark-dev pkg-config binutils git python3-venv 'clang-19|clang')
-clang_packages=("${test_packages[@]}" clang-19 libomp-19-dev)
+clang_packages=("${test_packages[@]}" clang-19 libomp-19-dev clang-tidy-19)
 tests=false
 cross=false
 for argument in "$@"; do
@@ -25,14 +24,13 @@ for argument in "$@"; do
     --bench) packages+=("${test_packages[@]}" libsleef-dev libdnnl-dev) ;;
     --clang) packages+=("${clang_packages[@]}") ;;
     --tsan) packages+=("${clang_packages[@]}" libclang-rt-19-dev llvm-19) ;;
-    --tidy) packages+=("${clang_packages[@]}" clang-tidy-19) ;;
     --cross)
       cross=true
       packages+=("${test_packages[@]}")
       packages+=(g++-aarch64-linux-gnu qemu-user-static libgtest-dev:arm64 libgomp1:arm64 libmpfr-dev:arm64)
       ;;
     *)
-      echo "usage: setup.sh [--test] [--bench] [--clang] [--tsan] [--tidy] [--cross]" >&2
+      echo "usage: setup.sh [--test] [--bench] [--clang] [--tsan] [--cross]" >&2
       exit 2
       ;;
   esac

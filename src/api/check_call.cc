@@ -53,8 +53,10 @@ xent_status CheckUnused(const Call &call, Step step, xent_error *error) {
                                                          : "a shard's forward writes chunk records alone";
     XENT_RETURN_IF_ERROR(CheckUnset("row_losses", args.row_losses != nullptr, why, error));
     XENT_RETURN_IF_ERROR(CheckUnset("reduced_loss", args.reduced_loss != nullptr, why, error));
-    for (const auto &array : StatisticsOf(call)) {
-      XENT_RETURN_IF_ERROR(CheckUnset(array.name, array.data != nullptr, why, error));
+    if (args.statistics != nullptr) {
+      for (const auto &array : StatisticsOf(call)) {
+        XENT_RETURN_IF_ERROR(CheckUnset(array.name, array.data != nullptr, why, error));
+      }
     }
     XENT_RETURN_IF_ERROR(CheckUnset("records", step == Step::kShardForward && args.records != nullptr, why, error));
   }

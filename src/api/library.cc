@@ -1,13 +1,11 @@
 // What the library says of itself, and the functions over arrays.
 #include "api/check.h"
 #include "dispatch/dispatch.h"
+#include "numbers/compiler.h"
 #include "numbers/fp_mode.h"
 #include "parallel/openmp.h"
 #include "rows/workspace.h"
 #include "xent/xent.h"
-
-#define XENT_STRINGIFY_(x) #x
-#define XENT_STRINGIFY(x) XENT_STRINGIFY_(x)
 
 namespace xent::internal {
 namespace {

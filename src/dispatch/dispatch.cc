@@ -6,6 +6,7 @@
 
 #include "hwy/base.h"
 #include "hwy/targets.h"
+#include "numbers/compiler.h"
 
 namespace xent::internal {
 namespace {
@@ -87,8 +88,6 @@ const char *UnknownMaxTarget() {
   return name[0] == '\0' ? nullptr : name;
 }
 
-#define XENT_STRINGIFY_(x) #x
-#define XENT_STRINGIFY(x) XENT_STRINGIFY_(x)
 const char *HighwayVersion() {
   return XENT_STRINGIFY(HWY_MAJOR) "." XENT_STRINGIFY(HWY_MINOR) "." XENT_STRINGIFY(HWY_PATCH);
 }

@@ -1,12 +1,10 @@
-// What double lanes have in common: how far a logit lies below its row's maximum, its exponential, and sums.
+// What kernels in double lanes have in common: how far a logit lies below its row's maximum, its exponential, and sums.
 #if defined(XENT_SRC_KERNELS_BELOW_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_BELOW_INL_H_
 #undef XENT_SRC_KERNELS_BELOW_INL_H_
 #else
 #define XENT_SRC_KERNELS_BELOW_INL_H_
 #endif
-
-#include <limits>
 
 #include "hwy/highway.h"
 #include "kernels/lanes-inl.h"
@@ -20,25 +18,21 @@ namespace hn = hwy::HWY_NAMESPACE;
 using DoubleTag = hn::CappedTag<double, kLanes>;
 using Doubles = hn::Vec<DoubleTag>;
 
-inline constexpr double kMasked = -std::numeric_limits<double>::infinity();
+inline constexpr double kMasked = -kInfinity;
 
-// Whether labels, factors and differences carry their rounding errors along.
+// Returns a - b, *lost being exactly what the rounding lost; float32 does not need it, there *lost is 0.
 template <class T>
-inline constexpr bool kKeepsLow = sizeof(T) == sizeof(double);
-
-// a - b, and exactly what its rounding lost; float32 needs none of that.
-template <class T>
-HWY_INLINE Doubles Difference(Doubles a, Doubles b, Doubles *lost) {
-  const Doubles difference = hn::Sub(a, b);
-  *lost = hn::Zero(DoubleTag());
+HWY_INLINE Doubles DifferenceFor(Doubles a, Doubles b, Doubles *lost) {
+  const DoubleTag d;
   if constexpr (kKeepsLow<T>) {
-    const Doubles bb = hn::Sub(difference, a);
-    *lost = hn::Sub(hn::Sub(a, hn::Sub(difference, bb)), hn::Add(b, bb));
+    return ExactDifference(d, a, b, lost);
+  } else {
+    *lost = hn::Zero(d);
+    return hn::Sub(a, b);
   }
-  return difference;
 }
 
-// e^-(factor (difference + lost)); 0 for an infinite difference, whatever `lost` is then.
+// Returns e^-(factor (difference + lost)), 0 for an infinite difference, whatever `lost` is then.
 template <class T>
 HWY_INLINE Doubles ExpOfNegative(Doubles difference, Doubles lost, Doubles factor) {
   const DoubleTag d;
@@ -51,11 +45,11 @@ HWY_INLINE Doubles ExpOfNegative(Doubles difference, Doubles lost, Doubles facto
   }
 }
 
-HWY_INLINE void AddDoubles(Doubles v, int64_t first, WideLanes<float> &sum) {
+HWY_INLINE void AddDoubles(Doubles v, int64_t first, LaneSums<float> &sum) {
   const DoubleTag d;
   hn::Store(hn::Add(hn::Load(d, sum.lanes + first), v), d, sum.lanes + first);
 }
-HWY_INLINE void AddDoubles(Doubles v, int64_t first, WideLanes<double> &sum) { AddToLanes(DoubleTag(), v, first, sum); }
+HWY_INLINE void AddDoubles(Doubles v, int64_t first, LaneSums<double> &sum) { AddToLanes(DoubleTag(), v, first, sum); }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace xent::internal

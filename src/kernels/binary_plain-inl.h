@@ -1,4 +1,5 @@
-// Binary cross-entropy of logits without weights, in float32 lanes; and what float32 lanes do for logits with weights.
+// Plain binary cross-entropy, that of logits without weights, in float32 lanes; and the parts of the loss with weights
+// that float32 lanes compute.
 //
 // With e = e^-|z| and the coefficient c of the larger side, 1-y for positive z and y else, the loss is c |z| + log(1+e)
 // and the gradient c - e/(1+e), its sign that of z. Nothing cancels: log(1+e) = e P(e) keeps its digits however small
@@ -14,7 +15,7 @@
 
 #include "hwy/highway.h"
 #include "kernels/lanes-inl.h"
-#include "kernels/load-inl.h"
+#include "kernels/step-inl.h"
 #include "numbers/exp-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -24,20 +25,20 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 inline constexpr int64_t kBinaryStep = 4 * kLanes;
 
-// Where the elements go; null: nowhere. The gradient is multiplied by scale + scale_lo.
+// Where the elements' results go.
 template <class In>
 struct PlainOutputs {
-  float scale, scale_lo;
-  float *losses;
-  In *grad;
-  WideLanes<float> *sum;
-  bool stream_losses, stream_grad;  // past the caches
+  float scale = 0.0f, scale_lo = 0.0f;  // the gradient is multiplied by scale + scale_lo
+  float *losses = nullptr;              // null: nowhere, as for what follows
+  In *grad = nullptr;
+  LaneSums<float> *sum = nullptr;
+  bool stream_losses = false, stream_grad = false;  // past the caches
 };
 
-// Below it exponentials count as 0: they are below half of the smallest subnormal number.
+// Below this argument exponentials count as 0: they are less than half of the smallest subnormal number.
 inline constexpr float kLowestArgument = -104.0f;
-// They are formed with this power of two, so that those below the normal range keep their digits to the end: they count
-// beside targets as small. How far down ExpFour itself goes differs between targets.
+// Exponentials are formed with this power of two, so that those below the normal range keep their digits to the end,
+// where they count beside targets as small. How far down ExpFour itself goes differs between targets.
 inline constexpr int kExponentialBias = 30;
 
 template <class D, class V = hn::Vec<D>>
@@ -45,19 +46,19 @@ HWY_INLINE V MinusMagnitude(D d, V z) {
   return hn::Or(z, hn::SignBit(d));
 }
 
-// NaN, and infinite targets, are left to the double lanes.
+// Returns NaN for the elements that are left to the double lanes: z or y is NaN, or y infinite.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Unusual(D d, V z, V y) {
-  return hn::MulAdd(y, hn::Zero(d), z);  // NaN
+  return hn::MulAdd(y, hn::Zero(d), z);
 }
 
-// NaN becomes 0 too.
+// Returns v, or 0 where it is below the normal range or NaN.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Flushed(D d, V v) {
   return hn::IfThenElseZero(hn::Gt(hn::Abs(v), hn::Set(d, 0x1p-126f)), v);
 }
 
-// e^z for z <= 0, in lockstep.
+// Replaces z <= 0 by e^z, in lockstep.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE void SmallExpFour(D d, const ExpRange<float> &range, V &z0, V &z1, V &z2, V &z3) {
   const V lowest = hn::Set(d, kLowestArgument), unbias = hn::Set(d, 0x1p-30f);
@@ -70,11 +71,11 @@ HWY_INLINE void SmallExpFour(D d, const ExpRange<float> &range, V &z0, V &z1, V 
   z3 = hn::Mul(hn::IfThenElseZero(counts3, z3), unbias);
 }
 
-// log(1 + e) / e for 0 <= e <= 1, in lockstep.
+// Replaces 0 <= e <= 1 by log(1 + e) / e, in lockstep.
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE void Log1pRatioFour(D d, V e0, V e1, V e2, V e3, V &p0, V &p1, V &p2, V &p3) {
+HWY_INLINE void Log1pRatioFour(D d, V &e0, V &e1, V &e2, V &e3) {
   constexpr int kTerms = std::size(kLog1pF32);
-  p0 = p1 = p2 = p3 = hn::Set(d, kLog1pF32[kTerms - 1]);
+  V p0 = hn::Set(d, kLog1pF32[kTerms - 1]), p1 = p0, p2 = p0, p3 = p0;
   HWY_UNROLL(16)
   for (int i = kTerms - 2; i >= 0; --i) {
     const V coefficient = hn::Set(d, kLog1pF32[i]);
@@ -83,6 +84,10 @@ HWY_INLINE void Log1pRatioFour(D d, V e0, V e1, V e2, V e3, V &p0, V &p1, V &p2,
     p2 = hn::MulAdd(p2, e2, coefficient);
     p3 = hn::MulAdd(p3, e3, coefficient);
   }
+  e0 = p0;
+  e1 = p1;
+  e2 = p2;
+  e3 = p3;
 }
 
 template <class D, class V = hn::Vec<D>>
@@ -90,7 +95,7 @@ HWY_INLINE V LargerCoefficient(D d, V z, V y) {
   return hn::IfNegativeThenElse(z, y, hn::Sub(hn::Set(d, 1.0f), y));
 }
 
-// 0 inf, NaN, is flushed, and 0 is what the loss then is.
+// c |z| + log(1+e). 0 inf is NaN, which is flushed to 0: that is the loss then.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V PlainLoss(D d, V c, V z, V log1p) {
   return Flushed(d, hn::MulAdd(c, hn::Abs(z), log1p));
@@ -98,8 +103,8 @@ HWY_INLINE V PlainLoss(D d, V c, V z, V log1p) {
 
 template <class In, class D, class V = hn::Vec<D>>
 HWY_INLINE V PlainGrad(D d, PlainOutputs<In> out, V z, V c, V e) {
-  // Of -|z|; what its two roundings lose is added behind: e - sigma is exact, for sigma <= e <= 2 sigma, and dividing
-  // the rest by 1+e is multiplying it by 1-sigma.
+  // sigma is that of -|z|. What its two roundings lose is subtracted last: e - sigma is exact, for sigma <= e <= 2
+  // sigma, and dividing the rest by 1+e is multiplying it by 1-sigma.
   const V sigma = hn::Div(e, hn::Add(e, hn::Set(d, 1.0f)));
   const V rest = hn::NegMulAdd(sigma, e, hn::Sub(e, sigma));
   const V difference = hn::Sub(hn::Sub(c, sigma), hn::NegMulAdd(sigma, rest, rest));
@@ -108,10 +113,11 @@ HWY_INLINE V PlainGrad(D d, PlainOutputs<In> out, V z, V c, V e) {
   return Flushed(d, hn::MulAdd(g, hn::Set(d, out.scale), low));
 }
 
-// Adds the vectors that `losses` holds, in the order of four calls of AddToLanes. Converting from memory costs half as
-// much as from registers, and where a vector has all lanes the sums pass through memory once a call.
+// Adds four vectors of losses, that of element i first, with the bits of four calls of AddToLanes. Converting from
+// memory costs half as much as from registers, and where a vector has all lanes the sums pass through memory once a
+// call.
 template <class D>
-HWY_INLINE void AddFourToLanes(D d, const float *losses, int64_t i, WideLanes<float> &sum) {
+HWY_INLINE void AddFourToLanes(D d, const float *losses, int64_t i, LaneSums<float> &sum) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   if (lanes == kLanes) {
     const hn::RepartitionToWide<D> dd;
@@ -129,18 +135,16 @@ HWY_INLINE void AddFourToLanes(D d, const float *losses, int64_t i, WideLanes<fl
   }
 }
 
-// What the double lanes take over for elements with weights: e^-|z| with the bias of Format, 1/(1+e), log(1+e)/e.
+// What the double lanes take over for elements with weights: e = e^-|z| with the bias of Format, 1/(1+e), log(1+e)/e.
 struct LogisticParts {
   HWY_ALIGN float exponential[kBinaryStep], inverse[kBinaryStep], ratio[kBinaryStep];
 };
-// In magnitude; beyond it exponentials, biased, leave the normal range.
+// The magnitude of z beyond which biased exponentials leave the normal range.
 inline constexpr float kFarthestPart = 138.0f;
 
-// Of `count` elements, rounded up to whole fours of vectors. False: some are farther, or NaN.
+// Makes the parts of `count` elements, rounded up to whole fours of vectors. False where some are farther, or NaN.
 inline bool MakeParts(const double *x, int64_t count, LogisticParts &parts) {
   const Tag<float> d;
-  const hn::RepartitionToWide<decltype(d)> dd;
-  const hn::Half<decltype(d)> dh;
   using V = hn::Vec<decltype(d)>;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const ExpRange<float> range(0);
@@ -148,40 +152,30 @@ inline bool MakeParts(const double *x, int64_t count, LogisticParts &parts) {
   const V farthest = hn::Set(d, -kFarthestPart);
   bool near = true;
   for (int64_t i = 0; i < count; i += 4 * lanes) {
-    const auto load = [&](int64_t at) HWY_ATTR {
-      const auto lower = hn::DemoteTo(dh, hn::Load(dd, x + at));
-      const auto upper = hn::DemoteTo(dh, hn::Load(dd, x + at + lanes / 2));
-      return MinusMagnitude(d, hn::Combine(d, upper, lower));
-    };
+    const auto load = [&](int64_t at) HWY_ATTR { return MinusMagnitude(d, LoadDoubles(d, x + at)); };
     V e0 = load(i), e1 = load(i + lanes), e2 = load(i + 2 * lanes), e3 = load(i + 3 * lanes);
     near = near && hn::AllTrue(d, hn::And(hn::And(hn::Ge(e0, farthest), hn::Ge(e1, farthest)),
                                           hn::And(hn::Ge(e2, farthest), hn::Ge(e3, farthest))));
     ExpFour(d, range, e0, e1, e2, e3);
-    hn::Store(e0, d, parts.exponential + i);
-    hn::Store(e1, d, parts.exponential + i + lanes);
-    hn::Store(e2, d, parts.exponential + i + 2 * lanes);
-    hn::Store(e3, d, parts.exponential + i + 3 * lanes);
-    hn::Store(hn::Div(one, hn::MulAdd(e0, unbias, one)), d, parts.inverse + i);
-    hn::Store(hn::Div(one, hn::MulAdd(e1, unbias, one)), d, parts.inverse + i + lanes);
-    hn::Store(hn::Div(one, hn::MulAdd(e2, unbias, one)), d, parts.inverse + i + 2 * lanes);
-    hn::Store(hn::Div(one, hn::MulAdd(e3, unbias, one)), d, parts.inverse + i + 3 * lanes);
-    V p0, p1, p2, p3;
-    Log1pRatioFour(d, hn::Mul(e0, unbias), hn::Mul(e1, unbias), hn::Mul(e2, unbias), hn::Mul(e3, unbias), p0, p1, p2,
-                   p3);
-    hn::Store(p0, d, parts.ratio + i);
-    hn::Store(p1, d, parts.ratio + i + lanes);
-    hn::Store(p2, d, parts.ratio + i + 2 * lanes);
-    hn::Store(p3, d, parts.ratio + i + 3 * lanes);
+    StoreFour(d, e0, e1, e2, e3, parts.exponential + i, lanes);
+    const auto inverse = [&](V e) HWY_ATTR { return hn::Div(one, hn::MulAdd(e, unbias, one)); };
+    StoreFour(d, inverse(e0), inverse(e1), inverse(e2), inverse(e3), parts.inverse + i, lanes);
+    e0 = hn::Mul(e0, unbias);
+    e1 = hn::Mul(e1, unbias);
+    e2 = hn::Mul(e2, unbias);
+    e3 = hn::Mul(e3, unbias);
+    Log1pRatioFour(d, e0, e1, e2, e3);
+    StoreFour(d, e0, e1, e2, e3, parts.ratio + i, lanes);
   }
   return near;
 }
 
-// Exponentials that wait in the first-level cache. Their loop and that of what follows are each short enough that the
-// processor overlaps several turns; together in one loop, the chain of dependent operations takes longer than the work.
+// Elements whose exponentials wait in the first-level cache. The loop that makes them and the loop that uses them are
+// each short enough that the processor overlaps several turns. In one loop the chain of dependent operations would take
+// longer than the work.
 inline constexpr int64_t kPlainBlock = 8 * kBinaryStep;
 
-// Asks for what four vectors will read, some blocks from now, into the second-level cache. An integer address: it may
-// lie outside of any object, which a prefetch does not mind.
+// Asks for what four vectors will read, some blocks from now, into the second-level cache; see PrefetchForRead.
 template <class In>
 HWY_INLINE void PrefetchFour(const In *p) {
   const uintptr_t ahead = reinterpret_cast<uintptr_t>(p) + kFarBytes;
@@ -191,27 +185,25 @@ HWY_INLINE void PrefetchFour(const In *p) {
   }
 }
 
-// The exponentials of four vectors. False, and nothing written: some are unusual.
+// Makes the exponentials of four vectors. Where some elements are unusual it returns false and writes nothing.
 template <class In, class Y>
 HWY_INLINE bool PlainExp(const ExpRange<float> &range, const In *x, const Y *y, float *exponentials) {
   const Tag<In> d;
   using V = hn::Vec<decltype(d)>;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   PrefetchFour(x);
-  V z0 = LoadAs(d, x), z1 = LoadAs(d, x + lanes), z2 = LoadAs(d, x + 2 * lanes), z3 = LoadAs(d, x + 3 * lanes);
-  const auto unusual =
-      hn::Or(hn::IsEitherNaN(Unusual(d, z0, LoadAs(d, y)), Unusual(d, z1, LoadAs(d, y + lanes))),
-             hn::IsEitherNaN(Unusual(d, z2, LoadAs(d, y + 2 * lanes)), Unusual(d, z3, LoadAs(d, y + 3 * lanes))));
+  V z0, z1, z2, z3, y0, y1, y2, y3;
+  LoadFour(d, x, lanes, z0, z1, z2, z3);
+  LoadFour(d, y, lanes, y0, y1, y2, y3);
+  const auto unusual = hn::Or(hn::IsEitherNaN(Unusual(d, z0, y0), Unusual(d, z1, y1)),
+                              hn::IsEitherNaN(Unusual(d, z2, y2), Unusual(d, z3, y3)));
   if (HWY_UNLIKELY(!hn::AllFalse(d, unusual))) return false;
   z0 = MinusMagnitude(d, z0);
   z1 = MinusMagnitude(d, z1);
   z2 = MinusMagnitude(d, z2);
   z3 = MinusMagnitude(d, z3);
   SmallExpFour(d, range, z0, z1, z2, z3);
-  hn::Store(z0, d, exponentials);
-  hn::Store(z1, d, exponentials + lanes);
-  hn::Store(z2, d, exponentials + 2 * lanes);
-  hn::Store(z3, d, exponentials + 3 * lanes);
+  StoreFour(d, z0, z1, z2, z3, exponentials, lanes);
   return true;
 }
 
@@ -222,45 +214,43 @@ HWY_INLINE void StreamFour(const T *from, T *to) {
   for (int64_t k = 0; k < 4 * lanes; k += lanes) hn::Stream(hn::Load(d, from + k), d, to + k);
 }
 
-// The outputs of four vectors from element i on, lane i % kLanes of the sum first.
+// Writes the outputs of four vectors from element i on, of which lane i % kLanes of the sum is the first.
 template <class In, class Y>
 HWY_INLINE void PlainFour(PlainOutputs<In> out, const In *x, const Y *y, const float *exponentials, int64_t i) {
   const Tag<In> d;
   using V = hn::Vec<decltype(d)>;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const int64_t i1 = i + lanes, i2 = i + 2 * lanes, i3 = i + 3 * lanes;
   PrefetchFour(y + i);
-  const V z0 = LoadAs(d, x + i), z1 = LoadAs(d, x + i1), z2 = LoadAs(d, x + i2), z3 = LoadAs(d, x + i3);
-  const V c0 = LargerCoefficient(d, z0, LoadAs(d, y + i)), c1 = LargerCoefficient(d, z1, LoadAs(d, y + i1));
-  const V c2 = LargerCoefficient(d, z2, LoadAs(d, y + i2)), c3 = LargerCoefficient(d, z3, LoadAs(d, y + i3));
-  const V e0 = hn::Load(d, exponentials), e1 = hn::Load(d, exponentials + lanes);
-  const V e2 = hn::Load(d, exponentials + 2 * lanes), e3 = hn::Load(d, exponentials + 3 * lanes);
+  V z0, z1, z2, z3, c0, c1, c2, c3, e0, e1, e2, e3;
+  LoadFour(d, x + i, lanes, z0, z1, z2, z3);
+  LoadFour(d, y + i, lanes, c0, c1, c2, c3);
+  c0 = LargerCoefficient(d, z0, c0);
+  c1 = LargerCoefficient(d, z1, c1);
+  c2 = LargerCoefficient(d, z2, c2);
+  c3 = LargerCoefficient(d, z3, c3);
+  LoadFour(d, exponentials, lanes, e0, e1, e2, e3);
   if (out.losses != nullptr || out.sum != nullptr) {
-    V p0, p1, p2, p3;
-    Log1pRatioFour(d, e0, e1, e2, e3, p0, p1, p2, p3);
+    V p0 = e0, p1 = e1, p2 = e2, p3 = e3;
+    Log1pRatioFour(d, p0, p1, p2, p3);
     HWY_ALIGN float kept[4 * kLanes];
     float *const to = out.losses == nullptr || out.stream_losses ? kept : out.losses + i;
-    hn::StoreU(PlainLoss(d, c0, z0, hn::Mul(p0, e0)), d, to);
-    hn::StoreU(PlainLoss(d, c1, z1, hn::Mul(p1, e1)), d, to + lanes);
-    hn::StoreU(PlainLoss(d, c2, z2, hn::Mul(p2, e2)), d, to + 2 * lanes);
-    hn::StoreU(PlainLoss(d, c3, z3, hn::Mul(p3, e3)), d, to + 3 * lanes);
+    StoreFour(d, PlainLoss(d, c0, z0, hn::Mul(p0, e0)), PlainLoss(d, c1, z1, hn::Mul(p1, e1)),
+              PlainLoss(d, c2, z2, hn::Mul(p2, e2)), PlainLoss(d, c3, z3, hn::Mul(p3, e3)), to, lanes);
     if (out.sum != nullptr) AddFourToLanes(d, to, i, *out.sum);
     if (out.stream_losses) StreamFour(to, out.losses + i);
   }
   if (out.grad != nullptr) {
     HWY_ALIGN In kept[4 * kLanes];
     In *const to = sizeof(In) == sizeof(float) && out.stream_grad ? kept : out.grad + i;
-    StoreAs(d, PlainGrad(d, out, z0, c0, e0), to);
-    StoreAs(d, PlainGrad(d, out, z1, c1, e1), to + lanes);
-    StoreAs(d, PlainGrad(d, out, z2, c2, e2), to + 2 * lanes);
-    StoreAs(d, PlainGrad(d, out, z3, c3, e3), to + 3 * lanes);
+    StoreFour(d, PlainGrad(d, out, z0, c0, e0), PlainGrad(d, out, z1, c1, e1), PlainGrad(d, out, z2, c2, e2),
+              PlainGrad(d, out, z3, c3, e3), to, lanes);
     if constexpr (sizeof(In) == sizeof(float)) {
       if (out.stream_grad) StreamFour(to, out.grad + i);
     }
   }
 }
 
-// Elements [0, count) as far as they are usual and come in fours of vectors; the number done.
+// Writes elements [0, count) as far as they are usual and come in fours of vectors. Returns how many that were.
 template <class In, class Y>
 int64_t PlainElements(PlainOutputs<In> out, const In *x, const Y *y, int64_t count) {
   const ExpRange<float> range(Format<float>::kBias - kExponentialBias);

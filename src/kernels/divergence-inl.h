@@ -81,9 +81,9 @@ HWY_INLINE void Distances(const DivergenceTask &task, const DivergenceLanes &lan
   const Doubles factor = hn::Set(d, task.factor.hi), inverse_low = hn::Set(d, lanes.inverse_low);
   Doubles student_lost, teacher_lost, lost;
   const Doubles student =
-      Difference<T>(hn::Load(d, lanes.max[kStudent] + i), hn::Load(d, lanes.logits[kStudent] + i), &student_lost);
+      DifferenceFor<T>(hn::Load(d, lanes.max[kStudent] + i), hn::Load(d, lanes.logits[kStudent] + i), &student_lost);
   Doubles teacher =
-      Difference<T>(hn::Load(d, lanes.max[kTeacher] + i), hn::Load(d, lanes.logits[kTeacher] + i), &teacher_lost);
+      DifferenceFor<T>(hn::Load(d, lanes.max[kTeacher] + i), hn::Load(d, lanes.logits[kTeacher] + i), &teacher_lost);
   const auto exponential = [&](Doubles difference, Doubles low) {
     if constexpr (kKeepsLow<T>) low = hn::MulAdd(difference, inverse_low, low);
     return ExpOfNegative<T>(difference, low, factor);
@@ -91,7 +91,7 @@ HWY_INLINE void Distances(const DivergenceTask &task, const DivergenceLanes &lan
   *exp_student = exponential(student, student_lost);
   *exp_teacher = exponential(teacher, teacher_lost);
   if (task.kind == DivergenceKind::kCrossEntropy) teacher = teacher_lost = hn::Zero(d);
-  const Doubles difference = Difference<T>(student, teacher, &lost);
+  const Doubles difference = DifferenceFor<T>(student, teacher, &lost);
   *gap = hn::Mul(difference, factor);
   *gap_low = hn::Zero(d);
   if constexpr (kKeepsLow<T>) {
@@ -106,7 +106,7 @@ HWY_INLINE void Distances(const DivergenceTask &task, const DivergenceLanes &lan
 
 // A lane's total, or that of all.
 template <class T>
-HWY_INLINE Wide LaneTotal(const DivergenceTask &task, const WideLanes<T> &sums, int64_t lane) {
+HWY_INLINE Wide LaneTotal(const DivergenceTask &task, const LaneSums<T> &sums, int64_t lane) {
   return task.count > 0 ? sums.Lane(lane) : sums.Total();
 }
 
@@ -119,7 +119,7 @@ void SumDivergence(const DivergenceTask &task, DivergenceSums *out) {
   const bool crosses = task.kind != DivergenceKind::kJensenShannon;
   const int weight_side = reverse ? kStudent : kTeacher;
   DivergenceLanes lanes(task);
-  WideLanes<T> student_sums, teacher_sums, cross;
+  LaneSums<T> student_sums, teacher_sums, cross;
   for (int64_t strip = 0; strip < DivergenceLanes::Strips(task); ++strip) {
     lanes.Load(task, strip);
     const Doubles base = hn::Set(d, static_cast<double>(task.first + (task.count > 0 ? strip : strip * kLanes)));
@@ -169,7 +169,7 @@ void SumJensenShannon(const DivergenceTask &task, DivergenceSums *out) {
   const int64_t vector = static_cast<int64_t>(hn::Lanes(d));
   const Doubles zero = hn::Zero(d);
   DivergenceLanes lanes(task);
-  WideLanes<T> student_sums, teacher_sums;
+  LaneSums<T> student_sums, teacher_sums;
   for (int64_t strip = 0; strip < DivergenceLanes::Strips(task); ++strip) {
     lanes.Load(task, strip);
     for (int64_t i = 0; i < kLanes; i += vector) {
@@ -217,7 +217,7 @@ void DivergenceGradient(const DivergenceTask &task) {
       const Doubles student = TimesFactor<T>(exp_student, lanes, kStudent, i, &student_low);
       if (task.kind == DivergenceKind::kReverseKl) {
         Doubles lost;
-        const Doubles minus = Difference<T>(hn::Neg(gap), hn::Load(d, lanes.mean + i), &lost);
+        const Doubles minus = DifferenceFor<T>(hn::Neg(gap), hn::Load(d, lanes.mean + i), &lost);
         v = hn::Mul(student, minus);
         if constexpr (kKeepsLow<T>) {
           const Doubles low = hn::Sub(lost, hn::Add(gap_low, hn::Load(d, lanes.mean_low + i)));

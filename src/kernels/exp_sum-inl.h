@@ -1,7 +1,11 @@
-// Sum of a chunk's exponentials in one sweep, without its maximum: any reference exponent near the chunk's gives the
-// same bits, so a guess is carried along and a block is redone, with its own maximum, only when a lane leaves the
-// accepted range. Error: exp's (exp-inl.h) plus at most three roundings of a tree of eight; the lanes are double
-// (float64: with their rounding errors carried along). See docs/numerics.md.
+// Sum of a chunk's exponentials in one sweep, without its maximum. Any reference exponent near the chunk's gives the
+// same bits, so a guess is carried from block to block. A block is redone, with its own maximum, only when a lane
+// leaves the accepted range. Error: exp's (exp-inl.h) plus at most three roundings of a tree of eight; the lanes are
+// double (float64: with their rounding errors carried along). See docs/numerics.md.
+//
+// While row i is summed, row i - 1 may be written: the exponentials that its own sweep has left in memory become its
+// gradient or softmax (scale-inl.h). The loop of SumBlockAs takes the two in turn, a step of one, a step of the other,
+// so that the one's arithmetic fills the other's waits for memory.
 #if defined(XENT_SRC_KERNELS_EXP_SUM_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_EXP_SUM_INL_H_
 #undef XENT_SRC_KERNELS_EXP_SUM_INL_H_
@@ -13,11 +17,11 @@
 
 #include "hwy/highway.h"
 #include "kernels/lanes-inl.h"
-#include "kernels/load-inl.h"
 #include "kernels/maximum-inl.h"
 #include "kernels/restore.h"
 #include "kernels/row.h"
 #include "kernels/scale-inl.h"
+#include "kernels/step-inl.h"
 #include "numbers/exp-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -25,193 +29,142 @@ namespace xent::internal {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// What becomes of the exponentials: nothing, kept elsewhere, or kept where the logits stood, which are then saved.
-enum class Keep { kNothing, kExponentials, kInPlace };
+// ---- one step, one block ----
 
-// One step: exponentials of kStep logits, kept in `out` where wanted, their tree sums added to the lanes.
+// What becomes of the exponentials: nothing, kept apart from the logits, or kept where the logits stand, which are then
+// saved.
+enum class Keep { kNothing, kApart, kInPlace };
+
+// Adds the tree sums of a step's exponentials to the lanes. With kShift they are those of z - origin.
 template <bool kShift, Keep kKeep, class T, class Z>
-HWY_INLINE void SumStep(const ExpRange<T> &range, T origin, const Z *z, T *out, T *saved, WideLanes<T> &sum) {
+HWY_INLINE void SumStep(const ExpRange<T> &range, T origin, const Z *z, T *kept, T *saved, LaneSums<T> &sum) {
   const hn::CappedTag<T, kLanes> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t part = 0; part < kLanes; part += lanes) {
-    auto e0 = LoadAs(d, z + part + 0 * kLanes);
-    auto e1 = LoadAs(d, z + part + 1 * kLanes);
-    auto e2 = LoadAs(d, z + part + 2 * kLanes);
-    auto e3 = LoadAs(d, z + part + 3 * kLanes);
-    auto e4 = LoadAs(d, z + part + 4 * kLanes);
-    auto e5 = LoadAs(d, z + part + 5 * kLanes);
-    auto e6 = LoadAs(d, z + part + 6 * kLanes);
-    auto e7 = LoadAs(d, z + part + 7 * kLanes);
+    hn::Vec<hn::CappedTag<T, kLanes>> e0, e1, e2, e3, e4, e5, e6, e7;
+    LoadFour(d, z + part, kLanes, e0, e1, e2, e3);
+    LoadFour(d, z + part + 4 * kLanes, kLanes, e4, e5, e6, e7);
     if constexpr (kKeep == Keep::kInPlace) {
-      hn::Store(e0, d, saved + part + 0 * kLanes);
-      hn::Store(e1, d, saved + part + 1 * kLanes);
-      hn::Store(e2, d, saved + part + 2 * kLanes);
-      hn::Store(e3, d, saved + part + 3 * kLanes);
-      hn::Store(e4, d, saved + part + 4 * kLanes);
-      hn::Store(e5, d, saved + part + 5 * kLanes);
-      hn::Store(e6, d, saved + part + 6 * kLanes);
-      hn::Store(e7, d, saved + part + 7 * kLanes);
+      StoreFour(d, e0, e1, e2, e3, saved + part, kLanes);
+      StoreFour(d, e4, e5, e6, e7, saved + part + 4 * kLanes, kLanes);
     }
     if constexpr (kShift) {
-      const auto c = hn::Set(d, origin);
-      e0 = hn::Sub(e0, c);
-      e1 = hn::Sub(e1, c);
-      e2 = hn::Sub(e2, c);
-      e3 = hn::Sub(e3, c);
-      e4 = hn::Sub(e4, c);
-      e5 = hn::Sub(e5, c);
-      e6 = hn::Sub(e6, c);
-      e7 = hn::Sub(e7, c);
+      SubtractFour(hn::Set(d, origin), e0, e1, e2, e3);
+      SubtractFour(hn::Set(d, origin), e4, e5, e6, e7);
     }
     ExpFour(d, range, e0, e1, e2, e3);
     const auto lower = hn::Add(hn::Add(e0, e1), hn::Add(e2, e3));
-    if constexpr (kKeep != Keep::kNothing) {
-      hn::StoreU(e0, d, out + part + 0 * kLanes);
-      hn::StoreU(e1, d, out + part + 1 * kLanes);
-      hn::StoreU(e2, d, out + part + 2 * kLanes);
-      hn::StoreU(e3, d, out + part + 3 * kLanes);
-    }
+    if constexpr (kKeep != Keep::kNothing) StoreFour(d, e0, e1, e2, e3, kept + part, kLanes);
     ExpFour(d, range, e4, e5, e6, e7);
     const auto upper = hn::Add(hn::Add(e4, e5), hn::Add(e6, e7));
-    if constexpr (kKeep != Keep::kNothing) {
-      hn::StoreU(e4, d, out + part + 4 * kLanes);
-      hn::StoreU(e5, d, out + part + 5 * kLanes);
-      hn::StoreU(e6, d, out + part + 6 * kLanes);
-      hn::StoreU(e7, d, out + part + 7 * kLanes);
-    }
+    if constexpr (kKeep != Keep::kNothing) StoreFour(d, e4, e5, e6, e7, kept + part + 4 * kLanes, kLanes);
     AddToLanes(d, hn::Add(lower, upper), part, sum);
   }
 }
 
-template <bool kShift, Keep kKeep, class In>
-struct SumBlockStep {
-  using T = Arithmetic<In>;
-  ExpRange<T> range;
-  T origin;
-  T *out, *saved;
-  WideLanes<T> *sum;
-  Scaler<In> *meanwhile;  // null: nothing to do beside
-  int64_t first;          // the block's first column in the chunk, for `meanwhile`
-
-  template <class Z>
-  HWY_INLINE void operator()(const Z *z, int64_t col, int64_t count) {
-    if constexpr (kKeep != Keep::kNothing) {
-      if (kKeep == Keep::kExponentials) PrefetchForWrite<kStep * sizeof(T)>(out + col);
-      if (meanwhile != nullptr) meanwhile->AdvanceTo(first + col + count);
-      if constexpr (sizeof(Z) == sizeof(T)) {
-        if (HWY_UNLIKELY(count < kStep)) {  // only `count` columns exist; z is a copy, which takes all of them
-          T *const copy = const_cast<T *>(z);
-          SumStep<kShift, kKeep>(range, origin, z, copy, saved + col, *sum);
-          std::memcpy(out + col, copy, static_cast<size_t>(count) * sizeof(T));
-          return;
-        }
-      }
-    }
-    SumStep<kShift, kKeep>(range, origin, z, out + col, saved + col, *sum);
-  }
-};
-
-template <class T>
-struct Destination {
-  T *out = nullptr;    // exponentials; null: nowhere
-  T *saved = nullptr;  // a block's logits, kStep more than it has; null unless they stand in `out`
-};
-
-// Another row's work, done up to the columns that are summed, of which the block begins with `first`.
-template <class In>
-struct Beside {
-  Scaler<In> *scaler = nullptr;
-  int64_t first = 0;
+// A block, or any number of columns, to be summed with one reference.
+template <class In, class T = Arithmetic<In>>
+struct BlockTask {
+  const In *logits;
+  int64_t cols;
+  int64_t target;    // relative to the block; outside [0, cols): not here
+  double reference;  // an integer
+  bool shift = false;
+  T origin = 0;                    // with `shift` the exponentials are those of z - origin
+  T *kept = nullptr;               // where to keep the exponentials; null: nowhere
+  T *saved = nullptr;              // where to save the logits, whole steps; null unless `kept` is the logits' memory
+  Scaler<In> *previous = nullptr;  // the row before, to be written meanwhile; null: none
+  int64_t first = 0;               // the block's first column in the chunk, for `previous`
 };
 
 template <bool kShift, Keep kKeep, class In, class T = Arithmetic<In>>
-HWY_NOINLINE void SumBlockAs(const In *logits, int64_t cols, int64_t target, double reference, T origin,
-                             Destination<T> to, Beside<In> beside, WideLanes<T> &sum) {
-  SumBlockStep<kShift, kKeep, In> step{ExpRange<T>(reference), origin,      to.out, to.saved, &sum,
-                                       beside.scaler,          beside.first};
-  ForEachStep(logits, cols, target, -std::numeric_limits<T>::infinity(), step);
+HWY_NOINLINE void SumBlockAs(BlockTask<In> block, LaneSums<T> &sum) {
+  const ExpRange<T> range(block.reference);
+  const auto sum_step = [&](const auto *z, T *kept, int64_t col) XENT_INLINE_LAMBDA {
+    SumStep<kShift, kKeep>(range, block.origin, z, kept, block.saved + col, sum);
+  };
+  // Each step: writes row i - 1 up to the step's last column, then sums row i's step. In this order, since row i - 1's
+  // exponentials may stand where row i's are about to be kept.
+  ForEachStep(block.logits, block.cols, block.target, static_cast<T>(-kInfinity),
+              [&](const auto *z, int64_t col, int64_t count) XENT_INLINE_LAMBDA {
+                if constexpr (kKeep == Keep::kNothing) return sum_step(z, block.kept, col);
+                if (kKeep == Keep::kApart) PrefetchForWrite<kStep * sizeof(T)>(block.kept + col);
+                if (block.previous != nullptr) block.previous->AdvanceTo(block.first + col + count);
+                if constexpr (sizeof(*z) == sizeof(T)) {
+                  if (HWY_UNLIKELY(count < kStep)) {  // z is a copy; it takes all of the step's exponentials
+                    T *const copy = const_cast<T *>(z);
+                    sum_step(z, copy, col);
+                    std::memcpy(block.kept + col, copy, static_cast<size_t>(count) * sizeof(T));
+                    return;
+                  }
+                }
+                sum_step(z, block.kept + col, col);
+              });
 }
 
 template <class In, class T = Arithmetic<In>>
-HWY_INLINE void SumBlock(const In *logits, int64_t cols, int64_t target, double reference, bool shift, T origin,
-                         Destination<T> to, WideLanes<T> &sum, Beside<In> beside = {}) {
-  auto sum_block = shift ? SumBlockAs<true, Keep::kNothing, In> : SumBlockAs<false, Keep::kNothing, In>;
-  if (to.out != nullptr) {
-    sum_block = shift ? SumBlockAs<true, Keep::kExponentials, In> : SumBlockAs<false, Keep::kExponentials, In>;
+HWY_INLINE void SumBlock(const BlockTask<In> &block, LaneSums<T> &sum) {
+  auto sum_block = block.shift ? SumBlockAs<true, Keep::kNothing, In> : SumBlockAs<false, Keep::kNothing, In>;
+  if (block.kept != nullptr) {
+    sum_block = block.shift ? SumBlockAs<true, Keep::kApart, In> : SumBlockAs<false, Keep::kApart, In>;
   }
   if constexpr (sizeof(In) == sizeof(T)) {
-    if (to.saved != nullptr) sum_block = SumBlockAs<false, Keep::kInPlace, In>;
+    if (block.saved != nullptr) sum_block = SumBlockAs<false, Keep::kInPlace, In>;
   }
-  sum_block(logits, cols, target, reference, origin, to, beside, sum);
+  sum_block(block, sum);
 }
 
-// Sums (pivot - z) kSpreadScale: for float32 the differences are exact in double, for float64 what they lose is kept.
-template <class In>
-struct SpreadStep {
-  using T = Arithmetic<In>;
-  double pivot;
-  WideLanes<T> *sum;
+// Adds (pivot - z) kSpreadScale to lanes [part, part + Lanes(d)). For float32 the differences are exact in double, for
+// float64 what they lose is added too.
+template <class D>
+HWY_INLINE void AddDifference(D /*d*/, double pivot, hn::VFromD<D> z, int64_t part, LaneSums<float> &sum) {
+  const hn::RepartitionToWide<D> dd;
+  const auto p = hn::Set(dd, pivot);
+  AddHalves(dd, hn::Sub(p, hn::PromoteLowerTo(dd, z)), hn::Sub(p, hn::PromoteUpperTo(dd, z)), part, sum);
+}
+template <class D>
+HWY_INLINE void AddDifference(D d, double pivot, hn::VFromD<D> z, int64_t part, LaneSums<double> &sum) {
+  const auto scale = hn::Set(d, Format<double>::kSpreadScale);
+  auto error = hn::Zero(d);
+  AddToLanes(d, ExactDifference(d, hn::Mul(hn::Set(d, pivot), scale), hn::Mul(z, scale), &error), part, sum);
+  double *const low = sum.lanes + kLanes + part;
+  hn::Store(hn::Add(hn::Load(d, low), error), d, low);
+}
 
-  template <class Z>
-  HWY_INLINE void operator()(const Z *z, int64_t /*col*/, int64_t /*count*/) {
-    const hn::CappedTag<T, kLanes> d;
-    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-    for (int64_t part = 0; part < kLanes; part += lanes) {
-      for (int64_t group = 0; group < kStep; group += kLanes) Accumulate(d, LoadAs(d, z + group + part), part);
-    }
-  }
-
-  template <class D>
-  HWY_INLINE void Accumulate(D d, hn::VFromD<D> z, int64_t part) {
-    if constexpr (sizeof(T) == 4) {
-      const hn::RepartitionToWide<D> dd;
-      const auto p = hn::Set(dd, pivot);
-      double *lower = sum->lanes + part;
-      double *upper = lower + hn::Lanes(dd);
-      hn::Store(hn::Add(hn::Load(dd, lower), hn::Sub(p, hn::PromoteLowerTo(dd, z))), dd, lower);
-      hn::Store(hn::Add(hn::Load(dd, upper), hn::Sub(p, hn::PromoteUpperTo(dd, z))), dd, upper);
-    } else {
-      const auto scale = hn::Set(d, Format<T>::kSpreadScale);
-      const auto p = hn::Mul(hn::Set(d, pivot), scale);
-      const auto y = hn::Mul(z, scale);
-      const auto s = hn::Sub(p, y);
-      const auto bb = hn::Sub(s, p);
-      const auto error = hn::Sub(hn::Sub(p, hn::Sub(s, bb)), hn::Add(y, bb));
-      AddToLanes(d, s, part, *sum);
-      double *low = sum->lanes + kLanes + part;
-      hn::Store(hn::Add(hn::Load(d, low), error), d, low);
-    }
-  }
-};
-
+// Adds the spread of columns other than the target.
 template <class In, class T = Arithmetic<In>>
-HWY_NOINLINE void SpreadBlock(const In *logits, int64_t cols, int64_t target, double pivot, WideLanes<T> &sum) {
-  SpreadStep<In> step{pivot, &sum};
-  ForEachStep(logits, cols, target, static_cast<T>(pivot), step);
+HWY_NOINLINE void SpreadBlock(const In *logits, int64_t cols, int64_t target, double pivot, LaneSums<T> &sum) {
+  const Tag<In> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  ForEachStep(logits, cols, target, static_cast<T>(pivot), [&](const auto *z, int64_t, int64_t) XENT_INLINE_LAMBDA {
+    for (int64_t part = 0; part < kLanes; part += lanes) {
+      for (int64_t i = part; i < kStep; i += kLanes) AddDifference(d, pivot, LoadAs(d, z + i), part, sum);
+    }
+  });
 }
 
+// Whether every lane is in the accepted range; NaN is not.
 template <class T>
-HWY_INLINE bool InRange(const WideLanes<T> &sum) {
+HWY_INLINE bool InRange(const LaneSums<T> &sum) {
   const hn::CappedTag<double, kLanes> d;
   const auto limit = hn::Set(d, Format<T>::kSumLimit);
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  auto in_range = hn::Le(hn::Load(d, sum.lanes), limit);  // NaN is not
+  auto in_range = hn::Le(hn::Load(d, sum.lanes), limit);
   for (int64_t i = lanes; i < kLanes; i += lanes) {
     in_range = hn::And(in_range, hn::Le(hn::Load(d, sum.lanes + i), limit));
   }
   return hn::AllTrue(d, in_range);
 }
 
-// Binades that a logit at a block's ends may lie above the reference before the reference is raised to it.
-inline constexpr double kPeekBinades = 20.0;
+// ---- one chunk ----
 
-// Maximum of the first and the last group of a block; NaN is passed over, the sum will show it.
+// Returns the maximum of a span's first and last group, -infinity where it is shorter than a group. NaN is passed over;
+// the sum will show it.
 template <class In>
 HWY_INLINE double Peek(const In *logits, int64_t cols) {
-  using T = Arithmetic<In>;
   const Tag<In> d;
-  auto max = hn::Set(d, -std::numeric_limits<T>::infinity());
-  if (cols < kLanes) return hn::GetLane(max);
+  if (cols < kLanes) return -kInfinity;
+  auto max = hn::Set(d, static_cast<Arithmetic<In>>(-kInfinity));
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t part = 0; part < kLanes; part += lanes) {
     const auto first = LoadAs(d, logits + part);
@@ -222,144 +175,201 @@ HWY_INLINE double Peek(const In *logits, int64_t cols) {
   return hn::ReduceMax(d, max);
 }
 
-// What differences are taken to before they are summed: one of the chunk's own logits, so that the difference between
-// it and lse is no larger than what is summed, and shards of a vocabulary take the same one.
+template <class T>
+bool IsWithinLimit(double z) {
+  return z >= -Format<T>::kLimit && z <= Format<T>::kLimit;
+}
+
+inline bool IsSpecial(Extreme seen) { return seen.nan || seen.max == kInfinity; }
+
+// Returns one of the chunk's own logits, so that the difference between it and lse is no larger than what is summed,
+// and shards of a vocabulary take the same one.
 template <class In>
 HWY_NOINLINE double Pivot(const In *logits, int64_t cols, int64_t target) {
+  const double peek = Peek(logits, cols);
+  if (IsWithinLimit<Arithmetic<In>>(peek)) return peek;
   Extreme seen = Maximum(logits, HWY_MIN(cols, kStep), target);
-  if (!(seen.max - seen.max == 0.0)) seen = Maximum(logits, cols, target);
-  return seen.max - seen.max == 0.0 ? seen.max : 0.0;
+  if (!IsFinite(seen.max)) seen = Maximum(logits, cols, target);
+  return IsFinite(seen.max) ? seen.max : 0.0;
 }
 
+// Binades that a logit at a block's ends may lie above the reference before the reference is raised to it.
+inline constexpr double kPeekBinades = 20.0;
+
+// The sweep over one chunk.
 template <class In>
-HWY_NOINLINE void ExpSumBeside(const ExpSumTask &task, Scaler<In> *scaler, ChunkSum *out) {
+class ChunkSweep {
   using T = Arithmetic<In>;
   using F = Format<T>;
-  const In *const logits = static_cast<const In *>(task.logits);
-  T *const kept = static_cast<T *>(task.exponentials);
-  const int64_t cols = task.cols;
-  const int64_t target = task.target;
-  const bool in_place = task.exponentials == task.logits;
 
-  ChunkSum result{0.0, {}, {}, 0.0, Reference::kExponent, Special::kNone};
-  if (task.spread) {
-    const double peek = Peek(logits, cols);
-    result.pivot = peek >= -F::kLimit && peek <= F::kLimit ? peek : Pivot(logits, cols, target);
-  }
-  const auto find_special = [&](Extreme seen) {
-    result.special = seen.nan ? Special::kNan : Special::kInfinity;
-    *out = result;
-  };
+ public:
+  ChunkSweep(const ExpSumTask &task, Scaler<In> *previous)
+      : task_(task),
+        logits_(static_cast<const In *>(task.logits)),
+        kept_(static_cast<T *>(task.exponentials)),
+        in_place_(task.exponentials == task.logits),
+        previous_(previous),
+        reference_(task.first_reference) {}
 
-  double reference = task.first_reference;
-  T origin = 0;
-  if (!(reference == reference)) {
-    // The larger of the chunk's ends, where it is of use, is near enough to its maximum.
-    const double peek = Peek(logits, cols);
-    if (peek >= -F::kLimit && peek <= F::kLimit) reference = RoundedLog2(peek);
-  }
-  if (!(reference == reference)) {
-    Extreme seen = Maximum(logits, HWY_MIN(cols, kStep), target);
-    if (seen.nan || !(seen.max >= -F::kLimit && seen.max <= F::kLimit)) seen = Maximum(logits, cols, target);
-    if (seen.nan || seen.max == std::numeric_limits<double>::infinity()) return find_special(seen);
-    if (seen.max == -std::numeric_limits<double>::infinity()) {
-      // Nothing but masked columns.
-      if (scaler != nullptr) scaler->AdvanceTo(cols);
-      if (kept != nullptr) std::memset(kept, 0, static_cast<size_t>(cols) * sizeof(T));
-      const bool only_target = cols == 1 && target == 0;
-      if (!only_target) result.spread.hi = std::numeric_limits<double>::infinity();
-      *out = result;
-      return;
+  // Sums block after block. NaN and +infinity end the sweep where they are found: a special record says no more.
+  HWY_NOINLINE ChunkSum Run() {
+    if (task_.spread) result_.pivot = Pivot(logits_, task_.cols, task_.target);
+    if (reference_ != reference_) {
+      const Extreme seen = ChooseFirstReference();
+      if (IsSpecial(seen)) return SpecialRecord(seen);
+      if (seen.max == -kInfinity) return MaskedRecord();
     }
-    if (seen.max >= -F::kLimit && seen.max <= F::kLimit) {
-      reference = RoundedLog2(seen.max);
-    } else {
-      result.kind = Reference::kLogit;
-      result.pivot = seen.max;
-      origin = static_cast<T>(seen.max);
-      reference = 0.0;
-    }
-  }
-
-  WideLanes<T> sum, before, spread;
-  Wide earlier_spread;
-  constexpr int64_t kBlockCols = kBlock * sizeof(float) / sizeof(T);
-  HWY_ALIGN T saved[kBlockCols];  // in place only: the block's logits, should it be redone
-  constexpr double peek_none = -std::numeric_limits<double>::infinity();
-  const auto raise = [&](int64_t col, double new_reference) {
-    const int64_t by = static_cast<int64_t>(new_reference - reference);
-    sum.Scale(-by);
-    if (kept != nullptr) ScaleByPower(kept, col, -by);
-    reference = new_reference;
-  };
-
-  for (int64_t col = 0; col < cols;) {
-    const int64_t count = HWY_MIN(kBlockCols, cols - col);
-    const bool save = in_place && result.kind == Reference::kExponent;
-    const Destination<T> to{kept == nullptr ? nullptr : kept + col, save ? saved : nullptr};
-    if (result.kind == Reference::kExponent) {
-      // A look at the block's ends, first at the whole chunk's: ascending logits then redo nothing, and where
-      // exponentials are kept, hardly ever scale what is stored.
-      const double peek = HWY_MAX(Peek(logits + col, count), col == 0 ? Peek(logits, cols) : peek_none);
-      if (peek <= F::kLimit && peek * kLog2E_F64_Hi > reference + kPeekBinades) raise(col, RoundedLog2(peek));
-    }
-    if (task.spread && result.kind == Reference::kLogit) {
-      SpreadBlock(logits + col, count, target - col, result.pivot, spread);  // nothing is redone now, nor saved
-    }
-    before = sum;
-    SumBlock(logits + col, count, target - col, reference, result.kind == Reference::kLogit, origin, to, sum,
-             Beside<In>{scaler, col});
-    if (HWY_UNLIKELY(!InRange(sum))) {
-      if (save) std::memcpy(kept + col, saved, static_cast<size_t>(count) * sizeof(T));
-      sum = before;
-      Extreme seen = Maximum(logits + col, count, target - col);
-      if (seen.nan || seen.max == std::numeric_limits<double>::infinity()) {
-        if (!seen.nan) seen = Maximum(logits + col, cols - col, target - col);
-        return find_special(seen);
-      }
-      if (seen.max <= F::kLimit) {
-        raise(col, RoundedLog2(seen.max));
-        SumBlock(logits + col, count, target - col, reference, false, origin, to, sum);
-      } else {
-        // The chunk's maximum lies beyond the limit: the whole chunk is summed relative to it. In place the earlier
-        // logits are recovered from their exponentials, exactly where they can still matter.
-        seen = Maximum(logits + col, cols - col, target - col);
-        if (seen.nan || seen.max == std::numeric_limits<double>::infinity()) return find_special(seen);
-        if (in_place) RestoreLogits(kept, col, reference);
-        origin = static_cast<T>(seen.max);
-        reference = 0.0;
-        result.kind = Reference::kLogit;
-        if (task.spread) {
-          const double columns = static_cast<double>(col - (target >= 0 && target < col));
-          const Wide moved = Multiply(
-              Subtract({seen.max * F::kSpreadScale, 0.0}, {result.pivot * F::kSpreadScale, 0.0}), {columns, 0.0});
-          earlier_spread = AddOrOverflow(spread.Total(), moved);
-          spread = {};
+    for (int64_t col = 0; col < task_.cols;) {
+      const int64_t count = HWY_MIN(kBlockCols, task_.cols - col);
+      const bool by_maximum = result_.kind == Reference::kLogit;
+      // In place, logits that are summed relative to the maximum are not saved, so that their spread comes first.
+      if (task_.spread && by_maximum) SpreadBlock(logits_ + col, count, task_.target - col, result_.pivot, spread_);
+      if (!by_maximum) RaiseToEnds(col, count);
+      const LaneSums<T> before = sum_;
+      Sum(col, count, previous_);
+      if (HWY_UNLIKELY(!InRange(sum_))) {
+        sum_ = before;
+        if (in_place_ && !by_maximum) RestoreSaved(col, count);
+        Extreme seen = Maximum(logits_ + col, count, task_.target - col);
+        if (!seen.nan && seen.max <= F::kLimit) {
+          RedoBlock(col, count, seen.max);
+        } else {
+          // A NaN further on in the chunk counts before an infinity, a larger logit before this block's largest.
+          if (!seen.nan) seen = Maximum(logits_ + col, task_.cols - col, task_.target - col);
+          if (IsSpecial(seen)) return SpecialRecord(seen);
+          TurnToMaximum(col, seen.max);
+          continue;  // with the same block
         }
-        result.pivot = seen.max;
-        sum = {};
-        if (col > 0) SumBlock(logits, col, target, reference, true, origin, Destination<T>{kept, nullptr}, sum);
-        continue;
       }
+      if (task_.spread && !by_maximum) {
+        const In *const source = in_place_ ? reinterpret_cast<const In *>(saved_) : logits_ + col;
+        SpreadBlock(source, count, task_.target - col, result_.pivot, spread_);
+      }
+      col += count;
     }
-    if (task.spread && result.kind == Reference::kExponent) {
-      const In *const source = save ? reinterpret_cast<const In *>(saved) : logits + col;
-      SpreadBlock(source, count, target - col, result.pivot, spread);
-    }
-    col += count;
+    return Record();
   }
-  result.reference = result.kind == Reference::kLogit ? static_cast<double>(origin) : reference;
-  result.sum = sum.Total();
-  if (task.spread) result.spread = AddOrOverflow(earlier_spread, spread.Total());
-  *out = result;
-}
+
+ private:
+  static constexpr int64_t kBlockCols = kBlock * sizeof(float) / sizeof(T);
+
+  // Chooses the reference by the larger of the chunk's ends, where that is of use, else by the chunk's maximum. Returns
+  // the logit that it has taken. If that is special or -infinity, there is nothing to sum.
+  Extreme ChooseFirstReference() {
+    Extreme seen{Peek(logits_, task_.cols), false};
+    if (!IsWithinLimit<T>(seen.max)) seen = Maximum(logits_, HWY_MIN(task_.cols, kStep), task_.target);
+    if (seen.nan || !IsWithinLimit<T>(seen.max)) seen = Maximum(logits_, task_.cols, task_.target);
+    if (IsWithinLimit<T>(seen.max)) {
+      reference_ = RoundedLog2(seen.max);
+    } else if (!seen.nan && IsFinite(seen.max)) {
+      TurnToMaximum(0, seen.max);
+    }
+    return seen;
+  }
+
+  // Raises the reference where the block's ends, and for the first block the chunk's, lie far above it. Ascending
+  // logits then redo nothing, and kept exponentials are hardly ever scaled.
+  void RaiseToEnds(int64_t col, int64_t count) {
+    double peek = Peek(logits_ + col, count);
+    if (col == 0) peek = HWY_MAX(peek, Peek(logits_, task_.cols));
+    if (peek <= F::kLimit && peek * kLog2E_F64_Hi > reference_ + kPeekBinades) Raise(col, RoundedLog2(peek));
+  }
+
+  // Changes the reference of what was summed so far, columns [0, col).
+  void Raise(int64_t col, double reference) {
+    const int64_t by = static_cast<int64_t>(reference - reference_);
+    sum_.Scale(-by);
+    if (kept_ != nullptr) ScaleByPower(kept_, col, -by);
+    reference_ = reference;
+  }
+
+  // Adds columns to the sum. In place their logits are saved unless they are summed relative to the maximum.
+  void Sum(int64_t col, int64_t count, Scaler<In> *previous) {
+    const bool by_maximum = result_.kind == Reference::kLogit;
+    const BlockTask<In> block{.logits = logits_ + col,
+                              .cols = count,
+                              .target = task_.target - col,
+                              .reference = reference_,
+                              .shift = by_maximum,
+                              .origin = origin_,
+                              .kept = kept_ == nullptr ? nullptr : kept_ + col,
+                              .saved = in_place_ && !by_maximum ? saved_ : nullptr,
+                              .previous = previous,
+                              .first = col};
+    SumBlock(block, sum_);
+  }
+
+  // Puts the logits of the block just summed back in place.
+  void RestoreSaved(int64_t col, int64_t count) {
+    std::memcpy(kept_ + col, saved_, static_cast<size_t>(count) * sizeof(T));
+  }
+
+  void RedoBlock(int64_t col, int64_t count, double max) {
+    Raise(col, RoundedLog2(max));
+    Sum(col, count, nullptr);
+  }
+
+  // Sums columns [0, col) again, relative to the chunk's maximum, which lies beyond the limit; what follows will be. In
+  // place their logits are recovered from their exponentials, exactly where they can still matter.
+  void TurnToMaximum(int64_t col, double max) {
+    if (in_place_) RestoreLogits(kept_, col, reference_);
+    if (task_.spread) {
+      // The spread so far to the new pivot: each column's difference grows by that of the pivots.
+      const double columns = static_cast<double>(col - (task_.target >= 0 && task_.target < col));
+      const Wide by = Subtract({max * F::kSpreadScale, 0.0}, {result_.pivot * F::kSpreadScale, 0.0});
+      earlier_spread_ = AddOrOverflow(spread_.Total(), Multiply(by, {columns, 0.0}));
+      spread_ = {};
+    }
+    result_.kind = Reference::kLogit;
+    result_.pivot = max;
+    origin_ = static_cast<T>(max);
+    reference_ = 0.0;
+    sum_ = {};
+    if (col > 0) Sum(0, col, nullptr);
+  }
+
+  ChunkSum Record() {
+    result_.reference = result_.kind == Reference::kLogit ? static_cast<double>(origin_) : reference_;
+    result_.sum = sum_.Total();
+    if (task_.spread) result_.spread = AddOrOverflow(earlier_spread_, spread_.Total());
+    return result_;
+  }
+  ChunkSum SpecialRecord(Extreme seen) {
+    result_.special = seen.nan ? Special::kNan : Special::kInfinity;
+    return result_;
+  }
+  // All columns but the target's are -infinity.
+  ChunkSum MaskedRecord() {
+    if (previous_ != nullptr) previous_->AdvanceTo(task_.cols);
+    if (kept_ != nullptr) std::memset(kept_, 0, static_cast<size_t>(task_.cols) * sizeof(T));
+    const bool only_target = task_.cols == 1 && task_.target == 0;
+    if (!only_target) result_.spread.hi = kInfinity;
+    return result_;
+  }
+
+  const ExpSumTask &task_;
+  const In *logits_;
+  T *kept_;  // null: the exponentials are not kept
+  bool in_place_;
+  Scaler<In> *previous_;  // null: no row to write meanwhile
+  double reference_;
+  T origin_ = 0;
+  LaneSums<T> sum_, spread_;
+  Wide earlier_spread_;            // of the columns before the turn to the maximum
+  HWY_ALIGN T saved_[kBlockCols];  // in place: the block's logits, should it be redone
+  ChunkSum result_{
+      .reference = 0.0, .sum = {}, .spread = {}, .pivot = 0.0, .kind = Reference::kExponent, .special = Special::kNone};
+};
 
 template <class In>
 void ExpSum(const ExpSumTask &task, ChunkSum *out) {
-  if (task.meanwhile == nullptr) return ExpSumBeside<In>(task, nullptr, out);
-  Scaler<In> scaler(*task.meanwhile);
-  ExpSumBeside(task, &scaler, out);
-  scaler.AdvanceTo(task.meanwhile->cols);
+  if (task.meanwhile == nullptr) {
+    *out = ChunkSweep<In>(task, nullptr).Run();
+    return;
+  }
+  Scaler<In> previous(*task.meanwhile);
+  *out = ChunkSweep<In>(task, &previous).Run();
+  previous.AdvanceTo(task.meanwhile->cols);  // a sweep that ended early has not written all
 }
 
 }  // namespace HWY_NAMESPACE

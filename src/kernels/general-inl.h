@@ -13,9 +13,9 @@
 #include "kernels/below-inl.h"
 #include "kernels/general.h"
 #include "kernels/lanes-inl.h"
-#include "kernels/load-inl.h"
 #include "kernels/maximum-inl.h"
 #include "kernels/stage-inl.h"
+#include "kernels/step-inl.h"
 #include "numbers/double-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -24,8 +24,8 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <class T>
-struct LaneSums {
-  WideLanes<T> others, entropy, weight, weighted;
+struct GeneralLanes {
+  LaneSums<T> others, entropy, weight, weighted;
 
   // Terms of a vector of values z (masked at the maximum's own column) and labels y + y_low (0 there).
   HWY_INLINE void Add(int64_t first, Doubles m, Doubles z, Doubles y, Doubles y_low, Doubles factor, bool with_entropy,
@@ -33,7 +33,7 @@ struct LaneSums {
     const DoubleTag d;
     const Doubles zero = hn::Zero(d);
     Doubles lost = zero;
-    Doubles difference = Difference<T>(m, z, &lost);
+    Doubles difference = DifferenceFor<T>(m, z, &lost);
     const Doubles exponential = ExpOfNegative<T>(difference, lost, factor);
     AddDoubles(exponential, first, others);
     if (with_entropy) {
@@ -64,7 +64,7 @@ HWY_INLINE Doubles LabelOf(const Labels &labels, Doubles q, Doubles weight, Doub
   } else {
     const Doubles product = hn::Mul(q, factor);
     Doubles lost = hn::Zero(d);
-    const Doubles sum = Difference<T>(product, hn::Neg(share), &lost);
+    const Doubles sum = DifferenceFor<T>(product, hn::Neg(share), &lost);
     const Doubles more = hn::MulAdd(q, hn::Set(d, labels.probs_factor.lo), hn::Set(d, labels.share.lo));
     const Doubles sum_low = hn::Add(hn::Add(lost, ProductError(d, q, factor, product)), more);
     const Doubles value = hn::Mul(sum, weight);
@@ -142,7 +142,7 @@ HWY_NOINLINE void SumsBelow(const GeneralTask &task, int64_t argmax, GeneralSums
   const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const double factor = task.transform.Factor();
-  LaneSums<T> sums;
+  GeneralLanes<T> sums;
   Wide weight_of_max;
   HWY_ALIGN double z[kStep];
   HWY_ALIGN double y[kStep] = {};
@@ -218,7 +218,7 @@ struct GradientOf {
     const bool capped = transform.cap > 0.0;
     Doubles dz = hn::Zero(d), lost = hn::Zero(d);
     const Doubles z = capped ? cap.Value(d, raw, &dz) : raw;
-    *difference = Difference<T>(m, z, &lost);
+    *difference = DifferenceFor<T>(m, z, &lost);
     const Doubles exponential = ExpOfNegative<T>(*difference, lost, hn::Set(d, transform.Factor()));
     const Doubles label = hn::Mul(y, y_factor);
     Doubles v = hn::MulSub(exponential, p_factor, label);
@@ -349,18 +349,18 @@ void TileSums(const TileTask &task, GeneralSums *out) {
       hn::Store(hn::IfThenElse(hn::IsNaN(v), hn::Set(d, 1.0), hn::Load(d, bad + i)), d, bad + i);
     }
   }
-  for (int64_t i = 0; i < kTile; ++i) value[i] = max[i] - max[i] == 0.0 ? max[i] : 0.0;
+  for (int64_t i = 0; i < kTile; ++i) value[i] = IsFinite(max[i]) ? max[i] : 0.0;
   TransformValues<T>(task.transform, value, kTile);
 
   const Doubles factor = hn::Set(d, task.transform.Factor());
-  LaneSums<T> sums[kTile / kLanes];
+  GeneralLanes<T> sums[kTile / kLanes];
   for (int64_t col = 0; task.sums && col < task.cols; ++col) {
     Stage(logits + col * task.stride, task.count, kTile, 0.0, z);
     TransformValues<T>(task.transform, z, kTile);
     if (task.weighted) StageTileLabels<T>(task, col, y, kKeepsLow<T> ? y_low : nullptr);
     const Doubles column = hn::Set(d, static_cast<double>(col));
     for (int64_t i = 0; i < kTile; i += lanes) {
-      LaneSums<T> &lane_sums = sums[i / kLanes];
+      GeneralLanes<T> &lane_sums = sums[i / kLanes];
       Doubles label = hn::Load(d, y + i), label_low = hn::Load(d, y_low + i);
       if (task.weighted) {
         const auto is_target = hn::Eq(hn::Load(d, target + i), column);
@@ -377,7 +377,7 @@ void TileSums(const TileTask &task, GeneralSums *out) {
   }
   const double scale = task.transform.Factor();
   for (int64_t i = 0; i < task.count; ++i) {
-    const LaneSums<T> &lane_sums = sums[i / kLanes];
+    const GeneralLanes<T> &lane_sums = sums[i / kLanes];
     const int64_t lane = i % kLanes;
     GeneralSums &result = out[i];
     result = {};

@@ -1,4 +1,4 @@
-// Double accumulators of the fixed virtual lanes, and scaling of stored exponentials by powers of two.
+// Sums of the fixed virtual lanes, in double, and scaling of stored exponentials by powers of two.
 #if defined(XENT_SRC_KERNELS_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_LANES_INL_H_
 #undef XENT_SRC_KERNELS_LANES_INL_H_
@@ -10,25 +10,25 @@
 
 #include "hwy/highway.h"
 #include "kernels/row.h"
+#include "numbers/pairs-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// kLanes running sums: double, and for float64 a second row for what rounding lost.
+// kLanes running sums of numbers of type T: doubles, and for float64 kLanes more for what their roundings lost.
 template <class T>
-struct WideLanes {
-  static constexpr int kRows = sizeof(T) == 8 ? 2 : 1;
-  HWY_ALIGN double lanes[kRows * kLanes] = {};
+struct LaneSums {
+  HWY_ALIGN double lanes[(kKeepsLow<T> ? 2 : 1) * kLanes] = {};
 
-  // Sum in a fixed order; infinities and NaN as plain addition gives them.
+  // Returns the sum of all lanes, added in a fixed order; infinities and NaN as addition of doubles gives them.
   Wide Total() const {
-    if constexpr (kRows == 2) {
+    if constexpr (kKeepsLow<T>) {
       Wide total;
-      double plain = 0.0;
-      for (int64_t i = 0; i < kLanes; ++i) plain += lanes[i];
-      if (!(plain - plain == 0.0)) return {plain, 0.0};
+      double sum = 0.0;
+      for (int64_t i = 0; i < kLanes; ++i) sum += lanes[i];
+      if (!IsFinite(sum)) return {sum, 0.0};
       for (int64_t i = 0; i < kLanes; ++i) total = Add(total, FastTwoSum(lanes[i], lanes[kLanes + i]));
       return total;
     } else {
@@ -42,13 +42,12 @@ struct WideLanes {
     }
   }
 
-  // One lane's sum, infinities and NaN likewise.
+  // Returns the sum of one lane, infinities and NaN likewise.
   Wide Lane(int64_t lane) const {
-    const double plain = lanes[lane];
-    if constexpr (kRows == 2) {
-      if (plain - plain == 0.0) return FastTwoSum(plain, lanes[kLanes + lane]);
+    if constexpr (kKeepsLow<T>) {
+      if (IsFinite(lanes[lane])) return FastTwoSum(lanes[lane], lanes[kLanes + lane]);
     }
-    return {plain, 0.0};
+    return {lanes[lane], 0.0};
   }
 
   void Scale(int64_t exponent) {
@@ -56,28 +55,30 @@ struct WideLanes {
   }
 };
 
-// Adds a vector to lanes [first, first + Lanes(d)).
+// Adds two vectors of doubles to lanes [first, first + 2 Lanes(dd)).
+template <class DD, class V = hn::Vec<DD>>
+HWY_INLINE void AddHalves(DD dd, V lower, V upper, int64_t first, LaneSums<float> &sum) {
+  double *const lanes = sum.lanes + first;
+  hn::Store(hn::Add(hn::Load(dd, lanes), lower), dd, lanes);
+  hn::Store(hn::Add(hn::Load(dd, lanes + hn::Lanes(dd)), upper), dd, lanes + hn::Lanes(dd));
+}
+
+// Adds a vector of the arithmetic type to lanes [first, first + Lanes(d)).
 template <class D>
-HWY_INLINE void AddToLanes(D /*d*/, hn::VFromD<D> v, int64_t first, WideLanes<float> &sum) {
+HWY_INLINE void AddToLanes(D /*d*/, hn::VFromD<D> v, int64_t first, LaneSums<float> &sum) {
   const hn::RepartitionToWide<D> dd;
-  double *lower = sum.lanes + first;
-  double *upper = lower + hn::Lanes(dd);
-  hn::Store(hn::Add(hn::Load(dd, lower), hn::PromoteLowerTo(dd, v)), dd, lower);
-  hn::Store(hn::Add(hn::Load(dd, upper), hn::PromoteUpperTo(dd, v)), dd, upper);
+  AddHalves(dd, hn::PromoteLowerTo(dd, v), hn::PromoteUpperTo(dd, v), first, sum);
 }
 template <class D>
-HWY_INLINE void AddToLanes(D d, hn::VFromD<D> v, int64_t first, WideLanes<double> &sum) {
+HWY_INLINE void AddToLanes(D d, hn::VFromD<D> v, int64_t first, LaneSums<double> &sum) {
   double *high = sum.lanes + first;
   double *low = high + kLanes;
-  const auto a = hn::Load(d, high);
-  const auto s = hn::Add(a, v);
-  const auto bb = hn::Sub(s, a);
-  const auto error = hn::Add(hn::Sub(a, hn::Sub(s, bb)), hn::Sub(v, bb));
-  hn::Store(s, d, high);
+  auto error = hn::Zero(d);
+  hn::Store(ExactSum(d, hn::Load(d, high), v, &error), d, high);
   hn::Store(hn::Add(hn::Load(d, low), error), d, low);
 }
 
-// values = values 2^exponent; what falls below the normal range becomes 0, what goes past it infinite.
+// Multiplies values by 2^exponent. What falls below the normal range becomes 0, what goes past it infinite.
 template <class T>
 void ScaleByPower(T *values, int64_t cols, int64_t exponent) {
   const hn::CappedTag<T, kLanes> d;

@@ -9,9 +9,8 @@
 #include <cstring>
 
 #include "hwy/highway.h"
-#include "kernels/lanes-inl.h"
-#include "kernels/load-inl.h"
 #include "kernels/row.h"
+#include "kernels/step-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal {
@@ -33,13 +32,9 @@ struct Affine {
         lift_more(static_cast<T>(PowerOfTwo(map.lift - map.lift / 2))),
         lifted(map.lift != 0) {}
 
+  // Multiplies by a number alone.
   explicit Affine(T by)
-      : scale(by),
-        shift(0),
-        threshold(static_cast<T>(PowerOfTwo(Format<T>::kMinExponent))),
-        lift(1),
-        lift_more(1),
-        lifted(false) {}
+      : Affine(AffineMap{.scale = by, .shift = 0.0, .threshold = PowerOfTwo(Format<T>::kMinExponent), .lift = 0}) {}
 
   template <class D, class V = hn::Vec<D>>
   HWY_INLINE V operator()(D d, V e) const {
@@ -50,18 +45,8 @@ struct Affine {
   }
 };
 
-// A store past the caches where the type allows it: vectors of half precision are half as long as what streams well.
-template <bool kStream, class D, class Out>
-HWY_INLINE void Write(D d, hn::Vec<D> v, Out *out) {
-  if constexpr (kStream && sizeof(Out) == sizeof(hn::TFromD<D>)) {
-    hn::Stream(v, d, out);
-  } else {
-    StoreAs(d, v, out);
-  }
-}
-
-// Does a ScaleTask bit by bit, so that it can run beside other work: while one row's exponentials are summed, which is
-// arithmetic, those of the row before are scaled, which is memory.
+// Does a ScaleTask a piece at a time, so that it can run beside other work: while row i's exponentials are summed,
+// which is arithmetic, those of row i - 1 are scaled, which is memory.
 template <class Out>
 class Scaler {
   using T = Arithmetic<Out>;
@@ -76,7 +61,7 @@ class Scaler {
         prescale_(static_cast<T>(PowerOfTwo(task.prescale / 2))),
         prescale_more_(static_cast<T>(PowerOfTwo(task.prescale - task.prescale / 2))),
         finish_(task.map) {}
-  // In place by three factors, the first two powers of two.
+  // Scales values in place by three factors, the first two powers of two.
   Scaler(T *values, int64_t cols, T prescale, T prescale_more, T scale)
       : source_(values),
         out_(values),
@@ -87,7 +72,7 @@ class Scaler {
         prescale_more_(prescale_more),
         finish_(scale) {}
 
-  // The columns up to `end`, and with streaming stores those of the cache line begun.
+  // Writes the columns up to `end` that are not written yet, and with streaming stores those of the cache line begun.
   HWY_INLINE void AdvanceTo(int64_t end) {
     const hn::CappedTag<T, kLanes> d;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -111,7 +96,7 @@ class Scaler {
   }
 
  private:
-  // Columns from `col` to the next cache line of the output.
+  // Returns the number of columns from `col` to the next cache line of the output.
   HWY_INLINE int64_t ToLine(int64_t col) const {
     const uintptr_t address = reinterpret_cast<uintptr_t>(out_ + col);
     return static_cast<int64_t>((~address + 1) % kLineBytes / sizeof(Out));
@@ -125,14 +110,9 @@ class Scaler {
   HWY_INLINE void Four(int64_t i) {
     const hn::CappedTag<T, kLanes> d;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-    const auto v0 = Finish(d, hn::LoadU(d, source_ + i));
-    const auto v1 = Finish(d, hn::LoadU(d, source_ + i + lanes));
-    const auto v2 = Finish(d, hn::LoadU(d, source_ + i + 2 * lanes));
-    const auto v3 = Finish(d, hn::LoadU(d, source_ + i + 3 * lanes));
-    Write<kStream>(d, v0, out_ + i);
-    Write<kStream>(d, v1, out_ + i + lanes);
-    Write<kStream>(d, v2, out_ + i + 2 * lanes);
-    Write<kStream>(d, v3, out_ + i + 3 * lanes);
+    hn::Vec<decltype(d)> v0, v1, v2, v3;
+    LoadFour(d, source_ + i, lanes, v0, v1, v2, v3);
+    StoreFour<kStream>(d, Finish(d, v0), Finish(d, v1), Finish(d, v2), Finish(d, v3), out_ + i, lanes);
   }
   HWY_INLINE void Partial(int64_t i, int64_t end) {
     const hn::CappedTag<T, kLanes> d;

@@ -1,5 +1,6 @@
-// The kernel of small_rows.h. The double functions here are those of numbers/wide.h and row_sum.cc, operation by
-// operation, on vectors; tests/kernels/small_rows_test.cc compares the bits.
+// The kernel of small_rows.h: ranges for kTile rows, their sums, all that is known of the rows, their gradients. The
+// double functions are those of numbers/wide.h and row_sum.cc, operation by operation, on vectors;
+// tests/kernels/small_rows_test.cc compares the bits.
 #if defined(XENT_SRC_KERNELS_SMALL_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_SMALL_ROWS_INL_H_
 #undef XENT_SRC_KERNELS_SMALL_ROWS_INL_H_
@@ -13,11 +14,11 @@
 
 #include "hwy/highway.h"
 #include "kernels/exp_sum-inl.h"
-#include "kernels/load-inl.h"
 #include "kernels/scale-inl.h"
 #include "kernels/small_rows.h"
-#include "numbers/elements.h"
+#include "kernels/step-inl.h"
 #include "numbers/exp-inl.h"
+#include "numbers/pairs-inl.h"
 #include "numbers/wide.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -25,32 +26,19 @@ namespace xent::internal {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// ExponentOf as a double.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V ExponentOfEach(D d, V x) {
-  const hn::RebindToUnsigned<D> du;
-  const auto field = hn::And(hn::ShiftRight<52>(hn::BitCast(du, x)), hn::Set(du, uint64_t{0x7ff}));
-  const auto biased = hn::BitCast(d, hn::Or(field, hn::BitCast(du, hn::Set(d, 0x1p52))));
-  return hn::Sub(biased, hn::Set(d, 0x1p52 + 1023.0));
-}
-// PowerOfTwo of integers in [-1022, 1023].
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V PowerOfTwoOfEach(D d, V k) {
-  const hn::RebindToUnsigned<D> du;
-  return hn::BitCast(d, hn::ShiftLeft<52>(hn::BitCast(du, hn::Add(k, hn::Set(d, 0x1p52 + 1023.0)))));
-}
-// *x to [1, 2), *exponent larger by what that took; 0 stays 0.
+// ---- wide.h and row_sum.cc on vectors ----
+
+// Brings *x to [1, 2) and adds to *exponent what that took; 0 stays 0.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE void NormaliseEach(D d, V *x, V *exponent) {
-  const V e = hn::IfThenZeroElse(hn::Eq(*x, hn::Zero(d)), ExponentOfEach(d, *x));
-  *x = hn::Mul(*x, PowerOfTwoOfEach(d, hn::Neg(e)));
+  const V e = hn::IfThenZeroElse(hn::Eq(*x, hn::Zero(d)), ExponentsOf(d, *x));
+  *x = hn::Mul(*x, PowersOfTwo(d, hn::Neg(e)));
   *exponent = hn::Add(*exponent, e);
 }
-// Exp: the mantissa; its exponent in *k.
+// Returns Exp's mantissa, its exponent in *k.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V ExpOfEach(D d, V x, V *k) {
-  const V round = hn::Set(d, 0x1.8p52);
-  *k = hn::Sub(hn::Add(hn::Mul(x, hn::Set(d, kLog2E_F64_Hi)), round), round);
+  *k = RoundToInteger(d, hn::Mul(x, hn::Set(d, kLog2E_F64_Hi)));
   const V r = hn::Sub(x, hn::Mul(*k, hn::Set(d, kLn2_F64_Hi)));
   V p = hn::Set(d, kInverseFactorial[kExpTerms<double> - 1]);
   HWY_UNROLL(16)
@@ -69,40 +57,41 @@ HWY_INLINE V LogNearOneOfEach(D d, V r) {
   for (int i = kTerms - 2; i >= 0; --i) p = hn::Add(hn::Mul(p, w), hn::Set(d, kLogF64[i]));
   return hn::Add(hn::Mul(s, hn::Set(d, 2.0)), hn::Mul(hn::Mul(s, w), p));
 }
-// Log1p of r >= 0; kIsLog: Log of r in [1, 2) instead.
+// Returns Log1p of r >= 0, with kIsLog Log of r in [1, 2) instead.
 template <bool kIsLog, class D, class V = hn::Vec<D>>
 HWY_INLINE V LogOfEach(D d, V r) {
   const V one = hn::Set(d, 1.0);
   const V x = kIsLog ? r : hn::Add(one, r);
-  const V floor = kIsLog ? hn::Zero(d) : ExponentOfEach(d, x);
-  const V mantissa = kIsLog ? x : hn::Mul(x, PowerOfTwoOfEach(d, hn::Neg(floor)));
+  const V floor = kIsLog ? hn::Zero(d) : ExponentsOf(d, x);
+  const V mantissa = kIsLog ? x : hn::Mul(x, PowersOfTwo(d, hn::Neg(floor)));
   const auto above = hn::Gt(mantissa, hn::Set(d, 0x1.6a09e667f3bcdp+0));
   const V k = hn::Add(floor, hn::IfThenElseZero(above, one));
-  V rest = hn::Sub(hn::Mul(x, PowerOfTwoOfEach(d, hn::Neg(k))), one);
-  auto plain = hn::Eq(k, hn::Zero(d));
+  V rest = hn::Sub(hn::Mul(x, PowersOfTwo(d, hn::Neg(k))), one);
+  auto alone = hn::Eq(k, hn::Zero(d));  // k ln 2 is not added
   if constexpr (!kIsLog) {
     const auto near_one = hn::Le(r, hn::Set(d, 0.41421356237309503));
     rest = hn::IfThenElse(near_one, r, rest);
-    plain = hn::Or(plain, near_one);
+    alone = hn::Or(alone, near_one);
   }
   const V log_rest = LogNearOneOfEach(d, rest);
-  const V log = hn::IfThenElse(plain, log_rest, hn::Add(hn::Mul(k, hn::Set(d, kLn2_F64_Hi)), log_rest));
+  const V log = hn::IfThenElse(alone, log_rest, hn::Add(hn::Mul(k, hn::Set(d, kLn2_F64_Hi)), log_rest));
   return kIsLog ? log : hn::IfThenElse(hn::Lt(r, hn::Set(d, 0x1p-64)), r, log);
 }
 
-// Doubles to float32 as RoundTo does; NaN does not come here.
+// Stores doubles as float32, rounded as RoundTo rounds; there is no NaN among them.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE void StoreRounded(D d, V x, float *to) {
   const hn::Rebind<float, D> df;
-  const auto small = hn::Le(hn::Abs(x), hn::Set(d, PowerOfTwo(Format<float>::kMinExponent)));
-  hn::StoreU(hn::DemoteTo(df, hn::IfThenZeroElse(small, x)), df, to);
+  hn::StoreU(hn::DemoteTo(df, ZeroBelowNormal<float>(d, x)), df, to);
 }
 
-// A row's reference exponent and what goes with it, a lane a row.
+// ---- ranges, sums and gradients of kTile rows ----
+
+// Per lane, that is per row: the reference exponent, and lo, hi and origin of its ExpRange. Once the exponentials are
+// summed, these three make room for the factors that the exponentials are multiplied by: two powers of two, which keep
+// the third factor in range, and that factor.
 struct LaneRanges {
   HWY_ALIGN double reference[kTile];
-  // An ExpRange's, and when the sums are there what the exponentials are multiplied by: twice by powers of two that
-  // keep the last factor in range.
   union {
     HWY_ALIGN float lo[kTile];
     float first[kTile];
@@ -115,18 +104,18 @@ struct LaneRanges {
     HWY_ALIGN float origin[kTile];
     float scale[kTile];
   };
-  HWY_ALIGN float target[kTile];  // the gradient there
+  HWY_ALIGN float target[kTile];  // the gradient at the target
 };
-// As ExpRange has them, of RoundedLog2 of the targets' logits.
+
+// Makes each row's range, its reference being RoundedLog2 of the target's logit.
 HWY_INLINE void FindRanges(const double *target_logits, LaneRanges *ranges) {
   using F = ExpFormat<float>;
   const hn::CappedTag<double, kTile> d;
   const hn::Rebind<float, decltype(d)> df;
-  const auto round = hn::Set(d, 0x1.8p52);
   const auto ln2 = hn::Set(d, kLn2_F64_Hi);
   for (int64_t i = 0; i < kTile; i += static_cast<int64_t>(hn::Lanes(d))) {
     const auto z = hn::Load(d, target_logits + i);
-    const auto reference = hn::Sub(hn::Add(hn::Mul(z, hn::Set(d, kLog2E_F64_Hi)), round), round);
+    const auto reference = RoundToInteger(d, hn::Mul(z, hn::Set(d, kLog2E_F64_Hi)));
     const auto field = hn::Sub(reference, hn::Set(d, static_cast<double>(Format<float>::kBias + F::kExponentBias)));
     const auto top = hn::Add(field, hn::Set(d, 2.0 * F::kExponentBias + 1.0));
     const auto none = hn::Sub(reference, hn::Set(d, static_cast<double>(Format<float>::kBias)));
@@ -138,10 +127,10 @@ HWY_INLINE void FindRanges(const double *target_logits, LaneRanges *ranges) {
     hn::StoreU(hn::DemoteTo(df, origin), df, ranges->origin + i);
   }
 }
-// The lanes of one vector of them, in the place of an ExpRange.
+
+// Lanes [first, first + Lanes(d)) of the ranges, for use as an ExpRange.
 struct LaneRange {
-  using Scalar = ExpRange<float>;
-  static constexpr bool kScalef = Scalar::kScalef;
+  static constexpr bool kScalef = ExpRange<float>::kScalef;
   const LaneRanges &ranges;
   int64_t first;
 
@@ -159,10 +148,12 @@ struct LaneRange {
   }
 };
 
-// Exponentials as large as this relative to the target's row could have had their reference raised on the other way.
+// A row with an exponential of this size and more relative to the target's is left to ExpSum, which might raise the
+// reference there.
 inline constexpr double kSmallSumLimit = 0x1p18;
 
-// From others' sums (relative to the ranges' references) and the targets' logits to all that is known of the rows.
+// Fills `out` and, where a gradient is wanted, the factors in `ranges`. `sums` are those of the columns but the target,
+// relative to the ranges' references.
 HWY_NOINLINE void FinishSmallRows(const SmallRowsTask &task, const double *target_logits, const double *sums,
                                   SmallRows *out, LaneRanges *ranges) {
   using F = Format<float>;
@@ -185,7 +176,7 @@ HWY_NOINLINE void FinishSmallRows(const SmallRowsTask &task, const double *targe
     hn::StoreU(t, d, out->target + i);
     hn::StoreU(t_ref, d, out->target_reference + i);
 
-    const auto ratio = hn::Mul(hn::Div(o, t), PowerOfTwoOfEach(d, hn::Sub(o_ref, t_ref)));
+    const auto ratio = hn::Mul(hn::Div(o, t), PowersOfTwo(d, hn::Sub(o_ref, t_ref)));
     const auto nll = hn::IfThenZeroElse(alone, LogOfEach<false>(d, ratio));
     hn::StoreU(nll, d, out->nll + i);
     StoreRounded(d, nll, out->loss + i);
@@ -194,7 +185,7 @@ HWY_NOINLINE void FinishSmallRows(const SmallRowsTask &task, const double *targe
     const auto t_above = hn::Gt(t_ref, o_ref);
     auto total_ref = hn::IfThenElse(t_above, t_ref, o_ref);
     const auto below = hn::Sub(hn::IfThenElse(t_above, o_ref, t_ref), total_ref);
-    const auto low = hn::Mul(hn::IfThenElse(t_above, o, t), PowerOfTwoOfEach(d, below));
+    const auto low = hn::Mul(hn::IfThenElse(t_above, o, t), PowersOfTwo(d, below));
     auto total = hn::Add(hn::IfThenElse(t_above, t, o), low);
     NormaliseEach(d, &total, &total_ref);
     total = hn::IfThenElse(alone, t, total);
@@ -206,34 +197,33 @@ HWY_NOINLINE void FinishSmallRows(const SmallRowsTask &task, const double *targe
     if (task.gradient == nullptr) continue;
     const auto g = hn::Set(d, task.g.mantissa);
     const auto g_exponent = hn::Set(d, static_cast<double>(task.g.exponent));
-    // FactorOf and GradientFromExponentials.
+    // As FactorOf and GradientFromExponentials of row_sum.cc.
     const auto product = hn::Mul(hn::Div(hn::Set(d, 1.0), total), g);
-    const auto e = ExponentOfEach(d, product);
-    const auto mantissa = hn::PromoteTo(d, hn::DemoteTo(df, hn::Mul(product, PowerOfTwoOfEach(d, hn::Neg(e)))));
+    const auto e = ExponentsOf(d, product);
+    const auto mantissa = hn::PromoteTo(d, hn::DemoteTo(df, hn::Mul(product, PowersOfTwo(d, hn::Neg(e)))));
     const auto exponent = hn::Sub(hn::Add(hn::Add(hn::Sub(reference, total_ref), e), g_exponent),
                                   hn::Set(d, static_cast<double>(F::kBias)));
     const auto prescale = hn::Min(zero, hn::Sub(exponent, hn::Set(d, static_cast<double>(F::kSafeExponent))));
     const auto half = hn::Trunc(hn::Mul(prescale, hn::Set(d, 0.5)));
-    hn::StoreU(hn::DemoteTo(df, PowerOfTwoOfEach(d, half)), df, ranges->first + i);
-    hn::StoreU(hn::DemoteTo(df, PowerOfTwoOfEach(d, hn::Sub(prescale, half))), df, ranges->second + i);
-    hn::StoreU(hn::DemoteTo(df, hn::Mul(mantissa, PowerOfTwoOfEach(d, hn::Sub(exponent, prescale)))), df,
-               ranges->scale + i);
-    // ScaledRatio: p_t - 1 is -(the others' sum) / total.
+    hn::StoreU(hn::DemoteTo(df, PowersOfTwo(d, half)), df, ranges->first + i);
+    hn::StoreU(hn::DemoteTo(df, PowersOfTwo(d, hn::Sub(prescale, half))), df, ranges->second + i);
+    hn::StoreU(hn::DemoteTo(df, hn::Mul(mantissa, PowersOfTwo(d, hn::Sub(exponent, prescale)))), df, ranges->scale + i);
+    // As ScaledRatio: p_t - 1 is -(the others' sum) / total.
     const auto share = hn::Mul(hn::Div(o, total), hn::Neg(g));
-    const auto target = hn::Mul(share, PowerOfTwoOfEach(d, hn::Add(hn::Sub(o_ref, total_ref), g_exponent)));
+    const auto target = hn::Mul(share, PowersOfTwo(d, hn::Add(hn::Sub(o_ref, total_ref), g_exponent)));
     StoreRounded(d, hn::IfThenZeroElse(alone, target), ranges->target + i);
   }
 }
 
-// Exponentials of the tile's columns, column by column kTile rows, in place of the logits; the sums of the others.
-// False in `good`: not in range, or NaN.
+// Replaces the logits of a tile, column by column kTile rows, by their exponentials and sums these without the target's
+// column, where the tile has -infinity. A row of which a lane leaves the range, or is NaN, gets 0 in `good`, others 1.
 HWY_NOINLINE void SumColumns(float *tile, int64_t cols, const LaneRanges &ranges, double *sums, float *good) {
   const hn::CappedTag<float, kTile> d;
   const hn::RepartitionToWide<decltype(d)> dd;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const int64_t wide = static_cast<int64_t>(hn::Lanes(dd));
+  const int64_t doubles = static_cast<int64_t>(hn::Lanes(dd));
   const auto limit = hn::Set(d, static_cast<float>(kSmallSumLimit * PowerOfTwo(Format<float>::kBias)));
-  // The lanes of the row kernel, in halves added to halves.
+  // Each row's lanes as ExpSum adds them, the upper half already added to the lower.
   HWY_ALIGN double halves[8 * kTile];
   for (int64_t part = 0; part < kTile; part += lanes) {
     const LaneRange range{ranges, part};
@@ -250,7 +240,7 @@ HWY_NOINLINE void SumColumns(float *tile, int64_t cols, const LaneRanges &ranges
     auto in_range = hn::Set(d, 1.0f);
     const int64_t pairs = HWY_MIN(cols, int64_t{8});
     for (int64_t l = 0; l < pairs; ++l) {
-      // Lanes l and l + 8 of the row kernel: each one's group 0 and, past 16 columns, 1.
+      // Lanes l and l + 8 of ExpSum: columns l and l + 8, past 16 columns also l + 16 and l + 24.
       const float *const e = tile + l * kTile + part;
       auto v = hn::Load(d, e);
       if (l + 16 < cols) v = hn::Add(v, hn::Load(d, e + 16 * kTile));
@@ -264,15 +254,15 @@ HWY_NOINLINE void SumColumns(float *tile, int64_t cols, const LaneRanges &ranges
         upper = hn::Add(upper, hn::PromoteUpperTo(dd, w));
       }
       hn::Store(lower, dd, halves + l * kTile + part);
-      hn::Store(upper, dd, halves + l * kTile + part + wide);
+      hn::Store(upper, dd, halves + l * kTile + part + doubles);
     }
     hn::Store(in_range, d, good + part);
     for (int64_t l = pairs; l < 8; ++l) {
       hn::Store(hn::Zero(dd), dd, halves + l * kTile + part);
-      hn::Store(hn::Zero(dd), dd, halves + l * kTile + part + wide);
+      hn::Store(hn::Zero(dd), dd, halves + l * kTile + part + doubles);
     }
   }
-  for (int64_t i = 0; i < kTile; i += wide) {
+  for (int64_t i = 0; i < kTile; i += doubles) {
     const auto s = [&](int64_t l) { return hn::Load(dd, halves + l * kTile + i); };
     const auto even = hn::Add(hn::Add(s(0), s(4)), hn::Add(s(2), s(6)));
     const auto odd = hn::Add(hn::Add(s(1), s(5)), hn::Add(s(3), s(7)));
@@ -280,6 +270,7 @@ HWY_NOINLINE void SumColumns(float *tile, int64_t cols, const LaneRanges &ranges
   }
 }
 
+// Scales a tile's exponentials and writes the gradients of the rows that are done.
 template <class In>
 HWY_NOINLINE void ScaleColumns(const SmallRowsTask &task, const LaneRanges &scales, uint32_t done, float *tile) {
   const hn::CappedTag<float, kTile> d;
@@ -311,7 +302,7 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
   HWY_ALIGN double target_logits[kTile];
   HWY_ALIGN double sums[kTile];
   HWY_ALIGN float good[kTile];
-  HWY_ALIGN float memory[kBlock];  // the tile of few columns, or a row's logits while it is summed in place
+  HWY_ALIGN float memory[kBlock];  // up to kMaxTransposedCols columns the tile, else a row's logits, saved in place
   const In *const logits = static_cast<const In *>(task.logits);
   uint32_t usable = 0;
   for (int64_t i = 0; i < task.count; ++i) {
@@ -351,21 +342,21 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
       sums[i] = 0.0;
       if ((usable >> i & 1) == 0) continue;
       const In *const z = logits + i * task.logits_stride;
-      Destination<float> to;
+      BlockTask<In> block{.logits = z, .cols = cols, .target = task.targets[i], .reference = ranges.reference[i]};
       if constexpr (sizeof(In) == sizeof(float)) {
-        if (task.gradient != nullptr) to.out = static_cast<In *>(task.gradient) + i * task.gradient_stride;
-        if (to.out == z) to.saved = memory;
+        if (task.gradient != nullptr) block.kept = static_cast<In *>(task.gradient) + i * task.gradient_stride;
+        if (block.kept == z) block.saved = memory;
       }
-      WideLanes<float> lanes;
-      SumBlock(z, cols, task.targets[i], ranges.reference[i], false, 0.0f, to, lanes);
+      LaneSums<float> lanes;
+      SumBlock(block, lanes);
       bool in_range = true;
       for (const double lane : lanes.lanes) in_range = in_range && lane <= kSmallSumLimit * PowerOfTwo(F::kBias);
       done |= static_cast<uint32_t>(in_range) << i;
       if (in_range) {
         sums[i] = lanes.Total().hi;
-      } else if (to.saved != nullptr) {
-        std::memcpy(to.out, memory, static_cast<size_t>(cols) * sizeof(float));
-        to.out[task.targets[i]] = static_cast<float>(target_logits[i]);  // saved as what stood for it
+      } else if (block.saved != nullptr) {
+        std::memcpy(block.kept, memory, static_cast<size_t>(cols) * sizeof(float));
+        block.kept[task.targets[i]] = static_cast<float>(target_logits[i]);  // -infinity was saved there
       }
     }
     for (int64_t i = task.count; i < kTile; ++i) sums[i] = 0.0;
@@ -377,7 +368,7 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
   if (cols <= kMaxTransposedCols) return ScaleColumns<In>(task, ranges, done, memory);
   for (int64_t i = 0; i < task.count; ++i) {
     if ((done >> i & 1) == 0) continue;
-    if constexpr (sizeof(In) == sizeof(float)) {  // longer rows of half precision are not asked for their gradients
+    if constexpr (sizeof(In) == sizeof(float)) {  // gradients of longer rows of half precision are never wanted
       In *const gradient = static_cast<In *>(task.gradient) + i * task.gradient_stride;
       Scaler<In>(gradient, cols, ranges.first[i], ranges.second[i], ranges.scale[i]).AdvanceTo(cols);
       gradient[task.targets[i]] = ranges.target[i];

@@ -11,6 +11,7 @@
 
 #include "hwy/highway.h"
 #include "numbers/exp-inl.h"
+#include "numbers/pairs-inl.h"
 #include "numbers/wide.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -21,18 +22,12 @@ namespace hn = hwy::HWY_NAMESPACE;
 // Below this e^x counts as 0: results stay normal, so that no processor's rule for subnormal ones matters.
 inline constexpr double kLowestExponent = -708.0;
 
-// e^x for x <= 709; 0 below kLowestExponent and for NaN. The polynomial is that of float32, off by 2^-27: 0.12 ULP of a
-// float32 result.
+// Returns e^x for x <= 709, exact enough for float32; 0 below kLowestExponent and for NaN.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V ExpForFloat(D d, V x) {
-  const V origin = hn::Set(d, ExpFormat<double>::kRound + 1023.0);
   const V z = hn::Max(x, hn::Set(d, kLowestExponent));
-  const V product = hn::Mul(z, hn::Set(d, kLog2E_F64_Hi));
-  const V m = hn::Add(product, origin);
-  const V f = hn::Sub(product, hn::Sub(m, origin));
-  V p = hn::Set(d, static_cast<double>(kExp2F32[6]));
-  HWY_UNROLL(8)
-  for (int i = 5; i >= 0; --i) p = hn::MulAdd(p, f, hn::Set(d, static_cast<double>(kExp2F32[i])));
+  V m = hn::Zero(d);
+  const V p = ReducedExpForFloat(d, ExpFormat<double>::kRound + 1023.0, z, &m);
   return hn::IfThenElseZero(hn::Ge(x, hn::Set(d, kLowestExponent)), ScaleByExponent(d, p, m));
 }
 
@@ -50,7 +45,7 @@ HWY_INLINE V ExpForDouble(D d, V x, V x_lo) {
 // up to r^14, which leave 2^-58 of it, about 1 ULP in all; for float32 results up to r^9, 2^-35.
 template <class T, class D, class V = hn::Vec<D>>
 HWY_INLINE V Expm1(D d, V x, V x_lo, V *exponential = nullptr) {
-  constexpr int kTerms = sizeof(T) == sizeof(double) ? 14 : 9;
+  constexpr int kTerms = kKeepsLow<T> ? 14 : 9;
   constexpr std::array<double, kTerms + 1> kInverseFactorial = [] {
     std::array<double, kTerms + 1> c{};
     double factorial = 1.0;
@@ -98,7 +93,7 @@ class SoftCap {
     const auto inside = hn::Gt(product, lowest);
     const V x = hn::IfThenElse(inside, product, lowest);
     V x_lo = hn::Zero(d);
-    if constexpr (sizeof(T) == sizeof(double)) {
+    if constexpr (kKeepsLow<T>) {
       const V lost = hn::MulAdd(magnitude, hn::Set(d, -2.0 * ratio_lo_), ProductError(d, magnitude, ratio, product));
       x_lo = hn::IfThenElseZero(inside, lost);
     }
@@ -109,7 +104,7 @@ class SoftCap {
     const V cap = hn::Set(d, cap_);
     const V scale = hn::Set(d, scale_);
     V result;
-    if constexpr (sizeof(T) == sizeof(double)) {
+    if constexpr (kKeepsLow<T>) {
       const V w_lo = hn::Sub(t, hn::Sub(w, two));
       const V q = hn::Neg(hn::Div(t, w));
       // -t = q w + rest, so that tanh = q + (rest - q w_lo) / w.

@@ -1,21 +1,16 @@
 // The floating-point mode that a task needs, for as long as the object lives; then the caller's again, with the
-// caller's exception flags. Without a mode register that is known here nothing is done.
+// caller's exception flags. On processors other than x86-64 and AArch64 nothing is done.
 //
-// The compiler may move arithmetic across the change of mode: put what depends on it into a function that is not
-// inlined.
+// The compiler may move arithmetic across the change of mode: put what depends on it into an XENT_NOINLINE function.
 #ifndef XENT_SRC_NUMBERS_FP_MODE_H_
 #define XENT_SRC_NUMBERS_FP_MODE_H_
 
 #include <cstdint>
 
-#if defined(__x86_64__) || defined(_M_X64)
-#include <xmmintrin.h>
-#endif
+#include "numbers/compiler.h"  // IWYU pragma: export
 
-#if defined(__GNUC__)
-#define XENT_NOINLINE __attribute__((noinline))
-#else
-#define XENT_NOINLINE
+#if defined(__x86_64__)
+#include <xmmintrin.h>
 #endif
 
 namespace xent::internal {
@@ -26,7 +21,7 @@ enum class Subnormals { kFlush, kKeep };
 class FpMode {
  public:
   explicit FpMode(Subnormals subnormals) {
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
     // Writing the register waits for what is under way, and so does reading its flags.
     saved_ = _mm_getcsr();
     const unsigned wanted = subnormals == Subnormals::kFlush ? 0x1f80u | 0x8000u | 0x0040u : 0x1f80u;
@@ -43,7 +38,7 @@ class FpMode {
 #endif
   }
   ~FpMode() {
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
     if (changed_ || _mm_getcsr() != saved_) _mm_setcsr(saved_);
 #elif defined(__aarch64__)
     asm volatile("msr fpcr, %0" : : "r"(saved_));
@@ -54,7 +49,7 @@ class FpMode {
   FpMode &operator=(const FpMode &) = delete;
 
  private:
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
   unsigned saved_;
   bool changed_;
 #elif defined(__aarch64__)

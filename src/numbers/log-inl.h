@@ -11,7 +11,6 @@
 #endif
 
 #include <iterator>
-#include <limits>
 
 #include "hwy/highway.h"
 #include "numbers/coefficients.h"
@@ -57,7 +56,7 @@ HWY_INLINE V SpecialLog(D d, V x, V v) {
   const V infinity = hn::Set(d, kInfinity);
   v = hn::IfThenElse(hn::Eq(x, infinity), infinity, v);
   v = hn::IfThenElse(hn::Eq(x, hn::Zero(d)), hn::Set(d, -kInfinity), v);
-  return hn::IfThenElse(hn::Ge(x, hn::Zero(d)), v, hn::Set(d, std::numeric_limits<double>::quiet_NaN()));
+  return hn::IfThenElse(hn::Ge(x, hn::Zero(d)), v, hn::Set(d, kNan));
 }
 
 template <class D, class V = hn::Vec<D>>

@@ -7,7 +7,7 @@ namespace xent::internal {
 
 template <class T>
 T RoundTo(Number<T> x) {
-  // Decided on the unrounded number: processors differ on which results count as below the normal range.
+  // Zero is decided on the unrounded number: processors differ on which results count as below the normal range.
   const double value = Value(x);
   if (value != value) return std::numeric_limits<T>::quiet_NaN();  // the canonical one, whatever made it
   return Magnitude(value) <= PowerOfTwo(Format<T>::kMinExponent) ? T{0} : static_cast<T>(value);

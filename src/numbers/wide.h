@@ -2,9 +2,9 @@
 // Wide, an unevaluated sum of two doubles, for float64 rows.
 //
 // Merging chunk sums, the loss, lse, scale factors: these few operations a row decide the last bits of everything, so
-// they are plain double operations (no libm, no contraction: -ffp-contract=off), equal on every target. Relative error
-// about 2^-50 in double, 2^-60 in Wide: under 0.01 ULP of the result either way. Sources: Dekker 1971, Knuth TAOCP 2
-// (TwoSum), Shewchuk 1997; coefficients by scripts/coefficients.py.
+// they are made of double operations alone (no libm, no contraction: -ffp-contract=off), equal on every target.
+// Relative error about 2^-50 in double, 2^-60 in Wide: under 0.01 ULP of the result either way. Sources: Dekker 1971,
+// Knuth TAOCP 2 (TwoSum), Shewchuk 1997; coefficients by scripts/coefficients.py.
 #ifndef XENT_SRC_NUMBERS_WIDE_H_
 #define XENT_SRC_NUMBERS_WIDE_H_
 
@@ -46,8 +46,7 @@ inline Wide FastTwoSum(double a, double b) {
 // alone: parts that are flushed would leave a rounding error that is none.
 inline Wide TwoProduct(double a, double b) {
   const double p = a * b;
-  const double magnitude = p < 0.0 ? -p : p;
-  if (!(magnitude > 0x1p-900 && magnitude < 0x1p900)) return {p, 0.0};
+  if (!(Magnitude(p) > 0x1p-900 && Magnitude(p) < 0x1p900)) return {p, 0.0};
 #if defined(__FMA__) || defined(__aarch64__)
   return {p, __builtin_fma(a, b, -p)};
 #else
@@ -63,10 +62,10 @@ inline Wide Add(Wide a, Wide b) {
   const Wide s = TwoSum(a.hi, b.hi);
   return FastTwoSum(s.hi, s.lo + (a.lo + b.lo));
 }
-// The same where infinity, NaN or overflow may come: as plain addition gives them.
+// The same where infinity, NaN or overflow may come: as one addition of doubles gives them.
 inline Wide AddOrOverflow(Wide a, Wide b) {
-  const double plain = a.hi + b.hi;
-  return plain - plain == 0.0 ? Add(a, b) : Wide{plain, 0.0};
+  const double sum = a.hi + b.hi;
+  return IsFinite(sum) ? Add(a, b) : Wide{sum, 0.0};
 }
 inline Wide Negate(Wide a) { return {-a.hi, -a.lo}; }
 inline Wide Subtract(Wide a, Wide b) { return Add(a, Negate(b)); }
@@ -96,7 +95,7 @@ inline double Value(Wide x) { return x.hi; }
 // 2^k, zero below and infinity above the normal range.
 inline double PowerOfTwo(int64_t k) {
   if (k < -1022) return 0.0;
-  if (k > 1023) return std::numeric_limits<double>::infinity();
+  if (k > 1023) return kInfinity;
   return std::bit_cast<double>(static_cast<uint64_t>(k + 1023) << 52);
 }
 
@@ -114,11 +113,10 @@ inline int64_t ExponentOf(double x) { return static_cast<int64_t>((std::bit_cast
 
 // a b of any size, infinite or NaN too: what Multiply cannot take since products of parts leave the range.
 inline Wide MultiplyAny(Wide a, Wide b) {
-  const double plain = a.hi * b.hi;
+  const double product = a.hi * b.hi;
   const auto tame = [](double x) { return (x >= 0x1p-900 && x <= 0x1p900) || (x <= -0x1p-900 && x >= -0x1p900); };
-  if (tame(plain) && tame(a.hi) && tame(b.hi)) return Multiply(a, b);
-  const bool finite = a.hi - a.hi == 0.0 && b.hi - b.hi == 0.0;
-  if (!finite || a.hi == 0.0 || b.hi == 0.0) return {plain, 0.0};
+  if (tame(product) && tame(a.hi) && tame(b.hi)) return Multiply(a, b);
+  if (!IsFinite(a.hi) || !IsFinite(b.hi) || a.hi == 0.0 || b.hi == 0.0) return {product, 0.0};
   const int64_t ea = ExponentOf(a.hi), eb = ExponentOf(b.hi);
   return Scale(Multiply(Scale(a, -ea), Scale(b, -eb)), ea + eb);
 }
@@ -184,7 +182,7 @@ Exponential<N> Exp(N x) {
   // Adding and subtracting 1.5 * 2^52 rounds to the nearest integer.
   const double k = (Value(x) * kLog2E_F64_Hi + 0x1.8p52) - 0x1.8p52;
   const N r = Subtract(x, MultiplyLn2<N>(k));
-  // The first three terms wide, the rest, below 2^-7, in double.
+  // The first three terms in N, the rest, below 2^-7, in double.
   double p = 0.0;
   for (int i = kExpTerms<N> - 1; i >= 3; --i) p = p * Value(r) + kInverseFactorial[i];
   const N square = Multiply(r, r);

@@ -1,0 +1,184 @@
+// Every storage type of elements.h as vectors: loads, stores, and the roundings that an output goes through. Half
+// precision comes as float32, or, for what is computed in double lanes, as doubles; the roundings are those of Narrow.
+#if defined(XENT_SRC_NUMBERS_ELEMENTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef XENT_SRC_NUMBERS_ELEMENTS_INL_H_
+#undef XENT_SRC_NUMBERS_ELEMENTS_INL_H_
+#else
+#define XENT_SRC_NUMBERS_ELEMENTS_INL_H_
+#endif
+
+#include "hwy/highway.h"
+#include "numbers/elements.h"
+#include "numbers/format.h"
+#include "numbers/wide.h"
+
+// Highway 1.2.0's float16 conversions are wrong for infinities and NaN without F16C; there the bits are moved here.
+#undef XENT_HAVE_F16
+#if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX2
+#define XENT_HAVE_F16 0
+#else
+#define XENT_HAVE_F16 1
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace xent::internal {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// ---- the arithmetic type and memory ----
+
+template <class D>
+HWY_INLINE hn::Vec<D> LoadAs(D d, const hn::TFromD<D> *p) {
+  return hn::LoadU(d, p);
+}
+template <class D>
+HWY_INLINE hn::Vec<D> LoadAs(D d, const Bf16 *p) {
+  const hn::Rebind<uint16_t, D> d16;
+  const hn::RebindToUnsigned<D> d32;
+  const auto bits = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t *>(p)));
+  return hn::BitCast(d, hn::ShiftLeft<16>(bits));
+}
+template <class D>
+HWY_INLINE hn::Vec<D> LoadAs(D d, const F16 *p) {
+  const hn::Rebind<uint16_t, D> d16;
+  const auto half = hn::LoadU(d16, reinterpret_cast<const uint16_t *>(p));
+#if XENT_HAVE_F16
+  return hn::PromoteTo(d, hn::BitCast(hn::Rebind<hwy::float16_t, D>(), half));
+#else
+  // As Widen.
+  const hn::RebindToUnsigned<D> du;
+  const hn::RebindToSigned<D> di;
+  const auto bits = hn::PromoteTo(du, half);
+  const auto magnitude = hn::And(bits, hn::Set(du, 0x7fffu));
+  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(du, 0x8000u)));
+  const auto shifted = hn::ShiftLeft<13>(magnitude);
+  const auto normal = hn::Add(shifted, hn::Set(du, 112u << 23));
+  const auto special = hn::Add(shifted, hn::Set(du, 224u << 23));
+  const auto signed_magnitude = hn::BitCast(di, magnitude);
+  const auto subnormal = hn::BitCast(du, hn::Mul(hn::ConvertTo(d, signed_magnitude), hn::Set(d, 0x1p-24f)));
+  auto result = hn::IfThenElse(hn::RebindMask(du, hn::Gt(signed_magnitude, hn::Set(di, 0x7bff))), special, normal);
+  result = hn::IfThenElse(hn::RebindMask(du, hn::Lt(signed_magnitude, hn::Set(di, 0x0400))), subnormal, result);
+  return hn::BitCast(d, hn::Or(result, sign));
+#endif
+}
+
+template <class D>
+HWY_INLINE void StoreAs(D d, hn::Vec<D> v, hn::TFromD<D> *p) {
+  hn::StoreU(v, d, p);
+}
+// To nearest even; NaN becomes the canonical NaN.
+template <class D>
+HWY_INLINE void StoreAs(D /*d*/, hn::Vec<D> v, Bf16 *p) {
+  const hn::Rebind<uint16_t, D> d16;
+  const hn::RebindToUnsigned<D> du;
+  const auto bits = hn::BitCast(du, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+  auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7fffu)), odd));
+  rounded = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), hn::Set(du, 0x7fc0u), rounded);
+  hn::StoreU(hn::TruncateTo(d16, rounded), d16, reinterpret_cast<uint16_t *>(p));
+}
+template <class D>
+HWY_INLINE void StoreAs([[maybe_unused]] D d, hn::Vec<D> v, F16 *p) {
+  const hn::Rebind<uint16_t, D> d16;
+#if XENT_HAVE_F16
+  const auto half = hn::BitCast(d16, hn::DemoteTo(hn::Rebind<hwy::float16_t, D>(), v));
+  hn::StoreU(half, d16, reinterpret_cast<uint16_t *>(p));
+#else
+  // As Narrow<F16>.
+  const hn::RebindToUnsigned<D> du;
+  const hn::RebindToSigned<D> di;
+  const auto bits = hn::BitCast(du, v);
+  const auto magnitude = hn::And(bits, hn::Set(du, 0x7fffffffu));
+  const auto sign = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 0x8000u));
+  const auto subnormal =
+      hn::Sub(hn::BitCast(du, hn::Add(hn::BitCast(d, magnitude), hn::Set(d, 0.5f))), hn::Set(du, 0x3f000000u));
+  const auto odd = hn::And(hn::ShiftRight<13>(magnitude), hn::Set(du, 1u));
+  auto half = hn::ShiftRight<13>(hn::Add(hn::Sub(magnitude, hn::Set(du, (112u << 23) - 0xfffu)), odd));
+  const auto m = hn::BitCast(di, magnitude);
+  half = hn::IfThenElse(hn::RebindMask(du, hn::Gt(hn::BitCast(di, half), hn::Set(di, 0x7c00))), hn::Set(du, 0x7c00u),
+                        half);
+  half = hn::IfThenElse(hn::RebindMask(du, hn::Lt(m, hn::Set(di, 0x38800000))), subnormal, half);
+  half = hn::Or(half, sign);
+  half = hn::IfThenElse(hn::RebindMask(du, hn::Gt(m, hn::Set(di, 0x7f800000))), hn::Set(du, 0x7e00u), half);
+  hn::StoreU(hn::TruncateTo(d16, half), d16, reinterpret_cast<uint16_t *>(p));
+#endif
+}
+
+// StoreAs, with kStream past the caches where the type allows it: vectors of half precision are half as long as what
+// streams well.
+template <bool kStream, class D, class Out>
+HWY_INLINE void Write(D d, hn::Vec<D> v, Out *out) {
+  if constexpr (kStream && sizeof(Out) == sizeof(hn::TFromD<D>)) {
+    hn::Stream(v, d, out);
+  } else {
+    StoreAs(d, v, out);
+  }
+}
+
+// ---- what an output is stored as ----
+
+template <class D>
+HWY_INLINE hn::Vec<D> CanonicalNan(D d) {
+  return hn::BitCast(d, hn::Set(hn::RebindToUnsigned<D>(), Format<hn::TFromD<D>>::kNan));
+}
+
+// Returns v, or 0 where its magnitude is at most T's smallest normal number.
+template <class T, class D, class V = hn::Vec<D>>
+HWY_INLINE V ZeroBelowNormal(D d, V v) {
+  const V smallest = hn::Set(d, static_cast<hn::TFromD<D>>(PowerOfTwo(Format<T>::kMinExponent)));
+  return hn::IfThenZeroElse(hn::Le(hn::Abs(v), smallest), v);
+}
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V FinishWithNan(D d, V v) {
+  return hn::IfThenElse(hn::IsNaN(v), CanonicalNan(d), ZeroBelowNormal<hn::TFromD<D>>(d, v));
+}
+
+// ---- doubles ----
+
+// Returns the float32 vector whose lower half is `lower` and whose upper half is `upper`, rounded.
+template <class D, class DD = hn::RepartitionToWide<D>>
+HWY_INLINE hn::Vec<D> RoundDoubles(D d, hn::Vec<DD> lower, hn::Vec<DD> upper) {
+  const hn::Half<D> dh;
+  return hn::Combine(d, hn::DemoteTo(dh, upper), hn::DemoteTo(dh, lower));
+}
+
+// Loads a vector of the arithmetic type from aligned doubles.
+template <class D>
+HWY_INLINE hn::Vec<D> LoadDoubles(D d, const double *p) {
+  if constexpr (sizeof(hn::TFromD<D>) == sizeof(double)) {
+    return hn::Load(d, p);
+  } else {
+    const hn::RepartitionToWide<D> dd;
+    return RoundDoubles(d, hn::Load(dd, p), hn::Load(dd, p + hn::Lanes(dd)));
+  }
+}
+
+// Stores a vector of the arithmetic type as doubles.
+template <class D>
+HWY_INLINE void StoreDoubles(D d, hn::Vec<D> v, double *p) {
+  if constexpr (sizeof(hn::TFromD<D>) == sizeof(double)) {
+    hn::StoreU(v, d, p);
+  } else {
+    const hn::RepartitionToWide<D> dd;
+    hn::StoreU(hn::PromoteLowerTo(dd, v), dd, p);
+    hn::StoreU(hn::PromoteUpperTo(dd, v), dd, p + hn::Lanes(dd));
+  }
+}
+
+// Returns the float32 number that rounds to bfloat16 and to float16 as the double v does, which keeps the two roundings
+// from becoming one too many: the digits past float32's become one sticky digit. For v in float32's normal range.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V StickyFloat(D d, V v) {
+  const hn::RebindToUnsigned<D> du;
+  const auto bits = hn::BitCast(du, v);
+  const auto past = hn::Set(du, (uint64_t{1} << 29) - 1);
+  // Adding 2^29 - 1 to the digits past carries into the last digit kept unless they are all 0.
+  const auto sticky = hn::And(hn::Add(hn::And(bits, past), past), hn::Set(du, uint64_t{1} << 29));
+  return hn::BitCast(d, hn::Or(hn::AndNot(past, bits), sticky));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace xent::internal
+HWY_AFTER_NAMESPACE();
+#endif  // include guard

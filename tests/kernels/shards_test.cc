@@ -1,9 +1,8 @@
 // A vocabulary in slices gives what the whole call gives, on every target. The oracle is the unsharded call on the same
-// target: cut at chunk borders the merger adds the same numbers in the same order, so that every output, records
-// included but for their words for zero, has the same bits; cut elsewhere a chunk's sum is rounded in other places, for
-// which xent.h allows 2 ULP. Gradients have exponentials of their own, each side within its bound of the exact ones;
-// counted at the larger of their terms, as that bound is, they were seen 3 ULP apart (4 without fused multiply-add),
-// and 4 are allowed; in half precision the last rounding comes on top.
+// target. Cut at chunk borders the merger adds the same numbers in the same order, so that every output, records
+// included but for their words for zero, has the same bits. Cut elsewhere a chunk's sum is rounded in other places:
+// what xent.h allows for that stands in bounds.h, for gradients at the larger of their terms and, where logits lie far
+// apart, twice as much. In half precision the last rounding comes on top.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -251,11 +250,12 @@ bool IsNear(const Matrix &want, const Matrix &got, int64_t i, int64_t j, xent_dt
 }
 
 std::string NearDifference(const Matrix &want, const Matrix &got, xent_dtype arithmetic,
-                           const std::function<long double(int64_t, int64_t)> &scale, double ulp) {
+                           const std::function<long double(int64_t, int64_t)> &scale,
+                           const std::function<double(int64_t)> &ulp_of_row) {
   for (int64_t i = 0; i < want.rows(); ++i) {
     if (std::memcmp(want.row(i), got.row(i), Size(want.cols() * want.Bytes())) == 0) continue;
     for (int64_t j = 0; j < want.cols(); ++j) {
-      if (!IsNear(want, got, i, j, arithmetic, scale(i, j), ulp)) {
+      if (!IsNear(want, got, i, j, arithmetic, scale(i, j), ulp_of_row(i))) {
         char text[120];
         std::snprintf(text, sizeof(text), "[%lld,%lld] whole %.17g, sharded %.17g", static_cast<long long>(i),
                       static_cast<long long>(j), want.Get(i, j), got.Get(i, j));
@@ -320,6 +320,23 @@ class LargerTerm {
   double denominator_ = 1;
 };
 
+// What gradients of a row may be apart: more where logits lie beyond 2^20 or hundreds apart (xent.h).
+std::vector<double> GradientUlps(const LossCall &call) {
+  std::vector<double> ulps;
+  for (int64_t i = 0; i < call.rows; ++i) {
+    double least = kInfinity, most = -kInfinity;
+    for (int64_t c = 0; c < Counted(call); ++c) {
+      const double z = call.options.logit_scale * call.logits.Get(i, c);
+      if (!std::isfinite(z)) continue;
+      least = std::fmin(least, z);
+      most = std::fmax(most, z);
+    }
+    const bool far = std::fmax(std::fabs(least), std::fabs(most)) >= 0x1p20 || most - least >= 200;
+    ulps.push_back(far ? kShardFarGradientUlp : kShardGradientUlp);
+  }
+  return ulps;
+}
+
 // lse may cross 0: it is counted at the larger of its largest logit's magnitude and log V.
 std::vector<double> LseScales(const LossCall &call) {
   std::vector<double> scales;
@@ -334,36 +351,45 @@ std::vector<double> LseScales(const LossCall &call) {
   return scales;
 }
 
-std::string NearDifference(const LossCall &want, const LossCall &got, const std::vector<double> &lse_scales) {
+// What counts where calls cut elsewhere are compared.
+struct Tolerances {
+  explicit Tolerances(const LossCall &call) : lse_scales(LseScales(call)), gradient_ulps(GradientUlps(call)) {}
+  std::vector<double> lse_scales, gradient_ulps;
+};
+
+std::string NearDifference(const LossCall &want, const LossCall &got, const Tolerances &tolerances) {
   const xent_dtype arithmetic = ArithmeticType(want.dtype);
   const auto at_value = [](int64_t, int64_t) { return 0.0L; };
+  const auto lse_scale = [&](int64_t, int64_t i) { return tolerances.lse_scales[Size(i)]; };
+  const auto in_general = [](int64_t) { return kShardUlp; };
+  const auto of_gradients = [&](int64_t i) { return tolerances.gradient_ulps[Size(i)]; };
   const auto prefixed = [](const char *name, const std::string &difference) {
     return difference.empty() ? "" : name + difference;
   };
   std::string all =
-      prefixed("row_losses ", NearDifference(want.row_losses, got.row_losses, arithmetic, at_value, kShardUlp));
-  all += prefixed(
-      " lse ", NearDifference(
-                   want.lse, got.lse, arithmetic, [&](int64_t, int64_t i) { return lse_scales[Size(i)]; }, kShardUlp));
+      prefixed("row_losses ", NearDifference(want.row_losses, got.row_losses, arithmetic, at_value, in_general));
+  all += prefixed(" lse ", NearDifference(want.lse, got.lse, arithmetic, lse_scale, in_general));
   all +=
-      prefixed(" reduced_loss ", NearDifference(want.reduced_loss, got.reduced_loss, arithmetic, at_value, kShardUlp));
+      prefixed(" reduced_loss ", NearDifference(want.reduced_loss, got.reduced_loss, arithmetic, at_value, in_general));
   if (!want.target_probs) {
-    all += prefixed(" logprobs ", NearDifference(want.logprobs, got.logprobs, arithmetic, at_value, kShardUlp));
+    all += prefixed(" logprobs ", NearDifference(want.logprobs, got.logprobs, arithmetic, at_value, in_general));
   }
-  all += prefixed(" grad ", NearDifference(want.grad.matrix(), got.grad.matrix(), arithmetic, LargerTerm(want),
-                                           kShardFarGradientUlp));
+  all += prefixed(" grad ",
+                  NearDifference(want.grad.matrix(), got.grad.matrix(), arithmetic, LargerTerm(want), of_gradients));
   if (want.wants_target_grad) {
     // Of the narrower arithmetic type: its numbers below the smallest normal one are zeros.
     const xent_dtype narrow = want.target_grad.dtype() == XENT_F64 ? arithmetic : XENT_F32;
     all += prefixed(" target_grad ", NearDifference(want.target_grad.matrix(), got.target_grad.matrix(), narrow,
-                                                    at_value, kShardFarGradientUlp));
+                                                    at_value, of_gradients));
   }
   if (want.live_rows != got.live_rows) all += " live_rows";
   // exp of a mean that is off by 2 ULP.
   const double exponent = std::fmax(1, std::log(want.perplexity));
   const double allowed = kShardUlp * static_cast<double>(UlpAt(arithmetic, exponent)) * want.perplexity;
-  if (want.perplexity != got.perplexity && !(std::fabs(want.perplexity - got.perplexity) <= allowed) &&
-      !(std::isnan(want.perplexity) && std::isnan(got.perplexity))) {
+  const bool is_near = std::isfinite(want.perplexity) ? std::fabs(want.perplexity - got.perplexity) <= allowed
+                       : std::isnan(want.perplexity)  ? std::isnan(got.perplexity)
+                                                      : got.perplexity == want.perplexity;
+  if (!is_near) {
     all += " perplexity " + std::to_string(want.perplexity) + " and " + std::to_string(got.perplexity);
   }
   return all;
@@ -569,12 +595,12 @@ std::vector<Cuts> Elsewhere(const LossCall &call) {
 
 class Shards : public TargetTest {
  protected:
-  void Check(const LossCall &whole, const Cuts &cuts, bool at_borders, const std::vector<double> &lse_scales,
+  void Check(const LossCall &whole, const Cuts &cuts, bool at_borders, const Tolerances &tolerances,
              const std::string &where) {
     Sharded sharded(whole, cuts);
     sharded.MustRun(kSerial);
     const std::string difference =
-        at_borders ? BitDifference(whole, sharded.out) : NearDifference(whole, sharded.out, lse_scales);
+        at_borders ? BitDifference(whole, sharded.out) : NearDifference(whole, sharded.out, tolerances);
     EXPECT_EQ(difference, "") << where << ", " << cuts.size() + 1 << " slices "
                               << (at_borders ? "at borders" : "cut elsewhere");
   }
@@ -583,9 +609,9 @@ class Shards : public TargetTest {
     variant.apply(call);
     ASSERT_EQ(call.ForwardBackward(), XENT_OK) << call.error.message;
     const std::string where = std::string(reference::NameOf(call.dtype)) + ", " + variant.name;
-    const std::vector<double> lse_scales = LseScales(call);
-    for (const Cuts &cuts : AtBorders(call)) Check(call, cuts, true, lse_scales, where);
-    for (const Cuts &cuts : Elsewhere(call)) Check(call, cuts, false, lse_scales, where);
+    const Tolerances tolerances(call);
+    for (const Cuts &cuts : AtBorders(call)) Check(call, cuts, true, tolerances, where);
+    for (const Cuts &cuts : Elsewhere(call)) Check(call, cuts, false, tolerances, where);
   }
 };
 XENT_INSTANTIATE_TARGETS(Shards);
@@ -630,7 +656,7 @@ TEST_P(Shards, CutAtRandomAreNearTheUnshardedResult) {
         }
         std::sort(cuts.begin(), cuts.end());
         cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
-        Check(call, cuts, at_borders, LseScales(call),
+        Check(call, cuts, at_borders, Tolerances(call),
               std::string(reference::NameOf(dtype)) + ", " + std::to_string(cols) + " columns, " + variant.name);
       }
     }

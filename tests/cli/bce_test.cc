@@ -120,6 +120,31 @@ TEST_F(BceTest, Probabilities) {
        .from_probabilities = true});
 }
 
+// Blocks of more than one batch of 8 MB, each with its own weights.
+TEST_F(BceTest, InPlaceGivesTheSameBytes) {
+  constexpr int64_t kManyBlocks = 45, kClasses = 6, kPositions = 10000;
+  Random random(5);
+  const auto numbers = [&random](int64_t count, double low, double high) {
+    std::vector<float> values(static_cast<size_t>(count));
+    for (float &value : values) value = static_cast<float>(random.Uniform(low, high));
+    return Bytes(values);
+  };
+  const std::vector<int64_t> shape = {kManyBlocks, kClasses, kPositions};
+  constexpr int64_t kCount = kManyBlocks * kClasses * kPositions;
+  logits_ = Write("logits.npy", Npy("<f4", shape, numbers(kCount, -6, 6)));
+  targets_ = Write("targets.npy", Npy("<f4", shape, numbers(kCount, 0, 1)));
+  const std::string elements = Write("element.npy", Npy("<f4", shape, numbers(kCount, 0, 2)));
+  const std::string rows =
+      Write("row.npy", Npy("<f4", {kManyBlocks * kPositions}, numbers(kManyBlocks * kPositions, 0, 2)));
+  for (const Words &options : {Words{"--element-weights", elements}, {"--row-weights", rows}}) {
+    for (const char *output : {"--per-element", "--grad"}) {
+      ExpectSuccess(Bce(Joined(options, {output, Path("file.npy")})));
+      EXPECT_TRUE(Bce(Joined(options, {output, "/dev/stdout"})).out == ReadFile(Path("file.npy")))
+          << output << ::testing::PrintToString(options);
+    }
+  }
+}
+
 TEST_F(BceTest, OutsideTheDomain) {
   const std::string names = Names();
   for (const auto &[value, text] : {std::pair(1.25, "1.25"), {-0.0625, "-0.0625"}, {kNan, "nan"}}) {

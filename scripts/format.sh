@@ -19,7 +19,7 @@ install_format() {
   echo "format.sh: installing clang-format $version into $venv"
   rm -rf $venv
   python3 -m venv $venv &&
-    $venv/bin/pip install --quiet --disable-pip-version-check "clang-format==$version" &&
+    $venv/bin/pip install --quiet --retries 1 --disable-pip-version-check "clang-format==$version" &&
     has_format
 }
 skip() {

@@ -21,8 +21,12 @@ enum class Mode { kForward, kForwardBackward, kBackward };
 struct RowShape {
   int64_t rows, cols, chunk_cols, chunks;
 
-  RowShape(int64_t row_count, int64_t col_count)
-      : rows(row_count), cols(col_count), chunk_cols(ChunkCols(col_count)), chunks((col_count - 1) / chunk_cols + 1) {}
+  // Rows whose lanes run over positions (inner > 1) are one chunk each.
+  RowShape(int64_t row_count, int64_t col_count, int64_t inner = 1)
+      : rows(row_count),
+        cols(col_count),
+        chunk_cols(inner > 1 ? col_count : ChunkCols(col_count)),
+        chunks((col_count - 1) / chunk_cols + 1) {}
   int64_t ColsOf(int64_t chunk) const { return std::min(chunk_cols, cols - chunk * chunk_cols); }
 };
 

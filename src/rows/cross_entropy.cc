@@ -8,17 +8,10 @@ namespace {
 
 template <class In>
 XENT_NOINLINE bool Run(const Call &call, Totals *totals) {
-  switch (call.plan.path) {
-    case Path::kPositions:
-      return RunGroups<Totals>(
-          call.plan, call.shape, call.exec,
-          [&](int64_t first, int64_t end, Groups<Totals> &groups) { RunPositions<In>(call, first, end, groups); },
-          totals);
-    case Path::kGeneral:
-      return RunRows(GeneralJob<In>{call}, call.plan, call.shape, call.workspace, call.exec, totals);
-    default:
-      return RunRows(IndexJob<In>{call}, call.plan, call.shape, call.workspace, call.exec, totals);
+  if (call.plan.path == Path::kIndex) {
+    return RunRows(IndexJob<In>{call}, call.plan, call.shape, call.workspace, call.exec, totals);
   }
+  return RunRows(GeneralJob<In>{call}, call.plan, call.shape, call.workspace, call.exec, totals);
 }
 
 XENT_NOINLINE bool RunKeepingSubnormals(const Call &call, Totals *totals) {
@@ -30,7 +23,7 @@ XENT_NOINLINE bool RunKeepingSubnormals(const Call &call, Totals *totals) {
 
 void Call::Prepare() {
   kernels = &ActiveKernels();
-  shape = RowShape(args.rows, valid_cols);
+  shape = RowShape(args.rows, valid_cols, args.inner);
   denominator = Denominator(options.reduction, weight.hi);
   shares = Shares<double>(options, valid_cols);
   transform = {options.logit_scale, options.softcap, IsWide()};

@@ -128,7 +128,6 @@ void EndRow(const DivergenceCall &call, int64_t row, const DivergenceState<T> &s
   call.FillGradient(row, call.shape.cols, call.args.cols, 0.0);
 }
 
-// Lanes over the columns of a row.
 template <class T>
 struct DivergenceJob {
   static constexpr int kPasses = 4;  // maxima, sums, those of Jensen-Shannon, gradient
@@ -147,33 +146,46 @@ struct DivergenceJob {
   bool Begin(int64_t /*row*/, Row & /*state*/) const { return true; }
 
   void Chunk(int pass, int64_t row, int64_t chunk, Row &state, Part &part) const {
-    const int64_t first = chunk * call.shape.chunk_cols;
-    const int64_t cols = call.shape.ColsOf(chunk);
-    if (pass == 0) {
-      for (int side = 0; side < 2; ++side) {
-        GeneralSums seen;
-        call.kernels->general->sums[call.MatrixOf(side).dtype]({.logits = call.Logits(side, row, first),
-                                                                .cols = cols,
-                                                                .first = first,
-                                                                .transform = {},
-                                                                .labels = {},
-                                                                .target = -1,
-                                                                .target_value = {},
-                                                                .sums = false,
-                                                                .entropy = false,
-                                                                .weighted = false},
-                                                               &seen);
-        part.extremes[side] = Extremes(seen);
-      }
-      return;
-    }
-    if (state.state.nan) return;
+    if (pass > 0 && state.state.nan) return;
+    if (pass == 3 && state.state.fill != Fill::kCompute) return;
+    Pass(pass, {row, 0, chunk * call.shape.chunk_cols, call.shape.ColsOf(chunk)}, &state, &part);
+  }
+  void Tile(int pass, int64_t row, int64_t count, const Row *states, Part *parts) const {
+    Pass(pass, {row, count, 0, call.shape.cols}, states, parts);
+  }
+  void FillAgain(int64_t /*row*/, const Row & /*state*/) const {}
+
+  // Columns of one row (count 0), or of `count` positions.
+  struct Columns {
+    int64_t row, count, first, cols;
+  };
+  void Pass(int pass, const Columns &columns, const Row *states, Part *parts) const {
+    if (pass == 0) return FindMaxima(columns, parts);
+    if (pass == 2 && !call.HasSecondSums()) return;
+    if (pass == 3 && call.mode == Mode::kForward) return;
+    const int64_t units = std::max<int64_t>(columns.count, 1);
+    DivergenceRow rows[kTile];
+    DivergenceSums sums[kTile];
+    for (int64_t i = 0; i < units; ++i) rows[i] = states[i].row;
     const auto &kernels = *call.kernels->divergence;
-    const DivergenceTask task = call.Task(row, first, cols, 0, &state.row);
-    if (pass == 1) kernels.sums[call.IsWide()](task, &part.sums);
-    if (pass == 2 && call.HasSecondSums()) kernels.jensen_shannon[call.IsWide()](task, &part.sums);
-    if (pass == 3 && call.mode != Mode::kForward && state.state.fill == Fill::kCompute) {
-      kernels.gradient[call.IsWide()](task);
+    const DivergenceTask task = call.Task(columns.row, columns.first, columns.cols, columns.count, rows);
+    if (pass == 3) return kernels.gradient[call.IsWide()](task);
+    (pass == 1 ? kernels.sums : kernels.jensen_shannon)[call.IsWide()](task, sums);
+    for (int64_t i = 0; i < units; ++i) parts[i].sums = sums[i];
+  }
+  // A frame of its own, so that its scratch is not there beside that of the sums.
+  XENT_NOINLINE void FindMaxima(const Columns &columns, Part *parts) const {
+    GeneralSums seen[kTile];
+    GeneralTask task;
+    task.cols = columns.cols;
+    task.first = columns.first;
+    task.count = columns.count;
+    task.stride = call.Inner();
+    task.sums = false;
+    for (int side = 0; side < 2; ++side) {
+      task.logits = call.Logits(side, columns.row, columns.first);
+      call.kernels->general->sums[call.MatrixOf(side).dtype](task, seen);
+      for (int64_t i = 0; i < std::max<int64_t>(columns.count, 1); ++i) parts[i].extremes[side] = Extremes(seen[i]);
     }
   }
 
@@ -200,72 +212,7 @@ struct DivergenceJob {
   }
 };
 
-static_assert(RowJob<DivergenceJob<float>>);
-
-// Finds the maxima of adjacent positions.
-XENT_NOINLINE void TileExtremes(const DivergenceCall &call, int64_t row, int64_t count, Extremes (*out)[2]) {
-  GeneralSums seen[kLanes];
-  for (int side = 0; side < 2; ++side) {
-    TileTask task{};
-    task.logits = call.Logits(side, row, 0);
-    task.cols = call.shape.cols;
-    task.stride = call.Inner();
-    task.count = count;
-    task.sums = false;
-    call.kernels->general->tile_sums[call.MatrixOf(side).dtype](task, seen);
-    for (int64_t i = 0; i < count; ++i) out[i][side] = Extremes(seen[i]);
-  }
-}
-
-template <class T>
-XENT_NOINLINE void RunTile(const DivergenceCall &call, int64_t first, int64_t count, const Extremes (*extremes)[2],
-                           Groups<Totals> &groups) {
-  const auto &kernels = *call.kernels->divergence;
-  DivergenceState<T> states[kLanes] = {};
-  DivergenceRow rows[kLanes];
-  DivergenceSums sums[kLanes];
-  const DivergenceTask task = call.Task(first, 0, call.shape.cols, count, rows);
-  for (int64_t i = 0; i < count; ++i) SetExtremes(extremes[i], &rows[i], &states[i]);
-  kernels.sums[call.IsWide()](task, sums);
-  for (int64_t i = 0; i < count; ++i) {
-    if (!states[i].nan) FinishSums(call, sums[i], &rows[i], &states[i]);
-  }
-  if (call.HasSecondSums()) {
-    kernels.jensen_shannon[call.IsWide()](task, sums);
-    for (int64_t i = 0; i < count; ++i) {
-      if (!states[i].nan) FinishJensenShannon(call, sums[i], &rows[i], &states[i]);
-    }
-  }
-  for (int64_t i = 0; i < count; ++i) {
-    FinishRow(call, first + i, &rows[i], &states[i]);
-    groups.Of(first + i).Add({{static_cast<double>(states[i].stored), 0.0}, {}});
-  }
-  if (call.mode == Mode::kForward) return;
-  kernels.gradient[call.IsWide()](task);
-  for (int64_t i = 0; i < count; ++i) EndRow(call, first + i, states[i]);
-}
-
-// Runs rows [first, end) with lanes over positions, tile after tile; each row is added to its group's totals in order.
-// Maxima and sums have frames of their own, so that their scratch is not there at once.
-template <class T>
-XENT_NOINLINE void RunTiles(const DivergenceCall &call, int64_t first_row, int64_t end_row, Groups<Totals> &groups) {
-  const int64_t inner = call.Inner();
-  for (int64_t first = first_row, count; first < end_row; first += count) {
-    count = std::min({kLanes, end_row - first, inner - first % inner});
-    Extremes extremes[kLanes][2];
-    TileExtremes(call, first, count, extremes);
-    RunTile<T>(call, first, count, extremes, groups);
-  }
-}
-
-template <class T>
-XENT_NOINLINE bool Run(const DivergenceCall &call, Totals *totals) {
-  if (call.plan.path != Path::kPositions) {
-    return RunRows(DivergenceJob<T>{call}, call.plan, call.shape, Workspace(), call.exec, totals);
-  }
-  const auto run = [&](int64_t first, int64_t end, Groups<Totals> &groups) { RunTiles<T>(call, first, end, groups); };
-  return RunGroups<Totals>(call.plan, call.shape, call.exec, run, totals);
-}
+static_assert(TileJob<DivergenceJob<float>>);
 
 // Returns 1/T over kDivergenceShrink, at most the largest number.
 Wide InverseTemperature(double temperature) {
@@ -278,7 +225,7 @@ Wide InverseTemperature(double temperature) {
 
 void DivergenceCall::Prepare() {
   kernels = &ActiveKernels();
-  shape = RowShape(args.rows, options.valid_cols);
+  shape = RowShape(args.rows, options.valid_cols, args.inner);
   denominator = Denominator(options.reduction, static_cast<double>(args.rows));
   factor = InverseTemperature(options.temperature);
   plan = MakePlan(*this);
@@ -288,7 +235,10 @@ bool RunDivergence(DivergenceCall *call) {
   const FpMode mode(Subnormals::kFlush);
   call->Prepare();
   Totals totals;
-  const bool complete = call->IsWide() ? Run<double>(*call, &totals) : Run<float>(*call, &totals);
+  const auto run = [&](const auto &job) {
+    return RunRows(job, call->plan, call->shape, Workspace(), call->exec, &totals);
+  };
+  const bool complete = call->IsWide() ? run(DivergenceJob<double>{*call}) : run(DivergenceJob<float>{*call});
   if (complete && call->args.reduced_loss != nullptr) {
     WriteReduced(call->args.reduced_loss, call->IsWide(), totals.loss, call->options.reduction, call->denominator);
   }

@@ -145,36 +145,78 @@ XENT_NOINLINE void PrepareGeneralGradient(const Call &call, int64_t row, General
 template <class In>
 XENT_NOINLINE void WriteExactTarget(const Call &call, const GeneralRowState<Arithmetic<In>> &state, In *grad) {
   const In logit = Narrow<In>(static_cast<Arithmetic<In>>(state.target_logit));
-  GeneralGradientTask task{};
+  const int64_t target = 0;
+  const Wide target_value{1.0};
+  GeneralGradient row;
+  row.value = state.gradient.value;
+  row.y_factor = Wide{state.exact_target};
+  std::copy(state.gradient.lift, state.gradient.lift + 2, row.lift);
+  GeneralTask task;
   task.logits = &logit;
   task.cols = 1;
   task.transform = call.transform;
-  task.target = 0;
-  task.target_value = Wide{1.0};
-  task.row.value = state.gradient.value;
-  task.row.y_factor = Wide{state.exact_target};
-  std::copy(state.gradient.lift, state.gradient.lift + 2, task.row.lift);
+  task.targets = &target;
+  task.target_values = &target_value;
+  task.rows = &row;
   task.gradient = grad;
   call.kernels->general->gradient[kDtypeOf<In>](task);
 }
 
-// Adjacent columns: `cols` from `first` on, a chunk or a part of one.
+// The task of `cols` columns from `first` on, whose matrices begin with column `memory_first`: of one row, or of
+// `count` positions.
 template <class In>
-void SumGeneralChunk(const Call &call, const In *logits, int64_t first, int64_t cols, int64_t target, Wide target_value,
-                     const Labels &labels, GeneralSums *sums) {
-  call.kernels->general->sums[kDtypeOf<In>]({logits, cols, first, call.transform, labels, target - first, target_value,
-                                             true, call.statistics.entropy != nullptr, IsWeighted(call)},
-                                            sums);
+GeneralTask TaskOf(const Call &call, int64_t row, int64_t count, int64_t first, int64_t cols,
+                   int64_t memory_first = 0) {
+  const int64_t place = first - memory_first, step = call.Inner();
+  GeneralTask task;
+  task.logits = call.Logits<In>(row) + place * step;
+  task.cols = cols;
+  task.first = first;
+  task.count = count;
+  task.stride = step;
+  task.transform = call.transform;
+  task.labels = LabelsOf(call, row, first, memory_first);
+  task.entropy = call.statistics.entropy != nullptr;
+  task.weighted = IsWeighted(call);
+  if (call.args.grad.data != nullptr) task.gradient = call.Grad<In>(row) + place * step;
+  task.label_gradient = call.LabelsAt(call.args.target_grad, row, place);
+  return task;
+}
+
+// The labels of the targets of a task's rows, and what turns these into gradients.
+template <class T>
+struct GeneralTaskRows {
+  int64_t targets[kTile];
+  Wide target_values[kTile];
+  GeneralGradient gradients[kTile];
+
+  GeneralTaskRows(const GeneralRowState<T> *states, GeneralTask *task) {
+    for (int64_t i = 0; i < std::max<int64_t>(task->count, 1); ++i) {
+      targets[i] = states[i].target;
+      target_values[i] = states[i].target_value;
+      gradients[i] = states[i].fill == Fill::kCompute ? states[i].gradient : GeneralGradient{};
+    }
+    task->targets = targets;
+    task->target_values = target_values;
+    task->rows = gradients;
+  }
+};
+
+template <class In>
+XENT_NOINLINE void SumGeneral(const Call &call, GeneralTask task, const GeneralRowState<Arithmetic<In>> *states,
+                              GeneralSums *sums) {
+  const GeneralTaskRows<Arithmetic<In>> rows(states, &task);
+  call.kernels->general->sums[kDtypeOf<In>](task, sums);
 }
 
 template <class In>
-void WriteGeneralGradient(const Call &call, const GeneralRowState<Arithmetic<In>> &state, int64_t first, int64_t cols,
-                          const In *logits, const Labels &labels, In *grad, void *label_grad) {
-  const int64_t target = state.target < 0 ? -1 : state.target - first;
-  call.kernels->general->gradient[kDtypeOf<In>]({logits, cols, call.transform, labels, target, state.target_value,
-                                                 IsWeighted(call), state.gradient, grad, label_grad});
-  if (state.exact && grad != nullptr && target >= 0 && target < cols) {
-    WriteExactTarget(call, state, grad + target);
+XENT_NOINLINE void WriteGeneral(const Call &call, GeneralTask task, const GeneralRowState<Arithmetic<In>> *states) {
+  const GeneralTaskRows<Arithmetic<In>> rows(states, &task);
+  call.kernels->general->gradient[kDtypeOf<In>](task);
+  for (int64_t i = 0; task.gradient != nullptr && i < std::max<int64_t>(task.count, 1); ++i) {
+    const int64_t place = states[i].target - task.first;
+    if (states[i].fill != Fill::kCompute || !states[i].exact || place < 0 || place >= task.cols) continue;
+    WriteExactTarget(call, states[i], static_cast<In *>(task.gradient) + place * task.stride + i);
   }
 }
 
@@ -190,11 +232,15 @@ struct GeneralJob {
 
   bool Begin(int64_t row, Row &state) const {
     state.target = call.Target(row);
+    state.target_value = {};
     if (call.IsIgnored(state.target)) {
+      state.target = -1;
+      state.fill = Fill::kZero;
       WriteIgnoredRow<In>(call, row, [&] { return SumRow<In>(call, row, call.statistics.lse != nullptr); });
       return false;
     }
-    state.target_logit = state.target < 0 ? 0.0 : static_cast<double>(Widen(call.Logits<In>(row)[state.target]));
+    state.target_logit =
+        state.target < 0 ? 0.0 : static_cast<double>(Widen(call.Logits<In>(row)[state.target * call.Inner()]));
     state.target_value = LabelOfTarget(call, state.target);
     if (call.mode == Mode::kBackward) {
       RestoreGeneralRow(call, row, state.row);
@@ -204,18 +250,16 @@ struct GeneralJob {
   }
 
   void Chunk(int pass, int64_t row, int64_t chunk, Row &state, GeneralSums &sums) const {
+    if (pass == 1 && state.fill != Fill::kCompute) return;
     const int64_t first = chunk * call.shape.chunk_cols;
-    const int64_t cols = call.shape.ColsOf(chunk);
-    const In *const logits = call.Logits<In>(row) + first;
-    if (pass == 0) {
-      if (call.mode == Mode::kBackward) return;
-      const int64_t target = state.target < 0 ? first - 1 : state.target;
-      SumGeneralChunk(call, logits, first, cols, target, state.target_value, LabelsOf(call, row, first), &sums);
-    } else if (call.WritesGradients() && state.fill == Fill::kCompute) {
-      In *const grad = call.args.grad.data == nullptr ? nullptr : call.Grad<In>(row) + first;
-      void *const label_grad = call.LabelsAt(call.args.target_grad, row, first);
-      WriteGeneralGradient(call, state, first, cols, logits, LabelsOf(call, row, first), grad, label_grad);
-    }
+    Pass(pass, TaskOf<In>(call, row, 0, first, call.shape.ColsOf(chunk)), &state, &sums);
+  }
+  void Tile(int pass, int64_t row, int64_t count, const Row *states, GeneralSums *sums) const {
+    Pass(pass, TaskOf<In>(call, row, count, 0, call.shape.cols), states, sums);
+  }
+  void Pass(int pass, const GeneralTask &task, const Row *states, GeneralSums *sums) const {
+    if (pass == 0 && call.mode != Mode::kBackward) SumGeneral<In>(call, task, states, sums);
+    if (pass == 1 && call.WritesGradients()) WriteGeneral<In>(call, task, states);
   }
 
   void Between(int pass, int64_t row, Row &state, const GeneralSums *sums) const {
@@ -229,107 +273,17 @@ struct GeneralJob {
 
   void End(int64_t row, const Row &state, Totals &totals) const {
     if (call.WritesGradients()) {
-      if (state.fill != Fill::kCompute) {
-        call.FillGradients<In>(row, 0, call.shape.cols, state.fill == Fill::kNan ? kNan : 0.0);
-      }
+      if (state.fill != Fill::kCompute) FillAgain(row, state);
       call.FillPadding<In>(row);
     }
     if (call.mode != Mode::kBackward) totals.Add({{static_cast<double>(state.loss), 0.0}, Wide{state.nll}});
   }
-};
-
-static_assert(RowJob<GeneralJob<float>>);
-
-// Runs rows [first, end) with lanes over positions, tile after tile; each row is added to its group's totals in order.
-template <class In>
-XENT_NOINLINE void RunPositions(const Call &call, int64_t first_row, int64_t end_row, Groups<Totals> &groups) {
-  using T = Arithmetic<In>;
-  const int64_t inner = call.Inner();
-  const GeneralKernels &kernels = *call.kernels->general;
-  GeneralSums sums[kTile];
-  GeneralGradient gradients[kTile];
-  int64_t targets[kTile];
-  Wide target_values[kTile];
-  double target_logits[kTile], exact_targets[kTile];
-  bool exact[kTile];
-  Fill fills[kTile];
-  for (int64_t first = first_row, count; first < end_row; first += count) {
-    count = std::min({kTile, end_row - first, inner - first % inner});
-    bool any = false;
-    for (int64_t i = 0; i < count; ++i) {
-      targets[i] = call.Target(first + i);
-      const bool ignored = call.IsIgnored(targets[i]);
-      any = any || !ignored || call.statistics.of_ignored != 0;
-      if (ignored) targets[i] = -1;
-      target_values[i] = LabelOfTarget(call, targets[i]);
-      target_logits[i] =
-          targets[i] < 0 ? 0.0 : static_cast<double>(Widen(call.Logits<In>(first + i)[targets[i] * inner]));
-    }
-    const TileTask tile{call.Logits<In>(first),
-                        call.shape.cols,
-                        inner,
-                        count,
-                        call.transform,
-                        LabelsOf(call, first, 0),
-                        targets,
-                        target_values,
-                        IsWeighted(call),
-                        call.statistics.entropy != nullptr};
-    if (call.mode != Mode::kBackward && any) kernels.tile_sums[kDtypeOf<In>](tile, sums);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = first + i;
-      gradients[i] = {};
-      fills[i] = Fill::kZero;
-      exact[i] = false;
-      GeneralRowState<T> state{};
-      if (call.mode != Mode::kBackward && any) Merge<T>(sums[i], call.transform.Factor(), &state.row);
-      if (call.IsIgnored(call.Target(row))) continue;
-      state.target = targets[i];
-      state.target_logit = target_logits[i];
-      if (call.mode == Mode::kBackward) {
-        RestoreGeneralRow(call, row, state.row);
-      } else {
-        FinishGeneralRow(call, row, state);
-        if (call.plan.statistics) WriteStatistics<In>(call, row, state.row, state.target);
-        groups.Of(row).Add({{static_cast<double>(state.loss), 0.0}, Wide{state.nll}});
-      }
-      if (call.WritesGradients()) {
-        PrepareGeneralGradient(call, row, state);
-        fills[i] = state.fill;
-        if (state.fill == Fill::kCompute) {
-          gradients[i] = state.gradient;
-          exact[i] = state.exact;
-          exact_targets[i] = state.exact_target;
-        }
-      }
-    }
-    // Ignored rows' statistics, before gradients take the logits' place.
-    for (int64_t i = 0; i < count; ++i) {
-      if (!call.IsIgnored(call.Target(first + i))) continue;
-      WriteIgnoredRow<In>(call, first + i, [&] {
-        GeneralRow<T> row;
-        Merge<T>(sums[i], call.transform.Factor(), &row);
-        return row;
-      });
-    }
-    if (!call.WritesGradients()) continue;
-    kernels.tile_gradient[kDtypeOf<In>](
-        {tile, gradients, call.Grad<In>(first), inner, call.LabelsAt(call.args.target_grad, first, 0), inner});
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = first + i;
-      if (fills[i] != Fill::kCompute) {
-        call.FillGradients<In>(row, 0, call.shape.cols, fills[i] == Fill::kNan ? kNan : 0.0);
-      } else if (exact[i] && call.args.grad.data != nullptr) {
-        GeneralRowState<T> state{};
-        state.target_logit = target_logits[i];
-        state.gradient = gradients[i];
-        state.exact_target = exact_targets[i];
-        WriteExactTarget(call, state, call.Grad<In>(row) + targets[i] * inner);
-      }
-      call.FillPadding<In>(row);
-    }
+  void FillAgain(int64_t row, const Row &state) const {
+    if (!call.WritesGradients()) return;
+    call.FillGradients<In>(row, 0, call.shape.cols, state.fill == Fill::kNan ? kNan : 0.0);
   }
-}
+};
+static_assert(TileJob<GeneralJob<float>>);
 
 }  // namespace xent::internal
 #endif  // XENT_SRC_ROWS_GENERAL_JOB_H_

@@ -27,6 +27,12 @@ void SetSplit(const RowShape &shape, const xent_exec &exec, Plan *plan) {
   plan->split = few && plan->path != Path::kPositions ? Split::kChunks : Split::kRows;
 }
 
+// Tasks of whole tiles, where lanes run over positions.
+void SetTiles(int64_t inner, Plan *plan) {
+  plan->inner = inner;
+  if (plan->path == Path::kPositions) plan->task_rows = kTile;
+}
+
 // Whether the rows of the index path are so short and the call so simple that kernels/small_rows.h takes them.
 bool TakesShortRows(const Call &call, bool statistics, Factor *g) {
   const int32_t dtype = call.args.logits.dtype;
@@ -68,7 +74,7 @@ Plan MakePlan(const Call &call) {
   SetSplit(call.shape, call.exec, &plan);
   if (plan.path != Path::kIndex) {
     plan.subnormals = Subnormals::kKeep;
-    if (plan.path == Path::kPositions) plan.task_rows = kTile;
+    SetTiles(call.args.inner, &plan);
     return plan;
   }
   const int64_t row_bytes = call.shape.cols * static_cast<int64_t>(ElementSize(call.args.logits.dtype));
@@ -88,7 +94,7 @@ Plan MakePlan(const RowShape &shape, int64_t inner, const xent_exec &exec, bool 
   SetSplit(shape, exec, &plan);
   if (plan.path == Path::kPositions) {
     plan.subnormals = Subnormals::kKeep;
-    plan.task_rows = kTile;
+    SetTiles(inner, &plan);
     return plan;
   }
   plan.overlap = overlap && plan.split != Split::kChunks && shape.rows > 1;
@@ -99,7 +105,7 @@ Plan MakePlan(const RowShape &shape, int64_t inner, const xent_exec &exec, bool 
 Plan MakePlan(const DivergenceCall &call) {
   Plan plan;
   plan.path = call.args.inner > 1 ? Path::kPositions : Path::kGeneral;
-  if (plan.path == Path::kPositions) plan.task_rows = kTile;
+  SetTiles(call.args.inner, &plan);
   SetSplit(call.shape, call.exec, &plan);
   return plan;
 }

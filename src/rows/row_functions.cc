@@ -1,6 +1,5 @@
 #include "rows/row_functions.h"
 
-#include <array>
 #include <atomic>
 
 #include "dispatch/dispatch.h"
@@ -309,25 +308,17 @@ struct Tile {
 
   const Context &context;
   int64_t row, count;
-  TileTask task{};
+  GeneralTask task{};
   GeneralRow<T> sums[kTile]{};
 
   void Sum() {
-    static constexpr std::array<int64_t, kTile> kNoTargets = [] {
-      std::array<int64_t, kTile> targets{};
-      targets.fill(-1);
-      return targets;
-    }();
-    static constexpr Wide kNoValues[kTile] = {};
     task.logits = Input();
     task.cols = context.shape.cols;
     task.stride = context.call.inner;
     task.count = count;
     task.transform.wide = sizeof(In) == sizeof(double);
-    task.targets = kNoTargets.data();
-    task.target_values = kNoValues;
     GeneralSums parts[kTile];
-    context.kernels.general->tile_sums[kDtypeOf<In>](task, parts);
+    context.kernels.general->sums[kDtypeOf<In>](task, parts);
     for (int64_t i = 0; i < count; ++i) Merge<T>(parts[i], 1.0, &sums[i]);
   }
   const In *Input() const { return context.Row<const In>(context.call.in, row); }
@@ -357,7 +348,9 @@ struct Tile {
       gradients[i].p_factor = Wide{Divide(N{1.0}, Add(sums[i].others, N{1.0}))};
     }
     const int64_t step = context.call.inner;
-    context.kernels.general->tile_gradient[kDtypeOf<In>]({task, gradients, Output(), step, nullptr, step});
+    task.rows = gradients;
+    task.gradient = Output();
+    context.kernels.general->gradient[kDtypeOf<In>](task);
     for (int64_t i = 0; i < count; ++i) {
       if (sums[i].IsNan()) FillColumns(Output() + i, step, 0, context.shape.cols, kNan);
     }

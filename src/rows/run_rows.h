@@ -59,6 +59,16 @@ concept ShortRowsJob = RowJob<Job> && requires(const Job &job, int64_t row, Grou
   { job.RunShortRows(row, row, groups) } -> std::same_as<void>;
 };
 
+// A job whose passes can also run over tiles of adjacent positions, each a row of one part.
+template <class Job>
+concept TileJob = RowJob<Job> && requires(const Job &job, int pass, int64_t row, int64_t count,
+                                          typename Job::Row *states, typename Job::Part *parts) {
+  // Does one pass over `count` rows from `row` on; those that Begin has finished are among them.
+  { job.Tile(pass, row, count, states, parts) } -> std::same_as<void>;
+  // Restores what the last pass has stored over a row that Begin had finished.
+  { job.FillAgain(row, *states) } -> std::same_as<void>;
+};
+
 // Rows whose chunks are worked on at once where rows are split: as many parts as 6 KB of stack take.
 template <class Part>
 inline constexpr int64_t kSplitRows = 6144 / (kMaxChunks * sizeof(Part));
@@ -108,6 +118,35 @@ XENT_NOINLINE void RunOverlappingRows(const Job &job, const Plan &plan, const Ro
   }
   for (int64_t chunk = 0; waiting >= 0 && chunk < shape.chunks; ++chunk) {
     job.Chunk(1, waiting, chunk, states[1 - now], sums[chunk]);
+  }
+}
+
+// Runs rows [first, end) of a class-major layout, tile after tile.
+template <TileJob Job>
+XENT_NOINLINE void RunTiles(const Job &job, int64_t inner, int64_t first, int64_t end,
+                            Groups<typename Job::Sums> &groups) {
+  typename Job::Row states[kTile];
+  typename Job::Part parts[kTile];
+  for (int64_t row = first, count; row < end; row += count) {
+    count = std::min({kTile, end - row, inner - row % inner});
+    uint32_t live = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      states[i] = {};
+      live |= static_cast<uint32_t>(job.Begin(row + i, states[i])) << i;
+    }
+    for (int pass = 0; live != 0 && pass < Job::kPasses; ++pass) {
+      job.Tile(pass, row, count, states, parts);
+      for (int64_t i = 0; i < count; ++i) {
+        if ((live >> i & 1) != 0) job.Between(pass, row + i, states[i], &parts[i]);
+      }
+    }
+    for (int64_t i = 0; live != 0 && i < count; ++i) {
+      if ((live >> i & 1) != 0) {
+        job.End(row + i, states[i], groups.Of(row + i));
+      } else {
+        job.FillAgain(row + i, states[i]);
+      }
+    }
   }
 }
 
@@ -202,6 +241,9 @@ XENT_NOINLINE bool RunRows(const Job &job, const Plan &plan, const RowShape &sha
   const auto run = [&](int64_t first, int64_t end, Groups<typename Job::Sums> &groups) {
     if constexpr (ShortRowsJob<Job>) {
       if (plan.short_rows) return job.RunShortRows(first, end, groups);
+    }
+    if constexpr (TileJob<Job>) {
+      if (plan.path == Path::kPositions) return RunTiles(job, plan.inner, first, end, groups);
     }
     if constexpr (OverlappingJob<Job>) {
       if (plan.overlap) return RunOverlappingRows(job, plan, shape, workspace, first, end, groups);

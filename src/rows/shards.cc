@@ -41,8 +41,10 @@ bool Forward(const Call &call, const Slice &slice, ChunkRecord *records) {
       }
       if (general) {
         GeneralSums sums;
-        SumGeneralChunk(call, logits, record.first, record.cols, has_target ? target : record.first - 1,
-                        LabelOfTarget(call, target), LabelsOf(call, row, record.first, slice.first_col), &sums);
+        GeneralRowState<Arithmetic<In>> state{};
+        state.target = target;
+        state.target_value = LabelOfTarget(call, target);
+        SumGeneral<In>(call, TaskOf<In>(call, row, 0, record.first, record.cols, slice.first_col), &state, &sums);
         record.Set(sums);
       } else {
         ChunkSum sum;
@@ -116,10 +118,7 @@ bool Backward(const Call &call, const Slice &slice) {
       if (state.fill != Fill::kCompute) {
         return call.FillGradients<In>(row, place, place + cols, state.fill == Fill::kNan ? kNan : 0.0);
       }
-      void *const label_grad = call.LabelsAt(call.args.target_grad, row, place);
-      WriteGeneralGradient(call, state, first, cols, logits, LabelsOf(call, row, first, slice.first_col), grad,
-                           label_grad);
-      return;
+      return WriteGeneral<In>(call, TaskOf<In>(call, row, 0, first, cols, slice.first_col), &state);
     }
     IndexRow<T> state{};
     state.target = target;

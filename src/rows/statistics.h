@@ -37,27 +37,22 @@ void ForEachBlock(const Call &call, int64_t row, const Function &function) {
   }
 }
 
-// Returns the sums of a row whose path does not compute them, chunk after chunk; its columns are adjacent.
+// Returns the sums of a row whose path does not compute them, chunk after chunk where its columns are adjacent.
 template <class In>
 XENT_NOINLINE GeneralRow<Arithmetic<In>> SumRow(const Call &call, int64_t row, bool with_lse) {
-  using T = Arithmetic<In>;
-  const RowShape &shape = call.shape;
-  GeneralRow<T> result;
-  for (int64_t chunk = 0; chunk < shape.chunks; ++chunk) {
-    const int64_t first = chunk * shape.chunk_cols;
+  GeneralTask task;
+  task.count = call.Inner() > 1 ? 1 : 0;
+  task.stride = call.Inner();
+  task.transform = call.transform;
+  task.sums = with_lse || NeedExponentials(call.statistics);
+  task.entropy = call.statistics.entropy != nullptr;
+  GeneralRow<Arithmetic<In>> result;
+  for (; task.first < call.shape.cols; task.first += task.cols) {
+    task.logits = call.Logits<In>(row) + task.first * task.stride;
+    task.cols = std::min(call.shape.chunk_cols, call.shape.cols - task.first);
     GeneralSums sums;
-    call.kernels->general->sums[kDtypeOf<In>]({.logits = call.Logits<In>(row) + first,
-                                               .cols = shape.ColsOf(chunk),
-                                               .first = first,
-                                               .transform = call.transform,
-                                               .labels = {},
-                                               .target = -1,
-                                               .target_value = {},
-                                               .sums = with_lse || NeedExponentials(call.statistics),
-                                               .entropy = call.statistics.entropy != nullptr,
-                                               .weighted = false},
-                                              &sums);
-    Merge<T>(sums, call.transform.Factor(), &result);
+    call.kernels->general->sums[kDtypeOf<In>](task, &sums);
+    Merge<Arithmetic<In>>(sums, call.transform.Factor(), &result);
   }
   return result;
 }

@@ -400,7 +400,7 @@ XENT_API xent_status xent_cross_entropy_forward_backward(const xent_cross_entrop
 
 /* Formula   The gradients alone, with the bits of xent_cross_entropy_forward_backward, from the records that a forward
  *           call with the same logits, targets, weights and options saved.
- * Shapes    records: N * XENT_RECORD_BYTES, in; row_losses, reduced_loss and statistics must be NULL.
+ * Shapes    records: N * XENT_RECORD_BYTES, in; row_losses, reduced_loss and all outputs of statistics must be NULL.
  * Special   As xent_cross_entropy_forward_backward.
  * Error     As xent_cross_entropy_forward_backward.
  * Memory    Reads the logits once and writes the gradients once.

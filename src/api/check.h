@@ -1,6 +1,5 @@
 // Checks of arguments and their messages. Each returns XENT_OK or has filled the caller's error.
-#ifndef XENT_SRC_API_CHECK_H_
-#define XENT_SRC_API_CHECK_H_
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -81,4 +80,3 @@ inline xent_status Ended(bool complete, xent_error *error) { return complete ? X
     if (xent_status_ != XENT_OK) return xent_status_; \
   } while (false)
 
-#endif  // XENT_SRC_API_CHECK_H_

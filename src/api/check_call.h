@@ -1,6 +1,5 @@
 // All checks of a cross-entropy call, whole or of a slice of the columns, before its first write.
-#ifndef XENT_SRC_API_CHECK_CALL_H_
-#define XENT_SRC_API_CHECK_CALL_H_
+#pragma once
 
 #include "rows/call.h"
 #include "xent/xent.h"
@@ -26,4 +25,3 @@ xent_status CheckOptions(const xent_cross_entropy_options *given, int64_t cols, 
                          xent_cross_entropy_options *options, xent_error *error);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_API_CHECK_CALL_H_

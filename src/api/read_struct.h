@@ -1,6 +1,5 @@
 // Reading the caller's structs, of this version or of another: docs/abi.md.
-#ifndef XENT_SRC_API_READ_STRUCT_H_
-#define XENT_SRC_API_READ_STRUCT_H_
+#pragma once
 
 #include <cstddef>
 #include <cstring>
@@ -63,4 +62,3 @@ xent_status ReadStructOrDefaults(const S *given, const char *name, S *copy, xent
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_API_READ_STRUCT_H_

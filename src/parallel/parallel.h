@@ -1,6 +1,5 @@
 // Runs tasks by the caller's execution policy. Of floating-point modes it knows nothing: each task sets its own.
-#ifndef XENT_SRC_PARALLEL_PARALLEL_H_
-#define XENT_SRC_PARALLEL_PARALLEL_H_
+#pragma once
 
 #include <cstdint>
 
@@ -19,4 +18,3 @@ int32_t Concurrency(const xent_exec &exec);
 bool ParallelFor(const xent_exec &exec, int32_t concurrency, int64_t n, xent_task task, void *arg);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_PARALLEL_PARALLEL_H_

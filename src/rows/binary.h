@@ -1,6 +1,5 @@
 // Binary cross-entropy and the focal loss: elements in memory order.
-#ifndef XENT_SRC_ROWS_BINARY_H_
-#define XENT_SRC_ROWS_BINARY_H_
+#pragma once
 
 #include <cstdint>
 
@@ -23,4 +22,3 @@ struct BinaryCall {
 bool RunBinary(const BinaryCall &call);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_BINARY_H_

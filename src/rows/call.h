@@ -1,6 +1,5 @@
 // A checked cross-entropy call, and what its rows have in common, whichever path they take.
-#ifndef XENT_SRC_ROWS_CALL_H_
-#define XENT_SRC_ROWS_CALL_H_
+#pragma once
 
 #include <algorithm>
 #include <cstdint>
@@ -192,4 +191,3 @@ N Weighted(N a, double b) {
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_CALL_H_

@@ -1,6 +1,5 @@
 // Divergences between student and teacher logits.
-#ifndef XENT_SRC_ROWS_DIVERGENCE_H_
-#define XENT_SRC_ROWS_DIVERGENCE_H_
+#pragma once
 
 #include "kernels/divergence.h"
 #include "rows/call.h"
@@ -64,4 +63,3 @@ struct DivergenceCall {
 bool RunDivergence(DivergenceCall *call);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_DIVERGENCE_H_

@@ -1,7 +1,6 @@
 // The general path and the path over positions: rows with any options, in double lanes (kernels/general.h). Lanes run
 // over columns where these are adjacent, else over positions.
-#ifndef XENT_SRC_ROWS_GENERAL_JOB_H_
-#define XENT_SRC_ROWS_GENERAL_JOB_H_
+#pragma once
 
 #include <algorithm>
 #include <cstdint>
@@ -286,4 +285,3 @@ struct GeneralJob {
 static_assert(TileJob<GeneralJob<float>>);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_GENERAL_JOB_H_

@@ -1,6 +1,5 @@
 // From the sums of general.h to a row's numbers, in Number<T> arithmetic, the same for every target.
-#ifndef XENT_SRC_ROWS_GENERAL_ROW_H_
-#define XENT_SRC_ROWS_GENERAL_ROW_H_
+#pragma once
 
 #include <cstdint>
 
@@ -41,4 +40,3 @@ template <class T>
 Number<T> WeightedGap(const GeneralRow<T> &row, int64_t *scale);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_GENERAL_ROW_H_

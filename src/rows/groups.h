@@ -1,7 +1,6 @@
 // Sums over the rows of a call: added in row order within groups, and the groups in order, so that they depend neither
 // on tasks nor on threads.
-#ifndef XENT_SRC_ROWS_GROUPS_H_
-#define XENT_SRC_ROWS_GROUPS_H_
+#pragma once
 
 #include <cstdint>
 
@@ -98,4 +97,3 @@ class Groups {
 };
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_GROUPS_H_

@@ -1,7 +1,6 @@
 // The index path: rows with an index target and adjacent columns, in the arithmetic type. The exponentials are summed
 // in one sweep, and kept for the gradient where the plan has a place for them.
-#ifndef XENT_SRC_ROWS_INDEX_JOB_H_
-#define XENT_SRC_ROWS_INDEX_JOB_H_
+#pragma once
 
 #include <cstdint>
 
@@ -319,4 +318,3 @@ struct IndexJob {
 static_assert(OverlappingJob<IndexJob<float>> && ShortRowsJob<IndexJob<float>>);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_INDEX_JOB_H_

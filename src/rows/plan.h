@@ -1,7 +1,6 @@
 // How a call is computed. MakePlan is the only place that chooses; everything else reads the plan. A plan depends on
 // the call's shape, dtypes, layout, options and outputs, on the threads at hand, and on nothing that a row holds.
-#ifndef XENT_SRC_ROWS_PLAN_H_
-#define XENT_SRC_ROWS_PLAN_H_
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -71,4 +70,3 @@ Plan MakeShardPlan(const Call &call, int64_t slice_cols);
 void Describe(const Plan &plan, char *text, size_t size);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_PLAN_H_

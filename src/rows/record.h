@@ -1,7 +1,6 @@
 // What forward leaves of a row for backward, in the caller's memory. xent.h promises the size for ever, and zeros in
 // what is unused.
-#ifndef XENT_SRC_ROWS_RECORD_H_
-#define XENT_SRC_ROWS_RECORD_H_
+#pragma once
 
 #include <cstdint>
 
@@ -58,4 +57,3 @@ struct Record {
 static_assert(sizeof(Record) == XENT_RECORD_BYTES);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_RECORD_H_

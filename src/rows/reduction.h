@@ -1,6 +1,5 @@
 // From summed row losses to the reduced loss, and perplexity.
-#ifndef XENT_SRC_ROWS_REDUCTION_H_
-#define XENT_SRC_ROWS_REDUCTION_H_
+#pragma once
 
 #include <cstdint>
 
@@ -28,4 +27,3 @@ double Perplexity(Wide nll, int64_t live_rows);
 void ReduceStored(const xent_stored_losses &args, const xent_cross_entropy_options &options);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_REDUCTION_H_

@@ -1,6 +1,5 @@
 // logsumexp, softmax, log_softmax, the way back through the last two, and what a batch of logits looks like.
-#ifndef XENT_SRC_ROWS_ROW_FUNCTIONS_H_
-#define XENT_SRC_ROWS_ROW_FUNCTIONS_H_
+#pragma once
 
 #include <cstdint>
 
@@ -27,4 +26,3 @@ bool RunLogSoftmaxBackward(const RowFunctionCall &call);
 bool Diagnose(const RowFunctionCall &call, xent_diagnosis *diagnosis);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_ROW_FUNCTIONS_H_

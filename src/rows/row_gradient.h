@@ -1,6 +1,5 @@
 // g (p_j - y_j) for the columns of a chunk, from stored exponentials or from the logits again, with the same bits.
-#ifndef XENT_SRC_ROWS_ROW_GRADIENT_H_
-#define XENT_SRC_ROWS_ROW_GRADIENT_H_
+#pragma once
 
 #include <algorithm>
 #include <cstdint>
@@ -119,4 +118,3 @@ void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithm
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_ROW_GRADIENT_H_

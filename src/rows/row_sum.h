@@ -1,7 +1,6 @@
 // From chunk sums to a row's numbers: merging, loss, lse, and the factors that turn exponentials into a gradient.
 // Scalar, in Number<T> arithmetic, the same for every target; T is the arithmetic type (float or double).
-#ifndef XENT_SRC_ROWS_ROW_SUM_H_
-#define XENT_SRC_ROWS_ROW_SUM_H_
+#pragma once
 
 #include <cstdint>
 
@@ -65,4 +64,3 @@ template <class T>
 Factor FactorOf(Factor g, const RowSum<T> &total, Reference kind, double reference);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_ROW_SUM_H_

@@ -1,8 +1,7 @@
 // Runs a job over the rows of a call as its plan says: rows over threads, or, where rows are fewer than threads, the
 // chunks inside rows. A job goes over each row in passes. A pass visits the row's chunks, in any order, and is followed
 // by a step for the row as a whole.
-#ifndef XENT_SRC_ROWS_RUN_ROWS_H_
-#define XENT_SRC_ROWS_RUN_ROWS_H_
+#pragma once
 
 #include <algorithm>
 #include <concepts>
@@ -254,4 +253,3 @@ XENT_NOINLINE bool RunRows(const Job &job, const Plan &plan, const RowShape &sha
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_RUN_ROWS_H_

@@ -1,6 +1,5 @@
 // A vocabulary in slices: the chunk records of a slice, their merger, and the slice's gradients.
-#ifndef XENT_SRC_ROWS_SHARDS_H_
-#define XENT_SRC_ROWS_SHARDS_H_
+#pragma once
 
 #include <algorithm>
 #include <cstdint>
@@ -116,4 +115,3 @@ void RunShardCombine(Call *call, const RecordsOfRow &records);
 bool RunShardBackward(Call *call, const Slice &slice);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_SHARDS_H_

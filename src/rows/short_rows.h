@@ -1,7 +1,6 @@
 // Short rows of the index path, a tile of them at once (kernels/small_rows.h). A row that the kernel leaves goes the
 // way of a long one, with the same bits.
-#ifndef XENT_SRC_ROWS_SHORT_ROWS_H_
-#define XENT_SRC_ROWS_SHORT_ROWS_H_
+#pragma once
 
 #include <algorithm>
 #include <cstdint>
@@ -120,4 +119,3 @@ XENT_NOINLINE void RunShortRowsOf(const Job &job, int64_t first, int64_t end, Gr
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_SHORT_ROWS_H_

@@ -1,6 +1,5 @@
 // Row statistics: what evaluation and reinforcement learning ask of a row beside its loss. They touch no bit of it.
-#ifndef XENT_SRC_ROWS_STATISTICS_H_
-#define XENT_SRC_ROWS_STATISTICS_H_
+#pragma once
 
 #include <algorithm>
 #include <cstdint>
@@ -151,4 +150,3 @@ XENT_NOINLINE void WriteIgnoredRow(const Call &call, int64_t row, const SumRowFu
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_STATISTICS_H_

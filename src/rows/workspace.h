@@ -1,7 +1,6 @@
 // The caller's workspace: room for the exponentials of one row, for as many tasks at once as it holds, and before it a
 // bit for each that is free. A task that finds none does without, with the same bits.
-#ifndef XENT_SRC_ROWS_WORKSPACE_H_
-#define XENT_SRC_ROWS_WORKSPACE_H_
+#pragma once
 
 #include <algorithm>
 #include <atomic>
@@ -84,4 +83,3 @@ class Workspace {
 };
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_WORKSPACE_H_

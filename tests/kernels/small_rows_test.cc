@@ -1,6 +1,6 @@
-// Short rows are done many at once where the call is plain. Row weights of 1 change nothing and send every row the
-// other way: both must give the same bits, of everything that is written, whatever the rows hold and however they are
-// grouped.
+// Short rows are done many at once where the call is plain (rows/plan.h). Row weights of 1 change nothing but that: the
+// rows are then done one by one. Both must give the same bits, of everything that is written, whatever the rows hold
+// and however they are grouped.
 #include <gtest/gtest.h>
 
 #include <cstdint>

@@ -59,6 +59,8 @@ BinaryResult EvaluateBinary(const BinaryElement &element) {
   }
   target_grad.Add(Times(element.pos_weight, minus));
   target_grad.Add(-plus);
+  // softplus(-z) - softplus(z) is -z, without the cancellation that an infinite upstream gradient would show.
+  if (!element.probabilities && element.pos_weight == 1 && std::isfinite(x)) target_grad.sum = -x;
 
   if (focal) {
     const Real q = Times(y, Sigmoid(-x)) + Times(other, Sigmoid(x));

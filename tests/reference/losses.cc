@@ -25,14 +25,9 @@ long double VanishingOf(xent_dtype arithmetic) {
   return std::ldexp(1.0L, arithmetic == XENT_F64 ? test::kKeptExponentFloat64 : test::kKeptExponentFloat32);
 }
 
-// semantics.md has the loss within 4 ULP "however small it is (every term of the formula is >= 0: nothing cancels)". Of
-// the z-loss that asks for more than lse itself is promised: 4 ULP of the larger of |m| and log V, while lse may cross
-// 0. Where true, that much of lse is allowed in l lse^2 and 2 l lse; false is the letter.
-constexpr bool kLseOfZLossIsRounded = true;
-
 size_t At(int64_t i) { return static_cast<size_t>(i); }
 
-// z'. "An input of -inf stays -inf, and +inf or NaN makes the row NaN, whatever scale and cap."
+// z'. Infinities and NaN stay what they are, whatever scale and cap are.
 std::vector<Wide> Transformed(std::span<const double> logits, long double scale, long double cap) {
   std::vector<Wide> transformed;
   transformed.reserve(logits.size());
@@ -106,7 +101,7 @@ long double LossRow::GapSlack(int64_t column) const {
 }
 
 long double LossRow::LseRounding() const {
-  if (!kLseOfZLossIsRounded || z_loss_ == 0) return 0;
+  if (z_loss_ == 0) return 0;
   return test::kLseUlp * UlpAt(arithmetic_, Lse().scale);
 }
 

@@ -4,9 +4,10 @@
 // for a small result, so that each value is right to about 2^-58 however small it is (losses_reference_test.cc holds
 // this against MPFR). Shares no code with the library.
 //
-// With softcap semantics.md promises "the above for transformed logits that are each off by 2 of their ULP, the
-// derivative within 4 + 4 |scale z / cap|". What that is worth in an output f is its slack, an absolute error beside
-// the counted one. With h_j = 2 ulp(z'_j) (0 without softcap) and to first order |df| <= sum_j |df/dz'_j| h_j:
+// With softcap the bounds hold for transformed logits that are each off by 2 of their ULP, and the derivative is within
+// 4 + 4 |scale z / cap| of its own (testing/bounds.h). What that is worth in an output f is its slack, an absolute
+// error beside the counted one. With h_j = 2 ulp(z'_j) (0 without softcap) and to first order |df| <= sum_j |df/dz'_j|
+// h_j:
 //   lse          H = sum_j p_j h_j
 //   lse - z'_c   G_c = sum_{j != c} p_j h_j + (1 - p_c) h_c, which is small beside a small lse - z'_c
 //   p_c          p_c G_c, and (1 - p_c) likewise, for d log p_c = -d(lse - z'_c)
@@ -85,7 +86,7 @@ class LossRow {
  private:
   long double Probability(int64_t column) const { return row_.Probability(column); }
   long double GapSlack(int64_t column) const;  // G
-  // What lse may be off by in the z-loss, beside softcap's part.
+  // What lse may be off by in the z-loss, beside softcap's part: its own bound, since lse may cross 0.
   long double LseRounding() const;
   // (Q + 2 l lse) p_j - y_j and the magnitude of its largest term.
   struct Bracket {

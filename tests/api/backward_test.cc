@@ -92,7 +92,8 @@ TEST_P(Backward, InPlaceNeedsEqualStrides) {
     args.grad.stride = stride;
     xent_error error = XENT_ERROR_INIT;
     EXPECT_EQ(xent_cross_entropy_forward_backward(&args, nullptr, nullptr, &error), XENT_INVALID_ARGUMENT);
-    EXPECT_TRUE(Tells(error, XENT_INVALID_ARGUMENT, {}, {"grad.stride", "logits.stride"}));
+    EXPECT_TRUE(
+        Tells(error, XENT_INVALID_ARGUMENT, {}, {"grad", "logits", "strides", stride == 0 ? "10" : "12", "14"}));
   }
   EXPECT_EQ(FirstDifference(before, call.logits), "");
   EXPECT_TRUE(call.OutputsUntouched());

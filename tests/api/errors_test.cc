@@ -118,10 +118,10 @@ TEST_P(Errors, AbsentRequiredArrays) {
 
 TEST_P(Errors, StrideOfAnAbsentMatrix) {
   const xent_matrix stride_alone = {nullptr, 8, dtype(), 0};
-  ExpectInvalid([=](Spoiled s) { s.args.target_probs = stride_alone; }, {"target_probs.stride", "8"});
-  ExpectInvalid([=](Spoiled s) { s.args.target_grad = stride_alone; }, {"target_grad.stride", "8"});
-  ExpectInvalid([=](Spoiled s) { s.args.grad = stride_alone; }, {"grad.stride", "8"}, {Function::kForward});
-  ExpectInvalid([](Spoiled s) { s.args.upstream.stride = 8; }, {"upstream.stride", "8"});
+  ExpectInvalid([=](Spoiled s) { s.args.target_probs = stride_alone; }, {"target_probs.stride"});
+  ExpectInvalid([=](Spoiled s) { s.args.target_grad = stride_alone; }, {"target_grad.stride"});
+  ExpectInvalid([=](Spoiled s) { s.args.grad = stride_alone; }, {"grad.stride"}, {Function::kForward});
+  ExpectInvalid([](Spoiled s) { s.args.upstream.stride = 8; }, {"upstream|upstream.stride"});
 }
 
 TEST_P(Errors, ReservedMembers) {
@@ -129,8 +129,8 @@ TEST_P(Errors, ReservedMembers) {
   ExpectInvalid([](Spoiled s) { s.args.targets.reserved = 1; }, {"targets.reserved", "1"});
   ExpectInvalid([](Spoiled s) { s.args.grad.reserved = -1; }, {"grad.reserved", "-1"}, kGradient);
   ExpectInvalid([](Spoiled s) { s.args.upstream.reserved = 7; }, {"upstream.reserved", "7"}, kGradient);
-  ExpectInvalid([](Spoiled s) { s.options.reserved = 1; }, {"reserved|options.reserved", "1"});
-  ExpectInvalid([](Spoiled s) { s.exec.reserved = 1; }, {"exec.reserved|reserved", "1"});
+  ExpectInvalid([](Spoiled s) { s.options.reserved = 1; }, {"options.reserved", "1"});
+  ExpectInvalid([](Spoiled s) { s.exec.reserved = 1; }, {"exec.reserved", "1"});
 }
 
 TEST_P(Errors, NullArgs) {
@@ -204,9 +204,11 @@ TEST_P(Errors, UnknownEnumerations) {
 }
 
 TEST_P(Errors, GradientOfAnotherDtype) {
+  static constexpr const char *kNames[] = {"XENT_F32", "XENT_F64", "XENT_BF16", "XENT_F16"};
   for (const xent_dtype other : kDtypes) {
     if (other == dtype()) continue;
-    ExpectInvalid([=](Spoiled s) { s.args.grad.dtype = other; }, {"grad.dtype", "logits.dtype"}, kGradient);
+    ExpectInvalid([=](Spoiled s) { s.args.grad.dtype = other; }, {"grad.dtype", std::to_string(other), kNames[dtype()]},
+                  kGradient);
   }
 }
 
@@ -240,12 +242,12 @@ TEST_P(Errors, DivisorWithReductionNone) {
         s.options.reduction.divisor = 2;
         s.args.reduced_loss = nullptr;
       },
-      {"reduction.divisor", "none"});
+      {"reduction.divisor", "XENT_REDUCTION_NONE"});
 }
 
 TEST_P(Errors, ReducedLossWithReductionNone) {
   ExpectInvalid([](Spoiled s) { s.options.reduction.kind = XENT_REDUCTION_NONE; },
-                {"reduced_loss", "reduction|reduction.kind", "none"}, kForward);
+                {"reduced_loss", "reduction.kind", "XENT_REDUCTION_NONE"}, kForward);
 }
 
 TEST_P(Errors, ExclusiveSmoothingOfOneColumn) {
@@ -273,17 +275,36 @@ TEST_P(Errors, GradientArgumentsOfForward) {
 
 TEST_P(Errors, LossOutputsOfBackward) {
   static double somewhere[64];
-  static xent_statistics statistics = XENT_STATISTICS_INIT;
+  static int64_t indices[64];
+  static uint8_t bytes[64];
   const std::vector<Function> backward = {Function::kBackward};
   ExpectInvalid([](Spoiled s) { s.args.row_losses = somewhere; }, {"row_losses"}, backward);
   ExpectInvalid([](Spoiled s) { s.args.reduced_loss = somewhere; }, {"reduced_loss"}, backward);
-  ExpectInvalid([](Spoiled s) { s.args.statistics = &statistics; }, {"statistics"}, backward);
+  const std::pair<const char *, std::function<void(xent_statistics &)>> statistics[] = {
+      {"lse", [](xent_statistics &s) { s.lse = somewhere; }},
+      {"logprobs", [](xent_statistics &s) { s.logprobs = somewhere; }},
+      {"argmax", [](xent_statistics &s) { s.argmax = indices; }},
+      {"hits", [](xent_statistics &s) { s.hits = bytes; }},
+      {"rank", [](xent_statistics &s) { s.rank = indices; }},
+      {"entropy", [](xent_statistics &s) { s.entropy = somewhere; }},
+      {"topk_logprobs", [](xent_statistics &s) { s.top_k = 1, s.topk_logprobs = somewhere; }},
+      {"topk_indices", [](xent_statistics &s) { s.top_k = 1, s.topk_indices = indices; }},
+      {"gathered", [](xent_statistics &s) { s.gather_count = 1, s.gather_cols = indices, s.gathered = somewhere; }},
+      {"perplexity", [](xent_statistics &s) { s.perplexity = somewhere; }},
+      {"live_rows", [](xent_statistics &s) { s.live_rows = indices; }}};
+  for (const auto &[name, ask] : statistics) {
+    static xent_statistics asked;
+    asked = XENT_STATISTICS_INIT;
+    ask(asked);
+    ExpectInvalid([](Spoiled s) { s.args.statistics = &asked; }, {"statistics|statistics." + std::string(name)},
+                  backward);
+  }
 }
 
 TEST_P(Errors, StrideOfAnUpstreamGradientOfRows) {
   static double some[3] = {1, 1, 1};
   for (const int32_t kind : {XENT_UPSTREAM_SCALAR, XENT_UPSTREAM_ROWS}) {
-    ExpectInvalid([=](Spoiled s) { s.args.upstream = {some, 4, kind, 0}; }, {"upstream.stride", "4"}, kGradient);
+    ExpectInvalid([=](Spoiled s) { s.args.upstream = {some, 4, kind, 0}; }, {"upstream.stride"}, kGradient);
   }
 }
 
@@ -569,7 +590,7 @@ TEST_P(RowFunctionErrors, Dtypes) {
 TEST_P(RowFunctionErrors, ExecutionPolicies) {
   ExpectInvalid([](RowArguments &a) { a.exec.struct_size = 0; }, {"exec|exec.struct_size", "0"});
   ExpectInvalid([](RowArguments &a) { a.exec.threads = -2; }, {"threads|exec.threads", "-2"});
-  ExpectInvalid([](RowArguments &a) { a.exec.reserved = 1; }, {"reserved|exec.reserved", "1"});
+  ExpectInvalid([](RowArguments &a) { a.exec.reserved = 1; }, {"exec.reserved", "1"});
 }
 
 INSTANTIATE_TEST_SUITE_P(Functions, RowFunctionErrors, ::testing::Range(size_t{0}, RowFunctionsOfTheApi().size()),
@@ -650,7 +671,7 @@ TEST_F(ReduceErrors, Types) {
   for (const int32_t value : {-1, 2}) {
     ExpectInvalid([=](A a, O) { a.targets.type = value; }, {"targets.type", std::to_string(value)});
   }
-  ExpectInvalid([](A a, O) { a.reserved = 1; }, {"reserved", "1"});
+  ExpectInvalid([](A a, O) { a.reserved = 1; }, {"args.reserved|reserved", "1"});
   ExpectInvalid([](A a, O) { a.targets.reserved = 1; }, {"targets.reserved", "1"});
 }
 
@@ -662,12 +683,11 @@ TEST_F(ReduceErrors, Weights) {
   ExpectInvalid([](A a, O) { a.class_weights = bad; }, {"class_weights", "1", "inf"},
                 {.row = -1, .column = 1, .value = kInf});
   ExpectInvalid([](A a, O) { a.class_weights = ones, a.cols = 0; }, {"cols", "0"});
-  ExpectInvalid([](A a, O) { a.class_weights = ones, a.targets = XENT_NO_TARGETS; },
-                {"targets|targets.data", "class_weights"});
+  ExpectInvalid([](A a, O) { a.class_weights = ones, a.targets = XENT_NO_TARGETS; }, {"targets|targets.data"});
 }
 
 TEST_F(ReduceErrors, Options) {
-  ExpectInvalid([](A, O o) { o.reduction.kind = XENT_REDUCTION_NONE; }, {"reduction|reduction.kind", "none"});
+  ExpectInvalid([](A, O o) { o.reduction.kind = XENT_REDUCTION_NONE; }, {"reduction.kind", "XENT_REDUCTION_NONE"});
   ExpectInvalid([](A, O o) { o.reduction.kind = 3; }, {"reduction.kind", "3"});
   ExpectInvalid([](A, O o) { o.reduction.empty_mean = 2; }, {"reduction.empty_mean", "2"});
   ExpectInvalid([](A, O o) { o.reduction.divisor = -1; }, {"reduction.divisor", "-1"});

@@ -16,7 +16,7 @@ class Golden : public ::testing::TestWithParam<xent_dtype> {
   xent_dtype dtype() const { return GetParam(); }
 
   LossCall Run(const std::vector<double> &logits, int64_t target, double epsilon = 0,
-           xent_smoothing form = XENT_SMOOTHING_UNIFORM) {
+               xent_smoothing form = XENT_SMOOTHING_UNIFORM) {
     LossCall call(dtype(), {logits}, {target});
     call.options.label_smoothing = epsilon;
     call.options.smoothing = form;

@@ -593,7 +593,7 @@ TEST_P(LossOptions, ReduceWithWeightsGivesTheBitsOfTheCall) {
   args.targets = XENT_NO_TARGETS;
   error = XENT_ERROR_INIT;
   EXPECT_EQ(xent_reduce(&args, nullptr, &error), XENT_INVALID_ARGUMENT);
-  EXPECT_TRUE(Tells(error, XENT_INVALID_ARGUMENT, {}, {"targets|targets.data", "class_weights"}));
+  EXPECT_TRUE(Tells(error, XENT_INVALID_ARGUMENT, {}, {"targets|targets.data"}));
 }
 
 // ------------------------------------------------------------------ softcap and scale at their edges
@@ -1098,7 +1098,7 @@ TEST_P(LossOptions, OptionsOutOfRange) {
   for (const int64_t valid : {int64_t{-1}, int64_t{6}, std::numeric_limits<int64_t>::min()}) {
     refuse([=](xent_cross_entropy_options &o) { o.valid_cols = valid; }, {"valid_cols", std::to_string(valid)});
   }
-  refuse([](xent_cross_entropy_options &o) { o.reserved = 1; }, {"reserved"});
+  refuse([](xent_cross_entropy_options &o) { o.reserved = 1; }, {"options.reserved", "1"});
   for (const int64_t flag : {int64_t{-1}, int64_t{2}, int64_t{1} << 32}) {
     ExpectRefused(Three(), {"statistics.of_ignored", std::to_string(flag)},
                   [=](LossCall &c, xent_cross_entropy &) { c.statistics.of_ignored = flag; });
@@ -1159,8 +1159,7 @@ TEST_P(LossOptions, WhatDoesNotGoTogether) {
     a.target_probs.data = static_cast<char *>(a.target_probs.data) + 1;
   });
   // A stride without a matrix.
-  ExpectRefused(Three(), {"target_probs.stride", "5"},
-                [](LossCall &, xent_cross_entropy &a) { a.target_probs.stride = 5; });
+  ExpectRefused(Three(), {"target_probs.stride"}, [](LossCall &, xent_cross_entropy &a) { a.target_probs.stride = 5; });
 
   call = Three();
   call.options.valid_cols = 1;
@@ -1171,7 +1170,7 @@ TEST_P(LossOptions, WhatDoesNotGoTogether) {
   call = Three();
   call.options.reduction.kind = XENT_REDUCTION_NONE;
   call.options.reduction.divisor = 2;
-  ExpectRefused(call, {"reduction.divisor", "none"});
+  ExpectRefused(call, {"reduction.divisor", "XENT_REDUCTION_NONE"});
 
   // A gradient of targets that are indices; in either function, since forward writes no gradient at all.
   ExpectRefused(Three(), {"target_grad|target_grad.data"},

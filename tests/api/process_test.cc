@@ -95,6 +95,8 @@ class Everything {
     for (int64_t j = 0; j < cols; ++j) weights_.Set(0, j, static_cast<double>(j % 3));
     numbers_ = Matrix(arithmetic, 3, 64 * rows);
     indices_.resize(static_cast<size_t>(66 * rows));
+    chunk_records_.resize(static_cast<size_t>(rows * xent_shard_chunks(cols, 0, cols)) * XENT_CHUNK_RECORD_BYTES /
+                          sizeof(uint64_t));
     general_options_.label_smoothing = 0.1;
     general_options_.softcap = 30;
     general_options_.z_loss = 1e-4;
@@ -176,6 +178,23 @@ class Everything {
     stored.reduced_loss = call_.reduced_loss.data();
     stored.dtype = call_.row_losses.dtype();
     count(xent_reduce(&stored, options_, &error_));
+    xent_shard shard = XENT_SHARD_INIT;
+    shard.total_cols = cols;
+    xent_cross_entropy slice = XENT_CROSS_ENTROPY_INIT;
+    slice.rows = rows;
+    slice.cols = cols;
+    slice.logits = View(call_.logits);
+    slice.targets = forward_args_.targets;
+    count(xent_shard_forward(&slice, options_, &shard, chunk_records_.data(), &exec_, &error_));
+    xent_cross_entropy whole = forward_args_;
+    whole.logits = XENT_NO_MATRIX;
+    whole.logits.dtype = call_.dtype;
+    const void *const lists[] = {chunk_records_.data()};
+    const int64_t chunks[] = {xent_shard_chunks(cols, 0, cols)};
+    count(xent_shard_combine(&whole, options_, lists, chunks, 1, &error_));
+    slice.records = whole.records;
+    slice.grad = View(call_.grad);
+    count(xent_shard_backward(&slice, options_, &shard, &exec_, &error_));
     double *x = static_cast<double *>(x_.data());
     float *narrow = static_cast<float *>(x_.data());
     for (const auto function : {xent_exp_f64, xent_log1p_f64, xent_log_f64}) count(function(x, x, cols));
@@ -199,6 +218,7 @@ class Everything {
  private:
   Matrix weights_, numbers_;
   std::vector<int64_t> indices_;
+  std::vector<uint64_t> chunk_records_;
   xent_cross_entropy_options general_options_ = XENT_CROSS_ENTROPY_OPTIONS_INIT;
   LossCall call_;
   LossCall backward_;

@@ -10,7 +10,8 @@
 namespace xent::test {
 namespace {
 
-xent_cross_entropy_options Smooth(xent_smoothing form, double epsilon, xent_reduction_kind reduction = XENT_REDUCTION_NONE) {
+xent_cross_entropy_options Smooth(xent_smoothing form, double epsilon,
+                                  xent_reduction_kind reduction = XENT_REDUCTION_NONE) {
   xent_cross_entropy_options options = WithReduction(reduction);
   options.smoothing = form;
   options.label_smoothing = epsilon;
@@ -138,7 +139,7 @@ TEST_P(Smoothing, ExclusiveWithOneColumnIsRefused) {
       call.options = Smooth(XENT_SMOOTHING_EXCLUSIVE, 0.1, XENT_REDUCTION_MEAN);
       EXPECT_EQ(call.Run(function), XENT_INVALID_ARGUMENT);
       EXPECT_TRUE(call.OutputsUntouched());
-      EXPECT_TRUE(Tells(call.error, XENT_INVALID_ARGUMENT, {}, {"smoothing", "exclusive", "1"}));
+      EXPECT_TRUE(Tells(call.error, XENT_INVALID_ARGUMENT, {}, {"exclusive", "cols", "1"}));
     }
   }
 }

@@ -153,8 +153,7 @@ class Task {
 // How a call is spread over threads. The result never depends on it.
 class Exec {
  public:
-  // Is the library's own OpenMP team, as many threads as it has.
-  Exec() noexcept = default;
+  Exec() noexcept = default;  // the library's own OpenMP team, as many threads as it has
 
   // Returns the library's own OpenMP team with a number of threads; 0: as many as it has.
   static Exec OpenMp(std::int32_t threads = 0) noexcept {
@@ -231,7 +230,7 @@ class Border {
   // of: the name of the matrix that has these rows and columns.
   Border(const char *of, std::int64_t rows, std::int64_t cols) noexcept : of_(of), rows_(rows), cols_(cols) {}
 
-  // Returns the data of a span that must have `want` elements, which is what `whose` and `of` say.
+  // Returns the data of a span that must have `want` elements, as many as `whose` and `of` say.
   template <class T>
   T *Array(const char *name, std::span<T> span, std::int64_t want, const char *whose, const char *of = "") noexcept {
     if (want >= 0 && std::cmp_not_equal(span.size(), want) && ok()) {
@@ -511,7 +510,7 @@ inline xent_cross_entropy_options COptions(const CrossEntropyOptions &options, B
 // A call as C takes it. It points into `args`.
 template <Element T, Index I, Element Q>
 struct CrossEntropyCall {
-  // vocabulary: how many class_weights there must be, which is what `whose` says.
+  // vocabulary: how many class_weights there must be, as many as `whose` says.
   CrossEntropyCall(const CrossEntropy<T, I, Q> &args, const CrossEntropyOptions &call_options, std::int64_t vocabulary,
                    const char *whose, bool targets_required = true) noexcept
       : border("logits", args.logits.rows, args.logits.cols), options(COptions(call_options, border)) {

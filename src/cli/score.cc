@@ -5,7 +5,6 @@
 #include <cerrno>
 #include <cmath>
 #include <filesystem>
-#include <limits>
 #include <optional>
 #include <system_error>
 

@@ -1,5 +1,4 @@
 // `xent bce` against the oracle of tests/reference/binary.h.
-#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>

@@ -62,6 +62,22 @@ TEST_F(DivergenceTest, Kinds) {
   ExpectDivergence(XENT_DIVERGENCE_JENSEN_SHANNON, {"--kind", "js", "--beta", "0.125"}, 0.125);
 }
 
+// Rows of more than one batch of 8 MB.
+TEST_F(DivergenceTest, InPlaceGivesTheSameBytes) {
+  constexpr int64_t kManyRows = 300'000, kNarrow = 9;
+  Random random(5);
+  for (std::string *path : {&student_path_, &teacher_path_}) {
+    std::vector<float> logits(kManyRows * kNarrow);
+    for (float &logit : logits) logit = static_cast<float>(random.Uniform(-6, 6));
+    WriteFile(*path, Npy("<f4", {kManyRows, kNarrow}, Bytes(logits)));
+  }
+  for (const Words &options : {Words{}, {"--reduction", "sum"}, {"--divisor", "7"}}) {
+    ExpectSuccess(Divergence(Joined(options, {"--grad", Path("file.npy")})));
+    EXPECT_TRUE(Divergence(Joined(options, {"--grad", "/dev/stdout"})).out == ReadFile(Path("file.npy")))
+        << ::testing::PrintToString(options);
+  }
+}
+
 TEST_F(DivergenceTest, Reductions) {
   const double mean = JsonNumber(Divergence({}).out, "loss");
   ExpectClose(JsonNumber(Divergence({"--reduction", "sum"}).out, "loss"), mean * 6);

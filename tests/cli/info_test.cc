@@ -177,6 +177,17 @@ TEST_F(CheckTest, Probabilities) {
   EXPECT_NE(text.out.find("pass the logits, or log p in their place"), std::string::npos) << text.out;
 }
 
+// Parts of 64 MB, of which the second has the row that is no distribution.
+TEST_F(CheckTest, PartsThatDisagree) {
+  constexpr int64_t kRows = 8'500'000;  // 68 MB
+  std::vector<float> logits(2 * kRows, 0.5f);
+  EXPECT_EQ(Check(Npy("<f4", {kRows, 2}, Bytes(logits))).exit_code, 3);
+  logits.back() = 3;
+  const Result result = Check(Npy("<f4", {kRows, 2}, Bytes(logits)));
+  ExpectSuccess(result);
+  EXPECT_EQ(JsonText(result.out, "diagnosis"), "\"logits\"");
+}
+
 TEST_F(CheckTest, LogProbabilities) {
   const float half = std::log(0.5f), quarter = std::log(0.25f);
   const Result result = Check(Npy("<f4", {2, 3}, Bytes<float>({half, quarter, quarter, quarter, half, quarter})));

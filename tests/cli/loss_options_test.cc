@@ -1,8 +1,5 @@
 // `xent loss`: weights, what is done to the logits, probability targets, and arrays of other shapes than [N, V].
-#include <sys/stat.h>
-
 #include <cmath>
-#include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>

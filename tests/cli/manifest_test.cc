@@ -1,6 +1,5 @@
 // --manifest: the totals of many files are those of one matrix of all their rows.
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>

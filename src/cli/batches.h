@@ -1,6 +1,5 @@
 // Work cut into parts, so that memory does not grow with the files and the progress bar moves.
-#ifndef XENT_SRC_CLI_BATCHES_H_
-#define XENT_SRC_CLI_BATCHES_H_
+#pragma once
 
 #include <algorithm>
 #include <cstddef>
@@ -41,5 +40,3 @@ class Batches {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_BATCHES_H_

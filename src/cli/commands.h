@@ -1,6 +1,5 @@
 // The commands of the program. Each returns its exit code and throws Error when it fails.
-#ifndef XENT_SRC_CLI_COMMANDS_H_
-#define XENT_SRC_CLI_COMMANDS_H_
+#pragma once
 
 #include <cstdint>
 #include <optional>
@@ -56,5 +55,3 @@ int RunCheck(const InputArguments &inputs);
 int RunInfo(bool json);
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_COMMANDS_H_

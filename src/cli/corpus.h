@@ -1,6 +1,5 @@
 // The files that a manifest lists, visited one after the other.
-#ifndef XENT_SRC_CLI_CORPUS_H_
-#define XENT_SRC_CLI_CORPUS_H_
+#pragma once
 
 #include <cstdint>
 #include <functional>
@@ -42,5 +41,3 @@ class Corpus {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_CORPUS_H_

@@ -1,6 +1,5 @@
 // A file of logits with its targets, which `xent loss` and `xent score` hand to the library.
-#ifndef XENT_SRC_CLI_CROSS_ENTROPY_H_
-#define XENT_SRC_CLI_CROSS_ENTROPY_H_
+#pragma once
 
 #include <optional>
 #include <string>
@@ -69,5 +68,3 @@ class CrossEntropyInputs {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_CROSS_ENTROPY_H_

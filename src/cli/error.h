@@ -1,6 +1,5 @@
 // How the command line program fails: an exception inside it, one line on standard error and an exit code at its edge.
-#ifndef XENT_SRC_CLI_ERROR_H_
-#define XENT_SRC_CLI_ERROR_H_
+#pragma once
 
 #include <stdexcept>
 #include <string>
@@ -34,5 +33,3 @@ Error SystemError(std::string_view action, std::string_view name, int error_numb
 std::string Printable(std::string_view text);
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_ERROR_H_

@@ -1,6 +1,5 @@
 // What all commands over files have in common.
-#ifndef XENT_SRC_CLI_FILE_COMMAND_H_
-#define XENT_SRC_CLI_FILE_COMMAND_H_
+#pragma once
 
 #include "commands.h"
 #include "error.h"
@@ -40,5 +39,3 @@ class FileCommand {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_FILE_COMMAND_H_

@@ -1,6 +1,5 @@
 // How an array is a matrix of rows and classes.
-#ifndef XENT_SRC_CLI_LAYOUT_H_
-#define XENT_SRC_CLI_LAYOUT_H_
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -44,5 +43,3 @@ struct ArrayPair {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_LAYOUT_H_

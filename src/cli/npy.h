@@ -4,8 +4,7 @@
 // format: the file mapped instead of read (memory must not grow with it), bfloat16 as ml_dtypes saves it, and errors
 // that say what was found and what was expected.
 // Source of the format: NumPy Enhancement Proposal 1 and the documentation of numpy.lib.format.
-#ifndef XENT_SRC_CLI_NPY_H_
-#define XENT_SRC_CLI_NPY_H_
+#pragma once
 
 #include <sys/types.h>
 
@@ -125,5 +124,3 @@ const char *DescrOf(xent_dtype dtype);
 std::string FormatNpyHeader(const std::string &descr, const std::vector<int64_t> &shape);
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_NPY_H_

@@ -1,7 +1,6 @@
 // The destinations of results. A regular file is built beside its destination and takes its place in one step when
 // everything is complete. A device, a pipe or an open descriptor is written in place.
-#ifndef XENT_SRC_CLI_OUTPUT_H_
-#define XENT_SRC_CLI_OUTPUT_H_
+#pragma once
 
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -103,5 +102,3 @@ class Scratch {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_OUTPUT_H_

@@ -1,7 +1,6 @@
 // The threads on which the library runs. The program has its own pool instead of the library's OpenMP team, to count
 // finished tasks for the progress bar.
-#ifndef XENT_SRC_CLI_POOL_H_
-#define XENT_SRC_CLI_POOL_H_
+#pragma once
 
 #include <atomic>
 #include <condition_variable>
@@ -52,5 +51,3 @@ class ThreadPool {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_POOL_H_

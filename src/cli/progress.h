@@ -1,6 +1,5 @@
 // The progress bar: one line on standard error, drawn only where that is a terminal and the work takes over a second.
-#ifndef XENT_SRC_CLI_PROGRESS_H_
-#define XENT_SRC_CLI_PROGRESS_H_
+#pragma once
 
 #include <chrono>
 #include <mutex>
@@ -36,5 +35,3 @@ class Progress {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_PROGRESS_H_

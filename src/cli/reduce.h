@@ -1,6 +1,5 @@
 // The reduced loss: of one call, and of a corpus.
-#ifndef XENT_SRC_CLI_REDUCE_H_
-#define XENT_SRC_CLI_REDUCE_H_
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -90,5 +89,3 @@ CorpusLoss LossOfBlocks(const LossBlocks &file, Progress &progress, Compute comp
 }
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_REDUCE_H_

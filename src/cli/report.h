@@ -1,6 +1,5 @@
 // The output of the commands: one JSON object on one line, or aligned lines of text.
-#ifndef XENT_SRC_CLI_REPORT_H_
-#define XENT_SRC_CLI_REPORT_H_
+#pragma once
 
 #include <cstdint>
 #include <optional>
@@ -67,5 +66,3 @@ void AddExecution(Report &report, int threads);
 void Print(int fd, std::string_view text);
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_REPORT_H_

@@ -1,7 +1,6 @@
 // The array results of a command: checked against each other and the inputs, computed into files that appear when
 // everything is complete, or written in place front to back.
-#ifndef XENT_SRC_CLI_RESULTS_H_
-#define XENT_SRC_CLI_RESULTS_H_
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -63,5 +62,3 @@ class Results {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_RESULTS_H_

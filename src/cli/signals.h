@@ -1,7 +1,6 @@
 // Signals. When the process is told to stop, named temporary files are removed. A fault inside a mapped file, which was
 // cut short or whose device failed, becomes one line and exit code 1.
-#ifndef XENT_SRC_CLI_SIGNALS_H_
-#define XENT_SRC_CLI_SIGNALS_H_
+#pragma once
 
 #include <atomic>
 #include <cstddef>
@@ -45,5 +44,3 @@ extern std::atomic<bool> progress_line_shown;
 inline constexpr char kWipeLine[] = "\r\033[K";
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_SIGNALS_H_

@@ -1,6 +1,5 @@
 // Sums over a corpus.
-#ifndef XENT_SRC_CLI_SUM_H_
-#define XENT_SRC_CLI_SUM_H_
+#pragma once
 
 #include <cmath>
 
@@ -27,5 +26,3 @@ class Sum {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_SUM_H_

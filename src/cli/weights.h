@@ -1,6 +1,5 @@
 // Weights from .npy files, converted to the arithmetic type of a call.
-#ifndef XENT_SRC_CLI_WEIGHTS_H_
-#define XENT_SRC_CLI_WEIGHTS_H_
+#pragma once
 
 #include <optional>
 #include <string>
@@ -41,5 +40,3 @@ class NpyWeights {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_WEIGHTS_H_

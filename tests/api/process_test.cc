@@ -235,12 +235,12 @@ struct Case {
   int64_t rows, cols;
   bool cut_up;
 
-  friend std::ostream &operator<<(std::ostream &out, const Case &c) {
+  [[maybe_unused]] friend std::ostream &operator<<(std::ostream &out, const Case &c) {
     return out << c.rows << "x" << c.cols << (c.cut_up ? " cut up" : " serially");
   }
 };
-constexpr Case kCases[] = {{1, 3, false},    {400, 100, false}, {3, 40000, false},
-                           {400, 100, true}, {3, 40000, true},  {12, 20000, true}};
+[[maybe_unused]] constexpr Case kCases[] = {{1, 3, false},    {400, 100, false}, {3, 40000, false},
+                                            {400, 100, true}, {3, 40000, true},  {12, 20000, true}};
 
 class Process : public ::testing::TestWithParam<xent_dtype> {};
 

@@ -257,6 +257,13 @@ TEST(Judge, KnowsTheSpacingOfFloats) {
   EXPECT_EQ(reference::UlpAt(XENT_F64, 0), 0x1p-1074L);
 }
 
+TEST(Numbers, EndsOfTheRangesAreThoseOfTheFormats) {
+  for (const xent_dtype dtype : kDtypes) {
+    EXPECT_EQ(reference::SmallestNormal(dtype), std::ldexp(1.0L, reference::FormatOf(dtype).min_exponent));
+    EXPECT_EQ(reference::PastLargest(dtype), std::ldexp(1.0L, reference::FormatOf(dtype).max_exponent + 1));
+  }
+}
+
 TEST(Judge, NeverLetsNanOrInfinityPass) {
   const double kInfinity = std::numeric_limits<double>::infinity();
   const long double kNan = std::numeric_limits<long double>::quiet_NaN();

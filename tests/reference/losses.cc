@@ -20,10 +20,9 @@ long double Weighted(long double coefficient, long double value) { return coeffi
 // In double lanes p or sech^2 below this counts as 0 (xent.h), even where an upstream gradient or a weight brings the
 // product back; an exp that gives up at -708 instead of -708.4 is forgiven too.
 const long double kVanishing = 16 * std::ldexp(1.0L, test::kKeptExponentDoubleLanes);
-// In lanes of the arithmetic type p, at the target 1 - p, counts as 0 below this, whatever brings it back.
-long double VanishingOf(xent_dtype arithmetic) {
-  return std::ldexp(1.0L, arithmetic == XENT_F64 ? test::kKeptExponentFloat64 : test::kKeptExponentFloat32);
-}
+// In lanes of the arithmetic type p, at the target 1 - p, counts as 0 below these, whatever brings it back.
+const long double kVanishingF32 = std::ldexp(1.0L, test::kKeptExponentFloat32);
+const long double kVanishingF64 = std::ldexp(1.0L, test::kKeptExponentFloat64);
 
 size_t At(int64_t i) { return static_cast<size_t>(i); }
 
@@ -184,7 +183,8 @@ Value LossRow::Gradient(int64_t column, long double factor) const {
     if (without_factor < kVanishing) result.slack = std::max(result.slack, std::fabs(result.exact));
   } else {
     const long double kept = is_plain_ && column == target_ ? row_.Complement(column) : Probability(column);
-    result.may_be_zero = kept < VanishingOf(arithmetic_) && (is_plain_ || y_[At(column)] == 0);
+    const long double vanishing = arithmetic_ == XENT_F64 ? kVanishingF64 : kVanishingF32;
+    result.may_be_zero = kept < vanishing && (is_plain_ || y_[At(column)] == 0);
   }
   return result;
 }

@@ -127,7 +127,13 @@ inline void Store(xent_dtype dtype, void *base, int64_t index, double value) {
 }
 
 inline double LargestFinite(xent_dtype dtype) { return Decode(dtype, InfinityBits(dtype) - 1); }
-inline long double SmallestNormal(xent_dtype dtype) { return std::ldexp(1.0L, FormatOf(dtype).min_exponent); }
+constexpr long double SmallestNormal(xent_dtype dtype) {
+  return dtype == XENT_F64 ? 0x1p-1022L : dtype == XENT_F16 ? 0x1p-14L : 0x1p-126L;
+}
+// The power of two past the largest number.
+constexpr long double PastLargest(xent_dtype dtype) {
+  return dtype == XENT_F64 ? 0x1p1024L : dtype == XENT_F16 ? 0x1p16L : 0x1p128L;
+}
 
 // Spacing of the dtype's numbers at |value|; below the smallest normal number, the spacing there.
 inline long double UlpAt(xent_dtype dtype, long double value) {
@@ -177,8 +183,7 @@ inline double ErrorInUlp(xent_dtype stored, xent_dtype arithmetic, const void *b
 
   // The interval of reals that the element stands for.
   const uint64_t magnitude_bits = bits & (SignBit(stored) - 1);
-  const Format f = FormatOf(stored);
-  const long double past_largest = std::ldexp(1.0L, f.max_exponent + 1);
+  const long double past_largest = PastLargest(stored);
   const bool is_infinite = magnitude_bits == InfinityBits(stored);
   const long double magnitude = is_infinite ? past_largest : std::fabs(static_cast<long double>(got));
   long double low = magnitude;

@@ -10,14 +10,18 @@
 namespace xent::test {
 
 // The calling thread alone.
-inline constexpr xent_exec kSerial = {sizeof(xent_exec), nullptr, nullptr, 1, 0};
+inline constexpr xent_exec kSerial = {
+    .struct_size = sizeof(xent_exec), .parallel_for = nullptr, .ctx = nullptr, .threads = 1, .reserved = 0};
 
 // The library's own team, of `threads`.
-constexpr xent_exec TeamOf(int32_t threads) { return {sizeof(xent_exec), nullptr, nullptr, threads, 0}; }
+constexpr xent_exec TeamOf(int32_t threads) {
+  return {.struct_size = sizeof(xent_exec), .parallel_for = nullptr, .ctx = nullptr, .threads = threads, .reserved = 0};
+}
 
 // The caller's pool, called with `ctx`.
 constexpr xent_exec PoolOf(xent_parallel_for parallel_for, void *ctx, int32_t threads) {
-  return {sizeof(xent_exec), parallel_for, ctx, threads, 0};
+  return {
+      .struct_size = sizeof(xent_exec), .parallel_for = parallel_for, .ctx = ctx, .threads = threads, .reserved = 0};
 }
 
 }  // namespace xent::test

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <functional>
+#include <iterator>
 #include <ostream>
 #include <vector>
 
@@ -74,7 +75,7 @@ void InOrder(void *, int64_t n, xent_task task, void *arg) {
   for (int64_t i = 0; i < n; ++i) task(arg, i);
 }
 
-// Every function of the API once, on tensors made beforehand: Run does nothing else. Serially, or with the rows and
+// Every function of the API, on tensors made beforehand: its parts do nothing else. Serially, or with the rows and
 // what is inside them cut up for eight threads, of which the calling one does all the work.
 class Everything {
  public:
@@ -102,8 +103,40 @@ class Everything {
     general_options_.z_loss = 1e-4;
   }
 
-  // The number of calls that did not end as they should.
+  // Runs one of kParts, in a function of its own so that it has a small frame of its own. Returns the number of calls
+  // that did not end as they should.
+  static constexpr const char *kParts[] = {"cross-entropy", "every option of the cross-entropy",
+                                           "divergence",    "binary cross-entropy",
+                                           "row functions", "shards",
+                                           "arrays",        "refusals"};
+  int RunPart(size_t part) {
+    switch (part) {
+      case 0:
+        return RunLosses();
+      case 1:
+        return RunEveryOption();
+      case 2:
+        return RunDivergence();
+      case 3:
+        return RunBinary();
+      case 4:
+        return RunRowFunctions();
+      case 5:
+        return RunShards();
+      case 6:
+        return RunArrays();
+      default:
+        return RunRefusals();
+    }
+  }
   int Run() {
+    int failures = 0;
+    for (size_t part = 0; part < std::size(kParts); ++part) failures += RunPart(part);
+    return failures;
+  }
+
+ private:
+  [[gnu::noinline]] int RunLosses() {
     int failures = 0;
     const auto count = [&](xent_status got, xent_status want = XENT_OK) { failures += got != want; };
     for (const xent_cross_entropy_options &options : options_) {
@@ -111,20 +144,13 @@ class Everything {
       count(xent_cross_entropy_forward_backward(&both_args_, &options, &exec_, &error_));
     }
     count(xent_cross_entropy_backward(&backward_args_, options_, &exec_, &error_));
+    return failures;
+  }
+  [[gnu::noinline]] int RunEveryOption() {
+    int failures = 0;
+    const auto count = [&](xent_status got, xent_status want = XENT_OK) { failures += got != want; };
     const int64_t rows = call_.rows, cols = call_.cols;
-    for (const int64_t inner : {int64_t{1}, rows}) {  // with one row the same
-      xent_divergence divergence = XENT_DIVERGENCE_INIT;
-      divergence.rows = rows;
-      divergence.cols = cols;
-      divergence.inner = inner;
-      divergence.student = View(call_.logits);
-      divergence.teacher = View(backward_.logits);
-      divergence.grad = View(call_.grad);
-      xent_divergence_options options = XENT_DIVERGENCE_OPTIONS_INIT;
-      options.kind = XENT_DIVERGENCE_JENSEN_SHANNON;
-      count(xent_divergence_forward_backward(&divergence, &options, &exec_, &error_));
-    }
-    for (const int64_t inner : {int64_t{1}, rows}) {  // every option and every statistic at once
+    for (const int64_t inner : {int64_t{1}, rows}) {
       xent_cross_entropy args = both_args_;
       args.inner = inner;
       args.class_weights = weights_.data();
@@ -145,6 +171,32 @@ class Everything {
       statistics.rank = nullptr;
       statistics.perplexity = nullptr;
       count(xent_cross_entropy_forward_backward(&args, &general_options_, &exec_, &error_));
+    }
+    return failures;
+  }
+  [[gnu::noinline]] int RunDivergence() {
+    int failures = 0;
+    const auto count = [&](xent_status got, xent_status want = XENT_OK) { failures += got != want; };
+    const int64_t rows = call_.rows, cols = call_.cols;
+    for (const int64_t inner : {int64_t{1}, rows}) {
+      xent_divergence divergence = XENT_DIVERGENCE_INIT;
+      divergence.rows = rows;
+      divergence.cols = cols;
+      divergence.inner = inner;
+      divergence.student = View(call_.logits);
+      divergence.teacher = View(backward_.logits);
+      divergence.grad = View(call_.grad);
+      xent_divergence_options options = XENT_DIVERGENCE_OPTIONS_INIT;
+      options.kind = XENT_DIVERGENCE_JENSEN_SHANNON;
+      count(xent_divergence_forward_backward(&divergence, &options, &exec_, &error_));
+    }
+    return failures;
+  }
+  [[gnu::noinline]] int RunBinary() {
+    int failures = 0;
+    const auto count = [&](xent_status got, xent_status want = XENT_OK) { failures += got != want; };
+    const int64_t rows = call_.rows, cols = call_.cols;
+    for (const int64_t inner : {int64_t{1}, rows}) {
       xent_binary_cross_entropy binary = XENT_BINARY_CROSS_ENTROPY_INIT;
       binary.rows = rows;
       binary.cols = cols;
@@ -159,6 +211,12 @@ class Everything {
       binary.target_grad = XENT_NO_MATRIX;
       count(xent_binary_cross_entropy_forward_backward(&binary, nullptr, &exec_, &error_));
     }
+    return failures;
+  }
+  [[gnu::noinline]] int RunRowFunctions() {
+    int failures = 0;
+    const auto count = [&](xent_status got, xent_status want = XENT_OK) { failures += got != want; };
+    const int64_t rows = call_.rows, cols = call_.cols;
     for (const int64_t inner : {int64_t{1}, rows}) {
       const xent_matrix x = View(call_.logits);
       const xent_matrix y = View(call_.grad);
@@ -171,13 +229,12 @@ class Everything {
       count(xent_check_logits(rows, cols, inner, y, &diagnosis, &exec_, &error_));
       count(xent_log_softmax_backward(rows, cols, inner, x, y, dx, &exec_, &error_));
     }
-    xent_stored_losses stored = XENT_STORED_LOSSES_INIT;
-    stored.rows = rows;
-    stored.row_losses = call_.row_losses.data();
-    stored.targets.data = call_.targets.data();
-    stored.reduced_loss = call_.reduced_loss.data();
-    stored.dtype = call_.row_losses.dtype();
-    count(xent_reduce(&stored, options_, &error_));
+    return failures;
+  }
+  [[gnu::noinline]] int RunShards() {
+    int failures = 0;
+    const auto count = [&](xent_status got, xent_status want = XENT_OK) { failures += got != want; };
+    const int64_t rows = call_.rows, cols = call_.cols;
     xent_shard shard = XENT_SHARD_INIT;
     shard.total_cols = cols;
     xent_cross_entropy slice = XENT_CROSS_ENTROPY_INIT;
@@ -195,11 +252,29 @@ class Everything {
     slice.records = whole.records;
     slice.grad = View(call_.grad);
     count(xent_shard_backward(&slice, options_, &shard, &exec_, &error_));
+    return failures;
+  }
+  [[gnu::noinline]] int RunArrays() {
+    int failures = 0;
+    const auto count = [&](xent_status got, xent_status want = XENT_OK) { failures += got != want; };
+    const int64_t rows = call_.rows, cols = call_.cols;
+    xent_stored_losses stored = XENT_STORED_LOSSES_INIT;
+    stored.rows = rows;
+    stored.row_losses = call_.row_losses.data();
+    stored.targets.data = call_.targets.data();
+    stored.reduced_loss = call_.reduced_loss.data();
+    stored.dtype = call_.row_losses.dtype();
+    count(xent_reduce(&stored, options_, &error_));
     double *x = static_cast<double *>(x_.data());
     float *narrow = static_cast<float *>(x_.data());
     for (const auto function : {xent_exp_f64, xent_log1p_f64, xent_log_f64}) count(function(x, x, cols));
     for (const auto function : {xent_exp_f32, xent_log1p_f32, xent_log_f32}) count(function(narrow, narrow, cols));
-    // And refusals, which write messages.
+    return failures;
+  }
+  // Refusals write messages.
+  [[gnu::noinline]] int RunRefusals() {
+    int failures = 0;
+    const auto count = [&](xent_status got, xent_status want = XENT_OK) { failures += got != want; };
     xent_cross_entropy wrong = forward_args_;
     wrong.cols = -1;
     count(xent_cross_entropy_forward(&wrong, options_, &exec_, &error_), XENT_INVALID_ARGUMENT);
@@ -215,7 +290,6 @@ class Everything {
     return failures;
   }
 
- private:
   Matrix weights_, numbers_;
   std::vector<int64_t> indices_;
   std::vector<uint64_t> chunk_records_;
@@ -297,13 +371,15 @@ TEST_P(Process, SixteenKilobytesOfStackAreEnough) {
   for (const Case &c : kCases) {
     Everything everything(GetParam(), c.rows, c.cols, c.cut_up);
     everything.Run();  // so that the dynamic linker has bound every name
-    int failures = -1;
     const int64_t nothing = StackUse([] {});
-    const int64_t used = StackUse([&] { failures = everything.Run(); });
     ASSERT_GT(nothing, 0);
-    EXPECT_EQ(failures, 0);
-    // What the thread itself and this test's own frames use lies in `nothing` or is below 1 KB.
-    EXPECT_LE(used - nothing, 16 * 1024 + 1024) << c;
+    for (size_t part = 0; part < std::size(Everything::kParts); ++part) {
+      int failures = -1;
+      const int64_t used = StackUse([&] { failures = everything.RunPart(part); });
+      EXPECT_EQ(failures, 0) << Everything::kParts[part] << ", " << c;
+      // What the thread itself uses lies in `nothing`; this test's own frames are below 1 KB.
+      EXPECT_LE(used - nothing, 16 * 1024 + 1024) << Everything::kParts[part] << ", " << c;
+    }
   }
 #else
   GTEST_SKIP() << "the promise is about release builds without instrumentation";

@@ -72,8 +72,8 @@ xent_status CheckError(const xent_error *error) {
                          "error", nullptr);
 }
 
-xent_status CheckUnset(const char *name, bool is_set, const char *why, xent_error *error) {
-  return is_set ? Invalid(error, "%s is set, but %s", name, why) : XENT_OK;
+xent_status RefuseSet(const char *name, const char *why, xent_error *error) {
+  return Invalid(error, "%s is set, but %s", name, why);
 }
 
 xent_status NotTogether(const char *a, const char *b, xent_error *error) {
@@ -125,14 +125,16 @@ xent_status CheckMatrix(const char *name, const Shape &shape, int32_t dtype, Nee
                    kNames[dtype]);
   }
   if (matrix->reserved != 0) return Invalid(error, "%s.reserved is %d, expected 0", name, matrix->reserved);
-  const int64_t block = shape.cols * shape.inner, blocks = shape.rows / shape.inner;
+  const int64_t block = shape.cols * shape.inner;
+  const int64_t blocks = shape.inner == 1 ? shape.rows : shape.rows / shape.inner;  // a division shows in a small call
   if (matrix->stride == 0) matrix->stride = block;
   if (matrix->stride < block) {
     return Invalid(error, "%s.stride is %lld, expected 0 or at least %s, which is %lld", name, Long(matrix->stride),
                    shape.inner > 1 ? "cols times inner" : "cols", Long(block));
   }
   const int64_t size = static_cast<int64_t>(ElementSize(dtype == kAnyDtype ? matrix->dtype : dtype));
-  if (matrix->stride > INT64_MAX / size || (blocks > 0 && matrix->stride * size > INT64_MAX / blocks)) {
+  int64_t bytes;
+  if (__builtin_mul_overflow(matrix->stride, size, &bytes) || __builtin_mul_overflow(bytes, blocks, &bytes)) {
     return Invalid(error, "%s: %lld rows of %lld elements exceed 2^63 - 1 bytes", name, Long(blocks),
                    Long(matrix->stride));
   }
@@ -148,7 +150,7 @@ xent_status CheckSameStride(const char *out_name, const xent_matrix &out, const 
 
 xent_status CheckArray(const char *name, const void *data, int64_t count, size_t size, xent_error *error) {
   if (data == nullptr) return count <= 0 ? XENT_OK : Invalid(error, "%s is NULL, expected a pointer", name);
-  if (reinterpret_cast<uintptr_t>(data) % size == 0) return XENT_OK;
+  if ((reinterpret_cast<uintptr_t>(data) & (size - 1)) == 0) return XENT_OK;  // sizes are powers of two
   return Invalid(error, "%s is not aligned to its elements of %zu bytes", name, size);
 }
 

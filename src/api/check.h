@@ -26,7 +26,10 @@ inline long long Long(int64_t x) { return static_cast<long long>(x); }
 xent_status CheckError(const xent_error *error);
 
 // An argument that a function has no use for, or that does not go with another.
-xent_status CheckUnset(const char *name, bool is_set, const char *why, xent_error *error);
+xent_status RefuseSet(const char *name, const char *why, xent_error *error);
+inline xent_status CheckUnset(const char *name, bool is_set, const char *why, xent_error *error) {
+  return is_set ? RefuseSet(name, why, error) : XENT_OK;
+}
 xent_status NotTogether(const char *a, const char *b, xent_error *error);
 
 // An enumerator in [0, last]; `expected` names them.

@@ -171,16 +171,19 @@ xent_status CheckTargetValues(Call *call, xent_error *error) {
   const xent_cross_entropy &args = call->args;
   const int64_t ignore_index = call->options.ignore_index, cols = call->valid_cols;
   const auto count = [&](const auto *targets) {
-    // No branch a row, so that the compiler makes vectors of it.
-    int64_t ignored = 0, bad = 0;
+    // No branch a row and no comparison but one for equality, so that the compiler makes good vectors of it for any
+    // target: a target is out of range where itself or cols - 1 - target is negative.
+    const auto last = static_cast<uint64_t>(cols - 1);
+    int64_t ignored = 0;
+    uint64_t signs = 0;
     for (int64_t row = 0; row < args.rows; ++row) {
-      const int64_t target = targets[row];
-      const bool is_ignored = target == ignore_index;
-      ignored += is_ignored;
-      bad += !is_ignored & (static_cast<uint64_t>(target) >= static_cast<uint64_t>(cols));
+      const auto target = static_cast<uint64_t>(int64_t{targets[row]});
+      const uint64_t is_ignored = target == static_cast<uint64_t>(ignore_index);
+      ignored += static_cast<int64_t>(is_ignored);
+      signs |= (target | (last - target)) & (is_ignored - 1);
     }
     call->live_rows = args.rows - ignored;
-    return bad == 0;
+    return static_cast<int64_t>(signs) >= 0;
   };
   const bool all_good = args.targets.type == XENT_I32 ? count(static_cast<const int32_t *>(args.targets.data))
                                                       : count(static_cast<const int64_t *>(args.targets.data));

@@ -78,7 +78,10 @@ struct BlockTask {
 };
 
 template <bool kShift, Keep kKeep, class In, class T = Arithmetic<In>>
-HWY_NOINLINE void SumBlockAs(BlockTask<In> block, LaneSums<T> &sum) {
+HWY_NOINLINE void SumBlockAs(const BlockTask<In> &task, LaneSums<T> &sum) {
+  // By reference, and read member by member: a copy on the stack is written in pieces and read in vectors, which waits
+  // for all stores of the block before.
+  const BlockTask<In> block = task;
   const ExpRange<T> range(block.reference);
   const auto sum_step = [&](const auto *z, T *kept, int64_t col) XENT_INLINE_LAMBDA {
     SumStep<kShift, kKeep>(range, block.origin, z, kept, block.saved + col, sum);

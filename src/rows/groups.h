@@ -58,6 +58,19 @@ class Groups {
     return current_;
   }
 
+  // Adds the sums of one row.
+  void AddRow(int64_t row, const Sums &sums) {
+    if (group_rows_ > 1) {
+      Of(row).Add(sums);
+      return;
+    }
+    // A group of one row need not go through memory: the sums, stored as two numbers, would be loaded as one vector.
+    Flush();
+    group_ = -1;
+    end_row_ = row + 1;
+    Keep(row, sums);
+  }
+
   // Adds the sum of rows [first, last] at once. Returns false, and adds nothing, where that might differ from adding
   // them one by one. `sum` is a multiple of 2^-36 below 2^16, and so is whatever was added before of these: all exact.
   bool AddExactly(int64_t first, int64_t last, double sum) {
@@ -78,14 +91,17 @@ class Groups {
   // A group's sums are rounded to what a slot holds, wherever they are added.
   void Flush() {
     if (group_ < 0) return;
+    Keep(group_, current_);
+    current_ = {};
+  }
+  void Keep(int64_t group, const Sums &sums) {
     typename Sums::Slot slot;
-    slot.Set(current_);
+    slot.Set(sums);
     if (totals_ != nullptr) {
       totals_->Add(slot.Get());
     } else {
-      slots_[group_] = slot;
+      slots_[group] = slot;
     }
-    current_ = {};
   }
 
   int64_t group_rows_;

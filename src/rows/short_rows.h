@@ -108,11 +108,10 @@ XENT_NOINLINE void RunShortRowsOf(const Job &job, int64_t first, int64_t end, Gr
     }
     for (int64_t i = 0; i < tile.count; ++i) {
       if ((tile.live >> i & 1) == 0) continue;
-      Totals &totals = groups.Of(first + i);
       if ((tile.done >> i & 1) == 0) {
-        RunRow(job, job.call.shape, first + i, totals);
+        RunRow(job, job.call.shape, first + i, groups.Of(first + i));
       } else {
-        totals.Add({{static_cast<double>(tile.loss[i]), 0.0}, wants_nll ? Wide{tile.nll[i]} : Wide{}});
+        groups.AddRow(first + i, {{static_cast<double>(tile.loss[i]), 0.0}, wants_nll ? Wide{tile.nll[i]} : Wide{}});
       }
     }
   }

@@ -74,23 +74,37 @@ HWY_INLINE Doubles LabelOf(const Labels &labels, Doubles q, Doubles weight, Doub
   }
 }
 
+// Transforms logits to their values, `count` of them, a multiple of kLanes and aligned, in place.
 template <class T>
-HWY_NOINLINE void TransformValues(const Transform &transform, double *z, int64_t count) {
-  if (transform.cap == 0.0) return;
-  const DoubleTag d;
-  const SoftCap<T> cap(transform.scale, transform.cap);
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t i = 0; i < count; i += lanes) hn::Store(cap.Value(d, hn::Load(d, z + i)), d, z + i);
-}
+class TransformOf {
+ public:
+  explicit TransformOf(const Transform &transform)
+      : capped_(transform.cap > 0.0), cap_(transform.scale, capped_ ? transform.cap : 1.0) {}
+
+  HWY_INLINE void operator()(double *z, int64_t count) const {
+    if (capped_) Cap(z, count);
+  }
+
+ private:
+  HWY_NOINLINE void Cap(double *z, int64_t count) const {
+    const DoubleTag d;
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+    for (int64_t i = 0; i < count; i += lanes) hn::Store(cap_.Value(d, hn::Load(d, z + i)), d, z + i);
+  }
+
+  bool capped_;
+  SoftCap<T> cap_;
+};
 
 // `count` values in place, of any alignment.
 template <class T>
 HWY_INLINE void Values(const Transform &transform, double *values, int64_t count) {
+  const TransformOf<T> transform_of(transform);
   HWY_ALIGN double copy[kLanes];
   for (int64_t i = 0; i < count; i += kLanes) {
     const int64_t part = HWY_MIN(kLanes, count - i);
     Stage(values + i, part, kLanes, 0.0, copy);
-    TransformValues<T>(transform, copy, kLanes);
+    transform_of(copy, kLanes);
     std::memcpy(values + i, copy, static_cast<size_t>(part) * sizeof(double));
   }
 }
@@ -206,13 +220,14 @@ HWY_NOINLINE void SumsBelow(const GeneralTask &task, const double *value, const 
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const double scale = task.transform.Factor();
   const Doubles factor = hn::Set(d, scale);
+  const TransformOf<T> transform_of(task.transform);
   GeneralLanes<T> sums;
   Wide weight_of_max;  // lanes over columns: kept apart
   HWY_ALIGN double z[kLanes], weight[kLanes], y[kLanes] = {}, y_low[kLanes] = {};
   Strips strips(task);
   while (strips.Next()) {
     strips.Load<In>(z);
-    TransformValues<T>(task.transform, z, kLanes);
+    transform_of(z, kLanes);
     if (task.weighted) {
       strips.LoadLabels<T>(weight, y, y_low);
       strips.SetTargets(y, y_low);
@@ -293,7 +308,7 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
   }
   HWY_ALIGN double value[kLanes] = {}, argmax[kLanes];
   for (int64_t i = 0; i < rows; ++i) value[i] = IsFinite(out[i].max) ? out[i].max : 0.0;
-  TransformValues<T>(task.transform, value, kLanes);
+  TransformOf<T>(task.transform)(value, kLanes);
   for (int64_t i = 0; i < rows; ++i) out[i].value = value[i];
   if (!task.sums || (task.count == 0 && out->special != Special::kNone)) return;
   for (int64_t i = 0; i < kLanes; ++i) {

@@ -19,21 +19,21 @@
 #define XENT_SRC_KERNELS_BINARY_INL_H_
 #endif
 
+#include <algorithm>
 #include <cstring>
 
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/binary.h"
 #include "kernels/binary_plain-inl.h"
+#include "kernels/double_lanes-inl.h"
 #include "kernels/lanes-inl.h"
-#include "kernels/stage-inl.h"
 #include "numbers/exp-inl.h"
 #include "numbers/log-inl.h"
 #include "numbers/pairs-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // Elements [index, index + count) of a call as doubles, and their results. A factor that is absent is not read.
@@ -52,37 +52,40 @@ struct BinaryStep {
 // ---- pairs: a high part, and, for results of type float64, in a second number what its roundings lost ----
 // A result that is not finite has the low part 0.
 
-template <class T, class D, class V = hn::Vec<D>>
-HWY_INLINE V PairSum(D d, V a, V a_lo, V b, V b_lo, V *lo) {
+template <class T>
+HWY_INLINE Doubles PairSum(Doubles a, Doubles a_lo, Doubles b, Doubles b_lo, Doubles *lo) {
+  const DoubleTag d;
   if constexpr (!kKeepsLow<T>) return hn::Add(a, b);
-  V lost = hn::Zero(d);
-  const V sum = ExactSum(d, a, b, &lost);
+  Doubles lost = hn::Zero(d);
+  const Doubles sum = ExactSum(d, a, b, &lost);
   *lo = hn::IfThenElseZero(hn::IsFinite(sum), hn::Add(lost, hn::Add(a_lo, b_lo)));
   return sum;
 }
 
 // Returns a b, 0 where a factor is 0, whatever the other.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V ProductOrZero(D d, V a, V b) {
+HWY_INLINE Doubles ProductOrZero(Doubles a, Doubles b) {
+  const DoubleTag d;
   return hn::IfThenZeroElse(hn::Or(hn::Eq(a, hn::Zero(d)), hn::Eq(b, hn::Zero(d))), hn::Mul(a, b));
 }
 
-template <class T, class D, class V = hn::Vec<D>>
-HWY_INLINE V PairProduct(D d, V a, V a_lo, V b, V b_lo, V *lo) {
+template <class T>
+HWY_INLINE Doubles PairProduct(Doubles a, Doubles a_lo, Doubles b, Doubles b_lo, Doubles *lo) {
   if constexpr (kKeepsLow<T>) {
-    const V product = hn::Mul(a, b);
-    const V lost = hn::Add(ProductError(d, a, b, product), hn::Add(hn::Mul(a, b_lo), hn::Mul(a_lo, b)));
+    const DoubleTag d;
+    const Doubles product = hn::Mul(a, b);
+    const Doubles lost = hn::Add(ProductError(d, a, b, product), hn::Add(hn::Mul(a, b_lo), hn::Mul(a_lo, b)));
     *lo = hn::IfThenElseZero(hn::IsFinite(product), lost);
   }
-  return ProductOrZero(d, a, b);
+  return ProductOrZero(a, b);
 }
 
-template <class T, class D, class V = hn::Vec<D>>
-HWY_INLINE V PairQuotient(D d, V a, V a_lo, V b, V b_lo, V *lo) {
-  const V q = hn::Div(a, b);
+template <class T>
+HWY_INLINE Doubles PairQuotient(Doubles a, Doubles a_lo, Doubles b, Doubles b_lo, Doubles *lo) {
+  const DoubleTag d;
+  const Doubles q = hn::Div(a, b);
   if constexpr (kKeepsLow<T>) {
-    const V product = hn::Mul(q, b);
-    const V rest =
+    const Doubles product = hn::Mul(q, b);
+    const Doubles rest =
         hn::Sub(hn::Sub(hn::Sub(a, product), ProductError(d, q, b, product)), hn::Sub(hn::Mul(q, b_lo), a_lo));
     *lo = hn::IfThenElseZero(hn::IsFinite(q), hn::Div(rest, b));
   }
@@ -90,18 +93,18 @@ HWY_INLINE V PairQuotient(D d, V a, V a_lo, V b, V b_lo, V *lo) {
 }
 
 // Returns x 2^k for any integers k: infinite or (nearly) zero past the range.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V ScaledByAny(D d, V x, V k) {
-  const V limit = hn::Set(d, 2040.0);
+HWY_INLINE Doubles ScaledByAny(Doubles x, Doubles k) {
+  const DoubleTag d;
+  const Doubles limit = hn::Set(d, 2040.0);
   return ScaledBy(d, x, hn::Max(hn::Min(k, limit), hn::Neg(limit)));
 }
 
 // Returns m of x = m 2^k with 1 <= |m| < 2; k = 0 for zero, infinity and NaN.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V MantissaOf(D d, V x, V *k) {
-  const hn::RebindToUnsigned<D> du;
+HWY_INLINE Doubles MantissaOf(Doubles x, Doubles *k) {
+  const DoubleTag d;
+  const hn::RebindToUnsigned<DoubleTag> du;
   const auto tiny = hn::Lt(hn::Abs(x), hn::Set(d, 0x1p-1022));
-  const V normal = hn::IfThenElse(tiny, hn::Mul(x, hn::Set(d, 0x1p54)), x);
+  const Doubles normal = hn::IfThenElse(tiny, hn::Mul(x, hn::Set(d, 0x1p54)), x);
   const auto splits = hn::AndNot(hn::Eq(x, hn::Zero(d)), hn::IsFinite(x));
   *k = hn::IfThenElseZero(splits, hn::Sub(ExponentsOf(d, normal), hn::IfThenElseZero(tiny, hn::Set(d, 54.0))));
   const auto fraction = hn::And(hn::BitCast(du, normal), hn::Set(du, ~(uint64_t{0x7ff} << 52)));
@@ -110,23 +113,24 @@ HWY_INLINE V MantissaOf(D d, V x, V *k) {
 }
 
 // Multiplies (hi + lo) 2^k by a factor. k counts for float64 only.
-template <class T, class D, class V = hn::Vec<D>>
-HWY_INLINE void MultiplyBy(D d, V factor, V factor_lo, V *hi, V *lo, V *k) {
+template <class T>
+HWY_INLINE void MultiplyBy(Doubles factor, Doubles factor_lo, Doubles *hi, Doubles *lo, Doubles *k) {
   if constexpr (kKeepsLow<T>) {
-    V exponent = hn::Zero(d);
-    factor = MantissaOf(d, factor, &exponent);
-    factor_lo = ScaledByAny(d, factor_lo, hn::Neg(exponent));
+    const DoubleTag d;
+    Doubles exponent = hn::Zero(d);
+    factor = MantissaOf(factor, &exponent);
+    factor_lo = ScaledByAny(factor_lo, hn::Neg(exponent));
     *k = hn::Add(*k, exponent);
   }
-  *hi = PairProduct<T>(d, *hi, *lo, factor, factor_lo, lo);
+  *hi = PairProduct<T>(*hi, *lo, factor, factor_lo, lo);
 }
 
 // Returns e^t 2^lift where that is a normal number.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V LiftedExp(D d, V t, double lift) {
+HWY_INLINE Doubles LiftedExp(Doubles t, double lift) {
+  const DoubleTag d;
   using F = ExpFormat<double>;
-  V m = hn::Zero(d);
-  const V p = ReducedExp(d, F::kRound + F::kExponentBias + lift, t, &m);
+  Doubles m = hn::Zero(d);
+  const Doubles p = ReducedExp(d, F::kRound + F::kExponentBias + lift, t, hn::Zero(d), &m);
   return ScaleByExponent(d, p, m);
 }
 
@@ -135,37 +139,38 @@ HWY_INLINE V LiftedExp(D d, V t, double lift) {
 // Stores the loss s 2^k w, the gradient g 2^k w u / denominator and the target's gradient h 2^h_k w u / denominator, w
 // being the product of the weights and u the upstream gradient. The exponents count for float64 only.
 // More than 8 parameters: vectors may be sizeless (SVE), and those cannot stand in a struct.
-template <class T, class D, class V = hn::Vec<D>>
-HWY_INLINE void StoreElements(D d, const BinaryTask &task, BinaryStep &step, int64_t i, V s, V s_lo, V g, V g_lo, V k,
-                              V h, V h_lo, V h_k) {
-  const V nan = hn::Set(d, kNan);
+template <class T>
+HWY_INLINE void StoreElements(const BinaryTask &task, BinaryStep &step, int64_t i, Doubles s, Doubles s_lo, Doubles g,
+                              Doubles g_lo, Doubles k, Doubles h, Doubles h_lo, Doubles h_k) {
+  const DoubleTag d;
+  const Doubles nan = hn::Set(d, kNan);
   const auto is_nan = hn::Or(hn::IsNaN(hn::Load(d, step.x + i)), hn::IsNaN(hn::Load(d, step.y + i)));
-  V w = hn::Set(d, 1.0), w_lo = hn::Zero(d), w_k = hn::Zero(d);
+  Doubles w = hn::Set(d, 1.0), w_lo = hn::Zero(d), w_k = hn::Zero(d);
   for (int part = 0; part < 3; ++part) {
     if (step.has_weight[part]) {
-      MultiplyBy<T>(d, hn::Load(d, step.weight[part] + i), hn::Zero(d), &w, &w_lo, &w_k);
+      MultiplyBy<T>(hn::Load(d, step.weight[part] + i), hn::Zero(d), &w, &w_lo, &w_k);
     }
   }
   if (task.losses.data != nullptr || task.sum) {
-    V v = w, v_lo = w_lo, v_k = w_k;
-    MultiplyBy<T>(d, s, s_lo, &v, &v_lo, &v_k);
-    if constexpr (kKeepsLow<T>) v = ScaledByAny(d, hn::Add(v, v_lo), hn::Add(v_k, k));
+    Doubles v = w, v_lo = w_lo, v_k = w_k;
+    MultiplyBy<T>(s, s_lo, &v, &v_lo, &v_k);
+    if constexpr (kKeepsLow<T>) v = ScaledByAny(hn::Add(v, v_lo), hn::Add(v_k, k));
     hn::Store(hn::IfThenElse(is_nan, nan, v), d, step.loss + i);
   }
   if (task.grad.data == nullptr && task.target_grad.data == nullptr) return;
   auto grad_is_nan = is_nan;
   if (step.has_upstream) {
-    const V u = hn::Load(d, step.upstream + i);
+    const Doubles u = hn::Load(d, step.upstream + i);
     grad_is_nan = hn::Or(grad_is_nan, hn::IsNaN(u));
-    MultiplyBy<T>(d, u, hn::Zero(d), &w, &w_lo, &w_k);
+    MultiplyBy<T>(u, hn::Zero(d), &w, &w_lo, &w_k);
   }
-  w = PairProduct<T>(d, w, w_lo, hn::Set(d, step.inverse.hi), hn::Set(d, step.inverse.lo), &w_lo);
-  const auto store_gradient = [&](V value, V value_lo, V value_k, double *out) HWY_ATTR {
-    V v = w, v_lo = w_lo, v_k = w_k;
-    MultiplyBy<T>(d, value, value_lo, &v, &v_lo, &v_k);
+  w = PairProduct<T>(w, w_lo, hn::Set(d, step.inverse.hi), hn::Set(d, step.inverse.lo), &w_lo);
+  const auto store_gradient = [&](Doubles value, Doubles value_lo, Doubles value_k, double *out) HWY_ATTR {
+    Doubles v = w, v_lo = w_lo, v_k = w_k;
+    MultiplyBy<T>(value, value_lo, &v, &v_lo, &v_k);
     if constexpr (kKeepsLow<T>) {
-      const V exponent = hn::Set(d, static_cast<double>(-task.denominator.exponent));
-      v = ScaledByAny(d, hn::Add(v, v_lo), hn::Add(hn::Add(v_k, value_k), exponent));
+      const Doubles exponent = hn::Set(d, static_cast<double>(-task.denominator.exponent));
+      v = ScaledByAny(hn::Add(v, v_lo), hn::Add(hn::Add(v_k, value_k), exponent));
     } else {
       v = hn::Mul(hn::Mul(v, hn::Set(d, step.power[0])), hn::Set(d, step.power[1]));
     }
@@ -182,71 +187,69 @@ HWY_INLINE void StoreElements(D d, const BinaryTask &task, BinaryStep &step, int
 // where y is 0 or 1, so that gamma log q keeps its digits. q is 0 for infinite z only, where bce is 0, and so are the
 // quotients by q.
 // More than 8 parameters: see StoreElements.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE void MakeFocal(D d, const BinaryTask &task, V y, V sigma, V sigma_minus, V softplus, V softplus_minus, V *s,
-                          V *g, V *h) {
-  const V zero = hn::Zero(d), one = hn::Set(d, 1.0);
-  const V infinity = hn::Set(d, kInfinity);
-  const V gamma = hn::Set(d, task.gamma);
-  const V other = hn::Sub(one, y);
-  const V q = hn::Add(ProductOrZero(d, y, sigma_minus), ProductOrZero(d, other, sigma));
-  const V p = hn::Add(ProductOrZero(d, y, sigma), ProductOrZero(d, other, sigma_minus));
+HWY_INLINE void MakeFocal(const BinaryTask &task, Doubles y, Doubles sigma, Doubles sigma_minus, Doubles softplus,
+                          Doubles softplus_minus, Doubles *s, Doubles *g, Doubles *h) {
+  const DoubleTag d;
+  const Doubles zero = hn::Zero(d), one = hn::Set(d, 1.0);
+  const Doubles infinity = hn::Set(d, kInfinity);
+  const Doubles gamma = hn::Set(d, task.gamma);
+  const Doubles other = hn::Sub(one, y);
+  const Doubles q = hn::Add(ProductOrZero(y, sigma_minus), ProductOrZero(other, sigma));
+  const Doubles p = hn::Add(ProductOrZero(y, sigma), ProductOrZero(other, sigma_minus));
   const auto is_one = hn::Eq(y, one), is_zero = hn::Eq(y, zero);
 
-  V k = zero;
-  V r = SplitExponent(d, hn::Abs(q), &k);
+  Doubles k = zero;
+  Doubles r = SplitExponent(d, hn::Abs(q), &k);
   r = hn::IfThenElse(hn::And(hn::Eq(k, zero), hn::Gt(q, zero)), hn::Neg(p), r);
-  V log_q = LogOfParts(d, k, r, zero);
+  Doubles log_q = LogOfParts(d, k, r, zero);
   log_q = hn::IfThenElse(hn::Eq(q, zero), hn::Neg(infinity), log_q);
   log_q = hn::IfThenElse(is_one, hn::Neg(softplus), hn::IfThenElse(is_zero, hn::Neg(softplus_minus), log_q));
 
-  const V t = ProductOrZero(d, gamma, log_q);
-  V power = LiftedExp(d, hn::Max(hn::Min(t, hn::Set(d, 709.0)), hn::Set(d, -708.0)), 0.0);
+  const Doubles t = ProductOrZero(gamma, log_q);
+  Doubles power = LiftedExp(hn::Max(hn::Min(t, hn::Set(d, 709.0)), hn::Set(d, -708.0)), 0.0);
   power = hn::IfThenElse(hn::Gt(t, hn::Set(d, 709.0)), infinity, power);
   power = hn::IfThenZeroElse(hn::Eq(t, hn::Neg(infinity)), power);
   // y outside [0, 1] may make q negative.
   const bool integer = task.gamma >= 0x1p53 || task.gamma == static_cast<double>(static_cast<int64_t>(task.gamma));
   const bool odd = task.gamma < 0x1p53 && static_cast<int64_t>(task.gamma) % 2 != 0;
-  const V negative = integer ? (odd ? hn::Neg(power) : power) : hn::Set(d, kNan);
+  const Doubles negative = integer ? (odd ? hn::Neg(power) : power) : hn::Set(d, kNan);
   power = hn::IfThenElse(hn::Lt(q, zero), negative, power);
   power = hn::IfThenElse(hn::IsNaN(q), q, power);
 
-  V alpha = one, alpha_slope = zero;
+  Doubles alpha = one, alpha_slope = zero;
   if (task.has_alpha) {
     alpha = hn::Add(hn::Mul(hn::Set(d, task.alpha), y), hn::Mul(hn::Set(d, 1.0 - task.alpha), other));
     alpha_slope = hn::Set(d, 2.0 * task.alpha - 1.0);
   }
-  const V weight = ProductOrZero(d, alpha, power);
-  const V ratio = hn::Div(hn::Mul(sigma, sigma_minus), q);
-  const V slope = hn::Mul(gamma, hn::Mul(hn::Sub(other, y), ratio));
-  const V loss_ratio = hn::IfThenZeroElse(hn::Eq(*s, zero), hn::Div(*s, q));
-  const V target_slope = ProductOrZero(d, hn::Mul(gamma, hn::Sub(sigma_minus, sigma)), loss_ratio);
-  *h = hn::Add(ProductOrZero(d, ProductOrZero(d, alpha_slope, power), *s),
-               ProductOrZero(d, weight, hn::Add(*h, target_slope)));
-  *g = ProductOrZero(d, weight, hn::Add(*g, ProductOrZero(d, slope, *s)));
-  *s = ProductOrZero(d, weight, *s);
+  const Doubles weight = ProductOrZero(alpha, power);
+  const Doubles ratio = hn::Div(hn::Mul(sigma, sigma_minus), q);
+  const Doubles slope = hn::Mul(gamma, hn::Mul(hn::Sub(other, y), ratio));
+  const Doubles loss_ratio = hn::IfThenZeroElse(hn::Eq(*s, zero), hn::Div(*s, q));
+  const Doubles target_slope = ProductOrZero(hn::Mul(gamma, hn::Sub(sigma_minus, sigma)), loss_ratio);
+  *h = hn::Add(ProductOrZero(ProductOrZero(alpha_slope, power), *s), ProductOrZero(weight, hn::Add(*h, target_slope)));
+  *g = ProductOrZero(weight, hn::Add(*g, ProductOrZero(slope, *s)));
+  *s = ProductOrZero(weight, *s);
 }
 
 // Returns log(1 + e) for 0 <= e <= 1 from u = 1 + e as rounded and 1 / u: Log1pDouble without its division and special
 // values.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V Log1pFromSum(D d, V e, V u, V inverse) {
-  V k = hn::Zero(d);
-  V r = SplitExponent(d, u, &k);
+HWY_INLINE Doubles Log1pFromSum(Doubles e, Doubles u, Doubles inverse) {
+  const DoubleTag d;
+  Doubles k = hn::Zero(d);
+  Doubles r = SplitExponent(d, u, &k);
   const auto near_one = hn::Eq(k, hn::Zero(d));
   r = hn::IfThenElse(near_one, e, r);
-  const V lost = hn::Mul(hn::Sub(e, hn::Sub(u, hn::Set(d, 1.0))), inverse);
-  const V v = LogOfParts(d, k, r, hn::IfThenZeroElse(near_one, lost));
+  const Doubles lost = hn::Mul(hn::Sub(e, hn::Sub(u, hn::Set(d, 1.0))), inverse);
+  const Doubles v = LogOfParts(d, k, r, hn::IfThenZeroElse(near_one, lost));
   return hn::IfThenElse(hn::Lt(e, hn::Set(d, 0x1p-54)), e, v);
 }
 
 // Makes the results of a step whose inputs are logits.
 template <class T>
 void LogitsStep(const BinaryTask &task, BinaryStep &step) {
-  const hn::CappedTag<double, kLanes> d;
-  using V = hn::Vec<decltype(d)>;
+  const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const V zero = hn::Zero(d), one = hn::Set(d, 1.0);
+  const Doubles zero = hn::Zero(d), one = hn::Set(d, 1.0);
   step.has_parts = HWY_NATIVE_FMA && !kKeepsLow<T> && !task.focal;
   if constexpr (!kKeepsLow<T>) {
     if (step.has_parts) {
@@ -255,10 +258,10 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
     }
   }
   for (int64_t i = 0; i < step.padded; i += lanes) {
-    const V z = hn::Load(d, step.x + i);
-    const V y = hn::Load(d, step.y + i);
-    const V pos_weight = step.has_pos_weight ? hn::Load(d, step.pos_weight + i) : one;
-    const V magnitude = hn::Abs(z);
+    const Doubles z = hn::Load(d, step.x + i);
+    const Doubles y = hn::Load(d, step.y + i);
+    const Doubles pos_weight = step.has_pos_weight ? hn::Load(d, step.pos_weight + i) : one;
+    const Doubles magnitude = hn::Abs(z);
     const auto positive = hn::Gt(z, zero);
 
     // e, 1 / (1 + e) (big), log(1 + e) and, for float64, e 2^512 (lifted). float32 needs no exponential below 2^-1021,
@@ -268,50 +271,50 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
     constexpr double kLowest = kKeepsLow<T> ? -1062.0 : -708.0;
     constexpr double kAlone = 0x1p-256;
     const auto far = hn::And(hn::Gt(magnitude, hn::Set(d, 350.0)), hn::Le(magnitude, hn::Set(d, -kLowest)));
-    V lifted = zero, big_lo = zero, small_lo = zero, total_lo = zero, long_lo = zero;
-    V e = zero, big = zero, log1p = zero;
+    Doubles lifted = zero, big_lo = zero, small_lo = zero, total_lo = zero, long_lo = zero;
+    Doubles e = zero, big = zero, log1p = zero;
     if (kKeepsLow<T> || !step.has_parts || step.has_far) {
-      lifted = LiftedExp(d, hn::Max(hn::Neg(magnitude), hn::Set(d, kLowest)), kLift);
+      lifted = LiftedExp(hn::Max(hn::Neg(magnitude), hn::Set(d, kLowest)), kLift);
       e = lifted;
       if constexpr (kKeepsLow<T>) {
         e = hn::IfThenElseZero(hn::Le(magnitude, hn::Set(d, 708.0)), hn::Mul(lifted, hn::Set(d, 0x1p-512)));
       } else {
         e = hn::IfThenZeroElse(hn::Eq(magnitude, hn::Set(d, kInfinity)), e);
       }
-      const V total = PairSum<T>(d, one, zero, e, zero, &total_lo);
-      big = PairQuotient<T>(d, one, zero, total, total_lo, &big_lo);
-      log1p = Log1pFromSum(d, e, total, big);
+      const Doubles total = PairSum<T>(one, zero, e, zero, &total_lo);
+      big = PairQuotient<T>(one, zero, total, total_lo, &big_lo);
+      log1p = Log1pFromSum(e, total, big);
     }
     if constexpr (!kKeepsLow<T>) {
       if (step.has_parts) {
         const auto near = hn::Le(magnitude, hn::Set(d, static_cast<double>(kFarthestPart)));
-        const hn::Rebind<float, decltype(d)> df;
-        const V exponential = hn::Mul(hn::PromoteTo(d, hn::Load(df, step.parts.exponential + i)),
-                                      hn::Set(d, PowerOfTwo(-Format<float>::kBias)));
+        const hn::Rebind<float, DoubleTag> df;
+        const Doubles exponential = hn::Mul(hn::PromoteTo(d, hn::Load(df, step.parts.exponential + i)),
+                                            hn::Set(d, PowerOfTwo(-Format<float>::kBias)));
         // One step of Newton's method from the quotient of float32.
-        const V inverse = hn::PromoteTo(d, hn::Load(df, step.parts.inverse + i));
-        const V rest = hn::NegMulAdd(hn::Add(one, exponential), inverse, one);
+        const Doubles inverse = hn::PromoteTo(d, hn::Load(df, step.parts.inverse + i));
+        const Doubles rest = hn::NegMulAdd(hn::Add(one, exponential), inverse, one);
         e = hn::IfThenElse(near, exponential, e);
         big = hn::IfThenElse(near, hn::MulAdd(inverse, rest, inverse), big);
-        const V ratio = hn::PromoteTo(d, hn::Load(df, step.parts.ratio + i));
+        const Doubles ratio = hn::PromoteTo(d, hn::Load(df, step.parts.ratio + i));
         log1p = hn::IfThenElse(near, hn::Mul(exponential, ratio), log1p);
       }
     }
     // Of the smaller side the sigmoid, of the larger side the softplus.
-    const V small = PairProduct<T>(d, e, zero, big, big_lo, &small_lo);
-    const V longer = PairSum<T>(d, magnitude, zero, log1p, zero, &long_lo);
+    const Doubles small = PairProduct<T>(e, zero, big, big_lo, &small_lo);
+    const Doubles longer = PairSum<T>(magnitude, zero, log1p, zero, &long_lo);
 
     // The coefficients of softplus(z) and softplus(-z), then of the larger and of the smaller side.
-    V a_lo = zero, b_lo = zero;
-    const V a = PairSum<T>(d, one, zero, hn::Neg(y), zero, &a_lo);
-    const V b = PairProduct<T>(d, pos_weight, zero, y, zero, &b_lo);
-    V c = hn::IfThenElse(positive, a, b), c_lo = hn::IfThenElse(positive, a_lo, b_lo);
-    const V c_small = hn::IfThenElse(positive, b, a), c_small_lo = hn::IfThenElse(positive, b_lo, a_lo);
-    V softplus_small = log1p, sigma_small = small, k = zero;
+    Doubles a_lo = zero, b_lo = zero;
+    const Doubles a = PairSum<T>(one, zero, hn::Neg(y), zero, &a_lo);
+    const Doubles b = PairProduct<T>(pos_weight, zero, y, zero, &b_lo);
+    Doubles c = hn::IfThenElse(positive, a, b), c_lo = hn::IfThenElse(positive, a_lo, b_lo);
+    const Doubles c_small = hn::IfThenElse(positive, b, a), c_small_lo = hn::IfThenElse(positive, b_lo, a_lo);
+    Doubles softplus_small = log1p, sigma_small = small, k = zero;
     if constexpr (kKeepsLow<T>) {
       // In the far tail both are e; where the larger side's coefficient is small too, all is computed times 2^512.
       const auto tail = hn::And(far, hn::Lt(hn::Abs(c), hn::Set(d, kAlone)));
-      const V scale = hn::IfThenElse(tail, hn::Set(d, 0x1p512), one);
+      const Doubles scale = hn::IfThenElse(tail, hn::Set(d, 0x1p512), one);
       c = hn::Mul(c, scale);
       c_lo = hn::Mul(c_lo, scale);
       softplus_small = hn::IfThenElse(tail, lifted, log1p);
@@ -321,16 +324,16 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
     }
 
     // The sums of both sides: the loss, the gradient for positive z, the gradient for the target.
-    V t_lo = zero, t_small_lo = zero, s_lo = zero, g_lo = zero, h_lo = zero;
-    V t = PairProduct<T>(d, c, c_lo, longer, long_lo, &t_lo);
-    V t_small = PairProduct<T>(d, c_small, c_small_lo, softplus_small, zero, &t_small_lo);
-    V s = PairSum<T>(d, t, t_lo, t_small, t_small_lo, &s_lo);
-    t = PairProduct<T>(d, c, c_lo, big, big_lo, &t_lo);
-    t_small = PairProduct<T>(d, c_small, c_small_lo, sigma_small, small_lo, &t_small_lo);
-    V g = PairSum<T>(d, t, t_lo, hn::Neg(t_small), hn::Neg(t_small_lo), &g_lo);
-    V h = zero, h_k = zero;
+    Doubles t_lo = zero, t_small_lo = zero, s_lo = zero, g_lo = zero, h_lo = zero;
+    Doubles t = PairProduct<T>(c, c_lo, longer, long_lo, &t_lo);
+    Doubles t_small = PairProduct<T>(c_small, c_small_lo, softplus_small, zero, &t_small_lo);
+    Doubles s = PairSum<T>(t, t_lo, t_small, t_small_lo, &s_lo);
+    t = PairProduct<T>(c, c_lo, big, big_lo, &t_lo);
+    t_small = PairProduct<T>(c_small, c_small_lo, sigma_small, small_lo, &t_small_lo);
+    Doubles g = PairSum<T>(t, t_lo, hn::Neg(t_small), hn::Neg(t_small_lo), &g_lo);
+    Doubles h = zero, h_k = zero;
     if (task.target_grad.data != nullptr) {
-      const V minus_one = hn::Set(d, -1.0);
+      const Doubles minus_one = hn::Set(d, -1.0);
       c = hn::IfThenElse(positive, minus_one, pos_weight);
       softplus_small = log1p;
       if constexpr (kKeepsLow<T>) {
@@ -339,10 +342,10 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
         softplus_small = hn::IfThenElse(tail, lifted, log1p);
         h_k = hn::IfThenElseZero(tail, hn::Set(d, -kLift));
       }
-      t = PairProduct<T>(d, c, zero, longer, long_lo, &t_lo);
+      t = PairProduct<T>(c, zero, longer, long_lo, &t_lo);
       t_small =
-          PairProduct<T>(d, hn::IfThenElse(positive, pos_weight, minus_one), zero, softplus_small, zero, &t_small_lo);
-      h = PairSum<T>(d, t, t_lo, t_small, t_small_lo, &h_lo);
+          PairProduct<T>(hn::IfThenElse(positive, pos_weight, minus_one), zero, softplus_small, zero, &t_small_lo);
+      h = PairSum<T>(t, t_lo, t_small, t_small_lo, &h_lo);
       // Without a pos_weight softplus(-z) - softplus(z) is -z, however small.
       const auto equal = hn::Eq(pos_weight, one);
       h = hn::IfThenElse(equal, hn::Neg(z), h);
@@ -353,11 +356,11 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
     g_lo = hn::IfThenElse(positive, g_lo, hn::Neg(g_lo));
     if constexpr (!kKeepsLow<T>) {
       if (task.focal) {
-        MakeFocal(d, task, y, hn::IfThenElse(positive, big, small), hn::IfThenElse(positive, small, big),
+        MakeFocal(task, y, hn::IfThenElse(positive, big, small), hn::IfThenElse(positive, small, big),
                   hn::IfThenElse(positive, longer, log1p), hn::IfThenElse(positive, log1p, longer), &s, &g, &h);
       }
     }
-    StoreElements<T>(d, task, step, i, s, s_lo, g, g_lo, k, h, h_lo, h_k);
+    StoreElements<T>(task, step, i, s, s_lo, g, g_lo, k, h, h_lo, h_k);
   }
 }
 
@@ -365,31 +368,30 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
 // least 1e-12.
 template <class T>
 void ProbabilitiesStep(const BinaryTask &task, BinaryStep &step) {
-  const hn::CappedTag<double, kLanes> d;
-  using V = hn::Vec<decltype(d)>;
+  const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const V zero = hn::Zero(d), one = hn::Set(d, 1.0);
-  const V lowest = hn::Set(d, -100.0), smallest = hn::Set(d, 1e-12);
+  const Doubles zero = hn::Zero(d), one = hn::Set(d, 1.0);
+  const Doubles lowest = hn::Set(d, -100.0), smallest = hn::Set(d, 1e-12);
   for (int64_t i = 0; i < step.padded; i += lanes) {
-    const V p = hn::Load(d, step.x + i);
-    const V y = hn::Load(d, step.y + i);
-    const V minus_p = hn::Neg(p), minus_y = hn::Neg(y);
-    const V log_p = hn::Max(LogDouble(d, p), lowest);
-    const V log_other = hn::Max(Log1pDouble(d, minus_p), lowest);
-    V a_lo = zero, s_lo = zero, t_lo = zero, t_other_lo = zero, g_lo = zero, h_lo = zero, other_lo = zero;
-    const V a = PairSum<T>(d, one, zero, minus_y, zero, &a_lo);
-    const V t = PairProduct<T>(d, minus_y, zero, log_p, zero, &t_lo);
-    const V t_other = PairProduct<T>(d, hn::Neg(a), hn::Neg(a_lo), log_other, zero, &t_other_lo);
-    const V s = PairSum<T>(d, t, t_lo, t_other, t_other_lo, &s_lo);
-    const V h = PairSum<T>(d, log_other, zero, hn::Neg(log_p), zero, &h_lo);
-    const V difference = PairSum<T>(d, p, zero, minus_y, zero, &g_lo);
-    const V other = PairSum<T>(d, one, zero, minus_p, zero, &other_lo);
-    V product_lo = zero;
-    const V product = PairProduct<T>(d, p, zero, other, other_lo, &product_lo);
+    const Doubles p = hn::Load(d, step.x + i);
+    const Doubles y = hn::Load(d, step.y + i);
+    const Doubles minus_p = hn::Neg(p), minus_y = hn::Neg(y);
+    const Doubles log_p = hn::Max(LogDouble(d, p), lowest);
+    const Doubles log_other = hn::Max(Log1pDouble(d, minus_p), lowest);
+    Doubles a_lo = zero, s_lo = zero, t_lo = zero, t_other_lo = zero, g_lo = zero, h_lo = zero, other_lo = zero;
+    const Doubles a = PairSum<T>(one, zero, minus_y, zero, &a_lo);
+    const Doubles t = PairProduct<T>(minus_y, zero, log_p, zero, &t_lo);
+    const Doubles t_other = PairProduct<T>(hn::Neg(a), hn::Neg(a_lo), log_other, zero, &t_other_lo);
+    const Doubles s = PairSum<T>(t, t_lo, t_other, t_other_lo, &s_lo);
+    const Doubles h = PairSum<T>(log_other, zero, hn::Neg(log_p), zero, &h_lo);
+    const Doubles difference = PairSum<T>(p, zero, minus_y, zero, &g_lo);
+    const Doubles other = PairSum<T>(one, zero, minus_p, zero, &other_lo);
+    Doubles product_lo = zero;
+    const Doubles product = PairProduct<T>(p, zero, other, other_lo, &product_lo);
     const auto small = hn::Lt(product, smallest);
-    const V g = PairQuotient<T>(d, difference, g_lo, hn::IfThenElse(small, smallest, product),
-                                hn::IfThenZeroElse(small, product_lo), &g_lo);
-    StoreElements<T>(d, task, step, i, s, s_lo, g, g_lo, zero, h, h_lo, zero);
+    const Doubles g = PairQuotient<T>(difference, g_lo, hn::IfThenElse(small, smallest, product),
+                                      hn::IfThenZeroElse(small, product_lo), &g_lo);
+    StoreElements<T>(task, step, i, s, s_lo, g, g_lo, zero, h, h_lo, zero);
   }
 }
 
@@ -432,46 +434,43 @@ HWY_INLINE void ForEachPiece(const BinaryLayout &layout, const BinaryStep &step,
   }
 }
 
-// Whether the elements of a step lie next to each other in a matrix and fill whole vectors.
-template <class Pointer>
-bool IsAdjacent(const BinaryLayout &layout, const BinaryStep &step, const BinaryMatrix<Pointer> &matrix) {
-  return matrix.stride == layout.length * layout.lines && step.count == step.padded;
+// Where an operand has the value of an element: so many elements apart for the next block, line and position.
+struct BinaryStrides {
+  int64_t block, line, position;
+
+  static BinaryStrides OfMatrix(const BinaryLayout &layout, int64_t stride) { return {stride, layout.length, 1}; }
+  static BinaryStrides OfColumns(const BinaryLayout &layout) { return {0, layout.inner, !layout.inner}; }
+  static BinaryStrides OfRows(const BinaryLayout &layout) {
+    return {layout.inner ? layout.length : 1, 0, layout.inner};
+  }
+};
+
+// Whether the elements of a step lie next to each other and fill whole vectors.
+inline bool IsAdjacent(const BinaryLayout &layout, const BinaryStep &step, const BinaryStrides &strides) {
+  return strides.position == 1 && strides.block == layout.length * layout.lines && step.count == step.padded;
 }
 
 template <class In>
-void ReadMatrix(const BinaryTask &task, const BinaryMatrix<const void *> &matrix, const BinaryStep &step, double *to) {
-  const BinaryLayout &layout = task.layout;
-  const In *const data = static_cast<const In *>(matrix.data);
-  if (IsAdjacent(layout, step, matrix)) return Stage(data + step.index, step.padded, step.padded, 0.0, to);
+void ReadOperand(const BinaryLayout &layout, const BinaryStep &step, const void *operand, BinaryStrides strides,
+                 double *to) {
+  const In *const data = static_cast<const In *>(operand);
+  if (IsAdjacent(layout, step, strides)) return Stage(data + step.index, step.padded, step.padded, 0.0, to);
   HWY_ALIGN In copy[kBinaryStep] = {};
   ForEachPiece(layout, step, [&](int64_t at, int64_t n, int64_t block, int64_t line, int64_t position) {
-    const In *const from = data + block * matrix.stride + line * layout.length + position;
-    std::memcpy(static_cast<void *>(copy + at), from, static_cast<size_t>(n) * sizeof(In));
-  });
-  Stage(copy, step.padded, step.padded, 0.0, to);
-}
-
-inline void ReadMatrixAny(const BinaryTask &task, Dtype dtype, const BinaryMatrix<const void *> &matrix,
-                          const BinaryStep &step, double *to) {
-  DispatchDtype(dtype, [&](auto in) HWY_ATTR { ReadMatrix<decltype(in)>(task, matrix, step, to); });
-}
-
-// Reads a vector of one value a column, or a row.
-template <class T, bool kColumns>
-void ReadVector(const BinaryTask &task, const void *vector, const BinaryStep &step, double *to) {
-  const BinaryLayout &layout = task.layout;
-  const T *const data = static_cast<const T *>(vector);
-  HWY_ALIGN T copy[kBinaryStep] = {};
-  ForEachPiece(layout, step, [&](int64_t at, int64_t n, int64_t block, int64_t line, int64_t position) {
-    if (kColumns != layout.inner) {
-      const T *const from = data + (kColumns ? position : block * layout.length + position);
-      std::memcpy(copy + at, from, static_cast<size_t>(n) * sizeof(T));
+    const In *const from = data + block * strides.block + line * strides.line + position * strides.position;
+    if (strides.position == 1) {
+      std::memcpy(static_cast<void *>(copy + at), from, static_cast<size_t>(n) * sizeof(In));
     } else {
-      const T value = data[kColumns ? line : block];
-      for (int64_t i = 0; i < n; ++i) copy[at + i] = value;
+      std::fill_n(copy + at, n, *from);
     }
   });
   Stage(copy, step.padded, step.padded, 0.0, to);
+}
+
+inline void ReadMatrix(const BinaryLayout &layout, const BinaryStep &step, Dtype dtype,
+                       const BinaryMatrix<const void *> &matrix, double *to) {
+  const BinaryStrides strides = BinaryStrides::OfMatrix(layout, matrix.stride);
+  DispatchDtype(dtype, [&](auto in) HWY_ATTR { ReadOperand<decltype(in)>(layout, step, matrix.data, strides, to); });
 }
 
 // Stores doubles as Out, a type of half precision or float32, each rounded once.
@@ -508,12 +507,13 @@ void StoreResults(const double *from, int64_t padded, Out *to) {
 
 // Writes results to a matrix, or, without data, nowhere; adds them as stored to the sum, unless that is null.
 template <class T, class Out>
-void WriteMatrix(const BinaryTask &task, const BinaryMatrix<void *> &matrix, const BinaryStep &step, const double *from,
-                 LaneSums<T> *sum) {
+void WriteResults(const BinaryTask &task, const BinaryMatrix<void *> &matrix, const BinaryStep &step,
+                  const double *from, LaneSums<T> *sum) {
   const BinaryLayout &layout = task.layout;
+  const BinaryStrides strides = BinaryStrides::OfMatrix(layout, matrix.stride);
   Out *const data = static_cast<Out *>(matrix.data);
   HWY_ALIGN Out copy[kBinaryStep];
-  const bool direct = sum == nullptr && IsAdjacent(layout, step, matrix);
+  const bool direct = sum == nullptr && IsAdjacent(layout, step, strides);
   StoreResults<T>(from, step.padded, direct ? data + step.index : copy);
   if constexpr (sizeof(Out) == sizeof(T)) {
     const Tag<T> d;
@@ -524,35 +524,36 @@ void WriteMatrix(const BinaryTask &task, const BinaryMatrix<void *> &matrix, con
   }
   if (direct || data == nullptr) return;
   ForEachPiece(layout, step, [&](int64_t at, int64_t n, int64_t block, int64_t line, int64_t position) {
-    Out *const to = data + block * matrix.stride + line * layout.length + position;
+    Out *const to = data + block * strides.block + line * strides.line + position;
     std::memcpy(static_cast<void *>(to), copy + at, static_cast<size_t>(n) * sizeof(Out));
   });
 }
 
 template <class T>
-void WriteMatrixAny(const BinaryTask &task, Dtype dtype, const BinaryMatrix<void *> &matrix, const BinaryStep &step,
-                    const double *from) {
-  DispatchDtype(dtype, [&](auto out) HWY_ATTR { WriteMatrix<T, decltype(out)>(task, matrix, step, from, nullptr); });
+void WriteMatrix(const BinaryTask &task, Dtype dtype, const BinaryMatrix<void *> &matrix, const BinaryStep &step,
+                 const double *from) {
+  DispatchDtype(dtype, [&](auto out) HWY_ATTR { WriteResults<T, decltype(out)>(task, matrix, step, from, nullptr); });
 }
 
 template <class T>
 void ReadFactors(const BinaryTask &task, BinaryStep &step) {
+  const BinaryLayout &layout = task.layout;
+  const BinaryStrides columns = BinaryStrides::OfColumns(layout), rows = BinaryStrides::OfRows(layout);
   step.has_pos_weight = task.pos_weight != nullptr;
   step.has_weight[0] = task.element_weights.data != nullptr;
   step.has_weight[1] = task.row_weights != nullptr;
   step.has_weight[2] = task.class_weights != nullptr;
   step.has_upstream = task.upstream_kind != BinaryUpstream::kOne;
-  if (step.has_pos_weight) ReadVector<T, true>(task, task.pos_weight, step, step.pos_weight);
-  if (step.has_weight[0]) ReadMatrix<T>(task, task.element_weights, step, step.weight[0]);
-  if (step.has_weight[1]) ReadVector<T, false>(task, task.row_weights, step, step.weight[1]);
-  if (step.has_weight[2]) ReadVector<T, true>(task, task.class_weights, step, step.weight[2]);
+  if (step.has_pos_weight) ReadOperand<T>(layout, step, task.pos_weight, columns, step.pos_weight);
+  if (step.has_weight[0]) ReadMatrix(layout, step, kDtypeOf<T>, task.element_weights, step.weight[0]);
+  if (step.has_weight[1]) ReadOperand<T>(layout, step, task.row_weights, rows, step.weight[1]);
+  if (step.has_weight[2]) ReadOperand<T>(layout, step, task.class_weights, columns, step.weight[2]);
   if (task.upstream_kind == BinaryUpstream::kElements) {
-    ReadMatrix<T>(task, task.upstream, step, step.upstream);
+    ReadMatrix(layout, step, kDtypeOf<T>, task.upstream, step.upstream);
   } else if (task.upstream_kind == BinaryUpstream::kRows) {
-    ReadVector<T, false>(task, task.upstream.data, step, step.upstream);
+    ReadOperand<T>(layout, step, task.upstream.data, rows, step.upstream);
   } else if (step.has_upstream) {
-    const double value = static_cast<double>(*static_cast<const T *>(task.upstream.data));
-    for (int64_t i = 0; i < step.padded; ++i) step.upstream[i] = value;
+    std::fill_n(step.upstream, step.padded, static_cast<double>(*static_cast<const T *>(task.upstream.data)));
   }
 }
 
@@ -654,8 +655,8 @@ inline PlainInMemoryFunction PlainInMemoryOf(const BinaryTask &task, const Plain
 
 template <class T>
 void RunStep(const BinaryTask &task, [[maybe_unused]] const PlainTask &plain, BinaryStep &step, LaneSums<T> &sum) {
-  ReadMatrixAny(task, task.dtype, task.input, step, step.x);
-  ReadMatrixAny(task, task.targets_dtype, task.targets, step, step.y);
+  ReadMatrix(task.layout, step, task.dtype, task.input, step.x);
+  ReadMatrix(task.layout, step, task.targets_dtype, task.targets, step.y);
   ReadFactors<T>(task, step);
   if (task.probabilities) {
     ProbabilitiesStep<T>(task, step);
@@ -668,11 +669,11 @@ void RunStep(const BinaryTask &task, [[maybe_unused]] const PlainTask &plain, Bi
   }
   if (task.losses.data != nullptr || task.sum) {
     for (int64_t i = step.count; i < step.padded; ++i) step.loss[i] = 0.0;
-    WriteMatrix<T, T>(task, task.losses, step, step.loss, &sum);
+    WriteResults<T, T>(task, task.losses, step, step.loss, &sum);
   }
-  if (task.grad.data != nullptr) WriteMatrixAny<T>(task, task.dtype, task.grad, step, step.grad);
+  if (task.grad.data != nullptr) WriteMatrix<T>(task, task.dtype, task.grad, step, step.grad);
   if (task.target_grad.data != nullptr) {
-    WriteMatrixAny<T>(task, task.targets_dtype, task.target_grad, step, step.target_grad);
+    WriteMatrix<T>(task, task.targets_dtype, task.target_grad, step, step.target_grad);
   }
 }
 
@@ -702,7 +703,6 @@ Wide BinaryElements(const BinaryTask &task, int64_t begin, int64_t end) {
   return sum.Total();
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

@@ -9,20 +9,16 @@
 #include "kernels/binary.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 
 const BinaryKernels *BinaryTable() {
   static constexpr BinaryKernels kTable = {{BinaryElements<float>, BinaryElements<double>}};
   return &kTable;
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace xent::internal {
-const BinaryKernels *BinaryKernelsOf(int64_t target) { XENT_TABLE_OF_TARGET(BinaryKernels, BinaryTable, target) }
-}  // namespace xent::internal
+XENT_DEFINE_KERNELS_OF(BinaryKernels, BinaryTable)
 #endif

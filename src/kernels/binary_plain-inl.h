@@ -19,8 +19,7 @@
 #include "numbers/exp-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 inline constexpr int64_t kBinaryStep = 4 * kLanes;
@@ -160,12 +159,9 @@ inline bool MakeParts(const double *x, int64_t count, LogisticParts &parts) {
     StoreFour(d, e0, e1, e2, e3, parts.exponential + i, lanes);
     const auto inverse = [&](V e) HWY_ATTR { return hn::Div(one, hn::MulAdd(e, unbias, one)); };
     StoreFour(d, inverse(e0), inverse(e1), inverse(e2), inverse(e3), parts.inverse + i, lanes);
-    e0 = hn::Mul(e0, unbias);
-    e1 = hn::Mul(e1, unbias);
-    e2 = hn::Mul(e2, unbias);
-    e3 = hn::Mul(e3, unbias);
-    Log1pRatioFour(d, e0, e1, e2, e3);
-    StoreFour(d, e0, e1, e2, e3, parts.ratio + i, lanes);
+    V p0 = hn::Mul(e0, unbias), p1 = hn::Mul(e1, unbias), p2 = hn::Mul(e2, unbias), p3 = hn::Mul(e3, unbias);
+    Log1pRatioFour(d, p0, p1, p2, p3);
+    StoreFour(d, p0, p1, p2, p3, parts.ratio + i, lanes);
   }
   return near;
 }
@@ -221,14 +217,12 @@ HWY_INLINE void PlainFour(PlainOutputs<In> out, const In *x, const Y *y, const f
   using V = hn::Vec<decltype(d)>;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   PrefetchFour(y + i);
-  V z0, z1, z2, z3, c0, c1, c2, c3, e0, e1, e2, e3;
+  V z0, z1, z2, z3, y0, y1, y2, y3, e0, e1, e2, e3;
   LoadFour(d, x + i, lanes, z0, z1, z2, z3);
-  LoadFour(d, y + i, lanes, c0, c1, c2, c3);
-  c0 = LargerCoefficient(d, z0, c0);
-  c1 = LargerCoefficient(d, z1, c1);
-  c2 = LargerCoefficient(d, z2, c2);
-  c3 = LargerCoefficient(d, z3, c3);
+  LoadFour(d, y + i, lanes, y0, y1, y2, y3);
   LoadFour(d, exponentials, lanes, e0, e1, e2, e3);
+  const V c0 = LargerCoefficient(d, z0, y0), c1 = LargerCoefficient(d, z1, y1);
+  const V c2 = LargerCoefficient(d, z2, y2), c3 = LargerCoefficient(d, z3, y3);
   if (out.losses != nullptr || out.sum != nullptr) {
     V p0 = e0, p1 = e1, p2 = e2, p3 = e3;
     Log1pRatioFour(d, p0, p1, p2, p3);
@@ -264,7 +258,6 @@ int64_t PlainElements(PlainOutputs<In> out, const In *x, const Y *y, int64_t cou
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

@@ -8,15 +8,13 @@
 #endif
 
 #include "hwy/highway.h"
-#include "kernels/below-inl.h"
 #include "kernels/divergence.h"
-#include "kernels/stage-inl.h"
+#include "kernels/double_lanes-inl.h"
 #include "numbers/double-inl.h"
 #include "numbers/log-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // `count` logits times kDivergenceShrink, masked past them.
@@ -244,7 +242,6 @@ void DivergenceGradient(const DivergenceTask &task) {
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

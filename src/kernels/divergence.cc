@@ -10,8 +10,7 @@
 #include "kernels/divergence-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 
 const DivergenceKernels *DivergenceTable() {
   static constexpr DivergenceKernels kTable = {
@@ -22,14 +21,9 @@ const DivergenceKernels *DivergenceTable() {
   return &kTable;
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace xent::internal {
-const DivergenceKernels *DivergenceKernelsOf(int64_t target) {
-  XENT_TABLE_OF_TARGET(DivergenceKernels, DivergenceTable, target)
-}
-}  // namespace xent::internal
+XENT_DEFINE_KERNELS_OF(DivergenceKernels, DivergenceTable)
 #endif

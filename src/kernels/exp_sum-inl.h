@@ -25,8 +25,7 @@
 #include "numbers/exp-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // ---- one step, one block ----
@@ -78,30 +77,29 @@ struct BlockTask {
 };
 
 template <bool kShift, Keep kKeep, class In, class T = Arithmetic<In>>
-HWY_NOINLINE void SumBlockAs(const BlockTask<In> &task, LaneSums<T> &sum) {
-  // By reference, and read member by member: a copy on the stack is written in pieces and read in vectors, which waits
-  // for all stores of the block before.
-  const BlockTask<In> block = task;
+HWY_NOINLINE void SumBlockAs(const BlockTask<In> &block, LaneSums<T> &sum) {
   const ExpRange<T> range(block.reference);
-  const auto sum_step = [&](const auto *z, T *kept, int64_t col) XENT_INLINE_LAMBDA {
-    SumStep<kShift, kKeep>(range, block.origin, z, kept, block.saved + col, sum);
-  };
+  const T origin = block.origin;
+  T *const kept = block.kept, *const saved = block.saved;
+  Scaler<In> *const previous = block.previous;
+  const int64_t first = block.first;
   // Each step: writes row i - 1 up to the step's last column, then sums row i's step. In this order, since row i - 1's
   // exponentials may stand where row i's are about to be kept.
   ForEachStep(block.logits, block.cols, block.target, static_cast<T>(-kInfinity),
               [&](const auto *z, int64_t col, int64_t count) XENT_INLINE_LAMBDA {
-                if constexpr (kKeep == Keep::kNothing) return sum_step(z, block.kept, col);
-                if (kKeep == Keep::kApart) PrefetchForWrite<kStep * sizeof(T)>(block.kept + col);
-                if (block.previous != nullptr) block.previous->AdvanceTo(block.first + col + count);
-                if constexpr (sizeof(*z) == sizeof(T)) {
-                  if (HWY_UNLIKELY(count < kStep)) {  // z is a copy; it takes all of the step's exponentials
-                    T *const copy = const_cast<T *>(z);
-                    sum_step(z, copy, col);
-                    std::memcpy(block.kept + col, copy, static_cast<size_t>(count) * sizeof(T));
-                    return;
+                if constexpr (kKeep != Keep::kNothing) {
+                  if (kKeep == Keep::kApart) PrefetchForWrite<kStep * sizeof(T)>(kept + col);
+                  if (previous != nullptr) previous->AdvanceTo(first + col + count);
+                  if constexpr (sizeof(*z) == sizeof(T)) {
+                    if (HWY_UNLIKELY(count < kStep)) {  // z is a copy; it takes all of the step's exponentials
+                      T *const copy = const_cast<T *>(z);
+                      SumStep<kShift, kKeep>(range, origin, z, copy, saved + col, sum);
+                      std::memcpy(kept + col, copy, static_cast<size_t>(count) * sizeof(T));
+                      return;
+                    }
                   }
                 }
-                sum_step(z, block.kept + col, col);
+                SumStep<kShift, kKeep>(range, origin, z, kept + col, saved + col, sum);
               });
 }
 
@@ -191,8 +189,8 @@ template <class In>
 HWY_NOINLINE double Pivot(const In *logits, int64_t cols, int64_t target) {
   const double peek = Peek(logits, cols);
   if (IsWithinLimit<Arithmetic<In>>(peek)) return peek;
-  Extreme seen = Maximum(logits, HWY_MIN(cols, kStep), target);
-  if (!IsFinite(seen.max)) seen = Maximum(logits, cols, target);
+  Extreme seen = Maximum<In>(logits, HWY_MIN(cols, kStep), target);
+  if (!IsFinite(seen.max)) seen = Maximum<In>(logits, cols, target);
   return IsFinite(seen.max) ? seen.max : 0.0;
 }
 
@@ -233,12 +231,12 @@ class ChunkSweep {
       if (HWY_UNLIKELY(!InRange(sum_))) {
         sum_ = before;
         if (in_place_ && !by_maximum) RestoreSaved(col, count);
-        Extreme seen = Maximum(logits_ + col, count, task_.target - col);
+        Extreme seen = Maximum<In>(logits_ + col, count, task_.target - col);
         if (!seen.nan && seen.max <= F::kLimit) {
           RedoBlock(col, count, seen.max);
         } else {
           // A NaN further on in the chunk counts before an infinity, a larger logit before this block's largest.
-          if (!seen.nan) seen = Maximum(logits_ + col, task_.cols - col, task_.target - col);
+          if (!seen.nan) seen = Maximum<In>(logits_ + col, task_.cols - col, task_.target - col);
           if (IsSpecial(seen)) return SpecialRecord(seen);
           TurnToMaximum(col, seen.max);
           continue;  // with the same block
@@ -260,8 +258,8 @@ class ChunkSweep {
   // the logit that it has taken. If that is special or -infinity, there is nothing to sum.
   Extreme ChooseFirstReference() {
     Extreme seen{Peek(logits_, task_.cols), false};
-    if (!IsWithinLimit<T>(seen.max)) seen = Maximum(logits_, HWY_MIN(task_.cols, kStep), task_.target);
-    if (seen.nan || !IsWithinLimit<T>(seen.max)) seen = Maximum(logits_, task_.cols, task_.target);
+    if (!IsWithinLimit<T>(seen.max)) seen = Maximum<In>(logits_, HWY_MIN(task_.cols, kStep), task_.target);
+    if (seen.nan || !IsWithinLimit<T>(seen.max)) seen = Maximum<In>(logits_, task_.cols, task_.target);
     if (IsWithinLimit<T>(seen.max)) {
       reference_ = RoundedLog2(seen.max);
     } else if (!seen.nan && IsFinite(seen.max)) {
@@ -375,7 +373,6 @@ void ExpSum(const ExpSumTask &task, ChunkSum *out) {
   previous.AdvanceTo(task.meanwhile->cols);  // a sweep that ended early has not written all
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

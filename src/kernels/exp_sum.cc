@@ -9,28 +9,19 @@
 #include "kernels/row.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
-
-template <class In>
-Extreme MaximumOf(const void *logits, int64_t cols, int64_t target) {
-  return Maximum(static_cast<const In *>(logits), cols, target);
-}
+namespace xent::internal::HWY_NAMESPACE {
 
 const ExpSumKernels *ExpSumTable() {
   static constexpr ExpSumKernels kTable = {
       {ExpSum<float>, ExpSum<double>, ExpSum<Bf16>, ExpSum<F16>},
-      {MaximumOf<float>, MaximumOf<double>, MaximumOf<Bf16>, MaximumOf<F16>},
+      {Maximum<float>, Maximum<double>, Maximum<Bf16>, Maximum<F16>},
   };
   return &kTable;
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace xent::internal {
-const ExpSumKernels *ExpSumKernelsOf(int64_t target) { XENT_TABLE_OF_TARGET(ExpSumKernels, ExpSumTable, target) }
-}  // namespace xent::internal
+XENT_DEFINE_KERNELS_OF(ExpSumKernels, ExpSumTable)
 #endif

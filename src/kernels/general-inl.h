@@ -11,17 +11,15 @@
 #include <limits>
 
 #include "hwy/highway.h"
-#include "kernels/below-inl.h"
+#include "kernels/double_lanes-inl.h"
 #include "kernels/general.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/maximum-inl.h"
-#include "kernels/stage-inl.h"
 #include "kernels/step-inl.h"
 #include "numbers/double-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <class T>
@@ -298,7 +296,7 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
     MaximaOfPositions<In>(task, out);
   } else {
     const In *const logits = static_cast<const In *>(task.logits);
-    const Extreme seen = Maximum(logits, task.cols, int64_t{-1});
+    const Extreme seen = Maximum<In>(logits, task.cols, int64_t{-1});
     out->max = seen.max;
     if (seen.nan || seen.max == -kMasked) {
       out->special = seen.nan ? Special::kNan : Special::kInfinity;
@@ -463,7 +461,6 @@ void TopK(const void *data, int64_t cols, int64_t first, int64_t k, RankedLogit 
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

@@ -10,8 +10,7 @@
 #include "kernels/general-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 
 void ValuesOf(const Transform &transform, double *values, int64_t count) {
   transform.wide ? Values<double>(transform, values, count) : Values<float>(transform, values, count);
@@ -28,12 +27,9 @@ const GeneralKernels *GeneralTable() {
   return &kTable;
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace xent::internal {
-const GeneralKernels *GeneralKernelsOf(int64_t target) { XENT_TABLE_OF_TARGET(GeneralKernels, GeneralTable, target) }
-}  // namespace xent::internal
+XENT_DEFINE_KERNELS_OF(GeneralKernels, GeneralTable)
 #endif

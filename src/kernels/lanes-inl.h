@@ -13,8 +13,7 @@
 #include "numbers/pairs-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // kLanes running sums of numbers of type T: doubles, and for float64 kLanes more for what their roundings lost.
@@ -58,9 +57,11 @@ struct LaneSums {
 // Adds two vectors of doubles to lanes [first, first + 2 Lanes(dd)).
 template <class DD, class V = hn::Vec<DD>>
 HWY_INLINE void AddHalves(DD dd, V lower, V upper, int64_t first, LaneSums<float> &sum) {
-  double *const lanes = sum.lanes + first;
-  hn::Store(hn::Add(hn::Load(dd, lanes), lower), dd, lanes);
-  hn::Store(hn::Add(hn::Load(dd, lanes + hn::Lanes(dd)), upper), dd, lanes + hn::Lanes(dd));
+  double *const to_lower = sum.lanes + first, *const to_upper = to_lower + hn::Lanes(dd);
+  lower = hn::Add(hn::Load(dd, to_lower), lower);
+  upper = hn::Add(hn::Load(dd, to_upper), upper);
+  hn::Store(lower, dd, to_lower);
+  hn::Store(upper, dd, to_upper);
 }
 
 // Adds a vector of the arithmetic type to lanes [first, first + Lanes(d)).
@@ -98,7 +99,6 @@ void ScaleByPower(T *values, int64_t cols, int64_t exponent) {
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

@@ -18,8 +18,7 @@
 #include "numbers/exp-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <class Out>
@@ -43,7 +42,7 @@ struct GradientStep {
   Affine<T> finish;
 
   template <bool kStream, class Z>
-  HWY_INLINE void Write(const Z *z, In *to) const {
+  HWY_INLINE void Run(const Z *z, In *to) const {
     const Tag<In> d;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
     const auto c = hn::Set(d, origin);
@@ -68,9 +67,9 @@ void Gradient(const GradientTask &task) {
   const bool stream = task.stream && reinterpret_cast<uintptr_t>(out) % (kLanes * sizeof(float)) == 0;
   ForEachStep(static_cast<const In *>(task.logits), task.cols, int64_t{-1}, static_cast<T>(-kInfinity),
               [&](const auto *z, int64_t col, int64_t count) XENT_INLINE_LAMBDA {
-                if (stream && count == kStep) return gradient.template Write<true>(z, out + col);
+                if (stream && count == kStep) return gradient.template Run<true>(z, out + col);
                 if (count == kStep) PrefetchForWrite<kStep * sizeof(In)>(out + col);
-                WriteStep(out + col, count, [&](In *to) XENT_INLINE_LAMBDA { gradient.template Write<false>(z, to); });
+                WriteStep(out + col, count, [&](In *to) XENT_INLINE_LAMBDA { gradient.template Run<false>(z, to); });
               });
 }
 
@@ -174,7 +173,6 @@ void Backward(const BackwardTask &task) {
                      });
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

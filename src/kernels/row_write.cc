@@ -9,8 +9,7 @@
 #include "kernels/row_write-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 
 const RowWriteKernels *RowWriteTable() {
   static constexpr RowWriteKernels kTable = {
@@ -24,14 +23,9 @@ const RowWriteKernels *RowWriteTable() {
   return &kTable;
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace xent::internal {
-const RowWriteKernels *RowWriteKernelsOf(int64_t target) {
-  XENT_TABLE_OF_TARGET(RowWriteKernels, RowWriteTable, target)
-}
-}  // namespace xent::internal
+XENT_DEFINE_KERNELS_OF(RowWriteKernels, RowWriteTable)
 #endif

@@ -13,8 +13,7 @@
 #include "kernels/step-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // AffineMap on vectors. The lift is for upstream gradients so small or large that shift or product would leave the
@@ -87,7 +86,7 @@ class Scaler {
         i = line;
       }
       for (; i + 4 * lanes <= end; i += 4 * lanes) Four<true>(i);
-      for (; i + lanes <= end; i += lanes) Write<true>(d, Finish(d, hn::LoadU(d, source_ + i)), out_ + i);
+      for (; i + lanes <= end; i += lanes) StoreOrStream<true>(d, Finish(d, hn::LoadU(d, source_ + i)), out_ + i);
     } else {
       for (; i + 4 * lanes <= end; i += 4 * lanes) Four<false>(i);
     }
@@ -110,9 +109,13 @@ class Scaler {
   HWY_INLINE void Four(int64_t i) {
     const hn::CappedTag<T, kLanes> d;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-    hn::Vec<decltype(d)> v0, v1, v2, v3;
-    LoadFour(d, source_ + i, lanes, v0, v1, v2, v3);
-    StoreFour<kStream>(d, Finish(d, v0), Finish(d, v1), Finish(d, v2), Finish(d, v3), out_ + i, lanes);
+    // Each is finished as it is loaded: with all four loaded first, calls whose results go past the caches take 9 %
+    // longer (Zen 5).
+    const auto v0 = Finish(d, hn::LoadU(d, source_ + i));
+    const auto v1 = Finish(d, hn::LoadU(d, source_ + i + lanes));
+    const auto v2 = Finish(d, hn::LoadU(d, source_ + i + 2 * lanes));
+    const auto v3 = Finish(d, hn::LoadU(d, source_ + i + 3 * lanes));
+    StoreFour<kStream>(d, v0, v1, v2, v3, out_ + i, lanes);
   }
   HWY_INLINE void Partial(int64_t i, int64_t end) {
     const hn::CappedTag<T, kLanes> d;
@@ -141,7 +144,6 @@ class Scaler {
   Affine<T> finish_;
 };
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

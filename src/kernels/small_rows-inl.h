@@ -22,8 +22,7 @@
 #include "numbers/wide.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // ---- wide.h and row_sum.cc on vectors ----
@@ -376,7 +375,6 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

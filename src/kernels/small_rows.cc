@@ -10,22 +10,16 @@
 #include "kernels/small_rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 
 const SmallRowsKernels *SmallRowsTable() {
   static constexpr SmallRowsKernels kTable = {{RunSmallRows<float>, nullptr, RunSmallRows<Bf16>, RunSmallRows<F16>}};
   return &kTable;
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace xent::internal {
-const SmallRowsKernels *SmallRowsKernelsOf(int64_t target) {
-  XENT_TABLE_OF_TARGET(SmallRowsKernels, SmallRowsTable, target)
-}
-}  // namespace xent::internal
+XENT_DEFINE_KERNELS_OF(SmallRowsKernels, SmallRowsTable)
 #endif

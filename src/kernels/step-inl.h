@@ -12,8 +12,7 @@
 #include "numbers/elements-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <class In>
@@ -31,10 +30,10 @@ HWY_INLINE void LoadFour(D d, const In *p, int64_t apart, V &v0, V &v1, V &v2, V
 // Stores four vectors likewise, with kStream past the caches.
 template <bool kStream = false, class D, class Out, class V = hn::Vec<D>>
 HWY_INLINE void StoreFour(D d, V v0, V v1, V v2, V v3, Out *p, int64_t apart) {
-  Write<kStream>(d, v0, p);
-  Write<kStream>(d, v1, p + apart);
-  Write<kStream>(d, v2, p + 2 * apart);
-  Write<kStream>(d, v3, p + 3 * apart);
+  StoreOrStream<kStream>(d, v0, p);
+  StoreOrStream<kStream>(d, v1, p + apart);
+  StoreOrStream<kStream>(d, v2, p + 2 * apart);
+  StoreOrStream<kStream>(d, v3, p + 3 * apart);
 }
 
 template <class V>
@@ -109,7 +108,6 @@ HWY_INLINE void ForEachStep(const In *logits, int64_t cols, int64_t target, Arit
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

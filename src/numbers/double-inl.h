@@ -15,8 +15,7 @@
 #include "numbers/wide.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // Below this e^x counts as 0: results stay normal, so that no processor's rule for subnormal ones matters.
@@ -134,7 +133,6 @@ class SoftCap {
   double scale_, cap_, ratio_, ratio_lo_;
 };
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

@@ -21,8 +21,7 @@
 #endif
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // ---- the arithmetic type and memory ----
@@ -104,10 +103,10 @@ HWY_INLINE void StoreAs([[maybe_unused]] D d, hn::Vec<D> v, F16 *p) {
 #endif
 }
 
-// StoreAs, with kStream past the caches where the type allows it: vectors of half precision are half as long as what
-// streams well.
+// Stores as StoreAs, with kStream past the caches where the type allows it: vectors of half precision are half as long
+// as what streams well.
 template <bool kStream, class D, class Out>
-HWY_INLINE void Write(D d, hn::Vec<D> v, Out *out) {
+HWY_INLINE void StoreOrStream(D d, hn::Vec<D> v, Out *out) {
   if constexpr (kStream && sizeof(Out) == sizeof(hn::TFromD<D>)) {
     hn::Stream(v, d, out);
   } else {
@@ -178,7 +177,6 @@ HWY_INLINE V StickyFloat(D d, V v) {
   return hn::BitCast(d, hn::Or(hn::AndNot(past, bits), sticky));
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

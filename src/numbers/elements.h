@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace xent::internal {
 
@@ -20,25 +21,15 @@ struct F16 {
   uint16_t bits;
 };
 
+// The type that elements of type In are computed with.
 template <class In>
-struct ArithmeticOf {
-  using type = float;
-};
-template <>
-struct ArithmeticOf<double> {
-  using type = double;
-};
-template <class In>
-using Arithmetic = typename ArithmeticOf<In>::type;
+using Arithmetic = std::conditional_t<std::is_same_v<In, double>, double, float>;
 
 template <class In>
-inline constexpr Dtype kDtypeOf = kF32;
-template <>
-inline constexpr Dtype kDtypeOf<double> = kF64;
-template <>
-inline constexpr Dtype kDtypeOf<Bf16> = kBf16;
-template <>
-inline constexpr Dtype kDtypeOf<F16> = kF16;
+inline constexpr Dtype kDtypeOf = std::is_same_v<In, double> ? kF64
+                                  : std::is_same_v<In, Bf16> ? kBf16
+                                  : std::is_same_v<In, F16>  ? kF16
+                                                             : kF32;
 
 // Calls function(In{}) for the storage type of a dtype.
 template <class Function>
@@ -56,7 +47,7 @@ auto DispatchDtype(int32_t dtype, Function function) {
 }
 
 inline size_t ElementSize(int32_t dtype) { return dtype == kF64 ? 8 : dtype == kF32 ? 4 : 2; }
-// Of the arithmetic type that belongs to a dtype.
+// The size of the arithmetic type that belongs to a dtype.
 inline size_t ArithmeticSize(int32_t dtype) { return dtype == kF64 ? 8 : 4; }
 
 inline float Widen(float x) { return x; }

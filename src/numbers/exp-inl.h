@@ -31,8 +31,7 @@
 #endif
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <class T>
@@ -142,11 +141,6 @@ HWY_INLINE V ReducedExp(D d, double origin, V z, V z_lo, V *m) {
   const V lost = hn::MulAdd(f_lost, q, ProductError(d, f, q, fq));
   return hn::Add(p, hn::Add(hn::Sub(fq, hn::Sub(p, one)), lost));
 }
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V ReducedExp(D d, double origin, V z, V *m) {
-  return ReducedExp(d, origin, z, hn::Zero(d), m);
-}
-
 // Returns 2^f of the reduction of a double z, by the polynomial of float32: off by 2^-27, 0.12 ULP of a float32 result.
 // *m is its integer plus `origin`. The product of z, 24 bits, and log2 e, 53, is rounded, by 2^-53 of at most 2^22.
 template <class D, class V = hn::Vec<D>>
@@ -223,7 +217,7 @@ HWY_INLINE V ExpOne(D d, const Range &range, V z) {
 template <class D, class V = hn::Vec<D>, HWY_IF_F64_D(D)>
 HWY_INLINE V ExpOne(D d, const ExpRange<double> &range, V z) {
   V m = hn::Zero(d);
-  const V p = ReducedExp(d, range.origin, ClampArgument(d, range, z), &m);
+  const V p = ReducedExp(d, range.origin, ClampArgument(d, range, z), hn::Zero(d), &m);
   return ScaleByExponent(d, p, m);
 }
 
@@ -237,7 +231,6 @@ HWY_INLINE void ExpFour(D d, const Range &range, V &z0, V &z1, V &z2, V &z3) {
 
 #endif  // HWY_NATIVE_FMA
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

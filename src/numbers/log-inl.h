@@ -17,8 +17,7 @@
 #include "numbers/wide.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // u = 2^k (1 + r) with 1 + r in [sqrt(1/2), sqrt(2)], for normal u > 0; r is exact.
@@ -85,7 +84,6 @@ HWY_INLINE V Log1pDouble(D d, V x) {
   return hn::IfThenElse(hn::Lt(hn::Abs(x), hn::Set(d, 0x1p-54)), x, SpecialLog(d, u, v));
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

@@ -10,8 +10,7 @@
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // Whether results of type T are computed from pairs. Double alone is exact enough for float32.
@@ -86,7 +85,6 @@ HWY_INLINE V ScaledBy(D d, V x, V k) {
   return hn::Mul(hn::Mul(x, PowersOfTwo(d, half)), PowersOfTwo(d, hn::Sub(k, half)));
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

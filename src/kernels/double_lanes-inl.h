@@ -1,20 +1,29 @@
-// Doubles on the stack from every storage type, and back: kernels in double lanes do not know the type.
-#if defined(XENT_SRC_KERNELS_STAGE_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef XENT_SRC_KERNELS_STAGE_INL_H_
-#undef XENT_SRC_KERNELS_STAGE_INL_H_
+// What kernels in double lanes have in common: doubles on the stack from every storage type, and back, so that the rest
+// does not know the type; how far a logit lies below its row's maximum, its exponential, and sums.
+#if defined(XENT_SRC_KERNELS_DOUBLE_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef XENT_SRC_KERNELS_DOUBLE_LANES_INL_H_
+#undef XENT_SRC_KERNELS_DOUBLE_LANES_INL_H_
 #else
-#define XENT_SRC_KERNELS_STAGE_INL_H_
+#define XENT_SRC_KERNELS_DOUBLE_LANES_INL_H_
 #endif
 
 #include <cstring>
 
 #include "hwy/highway.h"
+#include "kernels/lanes-inl.h"
 #include "kernels/step-inl.h"
+#include "numbers/double-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace xent::internal {
-namespace HWY_NAMESPACE {
+namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
+
+using DoubleTag = hn::CappedTag<double, kLanes>;
+using Doubles = hn::Vec<DoubleTag>;
+
+inline constexpr double kMasked = -kInfinity;
+
+// ---- from memory and back ----
 
 // Writes `count` numbers to `out`, which is aligned and takes `total`, a multiple of kLanes; `pad` in the others.
 template <class In>
@@ -71,7 +80,39 @@ HWY_INLINE void UnstageAny(Dtype dtype, const double *values, int64_t first, int
   DispatchDtype(dtype, [&](auto type) HWY_ATTR { Unstage(values, count, static_cast<decltype(type) *>(out) + first); });
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace xent::internal
+// ---- differences, exponentials, sums ----
+
+// Returns a - b, *lost being exactly what the rounding lost; float32 does not need it, there *lost is 0.
+template <class T>
+HWY_INLINE Doubles DifferenceFor(Doubles a, Doubles b, Doubles *lost) {
+  const DoubleTag d;
+  if constexpr (kKeepsLow<T>) {
+    return ExactDifference(d, a, b, lost);
+  } else {
+    *lost = hn::Zero(d);
+    return hn::Sub(a, b);
+  }
+}
+
+// Returns e^-(factor (difference + lost)), 0 for an infinite difference, whatever `lost` is then.
+template <class T>
+HWY_INLINE Doubles ExpOfNegative(Doubles difference, Doubles lost, Doubles factor) {
+  const DoubleTag d;
+  const Doubles product = hn::Mul(difference, factor);
+  if constexpr (kKeepsLow<T>) {
+    const Doubles low = hn::MulAdd(lost, factor, ProductError(d, difference, factor, product));
+    return ExpForDouble(d, hn::Neg(product), hn::Neg(low));
+  } else {
+    return ExpForFloat(d, hn::Neg(product));
+  }
+}
+
+HWY_INLINE void AddDoubles(Doubles v, int64_t first, LaneSums<float> &sum) {
+  const DoubleTag d;
+  hn::Store(hn::Add(hn::Load(d, sum.lanes + first), v), d, sum.lanes + first);
+}
+HWY_INLINE void AddDoubles(Doubles v, int64_t first, LaneSums<double> &sum) { AddToLanes(DoubleTag(), v, first, sum); }
+
+}  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // include guard

@@ -18,6 +18,7 @@ struct Totals {
     loss = AddOrOverflow(loss, other.loss);
     if (other.nll.hi != 0.0) nll = AddOrOverflow(nll, other.nll);
   }
+  void AddRow(double row_loss, Wide row_nll = {}) { Add({{row_loss, 0.0}, row_nll}); }
   struct Slot {
     double loss, loss_low, nll;
 
@@ -45,8 +46,8 @@ template <class Sums>
 class Groups {
  public:
   // Groups are added to `totals`, or, where that is null, kept in their slots.
-  Groups(int64_t rows, Sums *totals, typename Sums::Slot *slots)
-      : group_rows_(RowsPerGroup(rows)), totals_(totals), slots_(slots) {}
+  Groups(int64_t group_rows, Sums *totals, typename Sums::Slot *slots)
+      : group_rows_(group_rows), totals_(totals), slots_(slots) {}
   ~Groups() { Flush(); }
   Groups(const Groups &) = delete;
   Groups &operator=(const Groups &) = delete;

@@ -10,9 +10,12 @@
 
 namespace xent::internal {
 
+// Fills `cols` columns, which lie `step` apart.
 template <class In>
-void FillRow(In *row, int64_t cols, double value) {
-  std::fill(row, row + cols, Narrow<In>(static_cast<Arithmetic<In>>(value)));
+void FillColumns(In *columns, int64_t cols, double value, int64_t step = 1) {
+  const In number = Narrow<In>(static_cast<Arithmetic<In>>(value));
+  if (step == 1) return std::fill(columns, columns + cols, number);
+  for (int64_t i = 0; i < cols; ++i) columns[i * step] = number;
 }
 
 // Float32 and float64 can keep the exponentials in the output; half precision would round them twice.
@@ -51,7 +54,7 @@ RowGradient<T> MakeRowGradient(const RowSum<T> &total, Factor g, double others_w
 template <class In>
 void FillWithoutProbability(const RowGradient<Arithmetic<In>> &row, In *out, int64_t cols) {
   const bool zero = row.shift <= row.threshold && row.shift >= -row.threshold;
-  FillRow(out, cols, zero ? 0.0 : internal::Scale(-row.shift, row.lift));
+  FillColumns(out, cols, zero ? 0.0 : internal::Scale(-row.shift, row.lift));
 }
 
 // Returns what turns a chunk's exponentials into its gradient. Where none of them counts and all columns get one number

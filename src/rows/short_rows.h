@@ -89,7 +89,7 @@ XENT_NOINLINE void RunShortTile(const Job &job, int64_t first, int64_t count, Sh
     if ((task.live >> i & 1) == 0) {
       job.Ignore(first + i);
     } else if (pads) {
-      call.FillPadding<In>(first + i);
+      call.FillPadding(first + i);
     }
   }
 }
@@ -110,9 +110,9 @@ XENT_NOINLINE void RunShortRowsOf(const Job &job, int64_t first, int64_t end, Gr
       if ((tile.live >> i & 1) == 0) continue;
       Totals &totals = groups.Of(first + i);
       if ((tile.done >> i & 1) == 0) {
-        RunRow(job, job.call.shape, first + i, totals);
+        RunRow(job, first + i, totals);
       } else {
-        totals.Add({{static_cast<double>(tile.loss[i]), 0.0}, wants_nll ? Wide{tile.nll[i]} : Wide{}});
+        totals.AddRow(static_cast<double>(tile.loss[i]), wants_nll ? Wide{tile.nll[i]} : Wide{});
       }
     }
   }

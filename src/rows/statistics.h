@@ -21,11 +21,11 @@ inline bool NeedExponentials(const xent_statistics &s) {
   return s.entropy != nullptr || s.topk_logprobs != nullptr || s.gathered != nullptr;
 }
 
-// Calls function(block, cols, first column) over the row in the order of its columns, which lie Inner() apart.
+// Calls function(block, cols, first column) over the row in the order of its columns, which lie `inner` apart.
 template <class In, class Function>
 void ForEachBlock(const Call &call, int64_t row, const Function &function) {
   const In *const logits = call.Logits<In>(row);
-  const int64_t step = call.Inner();
+  const int64_t step = call.shape.inner;
   if (step == 1) return function(logits, call.shape.cols, int64_t{0});
   constexpr int64_t kBlockCols = 256;
   In block[kBlockCols];
@@ -40,15 +40,17 @@ void ForEachBlock(const Call &call, int64_t row, const Function &function) {
 template <class In>
 XENT_NOINLINE GeneralRow<Arithmetic<In>> SumRow(const Call &call, int64_t row, bool with_lse) {
   GeneralTask task;
-  task.count = call.Inner() > 1 ? 1 : 0;
-  task.stride = call.Inner();
+  task.count = call.shape.inner > 1 ? 1 : 0;
+  task.stride = call.shape.inner;
   task.transform = call.transform;
   task.sums = with_lse || NeedExponentials(call.statistics);
   task.entropy = call.statistics.entropy != nullptr;
   GeneralRow<Arithmetic<In>> result;
-  for (; task.first < call.shape.cols; task.first += task.cols) {
-    task.logits = call.Logits<In>(row) + task.first * task.stride;
-    task.cols = std::min(call.shape.chunk_cols, call.shape.cols - task.first);
+  for (int64_t i = 0; i < call.shape.chunks; ++i) {
+    const Piece chunk = call.shape.Chunk(i);
+    task.logits = call.Logits<In>(row, chunk.first);
+    task.first = chunk.first;
+    task.cols = chunk.cols;
     GeneralSums sums;
     call.kernels->general->sums[kDtypeOf<In>](task, &sums);
     Merge<Arithmetic<In>>(sums, call.transform.Factor(), &result);
@@ -80,7 +82,7 @@ XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const GeneralR
     int64_t rank = -1;
     if (!nan && target >= 0) {
       rank = 0;
-      const double logit = static_cast<double>(Widen(call.Logits<In>(row)[target * call.Inner()]));
+      const double logit = call.Logit<In>(row, target);
       ForEachBlock<In>(call, row, [&](const In *block, int64_t cols, int64_t first) {
         rank += kernels.rank[kDtypeOf<In>](block, cols, logit, target - first);
       });
@@ -103,8 +105,7 @@ XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const GeneralR
   }
   if (out.gathered == nullptr) return;
   for (int64_t i = row * out.gather_count; i < (row + 1) * out.gather_count; ++i) {
-    const double logit = static_cast<double>(Widen(call.Logits<In>(row)[out.gather_cols[i] * call.Inner()]));
-    Call::Write(out.gathered, i, log_probability(logit));
+    Call::Write(out.gathered, i, log_probability(call.Logit<In>(row, out.gather_cols[i])));
   }
 }
 
@@ -129,24 +130,22 @@ XENT_NOINLINE void WriteIgnoredOutputs(const Call &call, int64_t row) {
   }
 }
 
-// Writes all outputs of an ignored row, with the statistics that need no target where the caller wants them;
-// sum_row() returns what these need.
-template <class In, class SumRowFunction>
-XENT_NOINLINE void WriteIgnoredRow(const Call &call, int64_t row, const SumRowFunction &sum_row) {
+// Writes all outputs of an ignored row, with the statistics that need no target where the caller wants them.
+template <class In>
+XENT_NOINLINE void WriteIgnoredRow(const Call &call, int64_t row) {
   using T = Arithmetic<In>;
   if (call.mode != Mode::kBackward) {
     WriteIgnoredOutputs<T>(call, row);
-    if (call.statistics.of_ignored != 0 && (call.statistics.lse != nullptr || call.plan.statistics)) {
-      const GeneralRow<T> sums = sum_row();
-      if (call.statistics.lse != nullptr) {
-        const T lse = sums.IsNan() ? static_cast<T>(kNan) : RoundTo<T>(LogSumExp(sums, call.transform.Factor()));
-        Call::Write(call.statistics.lse, row, lse);
-      }
+    const bool wants_lse = call.statistics.lse != nullptr;
+    if (call.statistics.of_ignored != 0 && (wants_lse || call.plan.statistics)) {
+      const GeneralRow<T> sums = SumRow<In>(call, row, wants_lse);
+      const T lse = sums.IsNan() ? static_cast<T>(kNan) : RoundTo<T>(LogSumExp(sums, call.transform.Factor()));
+      Call::Write(call.statistics.lse, row, lse);
       WriteStatistics<In>(call, row, sums, -1);
     }
   }
   // Last: in place the logits end here.
-  if (call.WritesGradients()) call.FillGradients<In>(row, 0, call.args.cols, 0.0);
+  call.FillGradients(row, 0, call.args.cols, 0.0);
 }
 
 }  // namespace xent::internal

@@ -52,7 +52,7 @@ bool RunBinary(BinaryCall *call) {
   call->denominator = Denominator(call->options.reduction, static_cast<double>(call->elements));
   const BinaryTask task = TaskOf(*call);
   const BinaryFunction function = ActiveKernels().binary->run[call->IsWide()];
-  const auto run = [&](int64_t first, int64_t end, Groups<Totals> &groups) {
+  const auto run = [&](int64_t first, int64_t end, Groups &groups) {
     for (const int64_t step = call->plan.group_rows; first < end; first += step) {
       groups.Of(first).Add({function(task, first, std::min(end, first + step)), {}});
     }

@@ -81,6 +81,7 @@ inline double NumberAt(const void *values, bool wide, int64_t i) {
 inline double WeightAt(const void *weights, bool wide, int64_t i) {
   return weights == nullptr ? 1.0 : NumberAt(weights, wide, i);
 }
+
 // What the calls of all functions over rows have in common.
 struct RowCall {
   xent_exec exec;        // given, and checked
@@ -103,6 +104,17 @@ struct RowCall {
   int64_t Offset(int64_t stride, int64_t row, int64_t col) const {
     const int64_t inner = shape.inner;
     return (inner == 1 ? row * stride : row / inner * stride + row % inner) + col * inner;
+  }
+
+  // Returns a task over a piece of a matrix, of one row (count 0) or of `count` adjacent positions.
+  GeneralTask TaskOf(const xent_matrix &matrix, int64_t row, int64_t count, const Piece &piece) const {
+    GeneralTask task;
+    task.logits = BytesAt(matrix, row, piece.place);
+    task.cols = piece.cols;
+    task.first = piece.first;
+    task.count = count;
+    task.stride = shape.inner;
+    return task;
   }
 
   // Fills `cols` columns from `first` on of a row of a gradient, if that is wanted.

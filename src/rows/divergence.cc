@@ -118,7 +118,6 @@ struct DivergenceJob {
     Extremes extremes[2];
     DivergenceSums sums;
   };
-  using Sums = Totals;
   using Row = DivergenceState<T>;
 
   const DivergenceCall &call;
@@ -126,17 +125,45 @@ struct DivergenceJob {
   bool Begin(int64_t /*row*/, Row & /*state*/) const { return true; }
 
   void Chunk(int pass, int64_t row, const Piece &chunk, Row &state, Part &part) const {
-    if (pass == 3 && state.fill != Fill::kCompute) {
-      return call.FillGradient(call.args.grad, row, chunk.first, chunk.cols, NumberOf(state.fill));
+    if (pass == 0 || !state.nan || state.fill != Fill::kCompute) Tile(pass, row, 0, chunk, &state, &part);
+  }
+  // Also of one row (count 0).
+  void Tile(int pass, int64_t row, int64_t count, const Piece &piece, const Row *states, Part *parts) const {
+    if (pass == 0) return FindMaxima(row, count, piece, parts);
+    if (pass == 2 && !call.HasSecondSums()) return;
+    if (pass == 3 && call.mode == Mode::kForward) return;
+    const xent_matrix &student = call.args.student, &teacher = call.args.teacher, &grad = call.args.grad;
+    const int64_t units = std::max<int64_t>(count, 1), inner = call.shape.inner;
+    DivergenceRow rows[kTile];
+    DivergenceSums sums[kTile];
+    bool computes = pass < 3;
+    for (int64_t i = 0; i < units; ++i) {
+      rows[i] = states[i].row;
+      computes = computes || states[i].fill == Fill::kCompute;
     }
-    if (pass == 0 || !state.nan) Pass(pass, {row, 0, chunk.first, chunk.cols}, &state, &part);
-  }
-  void Tile(int pass, int64_t row, int64_t count, const Row *states, Part *parts) const {
-    Pass(pass, {row, count, 0, call.shape.cols}, states, parts);
-  }
-  void FillAgain(int64_t row, const Row &state) const {
-    if (state.fill != Fill::kCompute) {
-      call.FillGradient(call.args.grad, row, 0, call.shape.cols, NumberOf(state.fill));
+    const DivergenceTask task{
+        .logits = {call.BytesAt(student, row, piece.first), call.BytesAt(teacher, row, piece.first)},
+        .dtypes = {static_cast<Dtype>(student.dtype), static_cast<Dtype>(teacher.dtype)},
+        .strides = {inner, inner},
+        .cols = piece.cols,
+        .first = piece.first,
+        .count = count,
+        .rows = rows,
+        .kind = call.Kind(),
+        .beta = call.options.beta,
+        .factor = call.factor,
+        .gradient = call.BytesAt(grad, row, piece.first),
+        .gradient_stride = inner};
+    const DivergenceKernels &kernels = *call.kernels->divergence;
+    if (pass < 3) {
+      (pass == 1 ? kernels.sums : kernels.jensen_shannon)[call.IsWide()](task, sums);
+      for (int64_t i = 0; i < units; ++i) parts[i].sums = sums[i];
+      return;
+    }
+    if (computes) kernels.gradient[call.IsWide()](task);
+    for (int64_t i = 0; i < units; ++i) {
+      const Fill fill = states[i].fill;
+      if (fill != Fill::kCompute) call.FillGradient(grad, row + i, piece.first, piece.cols, NumberOf(fill));
     }
   }
 
@@ -162,51 +189,15 @@ struct DivergenceJob {
   }
 
  private:
-  // Columns of one row (count 0), or of `count` positions.
-  struct Columns {
-    int64_t row, count, first, cols;
-  };
-  void Pass(int pass, const Columns &columns, const Row *states, Part *parts) const {
-    if (pass == 0) return FindMaxima(columns, parts);
-    if (pass == 2 && !call.HasSecondSums()) return;
-    if (pass == 3 && call.mode == Mode::kForward) return;
-    const xent_matrix &student = call.args.student, &teacher = call.args.teacher;
-    const int64_t units = std::max<int64_t>(columns.count, 1), inner = call.shape.inner;
-    DivergenceRow rows[kTile];
-    DivergenceSums sums[kTile];
-    for (int64_t i = 0; i < units; ++i) rows[i] = states[i].row;
-    const DivergenceTask task{.logits = {call.BytesAt(student, columns.row, columns.first),
-                                         call.BytesAt(teacher, columns.row, columns.first)},
-                              .dtypes = {static_cast<Dtype>(student.dtype), static_cast<Dtype>(teacher.dtype)},
-                              .strides = {inner, inner},
-                              .cols = columns.cols,
-                              .first = columns.first,
-                              .count = columns.count,
-                              .rows = rows,
-                              .kind = call.Kind(),
-                              .beta = call.options.beta,
-                              .factor = call.factor,
-                              .gradient = call.BytesAt(call.args.grad, columns.row, columns.first),
-                              .gradient_stride = inner};
-    const DivergenceKernels &kernels = *call.kernels->divergence;
-    if (pass == 3) return kernels.gradient[call.IsWide()](task);
-    (pass == 1 ? kernels.sums : kernels.jensen_shannon)[call.IsWide()](task, sums);
-    for (int64_t i = 0; i < units; ++i) parts[i].sums = sums[i];
-  }
   // A frame of its own, so that its scratch is not there beside that of the sums.
-  XENT_NOINLINE void FindMaxima(const Columns &columns, Part *parts) const {
+  XENT_NOINLINE void FindMaxima(int64_t row, int64_t count, const Piece &piece, Part *parts) const {
     GeneralSums seen[kTile];
-    GeneralTask task;
-    task.cols = columns.cols;
-    task.first = columns.first;
-    task.count = columns.count;
-    task.stride = call.shape.inner;
-    task.sums = false;
     for (const Side side : {kStudent, kTeacher}) {
       const xent_matrix &matrix = side == kStudent ? call.args.student : call.args.teacher;
-      task.logits = call.BytesAt(matrix, columns.row, columns.first);
+      GeneralTask task = call.TaskOf(matrix, row, count, piece);
+      task.sums = false;
       call.kernels->general->sums[matrix.dtype](task, seen);
-      for (int64_t i = 0; i < std::max<int64_t>(columns.count, 1); ++i) parts[i].extremes[side] = Extremes(seen[i]);
+      for (int64_t i = 0; i < std::max<int64_t>(count, 1); ++i) parts[i].extremes[side] = Extremes(seen[i]);
     }
   }
 };

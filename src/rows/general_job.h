@@ -59,22 +59,22 @@ struct GeneralRowState {
   XENT_NOINLINE void Finish(const Call &call, int64_t index, int64_t parts, const PartOf &part_of) {
     const double factor = call.transform.Factor();
     row = {};
-    for (int64_t i = 0; i < parts; ++i) Merge<T>(part_of(i).part, factor, &row);
+    for (int64_t i = 0; i < parts; ++i) row.Merge(part_of(i).part, factor);
     loss = std::numeric_limits<T>::quiet_NaN();
     nll = N{kNan};
     T lse = loss, log_probability = loss;
     if (!row.IsNan()) {
-      const N wide_lse = LogSumExp(row, factor);
+      const N wide_lse = row.LogSumExp(factor);
       lse = RoundTo<T>(wide_lse);
       N gap{};
       if (target >= 0) {
         double value = target_logit;
         call.kernels->general->values(call.transform, &value, 1);
-        nll = gap = Gap(row, factor, value);
+        nll = gap = row.Gap(factor, value);
         log_probability = T{0} - RoundTo<T>(gap);
       }
       int64_t scale = 0;
-      N wide_loss = IsWeighted(call) ? WeightedGap(row, &scale) : Weighted(gap, call.TargetWeight(target));
+      N wide_loss = IsWeighted(call) ? row.WeightedGap(&scale) : Weighted(gap, call.TargetWeight(target));
       const double lambda = call.options.z_loss;
       if (lambda != 0.0) wide_loss = AddOrOverflow(wide_loss, Scale(ZLoss(wide_lse, lambda), scale));
       loss = RoundTo<T>(Scale(Weighted(wide_loss, call.RowWeight(index)), -scale));
@@ -84,8 +84,8 @@ struct GeneralRowState {
     const Record::State state = row.IsNan() ? Record::kNanRow : Record::kLive;
     Record record = Record::Make(call.args.logits.dtype, state, Record::kGeneral);
     if (!row.IsNan()) {
-      const Wide others{row.others}, weight{row.weight};
-      record.general = {row.argmax, row.value, {others.hi, others.lo}, {weight.hi, weight.lo}, row.max};
+      const auto others = StoredWide::Of(Wide{row.others}), weight = StoredWide::Of(Wide{row.weight});
+      record.general = {row.argmax, row.value, others, weight, row.max};
     }
     *call.RecordOf(index) = record;
   }
@@ -100,8 +100,8 @@ struct GeneralRowState {
       row.argmax = record.general.argmax;
       row.value = record.general.value;
       row.max = record.general.max;
-      row.others = ToNumber<T>({record.general.others[0], record.general.others[1]});
-      row.weight = ToNumber<T>({record.general.weight[0], record.general.weight[1]});
+      row.others = ToNumber<T>(record.general.others);
+      row.weight = ToNumber<T>(record.general.weight);
     }
     PrepareGradient(call, index);
   }
@@ -120,7 +120,7 @@ struct GeneralRowState {
     const double lambda = call.options.z_loss;
     N mass = weighted ? row.weight : N{call.TargetWeight(target)};
     if (lambda != 0.0) {
-      mass = AddOrOverflow(mass, Scale(MultiplyAny(LogSumExp(row, call.transform.Factor()), N{lambda}), 1));
+      mass = AddOrOverflow(mass, Scale(MultiplyAny(row.LogSumExp(call.transform.Factor()), N{lambda}), 1));
     }
     const N total = Add(row.others, N{1.0});
     // Without a cap dz is logit_scale throughout.
@@ -128,7 +128,7 @@ struct GeneralRowState {
     gradient.value = row.value;
     gradient.p_factor = Wide{MultiplyAny(Divide(mass, total), with_dz)};
     gradient.y_factor = Wide{with_dz};
-    gradient.log_total = Value(LogTotal(row));
+    gradient.log_total = Value(row.LogTotal());
     gradient.label_factor = u * (1.0 - call.options.label_smoothing);
     if (!weighted && lambda == 0.0 && target == row.argmax) {
       exact = true;
@@ -144,7 +144,6 @@ struct GeneralJob {
   using T = Arithmetic<In>;
   static constexpr int kPasses = 2;
   using Part = GeneralSums;
-  using Sums = Totals;
   using Row = GeneralRowState<T>;
 
   const Call &call;
@@ -163,11 +162,44 @@ struct GeneralJob {
   }
 
   void Chunk(int pass, int64_t row, const Piece &piece, Row &state, GeneralSums &sums) const {
-    if (pass == 0 || state.fill == Fill::kCompute) return Pass(pass, row, 0, piece, &state, &sums);
-    call.FillGradients(row, piece.place, piece.cols, NumberOf(state.fill));
+    Tile(pass, row, 0, piece, &state, &sums);
   }
-  void Tile(int pass, int64_t row, int64_t count, const Row *states, GeneralSums *sums) const {
-    Pass(pass, row, count, call.shape.Chunk(0), states, sums);
+  // Also of one row (count 0).
+  XENT_NOINLINE void Tile(int pass, int64_t row, int64_t count, const Piece &piece, const Row *states,
+                          GeneralSums *sums) const {
+    if (pass == 0 ? call.mode == Mode::kBackward : call.mode == Mode::kForward) return;
+    const int64_t rows = std::max<int64_t>(count, 1);
+    int64_t targets[kTile];
+    Wide target_values[kTile];
+    GeneralGradient gradients[kTile];
+    bool computes = pass == 0;
+    for (int64_t i = 0; i < rows; ++i) {
+      targets[i] = states[i].target;
+      target_values[i] = LabelOfTarget(call, states[i].target);
+      if (pass == 0 || states[i].fill != Fill::kCompute) continue;
+      gradients[i] = states[i].gradient;
+      computes = true;
+    }
+    GeneralTask task = call.TaskOf(call.args.logits, row, count, piece);
+    task.transform = call.transform;
+    task.labels = LabelsOf(call, row, piece);
+    task.targets = targets;
+    task.target_values = target_values;
+    task.entropy = call.statistics.entropy != nullptr;
+    task.weighted = IsWeighted(call);
+    task.rows = gradients;
+    task.gradient = call.Grad<In>(row, piece.place);
+    task.label_gradient = call.BytesAt(call.args.target_grad, row, piece.place);
+    if (pass == 0) return call.kernels->general->sums[kDtypeOf<In>](task, sums);
+    if (computes) call.kernels->general->gradient[kDtypeOf<In>](task);
+    for (int64_t i = 0; i < rows; ++i) {
+      const Row &state = states[i];
+      if (state.fill != Fill::kCompute) {
+        call.FillGradients(row + i, piece.place, piece.cols, NumberOf(state.fill));
+      } else if (state.exact && piece.Has(state.target) && task.gradient != nullptr) {
+        WriteExactTarget(state, call.Grad<In>(row + i, piece.place + state.target - piece.first));
+      }
+    }
   }
 
   void Between(int pass, int64_t row, Row &state, const GeneralSums *sums) const {
@@ -182,48 +214,8 @@ struct GeneralJob {
     if (call.WritesGradients()) call.FillPadding(row);
     if (call.mode != Mode::kBackward) totals.AddRow(static_cast<double>(state.loss), Wide{state.nll});
   }
-  void FillAgain(int64_t row, const Row &state) const {
-    if (state.fill != Fill::kCompute) call.FillGradients(row, 0, call.shape.cols, NumberOf(state.fill));
-  }
 
  private:
-  // Does one pass over a piece of one row (count 0) or of `count` positions.
-  XENT_NOINLINE void Pass(int pass, int64_t row, int64_t count, const Piece &piece, const Row *states,
-                          GeneralSums *sums) const {
-    if (pass == 0 ? call.mode == Mode::kBackward : call.mode == Mode::kForward) return;
-    const int64_t rows = std::max<int64_t>(count, 1);
-    int64_t targets[kTile];
-    Wide target_values[kTile];
-    GeneralGradient gradients[kTile];
-    for (int64_t i = 0; i < rows; ++i) {
-      targets[i] = states[i].target;
-      target_values[i] = LabelOfTarget(call, states[i].target);
-      if (states[i].fill == Fill::kCompute) gradients[i] = states[i].gradient;
-    }
-    GeneralTask task;
-    task.logits = call.Logits<In>(row, piece.place);
-    task.cols = piece.cols;
-    task.first = piece.first;
-    task.count = count;
-    task.stride = call.shape.inner;
-    task.transform = call.transform;
-    task.labels = LabelsOf(call, row, piece);
-    task.targets = targets;
-    task.target_values = target_values;
-    task.entropy = call.statistics.entropy != nullptr;
-    task.weighted = IsWeighted(call);
-    task.rows = gradients;
-    task.gradient = call.Grad<In>(row, piece.place);
-    task.label_gradient = call.BytesAt(call.args.target_grad, row, piece.place);
-    if (pass == 0) return call.kernels->general->sums[kDtypeOf<In>](task, sums);
-    call.kernels->general->gradient[kDtypeOf<In>](task);
-    for (int64_t i = 0; task.gradient != nullptr && i < rows; ++i) {
-      const Row &state = states[i];
-      if (state.fill != Fill::kCompute || !state.exact || !piece.Has(state.target)) continue;
-      WriteExactTarget(state, call.Grad<In>(row + i, piece.place + state.target - piece.first));
-    }
-  }
-
   // p_t - 1 of the row's largest logit is -(the others' sum) / total: a task of that column alone, with no p in it.
   XENT_NOINLINE void WriteExactTarget(const Row &state, In *grad) const {
     const In logit = Narrow<In>(static_cast<T>(state.target_logit));

@@ -30,30 +30,22 @@ struct Totals {
     Totals Get() const { return {{loss, loss_low}, {nll, 0.0}}; }
   };
 };
-struct NoTotals {
-  void Add(const NoTotals & /*other*/) {}
-  struct Slot {
-    void Set(const NoTotals & /*t*/) {}
-    NoTotals Get() const { return {}; }
-  };
-};
 
 // At most kMaxTasks groups, their size a function of the number of rows alone.
 inline int64_t RowsPerGroup(int64_t rows) { return rows / kMaxTasks + (rows % kMaxTasks != 0); }
 
 // Hands rows, which come in order, to the groups that they belong to.
-template <class Sums>
 class Groups {
  public:
   // Groups are added to `totals`, or, where that is null, kept in their slots.
-  Groups(int64_t group_rows, Sums *totals, typename Sums::Slot *slots)
+  Groups(int64_t group_rows, Totals *totals, Totals::Slot *slots)
       : group_rows_(group_rows), totals_(totals), slots_(slots) {}
   ~Groups() { Flush(); }
   Groups(const Groups &) = delete;
   Groups &operator=(const Groups &) = delete;
 
   // Returns the sums that `row` is added to.
-  Sums &Of(int64_t row) {
+  Totals &Of(int64_t row) {
     Begin(row);
     exact_ = false;
     return current_;
@@ -79,7 +71,7 @@ class Groups {
   // A group's sums are rounded to what a slot holds, wherever they are added.
   void Flush() {
     if (group_ < 0) return;
-    typename Sums::Slot slot;
+    Totals::Slot slot;
     slot.Set(current_);
     if (totals_ != nullptr) {
       totals_->Add(slot.Get());
@@ -90,9 +82,9 @@ class Groups {
   }
 
   int64_t group_rows_;
-  Sums *totals_;
-  typename Sums::Slot *slots_;
-  Sums current_;
+  Totals *totals_;
+  Totals::Slot *slots_;
+  Totals current_;
   int64_t group_ = -1, end_row_ = 0;
   bool exact_ = true;  // nothing has been added to `current_` but by AddExactly
 };

@@ -29,7 +29,7 @@ struct IndexRow {
   T target_gradient;
   T *exponentials;  // of the row, kept by the pass that sums them; null: they are computed again
 
-  RowSum<T> Total() const { return Merge<T>(others, target_term); }
+  RowSum<T> Total() const { return others.Merge(target_term); }
 
   // Merges the parts and writes what forward gives. part_of(i) is the i-th ChunkSum and its piece.
   template <class PartOf>
@@ -39,12 +39,12 @@ struct IndexRow {
     nll = N{kNan};
     T lse = loss, log_probability = loss;
     if (!nan) {
-      nll = target_term.IsZero() ? N{kInfinity} : NegativeLogLikelihood(others, target_term);
+      nll = target_term.IsZero() ? N{kInfinity} : target_term.NegativeLogLikelihood(others);
       if (call.statistics.logprobs != nullptr) log_probability = T{0} - RoundTo<T>(nll);
       const double lambda = call.options.z_loss;
       N wide_lse{};
       if (call.statistics.lse != nullptr || lambda != 0.0) {
-        wide_lse = others.IsZero() ? N{target_logit} : LogOfSum(Total());
+        wide_lse = others.IsZero() ? N{target_logit} : Total().LogOfSum();
         lse = RoundTo<T>(wide_lse);
       }
       N wide_loss = Weighted(nll, call.TargetWeight(target));
@@ -88,7 +88,7 @@ struct IndexRow {
     const double weight = call.TargetWeight(target), lambda = call.options.z_loss;
     double mass = weight;
     if (lambda != 0.0) {
-      mass = Value(AddOrOverflow(Scale(MultiplyAny(LogOfSum(total), N{lambda}), 1), N{weight}));
+      mass = Value(AddOrOverflow(Scale(MultiplyAny(total.LogOfSum(), N{lambda}), 1), N{weight}));
     }
     if (mass == 0.0 && weight == 0.0) {
       fill = Fill::kZero;
@@ -96,12 +96,12 @@ struct IndexRow {
     }
     gradient = MakeRowGradient<T>(total, mass == 1.0 ? g : Product(g, Decompose(mass)), call.shares.other);
     if (call.shares.other != 0.0) {
-      target_gradient = ScaledRatio<T>(g, target_term, total, 1.0, call.shares.target);
+      target_gradient = total.ScaledRatio(g, target_term, 1.0, call.shares.target);
     } else if (lambda != 0.0) {
-      target_gradient = ScaledRatio<T>(g, target_term, total, mass, weight);
+      target_gradient = total.ScaledRatio(g, target_term, mass, weight);
     } else {  // p_t - 1 is -(the others' sum) / total
       if (weight != 1.0) g = Product(g, Decompose(weight));
-      target_gradient = ScaledRatio<T>({-g.mantissa, g.exponent}, others, total, 1.0, 0.0);
+      target_gradient = total.ScaledRatio({-g.mantissa, g.exponent}, others, 1.0, 0.0);
     }
   }
 
@@ -117,7 +117,7 @@ struct IndexRow {
     }
     if (nan) return;
     others = MergeChunks<T>(parts, [&](int64_t i) -> const ChunkSum & { return part_of(i).part; });
-    target_term = SumOfLogit<T>(target_logit);
+    target_term = RowSum<T>::OfLogit(target_logit);
     nan = others.IsZero() && target_term.IsZero();  // a row of -inf
   }
 
@@ -128,13 +128,13 @@ struct IndexRow {
     if (cols == 2 && !others.IsZero()) {
       // The one other column may be the confident one, where lse - z cancels. (Where its exponential has vanished, be
       // it masked or far below, the difference to the pivot says which.)
-      return Scale(NegativeLogLikelihood(target_term, others), scale);
+      return Scale(others.NegativeLogLikelihood(target_term), scale);
     }
     // lse as the part that a pivot is near to and the rest: beyond 2^20 nothing of log sum is left in lse itself.
     const RowSum<T> sum = Total();
     N near{target_logit}, rest{};
     if (!others.IsZero()) {
-      near = sum.logit ? N{sum.reference} : LogOfSum(sum);
+      near = sum.logit ? N{sum.reference} : sum.LogOfSum();
       if (sum.logit) rest = Log(sum.sum);
     }
     N total{};
@@ -154,7 +154,6 @@ struct IndexJob {
   using T = Arithmetic<In>;
   static constexpr int kPasses = 2;
   using Part = ChunkSum;
-  using Sums = Totals;
   using Row = IndexRow<T>;
 
   const Call &call;
@@ -250,9 +249,7 @@ struct IndexJob {
     if (call.args.grad.data == nullptr || state.fill != Fill::kCompute || !piece.Has(state.target)) return;
     *call.Grad<In>(row, piece.place + state.target - piece.first) = Narrow<In>(state.target_gradient);
   }
-  void RunShortRows(int64_t first, int64_t end, Groups<Totals> &groups) const {
-    RunShortRowsOf<In>(*this, first, end, groups);
-  }
+  void RunShortRows(int64_t first, int64_t end, Groups &groups) const { RunShortRowsOf<In>(*this, first, end, groups); }
   // Without a slot the place that Begin has found remains.
   void KeepIn(void *slot, Row &state) const {
     if (slot != nullptr) state.exponentials = static_cast<T *>(slot);

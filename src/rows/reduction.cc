@@ -49,7 +49,7 @@ void ReduceStored(const xent_stored_losses &args, const xent_cross_entropy_optio
   Totals totals;
   Wide weight;
   {
-    Groups<Totals> groups(RowsPerGroup(args.rows), &totals, nullptr);
+    Groups groups(RowsPerGroup(args.rows), &totals, nullptr);
     for (int64_t row = 0; row < args.rows; ++row) {
       const int64_t target = args.targets.data == nullptr ? 0 : TargetAt(args.targets, row);
       if (args.targets.data != nullptr && target == options.ignore_index) continue;

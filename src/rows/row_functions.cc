@@ -68,12 +68,11 @@ struct LseSink {
 // What all jobs have in common. Unless a job says otherwise, no row is finished when it begins.
 struct RowFunctionJob {
   using Part = ChunkSum;
-  using Sums = NoTotals;
 
   const RowFunctionCall &call;
 
   bool Begin(int64_t /*row*/, auto & /*state*/) const { return true; }
-  void End(int64_t /*row*/, const auto & /*state*/, NoTotals & /*totals*/) const {}
+  void End(int64_t /*row*/, const auto & /*state*/, Totals & /*totals*/) const {}
 
   // Sums a chunk whose columns all count.
   template <class In>
@@ -110,7 +109,7 @@ struct LogSumExpJob : RowFunctionJob {
     // With one column log V is 0: no slack beside |z|.
     using N = Number<T>;
     const bool one = call.shape.cols == 1;
-    sink.Take(row, RoundTo<T>(one ? N{static_cast<double>(Widen(*call.Input<In>(row)))} : LogOfSum(sum.total)));
+    sink.Take(row, RoundTo<T>(one ? N{static_cast<double>(Widen(*call.Input<In>(row)))} : sum.total.LogOfSum()));
   }
 };
 static_assert(RowJob<LogSumExpJob<float>>);
@@ -209,7 +208,7 @@ struct LogSoftmaxJob : RowFunctionJob {
       while (static_cast<double>(Widen(in[state.argmax])) != state.max) ++state.argmax;
     } else if (pass == 1 && !state.nan) {
       const UntargetedSum<T> others(sums, call.shape.chunks);
-      state.delta = RoundTo<T>(NegativeLogLikelihood(others.total, SumOfLogit<T>(state.max)));
+      state.delta = RoundTo<T>(RowSum<T>::OfLogit(state.max).NegativeLogLikelihood(others.total));
     }
   }
 };
@@ -285,14 +284,11 @@ struct Tile {
   GeneralRow<T> sums[kTile]{};
 
   void Sum() {
-    task.logits = Input();
-    task.cols = call.shape.cols;
-    task.stride = call.shape.inner;
-    task.count = count;
+    task = call.TaskOf(call.args.in, row, count, call.shape.Chunk(0));
     task.transform.wide = sizeof(In) == sizeof(double);
     GeneralSums parts[kTile];
     call.kernels->general->sums[kDtypeOf<In>](task, parts);
-    for (int64_t i = 0; i < count; ++i) Merge<T>(parts[i], 1.0, &sums[i]);
+    for (int64_t i = 0; i < count; ++i) sums[i].Merge(parts[i], 1.0);
   }
   const In *Input() const { return call.Input<In>(row); }
   In *Output() const { return call.Output<In>(row); }
@@ -304,7 +300,7 @@ struct Tile {
       T lse = static_cast<T>(kNan);
       if (sums[i].special == Special::kInfinity) lse = static_cast<T>(kInfinity);
       if (sums[i].special == Special::kNone) {
-        lse = sums[i].argmax < 0 ? static_cast<T>(-kInfinity) : RoundTo<T>(LogSumExp(sums[i], 1.0));
+        lse = sums[i].argmax < 0 ? static_cast<T>(-kInfinity) : RoundTo<T>(sums[i].LogSumExp(1.0));
       }
       sink.Take(row + i, lse);
     }
@@ -331,7 +327,7 @@ struct Tile {
     Sum();
     ForEachElement([&](int64_t i, int64_t at) {
       T value = static_cast<T>(kNan);
-      if (!sums[i].IsNan()) value = T{0} - RoundTo<T>(Gap(sums[i], 1.0, static_cast<double>(Widen(Input()[at]))));
+      if (!sums[i].IsNan()) value = T{0} - RoundTo<T>(sums[i].Gap(1.0, static_cast<double>(Widen(Input()[at]))));
       Output()[at] = Narrow<In>(value);
     });
   }
@@ -371,9 +367,9 @@ bool Run(const RowFunctionArgs &args, bool keeps, const MakeJob &make_job, const
   const RowFunctionCall call(args, keeps);
   const FpMode mode(call.plan.subnormals);
   return DispatchDtype(args.in.dtype, [&](auto storage) {
-    NoTotals unused;
+    Totals unused;
     if (call.plan.path != Path::kPositions) return RunRows(make_job(call, storage), &unused);
-    const auto run = [&](int64_t first, int64_t end, Groups<NoTotals> & /*groups*/) {
+    const auto run = [&](int64_t first, int64_t end, Groups & /*groups*/) {
       for (int64_t row = first, count; row < end; row += count) {
         count = TileRows(call.shape, row, end);
         Tile<decltype(storage)> tile{call, row, count};
@@ -404,7 +400,7 @@ bool AllProbabilities(const RowFunctionArgs &args, double tolerance, bool *all) 
   const FpMode mode(call.plan.subnormals);
   std::atomic<bool> still{true};
   const bool complete = DispatchDtype(args.in.dtype, [&](auto storage) {
-    NoTotals unused;
+    Totals unused;
     return RunRows(ProbabilitiesJob<decltype(storage)>{{call}, tolerance, still}, &unused);
   });
   *all = still.load();

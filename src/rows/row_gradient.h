@@ -67,7 +67,7 @@ ScaleTask GradientFromExponentials(const RowGradient<Arithmetic<In>> &row, const
   using F = Format<T>;
   ScaleTask task{};
   // Nothing but zeros, whose reference may be far above the row's.
-  const Factor factor = chunk.sum.hi == 0.0 ? Factor{} : FactorOf<T>(row.g, row.total, chunk.kind, chunk.reference);
+  const Factor factor = chunk.sum.hi == 0.0 ? Factor{} : row.total.FactorOf(row.g, chunk.kind, chunk.reference);
   const int64_t exponent = factor.exponent - F::kBias;
   const bool counts = factor.mantissa != 0.0 && exponent >= F::kSafeExponent - 2 * F::kMaxExponent;
   if (!counts && row.shift != 0.0) {
@@ -105,7 +105,7 @@ void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithm
   // Relative to the row's own reference; it is raised where the factor would come too near the smallest normal number.
   const double reference = again.kind == Reference::kExponent ? row.total.reference : 0.0;
   const Factor factor =
-      FactorOf<T>(row.g, row.total, again.kind, again.kind == Reference::kExponent ? reference : again.origin);
+      row.total.FactorOf(row.g, again.kind, again.kind == Reference::kExponent ? reference : again.origin);
   const int64_t exponent = factor.exponent - F::kBias;
   const int64_t raise = std::clamp<int64_t>(F::kSafeExponent - exponent, 0, F::kBias);
   if (factor.mantissa == 0.0 || exponent + raise < F::kMinExponent) return FillWithoutProbability(row, out, cols);

@@ -19,12 +19,11 @@
 
 namespace xent::internal {
 
-// What every job offers. Job::Row is what a row's passes share, Job::Part what a pass leaves of a chunk, Job::Sums the
-// Totals or NoTotals that rows are added to. Each job stands beside a static_assert of its concept, so that a misspelt
-// hook does not compile.
+// What every job offers. Job::Row is what a row's passes share, Job::Part what a pass leaves of a chunk. Each job
+// stands beside a static_assert of its concept, so that a misspelt hook does not compile.
 template <class Job>
 concept RowJob = requires(const Job &job, int64_t row, const Piece &chunk, int pass, typename Job::Row &state,
-                          typename Job::Part &part, typename Job::Sums &sums) {
+                          typename Job::Part &part, Totals &totals) {
   requires std::same_as<decltype(Job::kPasses), const int>;
   { job.call } -> std::convertible_to<const RowCall &>;
   // Begins a row; false: the row is finished already.
@@ -33,8 +32,8 @@ concept RowJob = requires(const Job &job, int64_t row, const Piece &chunk, int p
   { job.Chunk(pass, row, chunk, state, part) } -> std::same_as<void>;
   // Follows a pass over all chunks, whose parts are an array.
   { job.Between(pass, row, state, &part) } -> std::same_as<void>;
-  // Ends a row and adds it to the sums.
-  { job.End(row, state, sums) } -> std::same_as<void>;
+  // Ends a row and adds it to the totals.
+  { job.End(row, state, totals) } -> std::same_as<void>;
 };
 
 // A job of two passes whose second pass over one row can run beside the first over the next row: RunOverlappingRows.
@@ -55,18 +54,17 @@ concept OverlappingJob =
 
 // A job that can take tiles of short rows at once.
 template <class Job>
-concept ShortRowsJob = RowJob<Job> && requires(const Job &job, int64_t row, Groups<typename Job::Sums> &groups) {
+concept ShortRowsJob = RowJob<Job> && requires(const Job &job, int64_t row, Groups &groups) {
   { job.RunShortRows(row, row, groups) } -> std::same_as<void>;
 };
 
 // A job whose passes can also run over tiles of adjacent positions, each a row of one part.
 template <class Job>
-concept TileJob = RowJob<Job> && requires(const Job &job, int pass, int64_t row, int64_t count,
+concept TileJob = RowJob<Job> && requires(const Job &job, int pass, int64_t row, int64_t count, const Piece &piece,
                                           typename Job::Row *states, typename Job::Part *parts) {
-  // Does one pass over `count` rows from `row` on; those that Begin has finished are among them.
-  { job.Tile(pass, row, count, states, parts) } -> std::same_as<void>;
-  // Fills what is filled by rule, after the last pass has stored something else there.
-  { job.FillAgain(row, *states) } -> std::same_as<void>;
+  // Does one pass over `count` rows from `row` on; those that Begin has finished are among them, and their gradients
+  // are filled again.
+  { job.Tile(pass, row, count, piece, states, parts) } -> std::same_as<void>;
 };
 
 // The rows from `row` on, of those before `end`, that make a tile: positions of one class-major block.
@@ -79,7 +77,7 @@ template <class Part>
 inline constexpr int64_t kSplitRows = 6144 / (kMaxChunks * sizeof(Part));
 
 template <RowJob Job>
-XENT_NOINLINE void RunRow(const Job &job, int64_t row, typename Job::Sums &totals) {
+XENT_NOINLINE void RunRow(const Job &job, int64_t row, Totals &totals) {
   const RowShape &shape = job.call.shape;
   typename Job::Row state{};
   if (!job.Begin(row, state)) return;
@@ -95,7 +93,7 @@ XENT_NOINLINE void RunRow(const Job &job, int64_t row, typename Job::Sums &total
 // step by step (kernels/exp_sum-inl.h): summing exponentials is arithmetic, writing a gradient is memory, and each
 // fills the other's gaps. Drawn in docs/architecture.md.
 template <OverlappingJob Job>
-XENT_NOINLINE void RunOverlappingRows(const Job &job, int64_t first, int64_t end, Groups<typename Job::Sums> &groups) {
+XENT_NOINLINE void RunOverlappingRows(const Job &job, int64_t first, int64_t end, Groups &groups) {
   const RowShape &shape = job.call.shape;
   typename Job::Row states[2];
   // Of the row that waits for its gradient; a chunk's sum is read before the next row's takes its place.
@@ -129,7 +127,7 @@ XENT_NOINLINE void RunOverlappingRows(const Job &job, int64_t first, int64_t end
 
 // Runs rows [first, end) of a class-major layout, tile after tile.
 template <TileJob Job>
-XENT_NOINLINE void RunTiles(const Job &job, int64_t first, int64_t end, Groups<typename Job::Sums> &groups) {
+XENT_NOINLINE void RunTiles(const Job &job, int64_t first, int64_t end, Groups &groups) {
   typename Job::Row states[kTile];
   typename Job::Part parts[kTile];
   for (int64_t row = first, count; row < end; row += count) {
@@ -141,13 +139,12 @@ XENT_NOINLINE void RunTiles(const Job &job, int64_t first, int64_t end, Groups<t
     }
     if (live == 0) continue;
     for (int pass = 0; pass < Job::kPasses; ++pass) {
-      job.Tile(pass, row, count, states, parts);
+      job.Tile(pass, row, count, job.call.shape.Chunk(0), states, parts);
       for (int64_t i = 0; i < count; ++i) {
         if ((live >> i & 1) != 0) job.Between(pass, row + i, states[i], &parts[i]);
       }
     }
     for (int64_t i = 0; i < count; ++i) {
-      job.FillAgain(row + i, states[i]);
       if ((live >> i & 1) != 0) job.End(row + i, states[i], groups.Of(row + i));
     }
   }
@@ -173,9 +170,9 @@ bool RunTasks(const RowCall &call, int64_t n, const Task &task) {
 }
 
 // Cuts groups of rows into tasks.
-template <class Sums, class RunRange>
-XENT_NOINLINE bool RunGroupsInTasks(const RowCall &call, const RunRange &run, Sums *totals) {
-  typename Sums::Slot slots[kMaxTasks];
+template <class RunRange>
+XENT_NOINLINE bool RunGroupsInTasks(const RowCall &call, const RunRange &run, Totals *totals) {
+  Totals::Slot slots[kMaxTasks];
   const int64_t rows = call.shape.rows, group_rows = call.plan.group_rows;
   const int64_t groups = (rows - 1) / group_rows + 1;
   const int64_t group_logits = group_rows > INT64_MAX / call.shape.cols ? INT64_MAX : group_rows * call.shape.cols;
@@ -184,7 +181,7 @@ XENT_NOINLINE bool RunGroupsInTasks(const RowCall &call, const RunRange &run, Su
   for (int64_t group = 0; group < groups; ++group) slots[group] = {};
   const bool complete = RunTasks(call, (groups - 1) / task_groups + 1, [&](int64_t task) {
     const int64_t end_group = std::min(groups, (task + 1) * task_groups);
-    Groups<Sums> own(group_rows, nullptr, slots);
+    Groups own(group_rows, nullptr, slots);
     run(task * task_groups * group_rows, std::min(rows, end_group * group_rows), own);
   });
   for (int64_t group = 0; group < groups; ++group) totals->Add(slots[group].Get());
@@ -194,12 +191,12 @@ XENT_NOINLINE bool RunGroupsInTasks(const RowCall &call, const RunRange &run, Su
 // Runs run(first row, end row, groups) for one task's rows after the other, each of which is added to groups.Of(row).
 // On one thread there is one task, and no scratch for the groups' sums. The calling thread has the plan's
 // floating-point mode already. False: the caller's parallel_for left a task out.
-template <class Sums, class RunRange>
-bool RunGroups(const RowCall &call, const RunRange &run, Sums *totals) {
+template <class RunRange>
+bool RunGroups(const RowCall &call, const RunRange &run, Totals *totals) {
   *totals = {};
   if (call.shape.rows == 0) return true;
   if (call.plan.threads != 1) return RunGroupsInTasks(call, run, totals);
-  Groups<Sums> own(call.plan.group_rows, totals, nullptr);
+  Groups own(call.plan.group_rows, totals, nullptr);
   run(0, call.shape.rows, own);
   if (call.plan.stream) hwy::FlushStream();
   return true;
@@ -207,14 +204,14 @@ bool RunGroups(const RowCall &call, const RunRange &run, Sums *totals) {
 
 // Runs at most kMaxTasks rows, each a group of its own, chunk by chunk over the threads.
 template <RowJob Job>
-XENT_NOINLINE bool RunSplitRows(const Job &job, typename Job::Sums *totals) {
+XENT_NOINLINE bool RunSplitRows(const Job &job, Totals *totals) {
   constexpr int64_t kSplit = kSplitRows<typename Job::Part>;
   const RowShape &shape = job.call.shape;
   int64_t rows[kSplit];
   typename Job::Row states[kSplit];
   typename Job::Part parts[kSplit][kMaxChunks];
   *totals = {};
-  Groups<typename Job::Sums> groups(job.call.plan.group_rows, totals, nullptr);
+  Groups groups(job.call.plan.group_rows, totals, nullptr);
   for (int64_t next = 0; next < shape.rows;) {
     int64_t count = 0;
     for (; count < kSplit && next < shape.rows; ++next) {
@@ -236,10 +233,10 @@ XENT_NOINLINE bool RunSplitRows(const Job &job, typename Job::Sums *totals) {
 
 // Runs a job. False: the caller's parallel_for left a task out.
 template <RowJob Job>
-XENT_NOINLINE bool RunRows(const Job &job, typename Job::Sums *totals) {
+XENT_NOINLINE bool RunRows(const Job &job, Totals *totals) {
   const Plan &plan = job.call.plan;
   if (plan.split == Split::kChunks) return RunSplitRows(job, totals);
-  const auto run = [&](int64_t first, int64_t end, Groups<typename Job::Sums> &groups) {
+  const auto run = [&](int64_t first, int64_t end, Groups &groups) {
     if constexpr (ShortRowsJob<Job>) {
       if (plan.short_rows) return job.RunShortRows(first, end, groups);
     }

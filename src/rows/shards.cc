@@ -113,7 +113,7 @@ bool RunShardForward(Call *call, const Slice &slice, ChunkRecord *records) {
 void RunShardCombine(Call *call, const RecordsOfRow &records) {
   Totals totals;
   PrepareAndRun(call, call->args.cols, [&](const auto &job) {
-    Groups<Totals> groups(call->plan.group_rows, &totals, nullptr);
+    Groups groups(call->plan.group_rows, &totals, nullptr);
     for (int64_t row = 0; row < call->args.rows; ++row) {
       CombineRow(job, records, row, groups.Of(row));
     }

@@ -22,13 +22,15 @@ struct ChunkRecord {
   int64_t first, cols;
   double target_logit;  // where the target's column is one of these
   struct IndexPart {
-    double reference, sum[2], spread[2], pivot;
+    double reference;
+    StoredWide sum, spread;
+    double pivot;
     int64_t reference_kind;  // Reference
   };
   struct GeneralPart {
     double max, value;
     int64_t argmax;
-    double others[2], weight[2], weighted[2];
+    StoredWide others, weight, weighted;
   };
   union {
     IndexPart index;
@@ -39,35 +41,21 @@ struct ChunkRecord {
   void Set(const ChunkSum &s) {
     special = static_cast<uint8_t>(s.special);
     if (s.special != Special::kNone) return;
-    index = {s.reference, {s.sum.hi, s.sum.lo}, {s.spread.hi, s.spread.lo}, s.pivot, static_cast<int64_t>(s.kind)};
+    index = {s.reference, StoredWide::Of(s.sum), StoredWide::Of(s.spread), s.pivot, static_cast<int64_t>(s.kind)};
   }
   void Get(ChunkSum *s) const {
-    *s = {index.reference,
-          {index.sum[0], index.sum[1]},
-          {index.spread[0], index.spread[1]},
-          index.pivot,
-          static_cast<Reference>(index.reference_kind),
-          static_cast<Special>(special)};
+    const Reference kind = static_cast<Reference>(index.reference_kind);
+    *s = {index.reference, index.sum, index.spread, index.pivot, kind, static_cast<Special>(special)};
   }
   void Set(const GeneralSums &s) {
     special = static_cast<uint8_t>(s.special);
     if (s.special != Special::kNone) return;
-    general = {s.max,
-               s.value,
-               s.argmax,
-               {s.others.hi, s.others.lo},
-               {s.weight.hi, s.weight.lo},
-               {s.weighted.hi, s.weighted.lo}};
+    const auto others = StoredWide::Of(s.others), weight = StoredWide::Of(s.weight);
+    general = {s.max, s.value, s.argmax, others, weight, StoredWide::Of(s.weighted)};
   }
   void Get(GeneralSums *s) const {
-    *s = {.max = general.max,
-          .value = general.value,
-          .argmax = general.argmax,
-          .others = {general.others[0], general.others[1]},
-          .entropy = {},
-          .weight = {general.weight[0], general.weight[1]},
-          .weighted = {general.weighted[0], general.weighted[1]},
-          .special = static_cast<Special>(special)};
+    const auto &[max, value, argmax, others, weight, weighted] = general;
+    *s = {max, value, argmax, others, {}, weight, weighted, static_cast<Special>(special)};
   }
 };
 static_assert(sizeof(ChunkRecord) == XENT_CHUNK_RECORD_BYTES);

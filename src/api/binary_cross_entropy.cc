@@ -128,7 +128,7 @@ xent_status BinaryCrossEntropy(const xent_binary_cross_entropy *args, const xent
                                const xent_exec *exec, Mode mode, xent_error *error) {
   BinaryCall call;
   XENT_RETURN_IF_ERROR(CheckCall(args, options, exec, mode, &call, error));
-  return Ended(RunBinary(call), error);
+  return Ended(RunBinary(&call), error);
 }
 
 }  // namespace

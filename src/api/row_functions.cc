@@ -16,7 +16,7 @@ struct Named {
 // Checks what all row functions have in common; the first matrix says the dtype, the last is the output, which may take
 // the place of any other.
 template <size_t kCount>
-xent_status Check(const Named (&matrices)[kCount], int64_t inner, const xent_exec *exec, RowFunctionCall *call,
+xent_status Check(const Named (&matrices)[kCount], int64_t inner, const xent_exec *exec, RowFunctionArgs *call,
                   xent_error *error) {
   XENT_RETURN_IF_ERROR(CheckError(error));
   Shape shape;
@@ -35,14 +35,14 @@ xent_status Check(const Named (&matrices)[kCount], int64_t inner, const xent_exe
   return XENT_OK;
 }
 
-using Function = bool (*)(const RowFunctionCall &);
+using Function = bool (*)(const RowFunctionArgs &);
 
-xent_status RunForward(Function run, RowFunctionCall call, int64_t inner, const xent_exec *exec, xent_error *error) {
+xent_status RunForward(Function run, RowFunctionArgs call, int64_t inner, const xent_exec *exec, xent_error *error) {
   XENT_RETURN_IF_ERROR(Check({{"x", &call.in}, {"y", &call.out}}, inner, exec, &call, error));
   return call.rows == 0 ? XENT_OK : Ended(run(call), error);
 }
 
-xent_status RunBackward(Function run, RowFunctionCall call, int64_t inner, const xent_exec *exec, xent_error *error) {
+xent_status RunBackward(Function run, RowFunctionArgs call, int64_t inner, const xent_exec *exec, xent_error *error) {
   XENT_RETURN_IF_ERROR(Check({{"g", &call.g}, {"y", &call.in}, {"dx", &call.out}}, inner, exec, &call, error));
   return call.rows == 0 ? XENT_OK : Ended(run(call), error);
 }
@@ -55,7 +55,7 @@ extern "C" {
 xent_status xent_logsumexp(int64_t rows, int64_t cols, int64_t inner, xent_matrix x, void *lse, const xent_exec *exec,
                            xent_error *error) noexcept {
   using namespace xent::internal;
-  RowFunctionCall call{.rows = rows, .cols = cols, .in = x, .lse = lse};
+  RowFunctionArgs call{.rows = rows, .cols = cols, .in = x, .lse = lse};
   XENT_RETURN_IF_ERROR(Check({{"x", &call.in}}, inner, exec, &call, error));
   XENT_RETURN_IF_ERROR(CheckArray("lse", lse, rows, ArithmeticSize(x.dtype), error));
   return rows == 0 ? XENT_OK : Ended(RunLogSumExp(call), error);
@@ -89,7 +89,7 @@ xent_status xent_log_softmax_backward(int64_t rows, int64_t cols, int64_t inner,
 xent_status xent_check_logits(int64_t rows, int64_t cols, int64_t inner, xent_matrix x, xent_diagnosis *diagnosis,
                               const xent_exec *exec, xent_error *error) noexcept {
   using namespace xent::internal;
-  RowFunctionCall call{.rows = rows, .cols = cols, .in = x};
+  RowFunctionArgs call{.rows = rows, .cols = cols, .in = x};
   XENT_RETURN_IF_ERROR(Check({{"x", &call.in}}, inner, exec, &call, error));
   XENT_RETURN_IF_ERROR(CheckArray("diagnosis", diagnosis, 1, alignof(xent_diagnosis), error));
   *diagnosis = XENT_DIAGNOSIS_LOGITS;

@@ -8,17 +8,11 @@
 
 namespace xent::internal {
 
-struct BinaryCall {
-  // Given, and checked: strides are resolved and inner is at least 1.
-  xent_binary_cross_entropy args;
-  xent_binary_cross_entropy_options options;
-  xent_exec exec;
-  int64_t elements;
-
-  bool IsWide() const { return args.input.dtype == XENT_F64; }
+struct BinaryCall : LossCall<xent_binary_cross_entropy, xent_binary_cross_entropy_options> {
+  int64_t elements;  // given: rows times cols
 };
 
-// Runs the call. False: the caller's parallel_for left a task out.
-bool RunBinary(const BinaryCall &call);
+// Prepares the call and runs it. False: the caller's parallel_for left a task out.
+bool RunBinary(BinaryCall *call);
 
 }  // namespace xent::internal

@@ -6,9 +6,11 @@
 
 #include "dispatch/dispatch.h"
 #include "kernels/general.h"
+#include "numbers/compiler.h"
 #include "rows/plan.h"
 #include "rows/record.h"
 #include "rows/reduction.h"
+#include "rows/row_gradient.h"
 #include "rows/workspace.h"
 #include "xent/xent.h"
 
@@ -17,16 +19,37 @@ namespace xent::internal {
 // What a call computes.
 enum class Mode { kForward, kForwardBackward, kBackward };
 
+// Columns of a row that are worked on at once: a chunk or, in a slice of a vocabulary, a part of one.
+struct Piece {
+  int64_t chunk;
+  int64_t first;  // column in the vocabulary
+  int64_t place;  // the same column in memory: in a slice less than `first`
+  int64_t cols;
+
+  bool Has(int64_t col) const { return col >= first && col < first + cols; }
+};
+
+// What the first pass leaves of a piece.
+template <class Part>
+struct PartAt {
+  const Part &part;
+  Piece piece;
+};
+
 struct RowShape {
-  int64_t rows, cols, chunk_cols, chunks;
+  int64_t rows, cols, inner, chunk_cols, chunks;
 
   // Rows whose lanes run over positions (inner > 1) are one chunk each.
-  RowShape(int64_t row_count, int64_t col_count, int64_t inner = 1)
+  RowShape(int64_t row_count, int64_t col_count, int64_t inner_count = 1)
       : rows(row_count),
         cols(col_count),
+        inner(inner_count),
         chunk_cols(inner > 1 ? col_count : ChunkCols(col_count)),
         chunks((col_count - 1) / chunk_cols + 1) {}
-  int64_t ColsOf(int64_t chunk) const { return std::min(chunk_cols, cols - chunk * chunk_cols); }
+  Piece Chunk(int64_t i) const {
+    const int64_t first = i * chunk_cols;
+    return {i, first, first, std::min(chunk_cols, cols - first)};
+  }
 };
 
 // q' of an index target: at the target, and in every other column.
@@ -47,6 +70,8 @@ struct Shares {
 
 // What a row's gradient is by rule, or that it has to be computed.
 enum class Fill : uint8_t { kCompute, kZero, kNan };
+// The number that a gradient by rule is filled with.
+inline double NumberOf(Fill fill) { return fill == Fill::kNan ? kNan : 0.0; }
 
 // The i-th number of an array of the arithmetic type.
 inline double NumberAt(const void *values, bool wide, int64_t i) {
@@ -56,83 +81,124 @@ inline double NumberAt(const void *values, bool wide, int64_t i) {
 inline double WeightAt(const void *weights, bool wide, int64_t i) {
   return weights == nullptr ? 1.0 : NumberAt(weights, wide, i);
 }
-// u of a row; not of XENT_UPSTREAM_ELEMENTS.
-inline double UpstreamOf(const xent_upstream &upstream, bool wide, int64_t row) {
-  if (upstream.data == nullptr) return 1.0;
-  return NumberAt(upstream.data, wide, upstream.kind == XENT_UPSTREAM_ROWS ? row : 0);
-}
-// Returns what a row's gradient is by rule, or kCompute and in *g u r over the denominator.
-inline Fill FillOf(Factor denominator, double u, double row_weight, bool nan_row, Factor *g) {
-  if (denominator.mantissa == 0.0) return Fill::kZero;
-  if (nan_row || u != u) return Fill::kNan;
-  *g = Quotient(Decompose(u), denominator);
-  if (row_weight != 1.0) *g = Product(*g, Decompose(row_weight));
-  return g->mantissa == 0.0 ? Fill::kZero : Fill::kCompute;
-}
-// Fills columns [first, end) of a gradient, which lie `step` apart.
-template <class Out>
-void FillColumns(Out *row, int64_t step, int64_t first, int64_t end, double value) {
-  for (int64_t col = first; col < end; ++col) row[col * step] = Narrow<Out>(static_cast<Arithmetic<Out>>(value));
-}
-// Row `row` of a matrix in a layout with `inner` positions: where it begins, its columns `inner` apart.
-inline int64_t RowOffset(int64_t row, int64_t stride, int64_t inner) {
-  return inner == 1 ? row * stride : row / inner * stride + row % inner;
-}
 
-struct Call {
+// What the calls of all functions over rows have in common.
+struct RowCall {
+  xent_exec exec;        // given, and checked
+  RowShape shape{0, 1};  // of the valid columns
+  const Kernels *kernels;
+  Workspace workspace;
+  Plan plan;
+
+  // Returns where column `col` of a row lies in a matrix, null where that is absent. A row's columns are `inner` apart.
+  template <class In>
+  In *At(const xent_matrix &matrix, int64_t row, int64_t col = 0) const {
+    return matrix.data == nullptr ? nullptr : static_cast<In *>(matrix.data) + Offset(matrix.stride, row, col);
+  }
+  // The same of a matrix whose type is no template's.
+  void *BytesAt(const xent_matrix &matrix, int64_t row, int64_t col) const {
+    if (matrix.data == nullptr) return nullptr;
+    const int64_t size = static_cast<int64_t>(ElementSize(matrix.dtype));
+    return static_cast<char *>(matrix.data) + Offset(matrix.stride, row, col) * size;
+  }
+  int64_t Offset(int64_t stride, int64_t row, int64_t col) const {
+    const int64_t inner = shape.inner;
+    return (inner == 1 ? row * stride : row / inner * stride + row % inner) + col * inner;
+  }
+
+  // Returns a task over a piece of a matrix, of one row (count 0) or of `count` adjacent positions.
+  GeneralTask TaskOf(const xent_matrix &matrix, int64_t row, int64_t count, const Piece &piece) const {
+    GeneralTask task;
+    task.logits = BytesAt(matrix, row, piece.place);
+    task.cols = piece.cols;
+    task.first = piece.first;
+    task.count = count;
+    task.stride = shape.inner;
+    return task;
+  }
+
+  // Fills `cols` columns from `first` on of a row of a gradient, if that is wanted.
+  XENT_NOINLINE void FillGradient(const xent_matrix &gradient, int64_t row, int64_t first, int64_t cols,
+                                  double value) const {
+    if (gradient.data == nullptr) return;
+    DispatchDtype(gradient.dtype, [&](auto storage) {
+      FillColumns(At<decltype(storage)>(gradient, row, first), cols, value, shape.inner);
+    });
+  }
+};
+
+// The matrix whose dtype says in which type a call computes, and whose place a gradient may take.
+inline const xent_matrix &InputOf(const xent_cross_entropy &args) { return args.logits; }
+inline const xent_matrix &InputOf(const xent_divergence &args) { return args.student; }
+inline const xent_matrix &InputOf(const xent_binary_cross_entropy &args) { return args.input; }
+
+// What the calls of losses have in common.
+template <class Args, class Options>
+struct LossCall : RowCall {
   // Given, and checked: strides are resolved and inner is at least 1.
-  xent_cross_entropy args;
-  xent_cross_entropy_options options;
-  xent_statistics statistics;
-  xent_exec exec;
+  Args args;
+  Options options;
   Mode mode;
+
+  Factor denominator;  // of the reduced loss and of gradients; follows from what is given
+
+  bool IsWide() const { return InputOf(args).dtype == XENT_F64; }
+  bool WritesGradients() const { return mode != Mode::kForward; }
+  double RowWeight(int64_t row) const { return WeightAt(args.row_weights, IsWide(), row); }
+  // u of a row; not of XENT_UPSTREAM_ELEMENTS.
+  double Upstream(int64_t row) const {
+    return WeightAt(args.upstream.data, IsWide(), args.upstream.kind == XENT_UPSTREAM_ROWS ? row : 0);
+  }
+  // Returns what the row's gradient is by rule, or kCompute and in *g u r over the denominator.
+  Fill FillOf(int64_t row, bool nan_row, Factor *g) const {
+    if (denominator.mantissa == 0.0) return Fill::kZero;
+    const double u = Upstream(row), weight = RowWeight(row);
+    if (nan_row || u != u) return Fill::kNan;
+    *g = Quotient(Decompose(u), denominator);
+    if (weight != 1.0) *g = Product(*g, Decompose(weight));
+    return g->mantissa == 0.0 ? Fill::kZero : Fill::kCompute;
+  }
+  // Writes the reduced loss, if that is wanted.
+  void WriteReducedLoss(Wide sum) const {
+    if (args.reduced_loss != nullptr) {
+      WriteReduced(args.reduced_loss, IsWide(), sum, options.reduction, denominator);
+    }
+  }
+};
+
+struct Call : LossCall<xent_cross_entropy, xent_cross_entropy_options> {
+  // Given, and checked.
+  xent_statistics statistics;
   int64_t valid_cols;  // of the whole vocabulary
   int64_t live_rows;
   Wide weight;  // sum of r w_t over the live rows: the mean's denominator
 
-  // Follows from these: Prepare.
-  const Kernels *kernels;
-  RowShape shape{0, 1};  // of the valid columns
-  Factor denominator;
+  // Follows from what is given: Prepare.
   Shares<double> shares{{}, 1};
   Transform transform;
-  Workspace workspace;
-  Plan plan;
 
-  // Computes the second half from the first. The floating-point mode is one that rounds to nearest.
+  // Computes what follows from what is given. The floating-point mode is one that rounds to nearest.
   void Prepare();
 
-  bool IsWide() const { return args.logits.dtype == XENT_F64; }
   bool HasIndexTargets() const { return args.targets.data != nullptr; }
   int64_t Target(int64_t row) const { return HasIndexTargets() ? TargetAt(args.targets, row) : -1; }
   bool IsIgnored(int64_t target) const { return HasIndexTargets() && target == options.ignore_index; }
-  double RowWeight(int64_t row) const { return WeightAt(args.row_weights, IsWide(), row); }
   double TargetWeight(int64_t target) const {
     return target < 0 ? 1.0 : WeightAt(args.class_weights, IsWide(), target);
   }
   bool InPlace() const { return args.grad.data == args.logits.data; }
-  bool WritesGradients() const { return mode != Mode::kForward; }
-  int64_t Inner() const { return args.inner; }
 
-  // Where a row of a matrix begins (its columns lie Inner() apart); null where the matrix is absent.
   template <class In>
-  In *RowOf(const xent_matrix &matrix, int64_t row) const {
-    if (matrix.data == nullptr) return nullptr;
-    return static_cast<In *>(matrix.data) + RowOffset(row, matrix.stride, args.inner);
+  const In *Logits(int64_t row, int64_t col = 0) const {
+    return At<const In>(args.logits, row, col);
   }
   template <class In>
-  const In *Logits(int64_t row) const {
-    return RowOf<In>(args.logits, row);
+  double Logit(int64_t row, int64_t col) const {
+    return static_cast<double>(Widen(*Logits<In>(row, col)));
   }
   template <class In>
-  In *Grad(int64_t row) const {
-    return RowOf<In>(args.grad, row);
-  }
-  // Column `col` of a row of target_probs or target_grad, whose type is no template's; null where it is absent.
-  void *LabelsAt(const xent_matrix &matrix, int64_t row, int64_t col) const {
-    if (matrix.data == nullptr) return nullptr;
-    const int64_t element = RowOffset(row, matrix.stride, args.inner) + col * args.inner;
-    return static_cast<char *>(matrix.data) + element * static_cast<int64_t>(ElementSize(args.target_probs.dtype));
+  In *Grad(int64_t row, int64_t col = 0) const {
+    return At<In>(args.grad, row, col);
   }
   Record *RecordOf(int64_t row) const {
     return args.records == nullptr ? nullptr : static_cast<Record *>(args.records) + row;
@@ -150,26 +216,14 @@ struct Call {
     Write(statistics.logprobs, row, log_probability);
   }
 
-  // Returns what the row's gradient is by rule, or kCompute and in *g u r over the denominator.
-  Fill FillOf(int64_t row, bool nan_row, Factor *g) const {
-    return internal::FillOf(denominator, UpstreamOf(args.upstream, IsWide(), row), RowWeight(row), nan_row, g);
-  }
-
-  // Fills columns [first, end) of both gradients.
-  template <class In>
-  void FillGradients(int64_t row, int64_t first, int64_t end, double value) const {
-    if (args.grad.data != nullptr) FillColumns(Grad<In>(row), args.inner, first, end, value);
-    if (args.target_grad.data != nullptr) {
-      DispatchDtype(args.target_probs.dtype, [&](auto storage) {
-        FillColumns(static_cast<decltype(storage) *>(LabelsAt(args.target_grad, row, 0)), args.inner, first, end,
-                    value);
-      });
-    }
+  // Fills `cols` columns from `first` on of both gradients.
+  void FillGradients(int64_t row, int64_t first, int64_t cols, double value) const {
+    FillGradient(args.grad, row, first, cols, value);
+    FillGradient(args.target_grad, row, first, cols, value);
   }
   // Fills the gradients of the columns past valid_cols with zeros.
-  template <class In>
   void FillPadding(int64_t row) const {
-    if (shape.cols < args.cols) FillGradients<In>(row, shape.cols, args.cols, 0.0);
+    if (shape.cols < args.cols) FillGradients(row, shape.cols, args.cols - shape.cols, 0.0);
   }
 
   // Writes the reduced outputs that are wanted.

@@ -9,9 +9,9 @@ namespace {
 template <class In>
 XENT_NOINLINE bool Run(const Call &call, Totals *totals) {
   if (call.plan.path == Path::kIndex) {
-    return RunRows(IndexJob<In>{call}, call.plan, call.shape, call.workspace, call.exec, totals);
+    return RunRows(IndexJob<In>{call}, totals);
   }
-  return RunRows(GeneralJob<In>{call}, call.plan, call.shape, call.workspace, call.exec, totals);
+  return RunRows(GeneralJob<In>{call}, totals);
 }
 
 XENT_NOINLINE bool RunKeepingSubnormals(const Call &call, Totals *totals) {
@@ -32,9 +32,7 @@ void Call::Prepare() {
 }
 
 void Call::WriteTotals(const Totals &totals) const {
-  if (args.reduced_loss != nullptr) {
-    WriteReduced(args.reduced_loss, IsWide(), totals.loss, options.reduction, denominator);
-  }
+  WriteReducedLoss(totals.loss);
   if (statistics.perplexity != nullptr) {
     *statistics.perplexity = HasIndexTargets() ? Perplexity(totals.nll, live_rows) : kNan;
   }

@@ -27,16 +27,6 @@ struct Extremes {
   bool IsNan() const { return nan || argmax < 0; }
 };
 
-template <class T>
-struct DivergenceState {
-  using N = Number<T>;
-  bool nan;
-  N totals[2];  // of the exponentials
-  N loss;
-  T stored;
-  Fill fill;
-};
-
 // sum / total, infinite where the sum is; no part of it overflows before.
 double MeanOf(double sum, double total) { return sum / total; }
 Wide MeanOf(Wide sum, Wide total) {
@@ -51,82 +41,75 @@ void AddSums(const DivergenceSums &chunk, DivergenceSums *row) {
   row->cross = AddOrOverflow(row->cross, chunk.cross);
 }
 
+// A row: what the kernels take of it, and what its passes find.
 template <class T>
-void SetExtremes(const Extremes *extremes, DivergenceRow *row, DivergenceState<T> *state) {
-  state->nan = extremes[kStudent].IsNan() || extremes[kTeacher].IsNan();
-  for (int side = 0; side < 2; ++side) {
-    row->max[side] = extremes[side].max;
-    row->argmax[side] = static_cast<double>(extremes[side].argmax);
-  }
-}
-
-template <class T>
-void FinishSums(const DivergenceCall &call, const DivergenceSums &sums, DivergenceRow *row, DivergenceState<T> *state) {
+struct DivergenceState {
   using N = Number<T>;
-  N logs[2];
-  for (int side = 0; side < 2; ++side) {
-    const N others = ToNumber<T>(sums.sides[side]);
-    logs[side] = Log1p(others);
-    state->totals[side] = Add(others, N{1.0});
-  }
-  const bool reverse = call.Kind() == DivergenceKind::kReverseKl;
-  const N cross = MeanOf(ToNumber<T>(sums.cross), state->totals[reverse ? kStudent : kTeacher]);
-  N rest = logs[kStudent];
-  if (call.Kind() != DivergenceKind::kCrossEntropy) rest = Subtract(rest, logs[kTeacher]);
-  if (reverse) rest = Subtract(N{}, rest);
-  state->loss = AddOrOverflow(cross, rest);
-  row->log_ratio = Value(Subtract(logs[kTeacher], logs[kStudent]));
-  row->mean = Wide{cross};  // of a - b; what of a reverse KL's logarithms is the same in all columns cancels
-}
 
-template <class T>
-void FinishJensenShannon(const DivergenceCall &call, const DivergenceSums &sums, DivergenceRow *row,
-                         DivergenceState<T> *state) {
-  using N = Number<T>;
-  const N student = MeanOf(ToNumber<T>(sums.sides[kStudent]), state->totals[kStudent]);
-  const N teacher = MeanOf(ToNumber<T>(sums.sides[kTeacher]), state->totals[kTeacher]);
-  state->loss =
-      AddOrOverflow(MultiplyAny(teacher, N{call.options.beta}), MultiplyAny(student, N{1.0 - call.options.beta}));
-  row->mean = Wide{student};
-}
+  DivergenceRow row;
+  bool nan;
+  N totals[2];  // of the exponentials
+  N loss;
+  T stored;
+  Fill fill;
 
-// Writes the loss, and prepares the gradient.
-template <class T>
-void FinishRow(const DivergenceCall &call, int64_t index, DivergenceRow *row, DivergenceState<T> *state) {
-  using N = Number<T>;
-  const double weight = call.RowWeight(index);
-  if (Value(state->loss) < 0.0) state->loss = N{};  // by rounding alone
-  state->stored = state->nan ? static_cast<T>(kNan) : RoundTo<T>(Weighted(state->loss, weight));
-  Call::Write(call.args.row_losses, index, state->stored);
-  if (call.mode == Mode::kForward) return;
-  const bool no_number = call.Kind() == DivergenceKind::kReverseKl && Value(state->loss) == kInfinity && weight != 0.0;
-  const double u = UpstreamOf(call.args.upstream, call.IsWide(), index);
-  Factor g;
-  state->fill = FillOf(call.denominator, u, weight, state->nan || no_number, &g);
-  if (state->fill != Fill::kCompute) return;
-  // The same over T, with its rounding errors.
-  const Factor upstream = Decompose(u), r = Decompose(weight), t = Decompose(call.options.temperature);
-  const double share = call.HasSecondSums() ? 1.0 - call.options.beta : 1.0;
-  const N divisor = Multiply(N{call.denominator.mantissa}, N{t.mantissa});
-  const N product = Multiply(Multiply(N{upstream.mantissa}, N{r.mantissa}), N{share});
-  const int64_t exponent = upstream.exponent + r.exponent - call.denominator.exponent - t.exponent;
-  for (int side = 0; side < 2; ++side) {
-    row->factor[side] = Wide{Divide(product, Multiply(divisor, state->totals[side]))};
+  void Take(const Extremes *extremes) {
+    nan = extremes[kStudent].IsNan() || extremes[kTeacher].IsNan();
+    for (int side = 0; side < 2; ++side) {
+      row.max[side] = extremes[side].max;
+      row.argmax[side] = static_cast<double>(extremes[side].argmax);
+    }
   }
-  // v is 0 or at least 2^-1022: past 2^2046 everything is infinite.
-  constexpr int64_t kLargest = 2046;
-  row->scale[0] = exponent > kLargest ? kInfinity : PowerOfTwo(exponent / 2);
-  row->scale[1] = exponent > kLargest ? 1.0 : PowerOfTwo(exponent - exponent / 2);
-}
 
-template <class T>
-void EndRow(const DivergenceCall &call, int64_t row, const DivergenceState<T> &state) {
-  if (call.mode == Mode::kForward) return;
-  if (state.fill != Fill::kCompute) {
-    call.FillGradient(row, 0, call.shape.cols, state.fill == Fill::kNan ? kNan : 0.0);
+  void Take(const DivergenceCall &call, const DivergenceSums &sums) {
+    N logs[2];
+    for (int side = 0; side < 2; ++side) {
+      const N others = ToNumber<T>(sums.sides[side]);
+      logs[side] = Log1p(others);
+      totals[side] = Add(others, N{1.0});
+    }
+    const bool reverse = call.Kind() == DivergenceKind::kReverseKl;
+    const N cross = MeanOf(ToNumber<T>(sums.cross), totals[reverse ? kStudent : kTeacher]);
+    N rest = logs[kStudent];
+    if (call.Kind() != DivergenceKind::kCrossEntropy) rest = Subtract(rest, logs[kTeacher]);
+    if (reverse) rest = Subtract(N{}, rest);
+    loss = AddOrOverflow(cross, rest);
+    row.log_ratio = Value(Subtract(logs[kTeacher], logs[kStudent]));
+    row.mean = Wide{cross};  // of a - b; what of a reverse KL's logarithms is the same in all columns cancels
   }
-  call.FillGradient(row, call.shape.cols, call.args.cols, 0.0);
-}
+
+  void TakeJensenShannon(const DivergenceCall &call, const DivergenceSums &sums) {
+    const N student = MeanOf(ToNumber<T>(sums.sides[kStudent]), totals[kStudent]);
+    const N teacher = MeanOf(ToNumber<T>(sums.sides[kTeacher]), totals[kTeacher]);
+    const double beta = call.options.beta;
+    loss = AddOrOverflow(MultiplyAny(teacher, N{beta}), MultiplyAny(student, N{1.0 - beta}));
+    row.mean = Wide{student};
+  }
+
+  // Writes the loss, and prepares the gradient.
+  void Finish(const DivergenceCall &call, int64_t index) {
+    const double weight = call.RowWeight(index);
+    if (Value(loss) < 0.0) loss = N{};  // by rounding alone
+    stored = nan ? static_cast<T>(kNan) : RoundTo<T>(Weighted(loss, weight));
+    Call::Write(call.args.row_losses, index, stored);
+    if (call.mode == Mode::kForward) return;
+    const bool no_number = call.Kind() == DivergenceKind::kReverseKl && Value(loss) == kInfinity && weight != 0.0;
+    Factor g;
+    fill = call.FillOf(index, nan || no_number, &g);
+    if (fill != Fill::kCompute) return;
+    // The same over T, with its rounding errors.
+    const Factor u = Decompose(call.Upstream(index)), r = Decompose(weight), t = Decompose(call.options.temperature);
+    const double share = call.HasSecondSums() ? 1.0 - call.options.beta : 1.0;
+    const N divisor = Multiply(N{call.denominator.mantissa}, N{t.mantissa});
+    const N product = Multiply(Multiply(N{u.mantissa}, N{r.mantissa}), N{share});
+    const int64_t exponent = u.exponent + r.exponent - call.denominator.exponent - t.exponent;
+    for (int side = 0; side < 2; ++side) row.factor[side] = Wide{Divide(product, Multiply(divisor, totals[side]))};
+    // v is 0 or at least 2^-1022: past 2^2046 everything is infinite.
+    constexpr int64_t kLargest = 2046;
+    row.scale[0] = exponent > kLargest ? kInfinity : PowerOfTwo(exponent / 2);
+    row.scale[1] = exponent > kLargest ? 1.0 : PowerOfTwo(exponent - exponent / 2);
+  }
+};
 
 template <class T>
 struct DivergenceJob {
@@ -135,57 +118,52 @@ struct DivergenceJob {
     Extremes extremes[2];
     DivergenceSums sums;
   };
-  using Sums = Totals;
-  struct Row {
-    DivergenceRow row;
-    DivergenceState<T> state;
-  };
+  using Row = DivergenceState<T>;
 
   const DivergenceCall &call;
 
   bool Begin(int64_t /*row*/, Row & /*state*/) const { return true; }
 
-  void Chunk(int pass, int64_t row, int64_t chunk, Row &state, Part &part) const {
-    if (pass > 0 && state.state.nan) return;
-    if (pass == 3 && state.state.fill != Fill::kCompute) return;
-    Pass(pass, {row, 0, chunk * call.shape.chunk_cols, call.shape.ColsOf(chunk)}, &state, &part);
+  void Chunk(int pass, int64_t row, const Piece &chunk, Row &state, Part &part) const {
+    if (pass == 0 || !state.nan || state.fill != Fill::kCompute) Tile(pass, row, 0, chunk, &state, &part);
   }
-  void Tile(int pass, int64_t row, int64_t count, const Row *states, Part *parts) const {
-    Pass(pass, {row, count, 0, call.shape.cols}, states, parts);
-  }
-  void FillAgain(int64_t /*row*/, const Row & /*state*/) const {}
-
-  // Columns of one row (count 0), or of `count` positions.
-  struct Columns {
-    int64_t row, count, first, cols;
-  };
-  void Pass(int pass, const Columns &columns, const Row *states, Part *parts) const {
-    if (pass == 0) return FindMaxima(columns, parts);
+  // Also of one row (count 0).
+  void Tile(int pass, int64_t row, int64_t count, const Piece &piece, const Row *states, Part *parts) const {
+    if (pass == 0) return FindMaxima(row, count, piece, parts);
     if (pass == 2 && !call.HasSecondSums()) return;
     if (pass == 3 && call.mode == Mode::kForward) return;
-    const int64_t units = std::max<int64_t>(columns.count, 1);
+    const xent_matrix &student = call.args.student, &teacher = call.args.teacher, &grad = call.args.grad;
+    const int64_t units = std::max<int64_t>(count, 1), inner = call.shape.inner;
     DivergenceRow rows[kTile];
     DivergenceSums sums[kTile];
-    for (int64_t i = 0; i < units; ++i) rows[i] = states[i].row;
-    const auto &kernels = *call.kernels->divergence;
-    const DivergenceTask task = call.Task(columns.row, columns.first, columns.cols, columns.count, rows);
-    if (pass == 3) return kernels.gradient[call.IsWide()](task);
-    (pass == 1 ? kernels.sums : kernels.jensen_shannon)[call.IsWide()](task, sums);
-    for (int64_t i = 0; i < units; ++i) parts[i].sums = sums[i];
-  }
-  // A frame of its own, so that its scratch is not there beside that of the sums.
-  XENT_NOINLINE void FindMaxima(const Columns &columns, Part *parts) const {
-    GeneralSums seen[kTile];
-    GeneralTask task;
-    task.cols = columns.cols;
-    task.first = columns.first;
-    task.count = columns.count;
-    task.stride = call.Inner();
-    task.sums = false;
-    for (int side = 0; side < 2; ++side) {
-      task.logits = call.Logits(side, columns.row, columns.first);
-      call.kernels->general->sums[call.MatrixOf(side).dtype](task, seen);
-      for (int64_t i = 0; i < std::max<int64_t>(columns.count, 1); ++i) parts[i].extremes[side] = Extremes(seen[i]);
+    bool computes = pass < 3;
+    for (int64_t i = 0; i < units; ++i) {
+      rows[i] = states[i].row;
+      computes = computes || states[i].fill == Fill::kCompute;
+    }
+    const DivergenceTask task{
+        .logits = {call.BytesAt(student, row, piece.first), call.BytesAt(teacher, row, piece.first)},
+        .dtypes = {static_cast<Dtype>(student.dtype), static_cast<Dtype>(teacher.dtype)},
+        .strides = {inner, inner},
+        .cols = piece.cols,
+        .first = piece.first,
+        .count = count,
+        .rows = rows,
+        .kind = call.Kind(),
+        .beta = call.options.beta,
+        .factor = call.factor,
+        .gradient = call.BytesAt(grad, row, piece.first),
+        .gradient_stride = inner};
+    const DivergenceKernels &kernels = *call.kernels->divergence;
+    if (pass < 3) {
+      (pass == 1 ? kernels.sums : kernels.jensen_shannon)[call.IsWide()](task, sums);
+      for (int64_t i = 0; i < units; ++i) parts[i].sums = sums[i];
+      return;
+    }
+    if (computes) kernels.gradient[call.IsWide()](task);
+    for (int64_t i = 0; i < units; ++i) {
+      const Fill fill = states[i].fill;
+      if (fill != Fill::kCompute) call.FillGradient(grad, row + i, piece.first, piece.cols, NumberOf(fill));
     }
   }
 
@@ -195,23 +173,34 @@ struct DivergenceJob {
       for (int64_t i = 0; i < call.shape.chunks; ++i) {
         for (int side = 0; side < 2; ++side) extremes[side].Merge(parts[i].extremes[side]);
       }
-      SetExtremes(extremes, &state.row, &state.state);
+      state.Take(extremes);
     } else if (pass < 3) {
       DivergenceSums sums;
       for (int64_t i = 0; i < call.shape.chunks; ++i) AddSums(parts[i].sums, &sums);
-      if (pass == 1 && !state.state.nan) FinishSums(call, sums, &state.row, &state.state);
-      if (pass == 2 && !state.state.nan && call.HasSecondSums())
-        FinishJensenShannon(call, sums, &state.row, &state.state);
-      if (pass == 2) FinishRow(call, row, &state.row, &state.state);
+      if (pass == 1 && !state.nan) state.Take(call, sums);
+      if (pass == 2 && !state.nan && call.HasSecondSums()) state.TakeJensenShannon(call, sums);
+      if (pass == 2) state.Finish(call, row);
     }
   }
 
   void End(int64_t row, const Row &state, Totals &totals) const {
-    EndRow(call, row, state.state);
-    totals.Add({{static_cast<double>(state.state.stored), 0.0}, {}});
+    call.FillGradient(call.args.grad, row, call.shape.cols, call.args.cols - call.shape.cols, 0.0);
+    totals.AddRow(static_cast<double>(state.stored));
+  }
+
+ private:
+  // A frame of its own, so that its scratch is not there beside that of the sums.
+  XENT_NOINLINE void FindMaxima(int64_t row, int64_t count, const Piece &piece, Part *parts) const {
+    GeneralSums seen[kTile];
+    for (const Side side : {kStudent, kTeacher}) {
+      const xent_matrix &matrix = side == kStudent ? call.args.student : call.args.teacher;
+      GeneralTask task = call.TaskOf(matrix, row, count, piece);
+      task.sums = false;
+      call.kernels->general->sums[matrix.dtype](task, seen);
+      for (int64_t i = 0; i < std::max<int64_t>(count, 1); ++i) parts[i].extremes[side] = Extremes(seen[i]);
+    }
   }
 };
-
 static_assert(TileJob<DivergenceJob<float>>);
 
 // Returns 1/T over kDivergenceShrink, at most the largest number.
@@ -235,13 +224,9 @@ bool RunDivergence(DivergenceCall *call) {
   const FpMode mode(Subnormals::kFlush);
   call->Prepare();
   Totals totals;
-  const auto run = [&](const auto &job) {
-    return RunRows(job, call->plan, call->shape, Workspace(), call->exec, &totals);
-  };
-  const bool complete = call->IsWide() ? run(DivergenceJob<double>{*call}) : run(DivergenceJob<float>{*call});
-  if (complete && call->args.reduced_loss != nullptr) {
-    WriteReduced(call->args.reduced_loss, call->IsWide(), totals.loss, call->options.reduction, call->denominator);
-  }
+  const bool complete =
+      call->IsWide() ? RunRows(DivergenceJob<double>{*call}, &totals) : RunRows(DivergenceJob<float>{*call}, &totals);
+  if (complete) call->WriteReducedLoss(totals.loss);
   return complete;
 }
 

@@ -18,6 +18,7 @@ struct Totals {
     loss = AddOrOverflow(loss, other.loss);
     if (other.nll.hi != 0.0) nll = AddOrOverflow(nll, other.nll);
   }
+  void AddRow(double row_loss, Wide row_nll = {}) { Add({{row_loss, 0.0}, row_nll}); }
   struct Slot {
     double loss, loss_low, nll;
 
@@ -29,37 +30,29 @@ struct Totals {
     Totals Get() const { return {{loss, loss_low}, {nll, 0.0}}; }
   };
 };
-struct NoTotals {
-  void Add(const NoTotals & /*other*/) {}
-  struct Slot {
-    void Set(const NoTotals & /*t*/) {}
-    NoTotals Get() const { return {}; }
-  };
-};
 
 // At most kMaxTasks groups, their size a function of the number of rows alone.
 inline int64_t RowsPerGroup(int64_t rows) { return rows / kMaxTasks + (rows % kMaxTasks != 0); }
 
 // Hands rows, which come in order, to the groups that they belong to.
-template <class Sums>
 class Groups {
  public:
   // Groups are added to `totals`, or, where that is null, kept in their slots.
-  Groups(int64_t rows, Sums *totals, typename Sums::Slot *slots)
-      : group_rows_(RowsPerGroup(rows)), totals_(totals), slots_(slots) {}
+  Groups(int64_t group_rows, Totals *totals, Totals::Slot *slots)
+      : group_rows_(group_rows), totals_(totals), slots_(slots) {}
   ~Groups() { Flush(); }
   Groups(const Groups &) = delete;
   Groups &operator=(const Groups &) = delete;
 
   // Returns the sums that `row` is added to.
-  Sums &Of(int64_t row) {
+  Totals &Of(int64_t row) {
     Begin(row);
     exact_ = false;
     return current_;
   }
 
   // Adds the sums of one row.
-  void AddRow(int64_t row, const Sums &sums) {
+  void AddRow(int64_t row, const Totals &sums) {
     if (group_rows_ > 1) {
       Of(row).Add(sums);
       return;
@@ -94,8 +87,8 @@ class Groups {
     Keep(group_, current_);
     current_ = {};
   }
-  void Keep(int64_t group, const Sums &sums) {
-    typename Sums::Slot slot;
+  void Keep(int64_t group, const Totals &sums) {
+    Totals::Slot slot;
     slot.Set(sums);
     if (totals_ != nullptr) {
       totals_->Add(slot.Get());
@@ -105,9 +98,9 @@ class Groups {
   }
 
   int64_t group_rows_;
-  Sums *totals_;
-  typename Sums::Slot *slots_;
-  Sums current_;
+  Totals *totals_;
+  Totals::Slot *slots_;
+  Totals current_;
   int64_t group_ = -1, end_row_ = 0;
   bool exact_ = true;  // nothing has been added to `current_` but by AddExactly
 };

@@ -21,16 +21,19 @@ int32_t ThreadsFor(int64_t rows, int64_t cols, const xent_exec &exec) {
 
 // Rows over threads; chunks where the path can and rows are fewer than threads.
 void SetSplit(const RowShape &shape, const xent_exec &exec, Plan *plan) {
+  const bool positions = plan->path == Path::kPositions;
   plan->threads = ThreadsFor(shape.rows, shape.cols, exec);
+  plan->group_rows = RowsPerGroup(shape.rows);
+  if (positions) plan->task_rows = kTile;  // whole tiles
   if (plan->threads == 1) return;
   const bool few = shape.rows < plan->threads && shape.chunks > 1 && shape.rows <= kMaxTasks;
-  plan->split = few && plan->path != Path::kPositions ? Split::kChunks : Split::kRows;
+  plan->split = few && !positions ? Split::kChunks : Split::kRows;
 }
 
-// Tasks of whole tiles, where lanes run over positions.
-void SetTiles(int64_t inner, Plan *plan) {
-  plan->inner = inner;
-  if (plan->path == Path::kPositions) plan->task_rows = kTile;
+// Elements in groups of whole steps, not so short that the calls of a kernel count.
+int64_t ElementsPerGroup(int64_t elements) {
+  constexpr int64_t kShortest = 2048;
+  return std::max(kShortest, (RowsPerGroup(elements) + kStep - 1) / kStep * kStep);
 }
 
 // Whether the rows of the index path are so short and the call so simple that kernels/small_rows.h takes them.
@@ -74,7 +77,6 @@ Plan MakePlan(const Call &call) {
   SetSplit(call.shape, call.exec, &plan);
   if (plan.path != Path::kIndex) {
     plan.subnormals = Subnormals::kKeep;
-    SetTiles(call.args.inner, &plan);
     return plan;
   }
   const int64_t row_bytes = call.shape.cols * static_cast<int64_t>(ElementSize(call.args.logits.dtype));
@@ -94,7 +96,6 @@ Plan MakePlan(const RowShape &shape, int64_t inner, const xent_exec &exec, bool 
   SetSplit(shape, exec, &plan);
   if (plan.path == Path::kPositions) {
     plan.subnormals = Subnormals::kKeep;
-    SetTiles(inner, &plan);
     return plan;
   }
   plan.overlap = overlap && plan.split != Split::kChunks && shape.rows > 1;
@@ -105,7 +106,6 @@ Plan MakePlan(const RowShape &shape, int64_t inner, const xent_exec &exec, bool 
 Plan MakePlan(const DivergenceCall &call) {
   Plan plan;
   plan.path = call.args.inner > 1 ? Path::kPositions : Path::kGeneral;
-  SetTiles(call.args.inner, &plan);
   SetSplit(call.shape, call.exec, &plan);
   return plan;
 }
@@ -115,6 +115,7 @@ Plan MakePlan(const BinaryCall &call) {
   plan.path = Path::kElements;
   plan.subnormals = Subnormals::kKeep;  // subnormal inputs may meet huge factors
   plan.threads = ThreadsFor(call.elements, 1, call.exec);
+  plan.group_rows = ElementsPerGroup(call.elements);
   if (plan.threads != 1) plan.split = Split::kRows;
   plan.stream = call.elements >= kStreamBytes / static_cast<int64_t>(sizeof(float));
   return plan;

@@ -45,9 +45,9 @@ struct Plan {
   bool stream = false;                         // gradients (element losses too) are stored past the caches
   bool statistics = false;                     // rows are looked at for their statistics
   int32_t threads = 1;
-  int64_t inner = 1;      // kPositions: adjacent positions
-  int64_t task_rows = 1;  // at least so many rows a task, where there are as many
-  Factor row_factor{};    // short_rows: u over the denominator, the same for all rows
+  int64_t group_rows = 1;  // whose losses are added before the groups are; a function of the number of rows alone
+  int64_t task_rows = 1;   // at least so many rows a task, where there are as many
+  Factor row_factor{};     // short_rows: u over the denominator, the same for all rows
 };
 
 // Below this many logits a call stays on its thread, and no task is smaller.

@@ -9,6 +9,14 @@
 
 namespace xent::internal {
 
+// A Wide as it lies in records: a union takes types alone that need no construction.
+struct StoredWide {
+  double hi, lo;
+
+  static StoredWide Of(Wide x) { return {x.hi, x.lo}; }
+  operator Wide() const { return {hi, lo}; }
+};
+
 struct Record {
   static constexpr uint32_t kTag = 0x746e6578;  // "xent"
   enum State : uint8_t { kLive = 1, kIgnored = 2, kNanRow = 3 };
@@ -22,11 +30,16 @@ struct Record {
   struct Index {
     uint16_t logit_chunks;  // bit i: chunk i was summed relative to its maximum
     uint16_t zeros[3];
-    double sums[2][3];  // others, target: sum, its low part, reference
+    struct {
+      StoredWide sum;
+      double reference;
+    } sums[2];  // others, target
   };
   struct General {
     int64_t argmax;
-    double value, others[2], weight[2], max;
+    double value;
+    StoredWide others, weight;
+    double max;
   };
   union {
     Index index;
@@ -43,15 +56,12 @@ struct Record {
   }
   template <class T>
   void Set(int i, const RowSum<T> &s) {
-    const Wide sum{s.sum};
-    index.sums[i][0] = sum.hi;
-    index.sums[i][1] = sum.lo;
-    index.sums[i][2] = s.reference;
+    index.sums[i] = {StoredWide::Of(Wide{s.sum}), s.reference};
     if (s.logit) logit_sums = static_cast<uint8_t>(logit_sums | 1 << i);
   }
   template <class T>
   RowSum<T> Get(int i) const {
-    return {ToNumber<T>({index.sums[i][0], index.sums[i][1]}), index.sums[i][2], (logit_sums >> i & 1) != 0};
+    return {ToNumber<T>(index.sums[i].sum), index.sums[i].reference, (logit_sums >> i & 1) != 0};
   }
 };
 static_assert(sizeof(Record) == XENT_RECORD_BYTES);

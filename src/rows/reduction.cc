@@ -49,13 +49,13 @@ void ReduceStored(const xent_stored_losses &args, const xent_cross_entropy_optio
   Totals totals;
   Wide weight;
   {
-    Groups<Totals> groups(args.rows, &totals, nullptr);
+    Groups groups(RowsPerGroup(args.rows), &totals, nullptr);
     for (int64_t row = 0; row < args.rows; ++row) {
       const int64_t target = args.targets.data == nullptr ? 0 : TargetAt(args.targets, row);
       if (args.targets.data != nullptr && target == options.ignore_index) continue;
       weight = AddOrOverflow(weight, MultiplyAny(Wide{WeightAt(args.row_weights, wide, row)},
                                                  Wide{WeightAt(args.class_weights, wide, target)}));
-      groups.Of(row).Add({{NumberAt(args.row_losses, wide, row), 0.0}, {}});
+      groups.Of(row).AddRow(NumberAt(args.row_losses, wide, row));
     }
   }
   WriteReduced(args.reduced_loss, wide, totals.loss, options.reduction, Denominator(options.reduction, weight.hi));

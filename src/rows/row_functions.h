@@ -7,8 +7,8 @@
 
 namespace xent::internal {
 
-// A checked call: matrices of one dtype with resolved strides, inner at least 1, rows at least 1.
-struct RowFunctionCall {
+// Checked arguments: matrices of one dtype with resolved strides, inner at least 1, rows at least 1.
+struct RowFunctionArgs {
   int64_t rows = 0, cols = 0, inner = 1;
   xent_matrix in{};     // x, or the saved output y of the backward functions
   xent_matrix out{};    // y, or dx
@@ -18,11 +18,11 @@ struct RowFunctionCall {
 };
 
 // Each returns false where the caller's parallel_for left a task out.
-bool RunLogSumExp(const RowFunctionCall &call);
-bool RunSoftmax(const RowFunctionCall &call);
-bool RunLogSoftmax(const RowFunctionCall &call);
-bool RunSoftmaxBackward(const RowFunctionCall &call);
-bool RunLogSoftmaxBackward(const RowFunctionCall &call);
-bool Diagnose(const RowFunctionCall &call, xent_diagnosis *diagnosis);
+bool RunLogSumExp(const RowFunctionArgs &args);
+bool RunSoftmax(const RowFunctionArgs &args);
+bool RunLogSoftmax(const RowFunctionArgs &args);
+bool RunSoftmaxBackward(const RowFunctionArgs &args);
+bool RunLogSoftmaxBackward(const RowFunctionArgs &args);
+bool Diagnose(const RowFunctionArgs &args, xent_diagnosis *diagnosis);
 
 }  // namespace xent::internal

@@ -10,9 +10,12 @@
 
 namespace xent::internal {
 
+// Fills `cols` columns, which lie `step` apart.
 template <class In>
-void FillRow(In *row, int64_t cols, double value) {
-  std::fill(row, row + cols, Narrow<In>(static_cast<Arithmetic<In>>(value)));
+void FillColumns(In *columns, int64_t cols, double value, int64_t step = 1) {
+  const In number = Narrow<In>(static_cast<Arithmetic<In>>(value));
+  if (step == 1) return std::fill(columns, columns + cols, number);
+  for (int64_t i = 0; i < cols; ++i) columns[i * step] = number;
 }
 
 // Float32 and float64 can keep the exponentials in the output; half precision would round them twice.
@@ -51,7 +54,7 @@ RowGradient<T> MakeRowGradient(const RowSum<T> &total, Factor g, double others_w
 template <class In>
 void FillWithoutProbability(const RowGradient<Arithmetic<In>> &row, In *out, int64_t cols) {
   const bool zero = row.shift <= row.threshold && row.shift >= -row.threshold;
-  FillRow(out, cols, zero ? 0.0 : internal::Scale(-row.shift, row.lift));
+  FillColumns(out, cols, zero ? 0.0 : internal::Scale(-row.shift, row.lift));
 }
 
 // Returns what turns a chunk's exponentials into its gradient. Where none of them counts and all columns get one number
@@ -64,7 +67,7 @@ ScaleTask GradientFromExponentials(const RowGradient<Arithmetic<In>> &row, const
   using F = Format<T>;
   ScaleTask task{};
   // Nothing but zeros, whose reference may be far above the row's.
-  const Factor factor = chunk.sum.hi == 0.0 ? Factor{} : FactorOf<T>(row.g, row.total, chunk.kind, chunk.reference);
+  const Factor factor = chunk.sum.hi == 0.0 ? Factor{} : row.total.FactorOf(row.g, chunk.kind, chunk.reference);
   const int64_t exponent = factor.exponent - F::kBias;
   const bool counts = factor.mantissa != 0.0 && exponent >= F::kSafeExponent - 2 * F::kMaxExponent;
   if (!counts && row.shift != 0.0) {
@@ -102,7 +105,7 @@ void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithm
   // Relative to the row's own reference; it is raised where the factor would come too near the smallest normal number.
   const double reference = again.kind == Reference::kExponent ? row.total.reference : 0.0;
   const Factor factor =
-      FactorOf<T>(row.g, row.total, again.kind, again.kind == Reference::kExponent ? reference : again.origin);
+      row.total.FactorOf(row.g, again.kind, again.kind == Reference::kExponent ? reference : again.origin);
   const int64_t exponent = factor.exponent - F::kBias;
   const int64_t raise = std::clamp<int64_t>(F::kSafeExponent - exponent, 0, F::kBias);
   if (factor.mantissa == 0.0 || exponent + raise < F::kMinExponent) return FillWithoutProbability(row, out, cols);

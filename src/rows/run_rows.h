@@ -19,28 +19,28 @@
 
 namespace xent::internal {
 
-// What every job offers. Job::Row is what a row's passes share, Job::Part what a pass leaves of a chunk, Job::Sums the
-// Totals or NoTotals that rows are added to. Each job stands beside a static_assert of its concept, so that a misspelt
-// hook does not compile.
+// What every job offers. Job::Row is what a row's passes share, Job::Part what a pass leaves of a chunk. Each job
+// stands beside a static_assert of its concept, so that a misspelt hook does not compile.
 template <class Job>
-concept RowJob = requires(const Job &job, int64_t row, int64_t chunk, int pass, typename Job::Row &state,
-                          typename Job::Part &part, typename Job::Sums &sums) {
+concept RowJob = requires(const Job &job, int64_t row, const Piece &chunk, int pass, typename Job::Row &state,
+                          typename Job::Part &part, Totals &totals) {
   requires std::same_as<decltype(Job::kPasses), const int>;
+  { job.call } -> std::convertible_to<const RowCall &>;
   // Begins a row; false: the row is finished already.
   { job.Begin(row, state) } -> std::same_as<bool>;
   // Does one pass over one chunk.
   { job.Chunk(pass, row, chunk, state, part) } -> std::same_as<void>;
   // Follows a pass over all chunks, whose parts are an array.
   { job.Between(pass, row, state, &part) } -> std::same_as<void>;
-  // Ends a row and adds it to the sums.
-  { job.End(row, state, sums) } -> std::same_as<void>;
+  // Ends a row and adds it to the totals.
+  { job.End(row, state, totals) } -> std::same_as<void>;
 };
 
 // A job of two passes whose second pass over one row can run beside the first over the next row: RunOverlappingRows.
 template <class Job>
 concept OverlappingJob =
     RowJob<Job> && std::same_as<typename Job::Part, ChunkSum> &&
-    requires(const Job &job, int64_t row, int64_t chunk, typename Job::Row &state, ChunkSum *sum, void *slot) {
+    requires(const Job &job, int64_t row, const Piece &chunk, typename Job::Row &state, ChunkSum *sum, void *slot) {
       requires Job::kPasses == 2;
       // Takes a slot of the workspace, or null, as the place of the row's exponentials.
       { job.KeepIn(slot, state) } -> std::same_as<void>;
@@ -54,31 +54,36 @@ concept OverlappingJob =
 
 // A job that can take tiles of short rows at once.
 template <class Job>
-concept ShortRowsJob = RowJob<Job> && requires(const Job &job, int64_t row, Groups<typename Job::Sums> &groups) {
+concept ShortRowsJob = RowJob<Job> && requires(const Job &job, int64_t row, Groups &groups) {
   { job.RunShortRows(row, row, groups) } -> std::same_as<void>;
 };
 
 // A job whose passes can also run over tiles of adjacent positions, each a row of one part.
 template <class Job>
-concept TileJob = RowJob<Job> && requires(const Job &job, int pass, int64_t row, int64_t count,
+concept TileJob = RowJob<Job> && requires(const Job &job, int pass, int64_t row, int64_t count, const Piece &piece,
                                           typename Job::Row *states, typename Job::Part *parts) {
-  // Does one pass over `count` rows from `row` on; those that Begin has finished are among them.
-  { job.Tile(pass, row, count, states, parts) } -> std::same_as<void>;
-  // Restores what the last pass has stored over a row that Begin had finished.
-  { job.FillAgain(row, *states) } -> std::same_as<void>;
+  // Does one pass over `count` rows from `row` on; those that Begin has finished are among them, and their gradients
+  // are filled again.
+  { job.Tile(pass, row, count, piece, states, parts) } -> std::same_as<void>;
 };
+
+// The rows from `row` on, of those before `end`, that make a tile: positions of one class-major block.
+inline int64_t TileRows(const RowShape &shape, int64_t row, int64_t end) {
+  return std::min({kTile, end - row, shape.inner - row % shape.inner});
+}
 
 // Rows whose chunks are worked on at once where rows are split: as many parts as 6 KB of stack take.
 template <class Part>
 inline constexpr int64_t kSplitRows = 6144 / (kMaxChunks * sizeof(Part));
 
 template <RowJob Job>
-XENT_NOINLINE void RunRow(const Job &job, const RowShape &shape, int64_t row, typename Job::Sums &totals) {
+XENT_NOINLINE void RunRow(const Job &job, int64_t row, Totals &totals) {
+  const RowShape &shape = job.call.shape;
   typename Job::Row state{};
   if (!job.Begin(row, state)) return;
   typename Job::Part parts[kMaxChunks];
   for (int pass = 0; pass < Job::kPasses; ++pass) {
-    for (int64_t chunk = 0; chunk < shape.chunks; ++chunk) job.Chunk(pass, row, chunk, state, parts[chunk]);
+    for (int64_t i = 0; i < shape.chunks; ++i) job.Chunk(pass, row, shape.Chunk(i), state, parts[i]);
     job.Between(pass, row, state, parts);
   }
   job.End(row, state, totals);
@@ -88,63 +93,59 @@ XENT_NOINLINE void RunRow(const Job &job, const RowShape &shape, int64_t row, ty
 // step by step (kernels/exp_sum-inl.h): summing exponentials is arithmetic, writing a gradient is memory, and each
 // fills the other's gaps. Drawn in docs/architecture.md.
 template <OverlappingJob Job>
-XENT_NOINLINE void RunOverlappingRows(const Job &job, const Plan &plan, const RowShape &shape,
-                                      const Workspace &workspace, int64_t first, int64_t end,
-                                      Groups<typename Job::Sums> &groups) {
+XENT_NOINLINE void RunOverlappingRows(const Job &job, int64_t first, int64_t end, Groups &groups) {
+  const RowShape &shape = job.call.shape;
   typename Job::Row states[2];
   // Of the row that waits for its gradient; a chunk's sum is read before the next row's takes its place.
   ChunkSum sums[kMaxChunks];
-  const Workspace::Slot slot(workspace, plan.keep == Keep::kWorkspace);
+  const Workspace::Slot slot(job.call.workspace, job.call.plan.keep == Keep::kWorkspace);
   int64_t waiting = -1;  // row i-1; -1: none
   int now = 0;           // row i's state
   for (int64_t row = first; row < end; ++row) {
-    typename Job::Row &state = *std::construct_at(&states[now]);
+    typename Job::Row &state = *std::construct_at(&states[now]), &before = states[1 - now];
     if (!job.Begin(row, state)) continue;
     job.KeepIn(slot.data(), state);
-    for (int64_t chunk = 0; chunk < shape.chunks; ++chunk) {
+    for (int64_t i = 0; i < shape.chunks; ++i) {
+      const Piece chunk = shape.Chunk(i);
       if (waiting < 0) {
-        job.Sum(row, chunk, state, nullptr, &sums[chunk]);
+        job.Sum(row, chunk, state, nullptr, &sums[i]);
         continue;
       }
-      const ScaleTask meanwhile = job.Rewrite(waiting, chunk, states[1 - now], sums[chunk]);
-      job.Sum(row, chunk, state, meanwhile.cols > 0 ? &meanwhile : nullptr, &sums[chunk]);
-      job.Rewritten(waiting, chunk, states[1 - now]);
+      const ScaleTask meanwhile = job.Rewrite(waiting, chunk, before, sums[i]);
+      job.Sum(row, chunk, state, meanwhile.cols > 0 ? &meanwhile : nullptr, &sums[i]);
+      job.Rewritten(waiting, chunk, before);
     }
     job.Between(0, row, state, sums);
     job.End(row, state, groups.Of(row));
     waiting = row;
     now = 1 - now;
   }
-  for (int64_t chunk = 0; waiting >= 0 && chunk < shape.chunks; ++chunk) {
-    job.Chunk(1, waiting, chunk, states[1 - now], sums[chunk]);
+  for (int64_t i = 0; waiting >= 0 && i < shape.chunks; ++i) {
+    job.Chunk(1, waiting, shape.Chunk(i), states[1 - now], sums[i]);
   }
 }
 
 // Runs rows [first, end) of a class-major layout, tile after tile.
 template <TileJob Job>
-XENT_NOINLINE void RunTiles(const Job &job, int64_t inner, int64_t first, int64_t end,
-                            Groups<typename Job::Sums> &groups) {
+XENT_NOINLINE void RunTiles(const Job &job, int64_t first, int64_t end, Groups &groups) {
   typename Job::Row states[kTile];
   typename Job::Part parts[kTile];
   for (int64_t row = first, count; row < end; row += count) {
-    count = std::min({kTile, end - row, inner - row % inner});
+    count = TileRows(job.call.shape, row, end);
     uint32_t live = 0;
     for (int64_t i = 0; i < count; ++i) {
       states[i] = {};
       live |= static_cast<uint32_t>(job.Begin(row + i, states[i])) << i;
     }
-    for (int pass = 0; live != 0 && pass < Job::kPasses; ++pass) {
-      job.Tile(pass, row, count, states, parts);
+    if (live == 0) continue;
+    for (int pass = 0; pass < Job::kPasses; ++pass) {
+      job.Tile(pass, row, count, job.call.shape.Chunk(0), states, parts);
       for (int64_t i = 0; i < count; ++i) {
         if ((live >> i & 1) != 0) job.Between(pass, row + i, states[i], &parts[i]);
       }
     }
-    for (int64_t i = 0; live != 0 && i < count; ++i) {
-      if ((live >> i & 1) != 0) {
-        job.End(row + i, states[i], groups.Of(row + i));
-      } else {
-        job.FillAgain(row + i, states[i]);
-      }
+    for (int64_t i = 0; i < count; ++i) {
+      if ((live >> i & 1) != 0) job.End(row + i, states[i], groups.Of(row + i));
     }
   }
 }
@@ -152,13 +153,13 @@ XENT_NOINLINE void RunTiles(const Job &job, int64_t inner, int64_t first, int64_
 // Runs task(i) for each i in [0, n), n <= kMaxTasks, in the plan's floating-point mode. False: the caller's
 // parallel_for left one out.
 template <class Task>
-bool RunTasks(const Plan &plan, const xent_exec &exec, int64_t n, const Task &task) {
+bool RunTasks(const RowCall &call, int64_t n, const Task &task) {
   struct Shared {
     const Plan &plan;
     const Task &task;
-  } shared{plan, task};
+  } shared{call.plan, task};
   return ParallelFor(
-      exec, plan.threads, n,
+      call.exec, call.plan.threads, n,
       [](void *arg, int64_t i) {
         const Shared &s = *static_cast<const Shared *>(arg);
         const FpMode mode(s.plan.subnormals);
@@ -169,19 +170,19 @@ bool RunTasks(const Plan &plan, const xent_exec &exec, int64_t n, const Task &ta
 }
 
 // Cuts groups of rows into tasks.
-template <class Sums, class RunRange>
-XENT_NOINLINE bool RunGroupsInTasks(const Plan &plan, const RowShape &shape, const xent_exec &exec, const RunRange &run,
-                                    Sums *totals) {
-  typename Sums::Slot slots[kMaxTasks];
-  const int64_t group_rows = RowsPerGroup(shape.rows);
-  const int64_t groups = (shape.rows - 1) / group_rows + 1;
-  const int64_t group_logits = group_rows > INT64_MAX / shape.cols ? INT64_MAX : group_rows * shape.cols;
-  const int64_t task_groups = std::max({int64_t{1}, kTaskLogits / group_logits, (plan.task_rows - 1) / group_rows + 1});
+template <class RunRange>
+XENT_NOINLINE bool RunGroupsInTasks(const RowCall &call, const RunRange &run, Totals *totals) {
+  Totals::Slot slots[kMaxTasks];
+  const int64_t rows = call.shape.rows, group_rows = call.plan.group_rows;
+  const int64_t groups = (rows - 1) / group_rows + 1;
+  const int64_t group_logits = group_rows > INT64_MAX / call.shape.cols ? INT64_MAX : group_rows * call.shape.cols;
+  const int64_t tile_groups = (call.plan.task_rows - 1) / group_rows + 1;
+  const int64_t task_groups = std::max({int64_t{1}, kTaskLogits / group_logits, tile_groups});
   for (int64_t group = 0; group < groups; ++group) slots[group] = {};
-  const bool complete = RunTasks(plan, exec, (groups - 1) / task_groups + 1, [&](int64_t task) {
+  const bool complete = RunTasks(call, (groups - 1) / task_groups + 1, [&](int64_t task) {
     const int64_t end_group = std::min(groups, (task + 1) * task_groups);
-    Groups<Sums> own(shape.rows, nullptr, slots);
-    run(task * task_groups * group_rows, std::min(shape.rows, end_group * group_rows), own);
+    Groups own(group_rows, nullptr, slots);
+    run(task * task_groups * group_rows, std::min(rows, end_group * group_rows), own);
   });
   for (int64_t group = 0; group < groups; ++group) totals->Add(slots[group].Get());
   return complete;
@@ -189,27 +190,28 @@ XENT_NOINLINE bool RunGroupsInTasks(const Plan &plan, const RowShape &shape, con
 
 // Runs run(first row, end row, groups) for one task's rows after the other, each of which is added to groups.Of(row).
 // On one thread there is one task, and no scratch for the groups' sums. The calling thread has the plan's
-// floating-point mode already.
-template <class Sums, class RunRange>
-bool RunGroups(const Plan &plan, const RowShape &shape, const xent_exec &exec, const RunRange &run, Sums *totals) {
+// floating-point mode already. False: the caller's parallel_for left a task out.
+template <class RunRange>
+bool RunGroups(const RowCall &call, const RunRange &run, Totals *totals) {
   *totals = {};
-  if (shape.rows == 0) return true;
-  if (plan.threads != 1) return RunGroupsInTasks(plan, shape, exec, run, totals);
-  Groups<Sums> own(shape.rows, totals, nullptr);
-  run(0, shape.rows, own);
-  if (plan.stream) hwy::FlushStream();
+  if (call.shape.rows == 0) return true;
+  if (call.plan.threads != 1) return RunGroupsInTasks(call, run, totals);
+  Groups own(call.plan.group_rows, totals, nullptr);
+  run(0, call.shape.rows, own);
+  if (call.plan.stream) hwy::FlushStream();
   return true;
 }
 
 // Runs at most kMaxTasks rows, each a group of its own, chunk by chunk over the threads.
 template <RowJob Job>
-XENT_NOINLINE bool RunSplitRows(const Job &job, const Plan &plan, const RowShape &shape, const xent_exec &exec,
-                                typename Job::Sums *totals) {
+XENT_NOINLINE bool RunSplitRows(const Job &job, Totals *totals) {
   constexpr int64_t kSplit = kSplitRows<typename Job::Part>;
+  const RowShape &shape = job.call.shape;
   int64_t rows[kSplit];
   typename Job::Row states[kSplit];
   typename Job::Part parts[kSplit][kMaxChunks];
-  Groups<typename Job::Sums> groups(shape.rows, totals, nullptr);
+  *totals = {};
+  Groups groups(job.call.plan.group_rows, totals, nullptr);
   for (int64_t next = 0; next < shape.rows;) {
     int64_t count = 0;
     for (; count < kSplit && next < shape.rows; ++next) {
@@ -219,9 +221,9 @@ XENT_NOINLINE bool RunSplitRows(const Job &job, const Plan &plan, const RowShape
     for (int pass = 0; count > 0 && pass < Job::kPasses; ++pass) {
       const auto run_chunk = [&](int64_t task) {
         const int64_t slot = task / shape.chunks, chunk = task % shape.chunks;
-        job.Chunk(pass, rows[slot], chunk, states[slot], parts[slot][chunk]);
+        job.Chunk(pass, rows[slot], shape.Chunk(chunk), states[slot], parts[slot][chunk]);
       };
-      if (!RunTasks(plan, exec, count * shape.chunks, run_chunk)) return false;
+      if (!RunTasks(job.call, count * shape.chunks, run_chunk)) return false;
       for (int64_t i = 0; i < count; ++i) job.Between(pass, rows[i], states[i], parts[i]);
     }
     for (int64_t i = 0; i < count; ++i) job.End(rows[i], states[i], groups.Of(rows[i]));
@@ -231,25 +233,22 @@ XENT_NOINLINE bool RunSplitRows(const Job &job, const Plan &plan, const RowShape
 
 // Runs a job. False: the caller's parallel_for left a task out.
 template <RowJob Job>
-XENT_NOINLINE bool RunRows(const Job &job, const Plan &plan, const RowShape &shape, const Workspace &workspace,
-                           const xent_exec &exec, typename Job::Sums *totals) {
-  if (plan.split == Split::kChunks) {
-    *totals = {};
-    return RunSplitRows(job, plan, shape, exec, totals);
-  }
-  const auto run = [&](int64_t first, int64_t end, Groups<typename Job::Sums> &groups) {
+XENT_NOINLINE bool RunRows(const Job &job, Totals *totals) {
+  const Plan &plan = job.call.plan;
+  if (plan.split == Split::kChunks) return RunSplitRows(job, totals);
+  const auto run = [&](int64_t first, int64_t end, Groups &groups) {
     if constexpr (ShortRowsJob<Job>) {
       if (plan.short_rows) return job.RunShortRows(first, end, groups);
     }
     if constexpr (TileJob<Job>) {
-      if (plan.path == Path::kPositions) return RunTiles(job, plan.inner, first, end, groups);
+      if (plan.path == Path::kPositions) return RunTiles(job, first, end, groups);
     }
     if constexpr (OverlappingJob<Job>) {
-      if (plan.overlap) return RunOverlappingRows(job, plan, shape, workspace, first, end, groups);
+      if (plan.overlap) return RunOverlappingRows(job, first, end, groups);
     }
-    for (int64_t row = first; row < end; ++row) RunRow(job, shape, row, groups.Of(row));
+    for (int64_t row = first; row < end; ++row) RunRow(job, row, groups.Of(row));
   };
-  return RunGroups(plan, shape, exec, run, totals);
+  return RunGroups(job.call, run, totals);
 }
 
 }  // namespace xent::internal

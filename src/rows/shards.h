@@ -22,13 +22,15 @@ struct ChunkRecord {
   int64_t first, cols;
   double target_logit;  // where the target's column is one of these
   struct IndexPart {
-    double reference, sum[2], spread[2], pivot;
+    double reference;
+    StoredWide sum, spread;
+    double pivot;
     int64_t reference_kind;  // Reference
   };
   struct GeneralPart {
     double max, value;
     int64_t argmax;
-    double others[2], weight[2], weighted[2];
+    StoredWide others, weight, weighted;
   };
   union {
     IndexPart index;
@@ -39,36 +41,21 @@ struct ChunkRecord {
   void Set(const ChunkSum &s) {
     special = static_cast<uint8_t>(s.special);
     if (s.special != Special::kNone) return;
-    index = {s.reference, {s.sum.hi, s.sum.lo}, {s.spread.hi, s.spread.lo}, s.pivot, static_cast<int64_t>(s.kind)};
+    index = {s.reference, StoredWide::Of(s.sum), StoredWide::Of(s.spread), s.pivot, static_cast<int64_t>(s.kind)};
   }
-  ChunkSum Sum() const {
-    return {index.reference,
-            {index.sum[0], index.sum[1]},
-            {index.spread[0], index.spread[1]},
-            index.pivot,
-            static_cast<Reference>(index.reference_kind),
-            static_cast<Special>(special)};
+  void Get(ChunkSum *s) const {
+    const Reference kind = static_cast<Reference>(index.reference_kind);
+    *s = {index.reference, index.sum, index.spread, index.pivot, kind, static_cast<Special>(special)};
   }
   void Set(const GeneralSums &s) {
     special = static_cast<uint8_t>(s.special);
     if (s.special != Special::kNone) return;
-    general = {s.max,
-               s.value,
-               s.argmax,
-               {s.others.hi, s.others.lo},
-               {s.weight.hi, s.weight.lo},
-               {s.weighted.hi, s.weighted.lo}};
+    const auto others = StoredWide::Of(s.others), weight = StoredWide::Of(s.weight);
+    general = {s.max, s.value, s.argmax, others, weight, StoredWide::Of(s.weighted)};
   }
-  GeneralSums General() const {
-    GeneralSums s;
-    s.max = general.max;
-    s.value = general.value;
-    s.argmax = general.argmax;
-    s.others = {general.others[0], general.others[1]};
-    s.weight = {general.weight[0], general.weight[1]};
-    s.weighted = {general.weighted[0], general.weighted[1]};
-    s.special = static_cast<Special>(special);
-    return s;
+  void Get(GeneralSums *s) const {
+    const auto &[max, value, argmax, others, weight, weighted] = general;
+    *s = {max, value, argmax, others, {}, weight, weighted, static_cast<Special>(special)};
   }
 };
 static_assert(sizeof(ChunkRecord) == XENT_CHUNK_RECORD_BYTES);
@@ -83,9 +70,12 @@ struct Slice {
         chunk_cols(ChunkCols(total_cols)),
         first_chunk(first / chunk_cols),
         pieces(end_col > first ? (end_col - 1) / chunk_cols - first_chunk + 1 : 0) {}
-  int64_t Chunk(int64_t piece) const { return first_chunk + piece; }
-  int64_t First(int64_t piece) const { return std::max(first_col, Chunk(piece) * chunk_cols); }
-  int64_t Cols(int64_t piece) const { return std::min(end_col, (Chunk(piece) + 1) * chunk_cols) - First(piece); }
+  // Columns that are valid; the others belong to no piece.
+  int64_t Cols() const { return std::max<int64_t>(0, end_col - first_col); }
+  Piece At(int64_t i) const {
+    const int64_t chunk = first_chunk + i, first = std::max(first_col, chunk * chunk_cols);
+    return {chunk, first, first - first_col, std::min(end_col, (chunk + 1) * chunk_cols) - first};
+  }
 };
 
 // A row's records in the order of their columns, from the slices' lists.

@@ -21,11 +21,11 @@ inline bool NeedExponentials(const xent_statistics &s) {
   return s.entropy != nullptr || s.topk_logprobs != nullptr || s.gathered != nullptr;
 }
 
-// Calls function(block, cols, first column) over the row in the order of its columns, which lie Inner() apart.
+// Calls function(block, cols, first column) over the row in the order of its columns, which lie `inner` apart.
 template <class In, class Function>
 void ForEachBlock(const Call &call, int64_t row, const Function &function) {
   const In *const logits = call.Logits<In>(row);
-  const int64_t step = call.Inner();
+  const int64_t step = call.shape.inner;
   if (step == 1) return function(logits, call.shape.cols, int64_t{0});
   constexpr int64_t kBlockCols = 256;
   In block[kBlockCols];
@@ -39,21 +39,34 @@ void ForEachBlock(const Call &call, int64_t row, const Function &function) {
 // Returns the sums of a row whose path does not compute them, chunk after chunk where its columns are adjacent.
 template <class In>
 XENT_NOINLINE GeneralRow<Arithmetic<In>> SumRow(const Call &call, int64_t row, bool with_lse) {
-  GeneralTask task;
-  task.count = call.Inner() > 1 ? 1 : 0;
-  task.stride = call.Inner();
-  task.transform = call.transform;
-  task.sums = with_lse || NeedExponentials(call.statistics);
-  task.entropy = call.statistics.entropy != nullptr;
   GeneralRow<Arithmetic<In>> result;
-  for (; task.first < call.shape.cols; task.first += task.cols) {
-    task.logits = call.Logits<In>(row) + task.first * task.stride;
-    task.cols = std::min(call.shape.chunk_cols, call.shape.cols - task.first);
+  for (int64_t i = 0; i < call.shape.chunks; ++i) {
+    GeneralTask task = call.TaskOf(call.args.logits, row, call.shape.inner > 1 ? 1 : 0, call.shape.Chunk(i));
+    task.transform = call.transform;
+    task.sums = with_lse || NeedExponentials(call.statistics);
+    task.entropy = call.statistics.entropy != nullptr;
     GeneralSums sums;
     call.kernels->general->sums[kDtypeOf<In>](task, &sums);
-    Merge<Arithmetic<In>>(sums, call.transform.Factor(), &result);
+    result.Merge(sums, call.transform.Factor());
   }
   return result;
+}
+
+// Writes what statistics are of a row that has none: `value`, and -1 for indices.
+template <class T>
+void WriteNoStatistics(const Call &call, int64_t row, T value) {
+  const xent_statistics &out = call.statistics;
+  Call::Write(out.argmax, row, int64_t{-1});
+  Call::Write(out.hits, row, uint8_t{0});
+  Call::Write(out.entropy, row, value);
+  Call::Write(out.rank, row, int64_t{-1});
+  for (int64_t i = row * out.top_k; i < (row + 1) * out.top_k; ++i) {
+    Call::Write(out.topk_logprobs, i, value);
+    Call::Write(out.topk_indices, i, int64_t{-1});
+  }
+  for (int64_t i = row * out.gather_count; i < (row + 1) * out.gather_count; ++i) {
+    Call::Write(out.gathered, i, value);
+  }
 }
 
 // Writes the statistics that are wanted of a row. `target` is -1 where there is none. The floating-point mode keeps
@@ -62,25 +75,21 @@ template <class In>
 XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const GeneralRow<Arithmetic<In>> &sums,
                                    int64_t target) {
   using T = Arithmetic<In>;
-  using N = Number<T>;
+  if (sums.IsNan()) return WriteNoStatistics(call, row, static_cast<T>(kNan));
   const xent_statistics &out = call.statistics;
   const GeneralKernels &kernels = *call.kernels->general;
-  const double factor = call.transform.Factor();
-  const bool nan = sums.IsNan();
   const auto log_probability = [&](double logit) -> T {
-    if (nan) return static_cast<T>(kNan);
     kernels.values(call.transform, &logit, 1);
-    const N gap = Gap(sums, factor, logit);
-    return T{0} - RoundTo<T>(gap);
+    return T{0} - RoundTo<T>(sums.Gap(call.transform.Factor(), logit));
   };
-  Call::Write(out.argmax, row, nan ? int64_t{-1} : sums.argmax);
-  Call::Write(out.hits, row, static_cast<uint8_t>(!nan && target >= 0 && sums.argmax == target));
-  if (out.entropy != nullptr) Call::Write(out.entropy, row, nan ? static_cast<T>(kNan) : RoundTo<T>(Entropy(sums)));
+  Call::Write(out.argmax, row, sums.argmax);
+  Call::Write(out.hits, row, static_cast<uint8_t>(target >= 0 && sums.argmax == target));
+  if (out.entropy != nullptr) Call::Write(out.entropy, row, RoundTo<T>(sums.Entropy()));
   if (out.rank != nullptr) {
     int64_t rank = -1;
-    if (!nan && target >= 0) {
+    if (target >= 0) {
       rank = 0;
-      const double logit = static_cast<double>(Widen(call.Logits<In>(row)[target * call.Inner()]));
+      const double logit = call.Logit<In>(row, target);
       ForEachBlock<In>(call, row, [&](const In *block, int64_t cols, int64_t first) {
         rank += kernels.rank[kDtypeOf<In>](block, cols, logit, target - first);
       });
@@ -88,65 +97,48 @@ XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const GeneralR
     out.rank[row] = rank;
   }
   if (out.topk_logprobs != nullptr || out.topk_indices != nullptr) {
-    const int64_t k = out.top_k;
     RankedLogit best[kMaxTopK];
     int64_t count = 0;
-    if (!nan) {
-      ForEachBlock<In>(call, row, [&](const In *block, int64_t cols, int64_t first) {
-        kernels.top_k[kDtypeOf<In>](block, cols, first, k, best, &count);
-      });
-    }
-    for (int64_t i = 0; i < k; ++i) {
-      Call::Write(out.topk_indices, row * k + i, nan ? int64_t{-1} : best[i].column);
-      if (out.topk_logprobs != nullptr) Call::Write(out.topk_logprobs, row * k + i, log_probability(best[i].logit));
+    ForEachBlock<In>(call, row, [&](const In *block, int64_t cols, int64_t first) {
+      kernels.top_k[kDtypeOf<In>](block, cols, first, out.top_k, best, &count);
+    });
+    for (int64_t i = 0, place = row * out.top_k; i < out.top_k; ++i, ++place) {
+      Call::Write(out.topk_indices, place, best[i].column);
+      if (out.topk_logprobs != nullptr) Call::Write(out.topk_logprobs, place, log_probability(best[i].logit));
     }
   }
   if (out.gathered == nullptr) return;
   for (int64_t i = row * out.gather_count; i < (row + 1) * out.gather_count; ++i) {
-    const double logit = static_cast<double>(Widen(call.Logits<In>(row)[out.gather_cols[i] * call.Inner()]));
-    Call::Write(out.gathered, i, log_probability(logit));
+    Call::Write(out.gathered, i, log_probability(call.Logit<In>(row, out.gather_cols[i])));
   }
 }
 
 // Writes what forward gives of an ignored row: zeros, and -1 for indices.
 template <class T>
 XENT_NOINLINE void WriteIgnoredOutputs(const Call &call, int64_t row) {
-  const xent_statistics &out = call.statistics;
   call.WriteRow(row, T{0}, T{0}, T{0});
   if (Record *const record = call.RecordOf(row)) {
     *record = Record::Make(call.args.logits.dtype, Record::kIgnored, Record::kIndex);
   }
-  Call::Write(out.argmax, row, int64_t{-1});
-  Call::Write(out.hits, row, uint8_t{0});
-  Call::Write(out.entropy, row, T{0});
-  Call::Write(out.rank, row, int64_t{-1});
-  for (int64_t i = row * out.top_k; i < (row + 1) * out.top_k; ++i) {
-    Call::Write(out.topk_logprobs, i, T{0});
-    Call::Write(out.topk_indices, i, int64_t{-1});
-  }
-  for (int64_t i = row * out.gather_count; i < (row + 1) * out.gather_count; ++i) {
-    Call::Write(out.gathered, i, T{0});
-  }
+  WriteNoStatistics(call, row, T{0});
 }
 
-// Writes all outputs of an ignored row, with the statistics that need no target where the caller wants them;
-// sum_row() returns what these need.
-template <class In, class SumRowFunction>
-XENT_NOINLINE void WriteIgnoredRow(const Call &call, int64_t row, const SumRowFunction &sum_row) {
+// Writes all outputs of an ignored row, with the statistics that need no target where the caller wants them.
+template <class In>
+XENT_NOINLINE void WriteIgnoredRow(const Call &call, int64_t row) {
   using T = Arithmetic<In>;
   if (call.mode != Mode::kBackward) {
     WriteIgnoredOutputs<T>(call, row);
-    if (call.statistics.of_ignored != 0 && (call.statistics.lse != nullptr || call.plan.statistics)) {
-      const GeneralRow<T> sums = sum_row();
-      if (call.statistics.lse != nullptr) {
-        const T lse = sums.IsNan() ? static_cast<T>(kNan) : RoundTo<T>(LogSumExp(sums, call.transform.Factor()));
-        Call::Write(call.statistics.lse, row, lse);
-      }
+    const bool wants_lse = call.statistics.lse != nullptr;
+    if (call.statistics.of_ignored != 0 && (wants_lse || call.plan.statistics)) {
+      const GeneralRow<T> sums = SumRow<In>(call, row, wants_lse);
+      const T lse = sums.IsNan() ? static_cast<T>(kNan) : RoundTo<T>(sums.LogSumExp(call.transform.Factor()));
+      Call::Write(call.statistics.lse, row, lse);
       WriteStatistics<In>(call, row, sums, -1);
     }
   }
   // Last: in place the logits end here.
-  if (call.WritesGradients()) call.FillGradients<In>(row, 0, call.args.cols, 0.0);
+  call.FillGradients(row, 0, call.args.cols, 0.0);
 }
 
 }  // namespace xent::internal

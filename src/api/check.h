@@ -82,4 +82,3 @@ inline xent_status Ended(bool complete, xent_error *error) { return complete ? X
     const xent_status xent_status_ = (expression);    \
     if (xent_status_ != XENT_OK) return xent_status_; \
   } while (false)
-

@@ -210,7 +210,7 @@ xent_status CheckRecords(const Call &call, xent_error *error) {
   const uint8_t kind = PathOf(args, call.options) == Path::kIndex ? Record::kIndex : Record::kGeneral;
   for (int64_t row = 0; row < args.rows; ++row) {
     const Record &record = records[row];
-    const bool known = record.tag == Record::kTag && record.dtype == args.logits.dtype &&
+    const bool known = record.tag == Record::kTag && record.dtype == Record::DtypeTag(args.logits.dtype) &&
                        record.state >= Record::kLive && record.state <= Record::kNanRow;
     const bool ignored = call.IsIgnored(call.Target(row));
     const bool of_this_path = record.state == Record::kIgnored || record.kind == kind;

@@ -21,7 +21,7 @@ xent_status CheckChunkRecords(const Call &call, const RecordsOfRow &records, xen
     for (int64_t i = 0; i < records.count(); ++i) {
       const ChunkRecord &record = records.Get(row, i);
       const char *what = nullptr;
-      if (record.tag != ChunkRecord::kTag || record.dtype != call.args.logits.dtype) {
+      if (record.tag != ChunkRecord::kTag || record.dtype != Record::DtypeTag(call.args.logits.dtype)) {
         what = "was not written by xent_shard_forward with logits of this dtype";
       } else if (record.kind != kind) {
         what = "was written with other options";

@@ -23,7 +23,7 @@ struct Record {
   enum Kind : uint8_t { kIndex = 0, kGeneral = 1 };  // the path of a live row: index, or one of the other two
 
   uint32_t tag;
-  uint8_t dtype;  // xent_dtype
+  uint8_t dtype;  // DtypeTag
   uint8_t state;
   uint8_t logit_sums;  // kIndex; bit 0: of the others' sum, bit 1: of the target's term
   uint8_t kind;
@@ -46,10 +46,12 @@ struct Record {
     General general;
   };
 
+  // An xent_dtype from 1 on, so that zeroed memory is no record of float32.
+  static constexpr uint8_t DtypeTag(int32_t dtype) { return static_cast<uint8_t>(dtype + 1); }
   static Record Make(int32_t dtype, State state, Kind kind) {
     Record record{};
     record.tag = kTag;
-    record.dtype = static_cast<uint8_t>(dtype);
+    record.dtype = DtypeTag(dtype);
     record.state = state;
     record.kind = kind;
     return record;

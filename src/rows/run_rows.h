@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "hwy/cache_control.h"
+#include "kernels/fence.h"
 #include "kernels/row.h"
 #include "numbers/fp_mode.h"
 #include "parallel/parallel.h"
@@ -164,7 +164,7 @@ bool RunTasks(const RowCall &call, int64_t n, const Task &task) {
         const Shared &s = *static_cast<const Shared *>(arg);
         const FpMode mode(s.plan.subnormals);
         s.task(i);
-        if (s.plan.stream) hwy::FlushStream();  // streaming stores are seen by other threads only after a fence
+        if (s.plan.stream) FenceStreams();
       },
       &shared);
 }
@@ -198,7 +198,7 @@ bool RunGroups(const RowCall &call, const RunRange &run, Totals *totals) {
   if (call.plan.threads != 1) return RunGroupsInTasks(call, run, totals);
   Groups own(call.plan.group_rows, totals, nullptr);
   run(0, call.shape.rows, own);
-  if (call.plan.stream) hwy::FlushStream();
+  if (call.plan.stream) FenceStreams();
   return true;
 }
 

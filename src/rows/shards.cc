@@ -37,7 +37,7 @@ bool Forward(const Job &job, const Slice &slice, ChunkRecord *records) {
     typename Job::Part part;
     ChunkRecord record{};
     record.tag = ChunkRecord::kTag;
-    record.dtype = static_cast<uint8_t>(call.args.logits.dtype);
+    record.dtype = Record::DtypeTag(call.args.logits.dtype);
     record.kind = call.plan.path == Path::kGeneral ? Record::kGeneral : Record::kIndex;
     record.first = piece.first;
     record.cols = piece.cols;

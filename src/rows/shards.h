@@ -15,7 +15,7 @@ struct ChunkRecord {
   enum Flags : uint8_t { kIgnored = 1, kHasTarget = 2 };
 
   uint32_t tag;
-  uint8_t dtype;  // xent_dtype
+  uint8_t dtype;  // Record::DtypeTag
   uint8_t kind;   // Record::Kind
   uint8_t flags;
   uint8_t special;  // Special

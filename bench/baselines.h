@@ -1,6 +1,6 @@
-// The scalar baselines, float32, one thread. `Naive()` is what one writes first: the textbook's loops with std::exp.
-// `Scalar()` is the best that plain C++ gave: no intrinsics, no -ffast-math, blocks that stay in L1, many
-// independent sums, and polynomials that the compiler turns into the vectors of its default target.
+// The scalar baselines, float32, one thread. `Naive()` has the textbook's loops with std::exp. `Scalar()` is the best
+// that plain C++ gave: no intrinsics, no -ffast-math, blocks that stay in L1, many independent sums, and polynomials
+// that the compiler turns into the vectors of its default target.
 #ifndef XENT_BENCH_BASELINES_H_
 #define XENT_BENCH_BASELINES_H_
 
@@ -10,18 +10,18 @@ namespace xent_bench {
 
 // Functions of one row, or of one array.
 struct Baseline {
-  // lse - z[target].
+  // Returns lse - z[target].
   float (*loss)(const float *z, int64_t cols, int64_t target);
-  // The same, and grad[j] = scale * (p_j - [j is target]). grad may be z.
+  // Returns the same and writes grad[j] = scale * (p_j - [j is target]). grad may be z.
   float (*loss_and_gradient)(const float *z, int64_t cols, int64_t target, float scale, float *grad);
-  // The gradient alone, from the lse that a forward pass has kept.
+  // Writes the gradient alone, from the lse that a forward pass has kept.
   void (*gradient)(const float *z, int64_t cols, int64_t target, float lse, float scale, float *grad);
   float (*log_sum_exp)(const float *z, int64_t cols);
   void (*softmax)(const float *z, int64_t cols, float *y);
   void (*log_softmax)(const float *z, int64_t cols, float *y);
   void (*softmax_backward)(const float *g, const float *y, int64_t cols, float *dx);
   void (*log_softmax_backward)(const float *g, const float *y, int64_t cols, float *dx);
-  // Every value in [0, 1] and their sum within 1e-3 of 1.
+  // Returns whether every value is in [0, 1] and their sum within 1e-3 of 1.
   bool (*is_probabilities)(const float *x, int64_t cols);
   float (*mean)(const float *x, int64_t n);
   void (*exp)(const float *x, float *y, int64_t n);

@@ -29,6 +29,12 @@ const char *BaseName(Op op) {
       return "forward_argmax";
     case Op::kForwardBackwardSmoothing:
       return "forward_backward_smoothing";
+    case Op::kForwardBackwardSoftcap:
+      return "forward_backward_softcap";
+    case Op::kForwardBackwardWeights:
+      return "forward_backward_weights";
+    case Op::kForwardBackwardProbs:
+      return "forward_backward_probs";
     case Op::kForwardClassMajor:
       return "forward_class_major";
     case Op::kForwardBackwardClassMajor:
@@ -71,49 +77,34 @@ const char *BaseName(Op op) {
   return "";
 }
 
-xent_cross_entropy Arguments(Op op, Problem &problem, int threads, int64_t slot) {
-  xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
-  args.rows = problem.shape.rows;
-  args.cols = problem.shape.cols;
-  args.logits = problem.logits.data();
-  args.targets = problem.targets.data();
-  args.dtype = problem.dtype;
-  if (op == Op::kBackward) {
-    args.records = problem.records.data();
-  } else {
-    args.losses = problem.losses.data();
-    args.lse = problem.lse.data();
-    args.loss = problem.loss.data();
-  }
-  if (op == Op::kForwardBackwardInplace) {
-    args.logits = args.grad = problem.slot(slot);
-    args.in_place = 1;
-  } else if (IsForwardBackward(op) || op == Op::kBackward) {
-    args.grad = problem.slot(0);
-  }
-  if (IsClassMajor(op)) {
-    args.logits = problem.aux.data();
-    args.inner = problem.inner();
-  }
-  if (op == Op::kForwardArgmax) args.argmax = problem.argmax.data();
-  if (op == Op::kForwardBackwardWorkspace) {
-    args.workspace = problem.workspace.data();
-    args.workspace_bytes = xent_workspace_bytes(args.cols, problem.dtype, threads);
-  }
-  return args;
+xent_status RunCrossEntropy(Op op, const Problem &problem, const xent_exec &exec, int64_t slot) {
+  CrossEntropyCall call;
+  FillCall(op, problem, exec.threads, slot, &call);
+  const auto function = op == Op::kBackward     ? xent_cross_entropy_backward
+                        : IsForwardBackward(op) ? xent_cross_entropy_forward_backward
+                                                : xent_cross_entropy_forward;
+  return function(&call.args, call.given_options(), &exec, nullptr);
 }
 
 xent_status RunBinary(Op op, const Problem &problem, const xent_exec &exec) {
   xent_binary_cross_entropy args = XENT_BINARY_CROSS_ENTROPY_INIT;
   args.rows = problem.shape.rows;
   args.cols = problem.shape.cols;
-  args.input = problem.logits.data();
-  args.targets = problem.aux.data();
-  args.dtype = args.targets_dtype = problem.dtype;
-  args.loss = problem.loss.data();
+  args.input = problem.matrix(problem.logits.data());
+  args.targets = problem.matrix(problem.aux.data());
+  args.reduced_loss = problem.loss.data();
   if (op == Op::kBceForward) return xent_binary_cross_entropy_forward(&args, nullptr, &exec, nullptr);
-  args.grad = problem.slot(0);
+  args.grad = problem.matrix(problem.slot(0));
   return xent_binary_cross_entropy_forward_backward(&args, nullptr, &exec, nullptr);
+}
+
+xent_status RunReduce(const Problem &problem) {
+  xent_stored_losses args = XENT_STORED_LOSSES_INIT;
+  args.rows = problem.shape.rows;
+  args.row_losses = problem.losses.data();
+  args.reduced_loss = problem.loss.data();
+  args.dtype = problem.dtype;
+  return xent_reduce(&args, nullptr, nullptr);
 }
 
 xent_status RunArray(Op op, const Problem &problem) {
@@ -132,48 +123,39 @@ xent_status RunLibrary(Op op, Problem *problem, int threads, int64_t slot) {
   xent_exec exec = XENT_EXEC_INIT;
   exec.threads = threads;
   const auto [rows, cols] = problem->shape;
-  const xent_dtype dtype = problem->dtype;
-  const void *logits = problem->logits.data();
-  void *out = problem->slot(0);
+  const xent_matrix logits = problem->matrix(problem->logits.data());
+  const xent_matrix aux = problem->matrix(problem->aux.data());
+  const xent_matrix upstream = problem->matrix(problem->upstream.data());
+  const xent_matrix out = problem->matrix(problem->slot(0));
   switch (op) {
     case Op::kForward:
     case Op::kForwardArgmax:
-    case Op::kForwardClassMajor: {
-      const xent_cross_entropy args = Arguments(op, *problem, threads, slot);
-      return xent_cross_entropy_forward(&args, nullptr, &exec, nullptr);
-    }
+    case Op::kForwardClassMajor:
     case Op::kForwardBackwardInplace:
     case Op::kForwardBackward:
     case Op::kForwardBackwardWorkspace:
     case Op::kForwardBackwardSmoothing:
-    case Op::kForwardBackwardClassMajor: {
-      const xent_cross_entropy args = Arguments(op, *problem, threads, slot);
-      xent_options options = XENT_OPTIONS_INIT;
-      if (op == Op::kForwardBackwardSmoothing) options.label_smoothing = kLabelSmoothing;
-      return xent_cross_entropy_forward_backward(&args, &options, &exec, nullptr);
-    }
-    case Op::kBackward: {
-      const xent_cross_entropy args = Arguments(op, *problem, threads, slot);
-      return xent_cross_entropy_backward(&args, nullptr, &exec, nullptr);
-    }
+    case Op::kForwardBackwardSoftcap:
+    case Op::kForwardBackwardWeights:
+    case Op::kForwardBackwardProbs:
+    case Op::kForwardBackwardClassMajor:
+    case Op::kBackward:
+      return RunCrossEntropy(op, *problem, exec, slot);
     case Op::kSoftmax:
-      return xent_softmax(rows, cols, logits, dtype, 0, out, 0, &exec, nullptr);
+      return xent_softmax(rows, cols, 1, logits, out, &exec, nullptr);
     case Op::kLogSoftmax:
-      return xent_log_softmax(rows, cols, logits, dtype, 0, out, 0, &exec, nullptr);
+      return xent_log_softmax(rows, cols, 1, logits, out, &exec, nullptr);
     case Op::kLogSumExp:
     case Op::kExpSum:
-      return xent_logsumexp(rows, cols, logits, dtype, 0, problem->lse.data(), &exec, nullptr);
+      return xent_logsumexp(rows, cols, 1, logits, problem->lse.data(), &exec, nullptr);
     case Op::kSoftmaxBackward:
-      return xent_softmax_backward(rows, cols, problem->upstream.data(), 0, problem->aux.data(), 0, dtype, out, 0,
-                                   &exec, nullptr);
+      return xent_softmax_backward(rows, cols, 1, upstream, aux, out, &exec, nullptr);
     case Op::kLogSoftmaxBackward:
-      return xent_log_softmax_backward(rows, cols, problem->upstream.data(), 0, problem->aux.data(), 0, dtype, out, 0,
-                                       &exec, nullptr);
+      return xent_log_softmax_backward(rows, cols, 1, upstream, aux, out, &exec, nullptr);
     case Op::kCheckLogits:
-      return xent_check_logits(rows, cols, problem->aux.data(), dtype, 0, &problem->diagnosis, &exec, nullptr);
+      return xent_check_logits(rows, cols, 1, aux, &problem->diagnosis, &exec, nullptr);
     case Op::kReduce:
-      return xent_reduce(rows, problem->losses.data(), dtype, nullptr, XENT_I64, nullptr, problem->loss.data(),
-                         nullptr);
+      return RunReduce(*problem);
     case Op::kExp:
     case Op::kLog:
     case Op::kLog1p:
@@ -298,6 +280,52 @@ void RunYardstick(Op op, Problem *problem, int threads, int64_t slot) {
 
 }  // namespace
 
+xent_cross_entropy_options OptionsOf(Op op) {
+  xent_cross_entropy_options options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
+  if (op == Op::kForwardBackwardSmoothing || op == Op::kForwardBackwardWeights) options.label_smoothing = 0.1;
+  if (op == Op::kForwardBackwardSoftcap) options.softcap = 30;
+  return options;
+}
+
+void FillCall(Op op, const Problem &problem, int threads, int64_t slot, CrossEntropyCall *call) {
+  call->options = OptionsOf(op);
+  call->has_options =
+      op == Op::kForwardBackwardSmoothing || op == Op::kForwardBackwardWeights || op == Op::kForwardBackwardSoftcap;
+  xent_cross_entropy &args = call->args;
+  args.rows = problem.shape.rows;
+  args.cols = problem.shape.cols;
+  args.logits = problem.matrix(problem.logits.data());
+  if (op == Op::kForwardBackwardProbs) {
+    args.target_probs = problem.matrix(problem.aux.data());
+  } else {
+    args.targets.data = problem.targets.data();
+  }
+  if (op == Op::kForwardBackwardWeights) args.class_weights = problem.class_weights.data();
+  if (op == Op::kBackward) {
+    args.records = problem.records.data();
+  } else {
+    args.row_losses = problem.losses.data();
+    args.reduced_loss = problem.loss.data();
+    args.statistics = &call->statistics;
+    call->statistics.lse = problem.lse.data();
+    if (op == Op::kForwardArgmax) call->statistics.argmax = static_cast<int64_t *>(problem.argmax.data());
+  }
+  if (IsClassMajor(op)) {
+    args.logits.data = problem.aux.data();
+    args.inner = problem.inner();
+  }
+  if (op == Op::kForwardBackwardInplace) {
+    args.logits.data = problem.slot(slot);
+    args.grad = args.logits;
+  } else if (IsForwardBackward(op) || op == Op::kBackward) {
+    args.grad = problem.matrix(problem.slot(0));
+  }
+  if (op == Op::kForwardBackwardWorkspace) {
+    args.workspace = problem.workspace.data();
+    args.workspace_bytes = xent_workspace_bytes(args.cols, problem.dtype, threads);
+  }
+}
+
 std::string Name(Op op, Source source) {
   constexpr std::array kPrefixes = {"", "naive_", "scalar_", "contrib_", "sleef_", "onednn_"};
   return kPrefixes[static_cast<size_t>(source)] + std::string(BaseName(op));
@@ -319,6 +347,8 @@ int64_t BytesMoved(Op op, const Problem &problem) {
     case Op::kForwardBackward:
     case Op::kForwardBackwardWorkspace:
     case Op::kForwardBackwardSmoothing:
+    case Op::kForwardBackwardSoftcap:
+    case Op::kForwardBackwardWeights:
     case Op::kForwardBackwardClassMajor:
     case Op::kBackward:
     case Op::kSoftmax:
@@ -332,6 +362,7 @@ int64_t BytesMoved(Op op, const Problem &problem) {
       return 2 * matrix;
     case Op::kSoftmaxBackward:
     case Op::kLogSoftmaxBackward:
+    case Op::kForwardBackwardProbs:
     case Op::kBceForwardBackward:
       return 3 * matrix;
   }
@@ -355,8 +386,8 @@ bool Does(Source source, Op op, Shape shape) {
       return true;
     case Source::kNaive:
     case Source::kScalar:
-      // From kExpSum on none has a baseline.
-      return op < Op::kExpSum && !IsClassMajor(op) && op != Op::kForwardArgmax && op != Op::kForwardBackwardSmoothing;
+      // Neither xent's options and layouts nor anything from kExpSum on has a baseline.
+      return op < Op::kExpSum && (op < Op::kForwardArgmax || op > Op::kForwardBackwardClassMajor);
     case Source::kContrib:
     case Source::kSleef:
       return op == Op::kExpSum && PeerExpSum(source) != nullptr;
@@ -374,6 +405,9 @@ bool IsForwardBackward(Op op) {
     case Op::kForwardBackward:
     case Op::kForwardBackwardWorkspace:
     case Op::kForwardBackwardSmoothing:
+    case Op::kForwardBackwardSoftcap:
+    case Op::kForwardBackwardWeights:
+    case Op::kForwardBackwardProbs:
     case Op::kForwardBackwardClassMajor:
       return true;
     default:
@@ -401,7 +435,11 @@ void Prepare(Op op, Problem *problem) {
       problem->FillAux(Aux::kLogSoftmax);
       break;
     case Op::kCheckLogits:
+    case Op::kForwardBackwardProbs:
       problem->FillAux(Aux::kSoftmax);
+      break;
+    case Op::kForwardBackwardWeights:
+      problem->FillClassWeights();
       break;
     case Op::kForwardClassMajor:
     case Op::kForwardBackwardClassMajor:

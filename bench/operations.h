@@ -17,6 +17,9 @@ enum class Op {
   kForwardBackwardWorkspace,
   kForwardArgmax,
   kForwardBackwardSmoothing,
+  kForwardBackwardSoftcap,
+  kForwardBackwardWeights,
+  kForwardBackwardProbs,
   kForwardClassMajor,
   kForwardBackwardClassMajor,
   kBackward,
@@ -38,36 +41,54 @@ enum class Op {
   kInPlaceScale
 };
 
-// Who does it: xent, one of the baselines in baselines.h, or a peer in peers.h. The yardsticks know no difference.
+// What an operation is computed by: xent, one of the baselines in baselines.h, or a peer in peers.h. The yardsticks are
+// the same for every source.
 enum class Source { kLibrary, kNaive, kScalar, kContrib, kSleef, kOneDnn };
 
-// Whether the source does it: xent does everything, each other what it has. oneDNN is compared at few shapes.
+// Returns whether the source has the operation: xent has all of them. oneDNN is compared at few shapes.
 bool Does(Source source, Op op, Shape shape);
 
-// "forward", "naive_forward", "contrib_exp_sum".
+// Returns "forward", "naive_forward", "contrib_exp_sum" and the like.
 std::string Name(Op op, Source source);
 
-// Epsilon of kForwardBackwardSmoothing.
-inline constexpr double kLabelSmoothing = 0.1;
+// Returns the options that the operation is called with.
+xent_cross_entropy_options OptionsOf(Op op);
 
-// Bytes that the operation must move: every matrix it reads once and every matrix it writes once. Targets, losses and
-// records are not counted.
+// A call of the cross-entropy. It refers to itself, so it must stay where it is.
+struct CrossEntropyCall {
+  CrossEntropyCall() = default;
+  CrossEntropyCall(const CrossEntropyCall &) = delete;
+  CrossEntropyCall &operator=(const CrossEntropyCall &) = delete;
+
+  // Null where the operation needs defaults alone.
+  const xent_cross_entropy_options *given_options() const { return has_options ? &options : nullptr; }
+
+  xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
+  xent_cross_entropy_options options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
+  bool has_options = false;
+  xent_statistics statistics = XENT_STATISTICS_INIT;
+};
+// Fills a new call for an operation of the cross-entropy, which are those up to kBackward.
+void FillCall(Op op, const Problem &problem, int threads, int64_t slot, CrossEntropyCall *call);
+
+// Returns the bytes that the operation must move: each matrix that it reads or writes counts once. Targets, losses and
+// records do not count.
 int64_t BytesMoved(Op op, const Problem &problem);
 
-// Loss and gradient in one call.
+// Returns whether one call computes loss and gradient.
 bool IsForwardBackward(Op op);
 
-// Whether the matrices are [images, classes, positions].
+// Returns whether the matrices are [images, classes, positions].
 bool IsClassMajor(Op op);
 
-// Where the gradient's element of row i and column j lies.
+// Returns the place of the gradient's element of row i and column j.
 int64_t GradientOffset(Op op, const Problem &problem, int64_t i, int64_t j);
 
-// Whether the result overwrites the input, so that the logits must be restored between calls.
+// Returns whether the result overwrites the logits, so that they must be restored between calls.
 bool IsInPlace(Op op);
 
-// The pieces of which read_sweep takes the maximum: rows; whole rows together where they are so short that reducing a
-// vector to a number would cost more than reading them; and parts of a row where there are more threads than rows.
+// The pieces of which read_sweep takes the maximum. A piece is a row. Where rows are so short that reducing a vector to
+// a number would cost more than reading them it is several rows, and where threads outnumber rows, a part of a row.
 struct SweepSegments {
   SweepSegments(Shape shape, int threads);
   int64_t Begin(int64_t s) const { return s * length; }
@@ -79,11 +100,11 @@ struct SweepSegments {
 // Fills the inputs that the operation needs beyond the logits.
 void Prepare(Op op, Problem *problem);
 
-// One call. In-place operations work on slot `slot`, the others write their result to slot 0.
+// Makes one call. In-place operations work on slot `slot`, the others write their result to slot 0.
 xent_status Run(Op op, Source source, Problem *problem, int threads, int64_t slot);
 
-// Runs the operation once and compares rows of its result with a plain reference of wider type. Returns an empty
-// string, or what is wrong.
+// Runs the operation once and compares rows of its result with the reference of the tests. Returns an empty string, or
+// what is wrong.
 std::string Check(Op op, Source source, Problem *problem, int threads);
 
 }  // namespace xent_bench

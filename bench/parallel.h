@@ -14,8 +14,8 @@
 
 namespace xent_bench {
 
-// As many as a call of the library takes by default; 1 in a build without OpenMP, where the yardsticks could not keep
-// up with more.
+// Returns as many threads as a call of the library takes by default. Without OpenMP that is 1, for the yardsticks could
+// not keep up with more.
 inline int MaxThreads() {
 #ifdef _OPENMP
   return xent_default_threads();
@@ -24,7 +24,7 @@ inline int MaxThreads() {
 #endif
 }
 
-// kManyThreads where there can be more than one.
+// Returns kManyThreads; 1 without OpenMP.
 inline int ManyThreads() {
 #ifdef _OPENMP
   return kManyThreads;
@@ -33,7 +33,7 @@ inline int ManyThreads() {
 #endif
 }
 
-// Cores that this process may run on.
+// Returns the number of cores that this process may run on.
 inline int Cores() {
 #ifdef _OPENMP
   return omp_get_num_procs();

@@ -10,17 +10,18 @@
 
 namespace xent_bench {
 
-// sum exp(x[j] - max) over j in [0, n), n a multiple of 4 vectors, in four chains: what an exponential costs where
-// nothing else is done.
+// Returns sum exp(x[j] - max) over j in [0, n), n a multiple of 4 vectors, in four chains: what an exponential costs
+// where nothing else is done.
 using ExpSum = float (*)(const float *x, int64_t n, float max);
 struct ExpSums {
   ExpSum contrib, sleef;
 };
 
-// By the exponential of `source`, kContrib or kSleef, on the target that xent runs on. Null where there is none.
+// Returns the sum by the exponential of `source`, kContrib or kSleef, on the target that xent runs on; null where the
+// source has none.
 ExpSum PeerExpSum(Source source);
 
-// oneDNN: on one thread, at most the vectors that xent has.
+// oneDNN runs on one thread, with vectors no wider than those of xent.
 bool HasOneDnn(Op op);
 void RunOneDnn(Op op, const Problem &problem);
 

@@ -183,7 +183,7 @@ Problem::Problem(xent_dtype dtype, Shape shape, Data data) : dtype(dtype), shape
   lse = Buffer(row_values);
   loss = Buffer(sizeof(double));
   targets.resize(static_cast<size_t>(shape.rows));
-  argmax.resize(static_cast<size_t>(shape.rows));
+  argmax = Buffer(shape.rows * static_cast<int64_t>(sizeof(int64_t)));
   maxima.resize(static_cast<size_t>(std::max<int64_t>(shape.rows, most_threads)));
   const int64_t row_bytes = shape.cols * ElementBytes(dtype);
   ParallelRanges(MaxThreads(), shape.rows, 1, [&](int64_t begin, int64_t end) {
@@ -210,10 +210,10 @@ void Problem::FillAux(Aux what) {
     case Aux::kNothing:
       break;
     case Aux::kSoftmax:
-      status = xent_softmax(shape.rows, shape.cols, logits.data(), dtype, 0, aux.data(), 0, nullptr, &error);
+      status = xent_softmax(shape.rows, shape.cols, 1, matrix(logits.data()), matrix(aux.data()), nullptr, &error);
       break;
     case Aux::kLogSoftmax:
-      status = xent_log_softmax(shape.rows, shape.cols, logits.data(), dtype, 0, aux.data(), 0, nullptr, &error);
+      status = xent_log_softmax(shape.rows, shape.cols, 1, matrix(logits.data()), matrix(aux.data()), nullptr, &error);
       break;
     case Aux::kPositive:
     case Aux::kAboveMinusOne:
@@ -263,15 +263,26 @@ void Problem::FillRowMaxima() {
   }
 }
 
+void Problem::FillClassWeights() {
+  if (class_weights.data() != nullptr) return;
+  const xent_dtype arithmetic = ArithmeticType(dtype);
+  class_weights = Buffer(shape.cols * ElementBytes(arithmetic));
+  Random random(0x77656967);
+  for (int64_t j = 0; j < shape.cols; ++j) {
+    Store(arithmetic, class_weights.data(), j, std::exp2(static_cast<double>(random.Below(2049)) / 1024 - 1));
+  }
+}
+
 void Problem::FillRecords() {
+  xent_statistics statistics = XENT_STATISTICS_INIT;
+  statistics.lse = lse.data();
   xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
   args.rows = shape.rows;
   args.cols = shape.cols;
-  args.logits = logits.data();
-  args.targets = targets.data();
-  args.dtype = dtype;
+  args.logits = matrix(logits.data());
+  args.targets.data = targets.data();
   args.records = records.data();
-  args.lse = lse.data();
+  args.statistics = &statistics;
   xent_error error = XENT_ERROR_INIT;
   if (xent_cross_entropy_forward(&args, nullptr, nullptr, &error) != XENT_OK) {
     throw std::runtime_error(std::string("saving the records: ") + error.message);

@@ -20,16 +20,17 @@ enum class Data {
   kAscending,  // from -500 to 500 along the row: every block outgrows the reference exponent of the one before
   kMasked      // normal, 30 % of the columns -inf, no target among them
 };
-// "normal", "margin", "ascending", "masked".
+// Returns "normal", "margin", "ascending" or "masked".
 const char *Name(Data data);
-// False for a name that is none of these.
+// Finds the data of that name. Returns false where there is none.
 bool ParseData(std::string_view name, Data *data);
 
+// Returns "f32", "f64", "bf16" or "f16".
 const char *Name(xent_dtype dtype);
 int64_t ElementBytes(xent_dtype dtype);
-// The dtype of losses and lse: float64 for float64, else float32.
+// Returns the dtype of losses and lse: float64 for float64, else float32.
 xent_dtype ArithmeticType(xent_dtype dtype);
-// Element i of an array of dtype; a store rounds to nearest even.
+// Read and write element i of an array of dtype. A store rounds to nearest even.
 double Load(xent_dtype dtype, const void *x, int64_t i);
 void Store(xent_dtype dtype, void *x, int64_t i, double value);
 
@@ -50,20 +51,30 @@ class Buffer {
 };
 
 // What the buffer `aux` holds.
-enum class Aux { kNothing, kSoftmax, kLogSoftmax, kPositive, kAboveMinusOne, kUnit, kClassMajor };
+enum class Aux {
+  kNothing,
+  kSoftmax,        // of the logits
+  kLogSoftmax,     // of the logits
+  kPositive,       // positive numbers of many binades
+  kAboveMinusOne,  // the same minus 1
+  kUnit,           // uniform in (0, 1)
+  kClassMajor      // the logits with their classes in the middle
+};
 
 struct Problem {
   Problem(xent_dtype dtype, Shape shape, Data data);
 
   int64_t elements() const { return shape.rows * shape.cols; }
   int64_t matrix_bytes() const { return elements() * ElementBytes(dtype); }
-  // Positions of an image where the layout is [images, classes, positions].
+  // Returns the positions of an image where the layout is [images, classes, positions].
   int64_t inner() const { return shape.rows / kImages; }
   int64_t ClassMajorOffset(int64_t i, int64_t j) const {
     return i / inner() * inner() * shape.cols + j * inner() + i % inner();
   }
   void *slot(int64_t i) const { return static_cast<char *>(out.data()) + i * slot_bytes; }
-  // Logits again where a result was written in place.
+  // The matrix of this shape and dtype at `data`, without gaps.
+  xent_matrix matrix(void *data) const { return {.data = data, .stride = 0, .dtype = dtype, .reserved = 0}; }
+  // Copies the logits to slot i, whose values a call in place has overwritten.
   void RestoreSlot(int64_t i) const;
   // Makes `aux` hold what an operation needs as input, of the same size as the logits.
   void FillAux(Aux what);
@@ -71,6 +82,8 @@ struct Problem {
   void FillUpstream();
   // Makes `records` and `lse` hold what forward saves.
   void FillRecords();
+  // Makes `class_weights` hold weights from 1/2 to 2, of the arithmetic type.
+  void FillClassWeights();
   // Makes `row_maxima` hold each row's largest logit, of float32.
   void FillRowMaxima();
 
@@ -87,9 +100,10 @@ struct Problem {
   Buffer upstream;
   Buffer records;
   Buffer workspace;  // of xent_workspace_bytes for kManyThreads, or for all if those are more
+  Buffer class_weights;
   std::vector<int64_t> targets;
-  Buffer losses, lse, loss;  // arithmetic type
-  std::vector<int64_t> argmax;
+  Buffer losses, lse, loss;    // arithmetic type
+  Buffer argmax;               // int64
   std::vector<double> maxima;  // of read_sweep
   std::vector<float> row_maxima;
   xent_diagnosis diagnosis = XENT_DIAGNOSIS_LOGITS;

@@ -8,9 +8,9 @@
 
 namespace xent_bench {
 
-// Stands before another reporter (console, JSON) and passes on, instead of Google Benchmark's mean, median, deviation
-// and coefficient of variation, the median and a row `_min`. That one is the repetition with the least time, with its
-// own counters: the least value of each counter alone would be the slowest rate.
+// Stands before another reporter (console, JSON). Of Google Benchmark's mean, median, deviation and coefficient of
+// variation it passes on the median alone, and adds a row `_min`: the repetition with the least time, with its own
+// counters. The least value of each counter alone would be the slowest rate.
 class MedianAndMinimum : public benchmark::BenchmarkReporter {
  public:
   // `shown` outlives this object.
@@ -21,7 +21,7 @@ class MedianAndMinimum : public benchmark::BenchmarkReporter {
   void Finalize() override;
 
  private:
-  // Repetitions that no aggregates have followed: there was one alone, or there were errors.
+  // Shows repetitions that no aggregates have followed: there was one alone, or there were errors.
   void ShowRepetitions();
 
   benchmark::BenchmarkReporter *const shown_;

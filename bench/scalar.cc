@@ -278,19 +278,19 @@ void Log1p(const float *x, float *y, int64_t n) {
 }  // namespace
 
 const Baseline &Scalar() {
-  static constexpr Baseline kScalar = {Loss,
-                                       LossAndGradient,
-                                       Gradient,
-                                       LogSumExp,
-                                       Softmax,
-                                       LogSoftmax,
-                                       SoftmaxBackward,
-                                       LogSoftmaxBackward,
-                                       IsProbabilities,
-                                       Mean,
-                                       Exp,
-                                       Log,
-                                       Log1p};
+  static constexpr Baseline kScalar = {.loss = Loss,
+                                       .loss_and_gradient = LossAndGradient,
+                                       .gradient = Gradient,
+                                       .log_sum_exp = LogSumExp,
+                                       .softmax = Softmax,
+                                       .log_softmax = LogSoftmax,
+                                       .softmax_backward = SoftmaxBackward,
+                                       .log_softmax_backward = LogSoftmaxBackward,
+                                       .is_probabilities = IsProbabilities,
+                                       .mean = Mean,
+                                       .exp = Exp,
+                                       .log = Log,
+                                       .log1p = Log1p};
   return kScalar;
 }
 

@@ -27,6 +27,7 @@
 
 #include "bench/operations.h"
 #include "bench/parallel.h"
+#include "bench/plan.h"
 #include "bench/problem.h"
 #include "bench/reporter.h"
 #include "bench/shapes.h"
@@ -38,11 +39,11 @@ namespace {
 
 struct Case {
   Op op;
-  Source source;
-  xent_dtype dtype;
-  Shape shape;
-  int threads;
-  std::optional<std::string> verdict;  // of Check, which is called once
+  Source source = Source::kLibrary;
+  xent_dtype dtype = XENT_F32;
+  Shape shape = {};
+  int threads = 1;
+  std::optional<std::string> verdict = {};  // of Check, which is called once
 
   std::string name() const {
     return Name(op, source) + '/' + Name(dtype) + '/' + std::to_string(shape.rows) + 'x' + std::to_string(shape.cols) +
@@ -127,16 +128,18 @@ void Measure(benchmark::State &state, Case *c) {
     Op op;
     Source source;
     const char *counter;
-    std::vector<double> seconds;
+    std::vector<double> seconds = {};
   };
-  std::vector<Yardstick> yardsticks = {{Op::kReadSweep, Source::kLibrary, "x_sweep", {}},
-                                       {Op::kCopy, Source::kLibrary, "x_copy", {}}};
-  if (IsInPlace(c->op)) yardsticks.push_back({Op::kInPlaceScale, Source::kLibrary, "x_scale", {}});
+  std::vector<Yardstick> yardsticks = {{.op = Op::kReadSweep, .source = Source::kLibrary, .counter = "x_sweep"},
+                                       {.op = Op::kCopy, .source = Source::kLibrary, .counter = "x_copy"}};
+  if (IsInPlace(c->op)) {
+    yardsticks.push_back({.op = Op::kInPlaceScale, .source = Source::kLibrary, .counter = "x_scale"});
+  }
   if (c->source == Source::kLibrary && c->dtype == XENT_F32 && c->threads == 1) {
     for (const auto &[source, counter] :
          {std::pair{Source::kContrib, "x_contrib"}, std::pair{Source::kSleef, "x_sleef"},
           std::pair{Source::kOneDnn, "x_onednn"}}) {
-      if (Does(source, c->op, c->shape)) yardsticks.push_back({c->op, source, counter, {}});
+      if (Does(source, c->op, c->shape)) yardsticks.push_back({.op = c->op, .source = source, .counter = counter});
     }
   }
   // The machine's speed changes from second to second, so yardsticks are read at several moments among the iterations.
@@ -178,6 +181,8 @@ void Measure(benchmark::State &state, Case *c) {
                       : scalar           ? "compiler's default target"
                                          : xent_active_target();
   if (c->threads > Cores()) label += ", oversubscribed";
+  const std::string plan = c->source == Source::kLibrary ? PlanOf(c->op, *problem, c->threads) : "";
+  if (!plan.empty()) label += "; " + plan;
   state.SetLabel(label);
 }
 
@@ -190,7 +195,8 @@ class Registry {
     if (all > 1) thread_counts.push_back(all);
 
     // First, so that the matrix of the same shape finds its problem there.
-    AddOps({Op::kForwardArgmax, Op::kForwardBackwardSmoothing, Op::kBceForward, Op::kBceForwardBackward},
+    AddOps({Op::kForwardArgmax, Op::kForwardBackwardSmoothing, Op::kForwardBackwardSoftcap, Op::kForwardBackwardWeights,
+            Op::kForwardBackwardProbs, Op::kBceForward, Op::kBceForwardBackward},
            kVocabularyShape, thread_counts);
     for (const Shape &shape : kVocabularyShapes) AddMatrix(XENT_F32, shape, thread_counts);
     for (const Shape &shape : kClassifierShapes) AddMatrix(XENT_F32, shape, thread_counts);
@@ -214,18 +220,18 @@ class Registry {
   // Operations that run on one thread, beside float32 baselines and peers.
   void AddSerial(const std::vector<Op> &ops, xent_dtype dtype, const Shape &shape) {
     for (const Op op : ops) {
-      Add({op, Source::kLibrary, dtype, shape, 1, {}});
+      Add({.op = op, .dtype = dtype, .shape = shape});
       AddOthers(op, dtype, shape);
     }
     for (const Op op : {Op::kReadSweep, Op::kCopy, Op::kInPlaceScale}) {
-      Add({op, Source::kLibrary, dtype, shape, 1, {}});
+      Add({.op = op, .dtype = dtype, .shape = shape});
     }
   }
 
   // Operations of xent alone, float32.
   void AddOps(const std::vector<Op> &ops, const Shape &shape, const std::vector<int> &thread_counts) {
     for (const int threads : thread_counts) {
-      for (const Op op : ops) Add({op, Source::kLibrary, XENT_F32, shape, threads, {}});
+      for (const Op op : ops) Add({.op = op, .shape = shape, .threads = threads});
     }
   }
 
@@ -238,8 +244,8 @@ class Registry {
                                  Op::kCheckLogits};
     constexpr std::array kYardsticks = {Op::kReadSweep, Op::kCopy, Op::kInPlaceScale};
     for (const int threads : thread_counts) {
-      for (const Op op : kYardsticks) Add({op, Source::kLibrary, dtype, shape, threads, {}});
-      for (const Op op : kOps) Add({op, Source::kLibrary, dtype, shape, threads, {}});
+      for (const Op op : kYardsticks) Add({.op = op, .dtype = dtype, .shape = shape, .threads = threads});
+      for (const Op op : kOps) Add({.op = op, .dtype = dtype, .shape = shape, .threads = threads});
     }
     for (const Op op : kOps) {
       // The baselines know no workspace: theirs would be forward_backward once more.
@@ -251,7 +257,7 @@ class Registry {
   void AddOthers(Op op, xent_dtype dtype, const Shape &shape) {
     if (dtype != XENT_F32) return;
     for (const Source source : {Source::kNaive, Source::kScalar, Source::kContrib, Source::kSleef, Source::kOneDnn}) {
-      if (Does(source, op, shape)) Add({op, source, dtype, shape, 1, {}});
+      if (Does(source, op, shape)) Add({.op = op, .source = source, .dtype = dtype, .shape = shape});
     }
   }
 

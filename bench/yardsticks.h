@@ -10,18 +10,18 @@
 
 namespace xent_bench {
 
-// Highway's name of the target that the yardsticks run on.
+// Returns Highway's name of the target that the yardsticks run on.
 const char *YardstickTarget();
 
-// max x[i] over i in [0, n), n > 0; the x are no NaN. All that it costs beyond the read is one maximum a vector.
+// Returns max x[i] over i in [0, n), n > 0; no x is a NaN. Beyond the read it costs one maximum a vector.
 double Maximum(xent_dtype dtype, const void *x, int64_t n);
 
 // Copies with streaming stores, which do not read the line they write (on Arm: ordinary ones). `to` is aligned to 64
 // bytes. Ends with the fence that streaming stores need.
 void StreamCopy(const void *from, void *to, int64_t bytes);
 
-// x[i] = -x[i]: reads and writes the same bytes, as a gradient over its logits does. -1 is a scale that a benchmark can
-// apply any number of times.
+// Computes x[i] = -x[i]: reads and writes the same bytes, as a gradient over its logits does. A benchmark can apply the
+// factor -1 any number of times.
 void ScaleInPlace(xent_dtype dtype, void *x, int64_t n);
 
 }  // namespace xent_bench

@@ -1,5 +1,5 @@
 // Three ways to run one loss, and the same bits from each: the library's own threads, an engine whose workers already
-// run (worker ith of nth calls with the serial policy on its own rows), and the engine's pool lent to the library.
+// run (worker ith of nth calls on its own thread, for its own rows), and the engine's pool lent to the library.
 // Prints OK, or what differs with exit code 1.
 #include <atomic>
 #include <cmath>
@@ -23,14 +23,14 @@ std::vector<float> logits(static_cast<std::size_t>(kRows *kCols));
 std::vector<std::int64_t> targets(kRows);
 
 struct Result {
-  std::vector<float> losses = std::vector<float>(kRows);
+  std::vector<float> row_losses = std::vector<float>(kRows);
   std::vector<float> grad = std::vector<float>(static_cast<std::size_t>(kRows * kCols));
   float loss = 0.0f;
 
   // memcmp, not ==: bits are promised.
   bool operator==(const Result &other) const {
     return std::memcmp(&loss, &other.loss, sizeof(loss)) == 0 &&
-           std::memcmp(losses.data(), other.losses.data(), losses.size() * sizeof(float)) == 0 &&
+           std::memcmp(row_losses.data(), other.row_losses.data(), row_losses.size() * sizeof(float)) == 0 &&
            std::memcmp(grad.data(), other.grad.data(), grad.size() * sizeof(float)) == 0;
   }
 };
@@ -46,8 +46,8 @@ Result WholeBatch(const xent::Exec &exec) {
   Result result;
   Check(xent::CrossEntropyForwardBackward(xent::CrossEntropy<float>{.logits = {logits.data(), kRows, kCols},
                                                                     .targets = targets,
-                                                                    .losses = result.losses,
-                                                                    .loss = &result.loss,
+                                                                    .row_losses = result.row_losses,
+                                                                    .reduced_loss = &result.loss,
                                                                     .grad = {result.grad.data(), kRows, kCols}},
                                           {}, exec));
   return result;
@@ -64,13 +64,14 @@ void WorkerShare(int ith, int nth, std::int64_t live_rows, Result &result) {
   Check(xent::CrossEntropyForwardBackward(
       xent::CrossEntropy<float>{.logits = {logits.data() + first * kCols, rows, kCols},
                                 .targets = share(targets),
-                                .losses = share(result.losses),
+                                .row_losses = share(result.row_losses),
                                 .grad = {result.grad.data() + first * kCols, rows, kCols}},
-      {.reduction = xent::Reduction::kSum, .divisor = static_cast<double>(live_rows)}, xent::Exec::Serial()));
+      {.reduction = {.kind = xent::ReductionKind::kSum, .divisor = static_cast<double>(live_rows)}},
+      xent::Exec::Serial()));
 }
 
 Result EngineWorkers() {
-  const xent::Options options;
+  const xent::CrossEntropyOptions options;
   std::int64_t live_rows = 0;
   for (const std::int64_t target : targets) live_rows += target != options.ignore_index ? 1 : 0;
   Result result;
@@ -79,7 +80,9 @@ Result EngineWorkers() {
     workers.emplace_back([&, ith] { WorkerShare(ith, kWorkers, live_rows, result); });
   }
   for (std::thread &worker : workers) worker.join();
-  Check(xent::Reduce(result.losses, targets, &result.loss, options));
+  Check(xent::Reduce(
+      xent::StoredLosses<float>{.row_losses = result.row_losses, .targets = targets, .reduced_loss = &result.loss},
+      options));
   return result;
 }
 

@@ -14,8 +14,8 @@ int main() {
 
   const xent::Status status = xent::CrossEntropyForwardBackward(
       xent::CrossEntropy<float>{
-          .logits = {logits.data(), 2, 3}, .targets = targets, .loss = &loss, .grad = {grad.data(), 2, 3}},
-      {.label_smoothing = 0.0, .reduction = xent::Reduction::kMean});
+          .logits = {logits.data(), 2, 3}, .targets = targets, .reduced_loss = &loss, .grad = {grad.data(), 2, 3}},
+      {.label_smoothing = 0.0, .reduction = {.kind = xent::ReductionKind::kMean}});
   if (!status.ok()) {
     std::fprintf(stderr, "%s\n", status.message());
     return 1;

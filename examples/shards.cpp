@@ -36,8 +36,9 @@ void Check(const xent::Status &status) {
 // [README]
 void Sharded(Result &result) {
   const auto slice = [](int s) {
-    return xent::CrossEntropy<float>{.logits = {logits.data() + first[s], kRows, first[s + 1] - first[s], kCols},
-                                     .targets = targets};
+    return xent::CrossEntropy<float>{
+        .logits = {.data = logits.data() + first[s], .rows = kRows, .cols = first[s + 1] - first[s], .stride = kCols},
+        .targets = targets};
   };
   std::vector<xent::ChunkRecord> chunks[kSlices];
   for (int s = 0; s < kSlices; ++s) {  // on each process: its slice
@@ -50,13 +51,14 @@ void Sharded(Result &result) {
   std::vector<xent::Record> records(kRows);
   Check(xent::ShardCombine(
       xent::CrossEntropy<float>{
-          .logits = {nullptr, kRows, kCols}, .targets = targets, .loss = &result.loss, .records = records},
+          .logits = {nullptr, kRows, kCols}, .targets = targets, .reduced_loss = &result.loss, .records = records},
       lists));
 
   for (int s = 0; s < kSlices; ++s) {  // on each process again
     xent::CrossEntropy<float> args = slice(s);
     args.records = records;
-    args.grad = {result.grad.data() + first[s], kRows, first[s + 1] - first[s], kCols};
+    args.grad = {
+        .data = result.grad.data() + first[s], .rows = kRows, .cols = args.logits.cols, .stride = args.logits.stride};
     Check(xent::ShardBackward(args, {.total_cols = kCols, .first_col = first[s]}));
   }
 }
@@ -74,7 +76,7 @@ int main() {
   Result whole, sharded;
   Check(xent::CrossEntropyForwardBackward(xent::CrossEntropy<float>{.logits = {logits.data(), kRows, kCols},
                                                                     .targets = targets,
-                                                                    .loss = &whole.loss,
+                                                                    .reduced_loss = &whole.loss,
                                                                     .grad = {whole.grad.data(), kRows, kCols}}));
   Sharded(sharded);
   if (!(std::isfinite(whole.loss) && whole.loss > 0.0f)) {

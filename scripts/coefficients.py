@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Regenerates src/numbers/coefficients.h: polynomial coefficients and split constants of the library's exp2, log and log1p.
+"""Regenerates src/numbers/coefficients.h: polynomial coefficients and split constants of exp2, log and log1p.
 
   scripts/coefficients.py                               print the header
   scripts/coefficients.py --output src/numbers/coefficients.h

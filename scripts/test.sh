@@ -1,41 +1,40 @@
 #!/usr/bin/env bash
 # From a fresh clone to the tests: installs what is missing, builds everything, runs the everyday tests.
-# usage: test.sh [--long | --cross]
+# usage: test.sh [--clang | --asan | --tsan | --long | --cross]
+#   (none)   the preset `release`: with the compiler that CMake finds
+#   --clang  the preset `clang` instead: release with clang 19
+#   --asan   the preset `asan-ubsan` instead: AddressSanitizer and UndefinedBehaviorSanitizer
+#   --tsan   the preset `tsan` instead: ThreadSanitizer, with clang 19 and its OpenMP
 #   --long   the long tests instead: every float32 through exp, log and log1p
 #   --cross  the AArch64 build under qemu instead; setup.sh --cross adds arm64 to dpkg's architectures
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 preset=release
-tests=release
-setup=(--test)
+tests=
+setup=--test
 case ${1:-} in
   "") ;;
+  --clang) preset=clang setup=--clang ;;
+  --asan) preset=asan-ubsan ;;
+  --tsan) preset=tsan setup=--tsan ;;
   --long) tests=long ;;
-  --cross)
-    preset=aarch64
-    tests=aarch64
-    setup+=(--cross)
-    ;;
+  --cross) preset=aarch64 setup=--cross ;;
   *)
-    echo "usage: test.sh [--long | --cross]" >&2
+    echo "usage: test.sh [--clang | --asan | --tsan | --long | --cross]" >&2
     exit 2
     ;;
 esac
 
-scripts/setup.sh "${setup[@]}"
-options=(-DXENT_BUILD_TESTS=ON)  # a demo's build has them off
-if [ "$preset" = release ]; then
-  options+=(-DXENT_BUILD_BENCH=ON)
-  # Warnings are errors with the compiler that they are checked with; another may know new ones.
-  case $("${CXX:-c++}" -dumpversion) in 12*) ;; *) options+=(-DXENT_WERROR=OFF) ;; esac
-fi
-cmake --preset "$preset" "${options[@]}"
-cmake --build --preset "$preset"
+scripts/setup.sh $setup
+options=(-DXENT_BUILD_TESTS=ON)
+case $preset in release | clang) options+=(-DXENT_BUILD_BENCH=ON) ;; esac
+cmake --preset $preset "${options[@]}"
+cmake --build --preset $preset
 
 log=build/$preset/ctest.log
 status=0
-ctest --preset "$tests" | tee "$log" || status=$?
+ctest --preset "${tests:-$preset}" | tee "$log" || status=$?
 
 # A test called .../TARGET ran on that SIMD target alone and has asserted it; a processor that lacks it skips the test.
 echo

@@ -1,17 +1,18 @@
-# Checks that README.md holds examples/readme_example.cpp and .c to the letter, each as one fenced code block, and so the
-# part of examples/shards.cpp between its two lines "// [README]".
+# Checks that README.md holds examples/readme_example.cpp and .c to the letter, each as one fenced code block, and that
+# docs/options.md so holds the part of examples/shards.cpp between its two lines "// [README]".
 # Called with -DREADME=FILE -DEXAMPLES=DIR.
 cmake_minimum_required(VERSION 3.22)
-file(READ "${README}" readme)
-function(check_block language text what)
-  string(FIND "${readme}" "\n```${language}\n${text}```\n" position)
+get_filename_component(root "${README}" DIRECTORY)
+function(check_block document language text what)
+  file(READ "${root}/${document}" content)
+  string(FIND "${content}" "\n```${language}\n${text}```\n" position)
   if(position EQUAL -1)
-    message(SEND_ERROR "README.md has no block ```${language} that equals ${what}")
+    message(SEND_ERROR "${document} has no block ```${language} that equals ${what}")
   endif()
 endfunction()
 foreach(extension cpp c)
   file(READ "${EXAMPLES}/readme_example.${extension}" example)
-  check_block(${extension} "${example}" "examples/readme_example.${extension}")
+  check_block(README.md ${extension} "${example}" "examples/readme_example.${extension}")
 endforeach()
 file(READ "${EXAMPLES}/shards.cpp" example)
 set(mark "// [README]\n")
@@ -21,4 +22,4 @@ string(LENGTH "${mark}" length)
 math(EXPR begin "${begin} + ${length}")
 math(EXPR length "${end} - ${begin}")
 string(SUBSTRING "${example}" ${begin} ${length} example)
-check_block(cpp "${example}" "the part of examples/shards.cpp between its marks")
+check_block(docs/options.md cpp "${example}" "the part of examples/shards.cpp between its marks")

@@ -1,5 +1,5 @@
-// What a call takes from the heap and of the stack, at several shapes, as JSON. The library promises neither grows with
-// the problem: nothing from the heap, a fixed amount of stack a thread.
+// Measures what a call takes from the heap and of the stack, at several shapes, and prints it as JSON. The library
+// promises that neither grows with the problem: nothing from the heap, a fixed amount of stack a thread.
 //
 // malloc and its family are replaced by ones that count. Stacks are measured on threads whose stacks were filled with a
 // pattern below the frame that calls: the lowest word that lost it is the high water. Each call runs once before it is
@@ -80,7 +80,7 @@ class PaintedStack {
     pthread_attr_destroy(&attributes);
   }
 
-  // Bytes below this function's frame that body() touched, kGap at least.
+  // Returns how many bytes below this function's frame body() touched, kGap at least.
   template <class Body>
   [[gnu::noinline]] int64_t HighWater(const Body &body) {
     auto *const frame = static_cast<std::byte *>(__builtin_frame_address(0));
@@ -130,7 +130,7 @@ class Workers {
     for (int left = pool->working_; left != 0; left = pool->working_) pool->working_.wait(left);
   }
 
-  // Of either, since the last call.
+  // Returns the larger of both workers' stacks since the last call.
   int64_t TakeHighWater() {
     int64_t most = 0;
     for (Worker &worker : workers_) most = std::max(most, std::exchange(worker.high_water, 0));
@@ -207,23 +207,23 @@ struct Problem {
   }
 
   xent_status Run(Op op, const xent_exec &exec) {
-    if (op == Op::kSoftmax) return xent_softmax(rows, cols, logits.data(), dtype, 0, out.data(), 0, &exec, nullptr);
+    const xent_matrix z = {.data = logits.data(), .stride = 0, .dtype = dtype, .reserved = 0};
+    const xent_matrix y = {.data = out.data(), .stride = 0, .dtype = dtype, .reserved = 0};
+    if (op == Op::kSoftmax) return xent_softmax(rows, cols, 1, z, y, &exec, nullptr);
     float loss = 0;
     xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
     args.rows = rows;
     args.cols = cols;
-    args.logits = logits.data();
-    args.targets = targets.data();
-    args.dtype = dtype;
+    args.logits = z;
+    args.targets.data = targets.data();
     args.records = records.data();
-    if (op != Op::kForward) args.grad = out.data();
+    if (op != Op::kForward) args.grad = y;
     if (op == Op::kBackward) return xent_cross_entropy_backward(&args, nullptr, &exec, nullptr);
-    args.losses = losses.data();
-    args.loss = &loss;
+    args.row_losses = losses.data();
+    args.reduced_loss = &loss;
     if (op == Op::kForward) return xent_cross_entropy_forward(&args, nullptr, &exec, nullptr);
     if (op == Op::kForwardBackwardInplace) {
-      args.grad = logits.data();
-      args.in_place = 1;
+      args.grad = z;
     } else if (op == Op::kForwardBackwardWorkspace) {
       args.workspace = workspace.data();
       args.workspace_bytes = workspace.size();
@@ -243,7 +243,7 @@ struct Usage {
   int64_t heap_calls = 0, heap_bytes = 0, stack_calling = 0, stack_worker = 0;
 };
 
-// What one measuring thread does.
+// The work of one measuring thread, and its result.
 struct Measurement {
   PaintedStack stack;
   Problem *problem = nullptr;
@@ -280,9 +280,8 @@ Usage UsageOf(Problem *problem, Op op, Workers *workers) {
   Measurement m;
   m.problem = problem;
   m.op = op;
-  m.exec.mode = XENT_EXEC_SERIAL;
+  m.exec.threads = 1;
   usage.stack_calling = RunMeasurement(&m);
-  m.exec.mode = XENT_EXEC_CALLER;
   m.exec.threads = 2;
   m.exec.parallel_for = &Workers::ParallelFor;
   m.exec.ctx = workers;
@@ -294,7 +293,7 @@ Usage UsageOf(Problem *problem, Op op, Workers *workers) {
   return usage;
 }
 
-// The largest that any number grows from one shape to the other.
+// Returns by how much the number that grows most is larger in `to`.
 int64_t Growth(const Usage &from, const Usage &to) {
   return std::max({int64_t{0}, to.heap_calls - from.heap_calls, to.heap_bytes - from.heap_bytes,
                    to.stack_calling - from.stack_calling, to.stack_worker - from.stack_worker});
@@ -305,7 +304,7 @@ int64_t Growth(const Usage &from, const Usage &to) {
 int main() {
   constexpr std::array<std::pair<int64_t, int64_t>, 6> kShapes = {
       {{64, 1000}, {1024, 1000}, {16384, 1000}, {64, 16000}, {1024, 16000}, {64, 256000}}};
-  // Rows of up to 1024 columns go another way, whose stack is another constant.
+  // Rows of up to 1024 columns take another path, whose stack is another constant.
   constexpr int64_t kLong = 1025;
   Workers workers;
   std::map<std::pair<Op, xent_dtype>, std::vector<Usage>> all;
@@ -315,7 +314,7 @@ int main() {
     for (const auto &[rows, cols] : kShapes) {
       Problem problem(rows, cols, dtype);
       for (const auto &[op, name] : kOps) {
-        // Which way a task's first rows go, and so its deepest frame, may differ from run to run on threads.
+        // On threads the deepest frame may differ from run to run: it depends on the row that a task begins with.
         Usage usage = UsageOf(&problem, op, &workers);
         for (int again = 0; again < 4; ++again) {
           const Usage other = UsageOf(&problem, op, &workers);

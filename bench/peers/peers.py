@@ -57,13 +57,42 @@ ONE_THREAD = {
 # ---------------------------------------------------------------- xent, by its C structs
 
 
+# A member that is left out is 0, which xent.h makes the default of every member but a few.
+
+
+class Matrix(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("stride", ctypes.c_int64),
+        ("dtype", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class Targets(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("type", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class Upstream(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("stride", ctypes.c_int64),
+        ("kind", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
 class Exec(ctypes.Structure):
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
-        ("mode", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
         ("parallel_for", ctypes.c_void_p),
         ("ctx", ctypes.c_void_p),
+        ("threads", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
     ]
 
 
@@ -73,8 +102,30 @@ class Error(ctypes.Structure):
         ("status", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
         ("row", ctypes.c_int64),
-        ("value", ctypes.c_int64),
-        ("message", ctypes.c_char * 232),
+        ("column", ctypes.c_int64),
+        ("value", ctypes.c_double),
+        ("message", ctypes.c_char * 216),
+    ]
+
+
+class Statistics(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("lse", ctypes.c_void_p),
+        ("logprobs", ctypes.c_void_p),
+        ("argmax", ctypes.c_void_p),
+        ("hits", ctypes.c_void_p),
+        ("rank", ctypes.c_void_p),
+        ("entropy", ctypes.c_void_p),
+        ("top_k", ctypes.c_int64),
+        ("topk_logprobs", ctypes.c_void_p),
+        ("topk_indices", ctypes.c_void_p),
+        ("gather_count", ctypes.c_int64),
+        ("gather_cols", ctypes.c_void_p),
+        ("gathered", ctypes.c_void_p),
+        ("perplexity", ctypes.c_void_p),
+        ("live_rows", ctypes.c_void_p),
+        ("of_ignored", ctypes.c_int64),
     ]
 
 
@@ -83,47 +134,29 @@ class CrossEntropy(ctypes.Structure):
         ("struct_size", ctypes.c_size_t),
         ("rows", ctypes.c_int64),
         ("cols", ctypes.c_int64),
-        ("logits", ctypes.c_void_p),
-        ("logits_stride", ctypes.c_int64),
-        ("targets", ctypes.c_void_p),
-        ("dtype", ctypes.c_int32),
-        ("targets_type", ctypes.c_int32),
-        ("losses", ctypes.c_void_p),
-        ("lse", ctypes.c_void_p),
-        ("loss", ctypes.c_void_p),
-        ("perplexity", ctypes.c_void_p),
-        ("live_rows", ctypes.c_void_p),
-        ("records", ctypes.c_void_p),
-        ("grad", ctypes.c_void_p),
-        ("grad_stride", ctypes.c_int64),
-        ("upstream", ctypes.c_void_p),
-        ("upstream_kind", ctypes.c_int32),
-        ("in_place", ctypes.c_int32),
         ("inner", ctypes.c_int64),
+        ("logits", Matrix),
+        ("targets", Targets),
+        ("target_probs", Matrix),
         ("class_weights", ctypes.c_void_p),
         ("row_weights", ctypes.c_void_p),
-        ("target_probs", ctypes.c_void_p),
-        ("target_probs_stride", ctypes.c_int64),
-        ("target_grad", ctypes.c_void_p),
-        ("target_grad_stride", ctypes.c_int64),
-        ("target_probs_dtype", ctypes.c_int32),
-        ("top_k", ctypes.c_int32),
-        ("logprobs", ctypes.c_void_p),
-        ("argmax", ctypes.c_void_p),
-        ("hits", ctypes.c_void_p),
-        ("entropy", ctypes.c_void_p),
-        ("rank", ctypes.c_void_p),
-        ("topk_logprobs", ctypes.c_void_p),
-        ("topk_indices", ctypes.c_void_p),
-        ("gather_cols", ctypes.c_void_p),
-        ("gathered", ctypes.c_void_p),
-        ("gather_count", ctypes.c_int64),
+        ("row_losses", ctypes.c_void_p),
+        ("reduced_loss", ctypes.c_void_p),
+        ("statistics", ctypes.POINTER(Statistics)),
+        ("records", ctypes.c_void_p),
+        ("upstream", Upstream),
+        ("grad", Matrix),
+        ("target_grad", Matrix),
         ("workspace", ctypes.c_void_p),
         ("workspace_bytes", ctypes.c_size_t),
     ]
 
 
-F32, I64 = 1, 2
+F32, I64 = 0, 0
+
+
+def matrix(array: Array) -> Matrix:
+    return Matrix(data=pointer(array), dtype=F32)
 
 
 def pointer(array: Array) -> int:
@@ -138,16 +171,9 @@ class Xent:
         self.library.xent_workspace_bytes.restype = ctypes.c_size_t
         self.library.xent_workspace_bytes.argtypes = [ctypes.c_int64, ctypes.c_int, ctypes.c_int32]
         self.library.xent_active_target.restype = ctypes.c_char_p
-        matrix: list[Any] = [
-            ctypes.c_int64,
-            ctypes.c_int64,
-            ctypes.c_void_p,
-            ctypes.c_int,
-            ctypes.c_int64,
-            ctypes.c_void_p,
-        ]
-        self.library.xent_logsumexp.argtypes = [*matrix, ctypes.c_void_p, ctypes.c_void_p]
-        self.library.xent_softmax.argtypes = [*matrix, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
+        size, address = ctypes.c_int64, ctypes.c_void_p
+        self.library.xent_logsumexp.argtypes = [size, size, size, Matrix, address, address, address]
+        self.library.xent_softmax.argtypes = [size, size, size, Matrix, Matrix, address, address]
         self.execution = Exec(struct_size=ctypes.sizeof(Exec), threads=1)
         self.error = Error(struct_size=ctypes.sizeof(Error))
 
@@ -160,27 +186,25 @@ class Xent:
 
     def calls(self, p: Problem) -> dict[str, Callable[[], None]]:
         workspace = aligned(int(self.library.xent_workspace_bytes(p.cols, F32, 1)) // 4 + 1)
+        statistics = Statistics(struct_size=ctypes.sizeof(Statistics), lse=pointer(p.lse))
         args = CrossEntropy(
             struct_size=ctypes.sizeof(CrossEntropy),
             rows=p.rows,
             cols=p.cols,
-            logits=pointer(p.logits),
-            targets=pointer(p.targets),
-            dtype=F32,
-            targets_type=I64,
-            losses=pointer(p.losses),
-            lse=pointer(p.lse),
-            loss=pointer(p.loss),
-            target_probs_dtype=F32,
+            logits=matrix(p.logits),
+            targets=Targets(data=pointer(p.targets), type=I64),
+            row_losses=pointer(p.losses),
+            reduced_loss=pointer(p.loss),
+            statistics=ctypes.pointer(statistics),
         )
         both = CrossEntropy.from_buffer_copy(args)
-        both.grad = pointer(p.grad)
+        both.grad = matrix(p.grad)
         both.workspace = pointer(workspace)
         both.workspace_bytes = workspace.nbytes
         execution, error, lib = ctypes.byref(self.execution), ctypes.byref(self.error), self.library
         forward, forward_backward = ctypes.byref(args), ctypes.byref(both)
-        logits, lse, out = args.logits, args.lse, both.grad
-        keep = (workspace, args, both)  # referred to by the calls below, which hold it
+        logits, lse, out = args.logits, statistics.lse, both.grad
+        keep = (workspace, statistics, args, both)  # referred to by the calls below, which hold it
 
         def run_forward() -> None:
             self._check(lib.xent_cross_entropy_forward(forward, None, execution, error))
@@ -189,10 +213,10 @@ class Xent:
             self._check(lib.xent_cross_entropy_forward_backward(forward_backward, None, execution, error))
 
         def run_softmax() -> None:
-            self._check(lib.xent_softmax(p.rows, p.cols, logits, F32, 0, out, 0, execution, error))
+            self._check(lib.xent_softmax(p.rows, p.cols, 1, logits, out, execution, error))
 
         def run_logsumexp() -> None:
-            self._check(lib.xent_logsumexp(p.rows, p.cols, logits, F32, 0, lse, execution, error))
+            self._check(lib.xent_logsumexp(p.rows, p.cols, 1, logits, lse, execution, error))
 
         return {
             "forward": run_forward,

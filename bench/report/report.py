@@ -158,7 +158,8 @@ def load(folder: Path) -> Results:
                 results.errors.append(f"`{run['name']}` ({file}): {run.get('error_message', 'failed')}")
                 continue
             key = (match[1], match[2], match[3], int(match[4]))
-            case = cases.setdefault(key, Case(*key, label=run.get("label", "")))
+            # A label is the target, and after a semicolon the plan.
+            case = cases.setdefault(key, Case(*key, label=run.get("label", "").split(";")[0]))
             case.logits.append(1 / run["logits_per_second"])
             case.counters.append({k: float(v) for k, v in run.items() if k.startswith(("x_", "speedup_"))})
     return results

@@ -24,14 +24,15 @@ struct GoldenRow {
   float loss = 0.0f;
 };
 
-inline GoldenRow Evaluate(std::vector<float> logits, std::int64_t target = 0, const xent::Options &options = {}) {
+inline GoldenRow Evaluate(std::vector<float> logits, std::int64_t target = 0,
+                          const xent::CrossEntropyOptions &options = {}) {
   const auto classes = static_cast<std::int64_t>(logits.size());
   const xent::MatrixView<float> z{logits.data(), 1, classes};
   GoldenRow row{std::vector<float>(logits.size()), std::vector<float>(logits.size())};
   Check(xent::Softmax(z, xent::MatrixView<float>{row.p.data(), 1, classes}));
   Check(xent::CrossEntropyForwardBackward(
       xent::CrossEntropy<float>{
-          .logits = z, .targets = {&target, 1}, .loss = &row.loss, .grad = {row.grad.data(), 1, classes}},
+          .logits = z, .targets = {&target, 1}, .reduced_loss = &row.loss, .grad = {row.grad.data(), 1, classes}},
       options));
   return row;
 }

@@ -100,7 +100,7 @@ inline float FusedForward(const Batch &batch, int threads) {
   float loss = 0.0f;
   Check(xent::CrossEntropyForward(
       xent::CrossEntropy<float>{
-          .logits = {batch.logits.data(), batch.rows, batch.cols}, .targets = batch.targets, .loss = &loss},
+          .logits = {batch.logits.data(), batch.rows, batch.cols}, .targets = batch.targets, .reduced_loss = &loss},
       {}, xent::Exec::OpenMp(threads)));
   return loss;
 }
@@ -109,9 +109,8 @@ inline float FusedForwardBackward(const Batch &batch, int threads, float *work) 
   float loss = 0.0f;
   const xent::MatrixView<float> view{work, batch.rows, batch.cols};
   Check(xent::CrossEntropyForwardBackward(
-      xent::CrossEntropy<float>{
-          .logits = view, .targets = batch.targets, .loss = &loss, .grad = view, .in_place = true},
-      {}, xent::Exec::OpenMp(threads)));
+      xent::CrossEntropy<float>{.logits = view, .targets = batch.targets, .reduced_loss = &loss, .grad = view}, {},
+      xent::Exec::OpenMp(threads)));
   return loss;
 }
 
@@ -226,7 +225,7 @@ inline void SpeedTable() {
 
     for (const Shape &shape : kShapes) {
       const auto size = static_cast<std::size_t>(shape.rows * shape.cols);
-      Batch batch{shape.rows, shape.cols, std::span(normal).first(size), {}};
+      Batch batch = {.rows = shape.rows, .cols = shape.cols, .logits = std::span(normal).first(size), .targets = {}};
       for (std::int64_t i = 0; i < shape.rows; ++i) batch.targets.push_back(random.Below(shape.cols));
       const auto restore = [&] { std::copy_n(normal.begin(), size, work.begin()); };
       const auto nothing = [] {};

@@ -63,7 +63,7 @@ inline xent::MatrixView<float> View(std::vector<float> &values) {
 // The gradient over the logits, in place: what a training loop does with this library.
 inline void LossGradient(std::vector<float> &logits, std::span<const std::int64_t> labels) {
   Check(xent::CrossEntropyForwardBackward(
-      xent::CrossEntropy<float>{.logits = View(logits), .targets = labels, .grad = View(logits), .in_place = true}));
+      xent::CrossEntropy<float>{.logits = View(logits), .targets = labels, .grad = View(logits)}));
 }
 
 // The same with the bug: the loss is given softmax(logits), and its gradient goes back through that softmax.
@@ -84,7 +84,7 @@ inline Score Evaluate(const SoftmaxRegression &model, const Digits &digits) {
   std::vector<float> logits = model.Logits(digits.pixels);
   float loss = 0.0f;
   Check(xent::CrossEntropyForward(
-      xent::CrossEntropy<float>{.logits = View(logits), .targets = digits.labels, .loss = &loss}));
+      xent::CrossEntropy<float>{.logits = View(logits), .targets = digits.labels, .reduced_loss = &loss}));
   std::int64_t hits = 0;
   for (std::int64_t i = 0; i < digits.size(); ++i) {
     const auto row = logits.begin() + i * kClasses;

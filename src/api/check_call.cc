@@ -1,313 +1,316 @@
 #include "api/check_call.h"
 
+#include <algorithm>
+#include <array>
+#include <limits>
 #include <optional>
 
-#include "api/validate.h"
-#include "numbers/elements.h"
+#include "api/check.h"
+#include "api/read_struct.h"
 #include "numbers/fp_mode.h"
 #include "rows/statistics.h"
 
 namespace xent::internal {
 namespace {
 
-long long Long(int64_t x) { return static_cast<long long>(x); }
-
-xent_status NotTogether(const char *a, const char *b, xent_error *error) {
-  return Invalid(error, "%s and %s do not go together: expected one of them", a, b);
+// The arrays of the statistics that the call writes, and the sizes of their elements.
+struct NamedArray {
+  const char *name;
+  const void *data;
+  size_t size;
+};
+std::array<NamedArray, 11> StatisticsOf(const Call &call) {
+  const xent_statistics &s = call.statistics;
+  const size_t size = ArithmeticSize(call.args.logits.dtype);
+  return {{{"statistics.lse", s.lse, size},
+           {"statistics.logprobs", s.logprobs, size},
+           {"statistics.argmax", s.argmax, 8},
+           {"statistics.hits", s.hits, 1},
+           {"statistics.rank", s.rank, 8},
+           {"statistics.entropy", s.entropy, size},
+           {"statistics.topk_logprobs", s.topk_logprobs, size},
+           {"statistics.topk_indices", s.topk_indices, 8},
+           {"statistics.gathered", s.gathered, size},
+           {"statistics.perplexity", s.perplexity, alignof(double)},
+           {"statistics.live_rows", s.live_rows, alignof(int64_t)}}};
 }
 
-// Targets in range; counts the rows that are not ignored, and sums their weights.
-xent_status CheckTargetValues(CheckedCall *checked, const CallInputs &call, xent_error *error) {
-  const xent_cross_entropy &args = checked->args;
-  const xent_options &options = checked->options;
-  const auto count = [&](const auto *targets) {
-    // No branch a row, so that the compiler makes vectors of it.
-    int64_t ignored = 0, bad = 0;
-    for (int64_t row = 0; row < args.rows; ++row) {
-      const int64_t target = targets[row];
-      const bool is_ignored = target == options.ignore_index;
-      ignored += is_ignored;
-      bad += !is_ignored & (static_cast<uint64_t>(target) >= static_cast<uint64_t>(checked->total_cols));
-    }
-    checked->live_rows = args.rows - ignored;
-    return bad == 0;
-  };
-  const bool all_good = args.targets_type == XENT_I32 ? count(static_cast<const int32_t *>(args.targets))
-                                                      : count(static_cast<const int64_t *>(args.targets));
-  for (int64_t row = 0; !all_good && row < args.rows; ++row) {
-    const int64_t target = call.Target(row);
-    if (call.IsIgnored(target) || (target >= 0 && target < checked->total_cols)) continue;
-    return TargetOutOfRange(row, target, checked->total_cols, options, error);
+// Inputs and outputs that a step has no use for must be unset: nothing is silently left undone.
+xent_status CheckUnused(const Call &call, Step step, xent_error *error) {
+  const xent_cross_entropy &args = call.args;
+  if (call.mode == Mode::kForward) {
+    constexpr const char *kWhy = "forward writes no gradient";
+    const xent_upstream &upstream = args.upstream;
+    XENT_RETURN_IF_ERROR(CheckUnset("grad", args.grad.data != nullptr, kWhy, error));
+    XENT_RETURN_IF_ERROR(CheckUnset("grad.stride", args.grad.stride != 0, kWhy, error));
+    XENT_RETURN_IF_ERROR(CheckUnset("target_grad", args.target_grad.data != nullptr, kWhy, error));
+    XENT_RETURN_IF_ERROR(CheckUnset("target_grad.stride", args.target_grad.stride != 0, kWhy, error));
+    XENT_RETURN_IF_ERROR(
+        CheckUnset("upstream", upstream.data != nullptr || upstream.kind != 0 || upstream.stride != 0, kWhy, error));
   }
-  checked->weight = {static_cast<double>(checked->live_rows), 0.0};
-  if (args.row_weights == nullptr && args.class_weights == nullptr) return XENT_OK;
-  checked->weight = {};
-  for (int64_t row = 0; row < args.rows; ++row) {
-    const int64_t target = call.Target(row);
-    if (call.IsIgnored(target)) continue;
-    checked->weight =
-        AddOrOverflow(checked->weight, MultiplyAny(Wide{call.RowWeight(row)}, Wide{call.TargetWeight(target)}));
+  if (call.mode == Mode::kBackward || step == Step::kShardForward) {
+    const char *const why = call.mode == Mode::kBackward ? "backward writes gradients alone"
+                                                         : "a shard's forward writes chunk records alone";
+    XENT_RETURN_IF_ERROR(CheckUnset("row_losses", args.row_losses != nullptr, why, error));
+    XENT_RETURN_IF_ERROR(CheckUnset("reduced_loss", args.reduced_loss != nullptr, why, error));
+    if (args.statistics != nullptr) {
+      for (const auto &array : StatisticsOf(call)) {
+        XENT_RETURN_IF_ERROR(CheckUnset(array.name, array.data != nullptr, why, error));
+      }
+    }
+    XENT_RETURN_IF_ERROR(CheckUnset("records", step == Step::kShardForward && args.records != nullptr, why, error));
+  }
+  if (step == Step::kShardCombine) {
+    constexpr const char *kWhy = "combine reads chunk records alone";
+    XENT_RETURN_IF_ERROR(CheckUnset("logits", args.logits.data != nullptr, kWhy, error));
+    XENT_RETURN_IF_ERROR(CheckUnset("target_probs", args.target_probs.data != nullptr, kWhy, error));
+    XENT_RETURN_IF_ERROR(CheckUnset("a statistic but lse, logprobs, perplexity and live_rows",
+                                    NeedLook(call.statistics), "the chunk records do not hold it", error));
   }
   return XENT_OK;
 }
 
-xent_status CheckGradient(const xent_cross_entropy &args, const Matrix &logits, Matrix *grad, xent_error *error) {
-  const int64_t inner = args.inner > 1 ? args.inner : 1;
-  if (args.target_grad == nullptr || args.grad != nullptr) {
-    XENT_RETURN_IF_ERROR(CheckLayout(args.rows, args.cols, inner, args.dtype, grad, error));
+// Index targets or target_probs, and what goes with which.
+xent_status CheckLabels(const Shape &shape, Step step, Call *call, xent_error *error) {
+  xent_cross_entropy &args = call->args;
+  const xent_cross_entropy_options &options = call->options;
+  const bool has_targets = args.targets.data != nullptr;
+  if (args.target_probs.data != nullptr && has_targets) return NotTogether("targets", "target_probs", error);
+  if (args.target_probs.data == nullptr && (has_targets || step != Step::kShardCombine)) {
+    XENT_RETURN_IF_ERROR(CheckTargets(args.targets, shape.rows, error));
+    constexpr const char *kWhy = "target_probs is NULL";
+    XENT_RETURN_IF_ERROR(CheckUnset("target_grad", args.target_grad.data != nullptr, kWhy, error));
+    XENT_RETURN_IF_ERROR(CheckUnset("target_grad.stride", args.target_grad.stride != 0, kWhy, error));
+    return CheckUnset("target_probs.stride", args.target_probs.stride != 0, kWhy, error);
   }
-  XENT_RETURN_IF_ERROR(CheckInPlace(logits, *grad, args.rows, args.in_place, error));
-  return CheckUpstream(args.upstream, args.upstream_kind, args.rows, args.dtype, error);
-}
-
-xent_status CheckRecords(const CheckedCall &checked, const CallInputs &call, xent_error *error) {
-  const xent_cross_entropy &args = checked.args;
-  const Record *const records = static_cast<const Record *>(args.records);
-  const uint8_t kind = IsGeneral(args, checked.options) ? Record::kGeneral : Record::kIndex;
-  for (int64_t row = 0; row < args.rows; ++row) {
-    const Record &record = records[row];
-    const bool known = record.tag == Record::kTag && record.dtype == args.dtype && record.state >= Record::kLive &&
-                       record.state <= Record::kNanRow;
-    const bool ignored = call.IsIgnored(call.Target(row));
-    const bool same_way = record.state == Record::kIgnored || record.kind == kind;
-    if (known && (ignored || (record.state != Record::kIgnored && same_way))) continue;
-    const char *const message =
-        !known      ? "records: row %lld was not written by a forward call with logits of this dtype (target %lld)"
-        : !same_way ? "records: row %lld was written by a forward call with other options or layout (target %lld)"
-                    : "records: row %lld was ignored by forward, but its target is %lld now";
-    return FailAt(error, XENT_INVALID_ARGUMENT, row, record.state, message, Long(row), Long(call.Target(row)));
+  if (step != Step::kShardCombine) {
+    XENT_RETURN_IF_ERROR(CheckMatrix("target_probs", shape, kAnyDtype, Need::kRequired, &args.target_probs, error));
   }
-  return XENT_OK;
-}
-
-const char *FirstOutput(const xent_cross_entropy &args) {
-  if (args.losses != nullptr) return "losses";
-  if (args.lse != nullptr) return "lse";
-  if (args.loss != nullptr) return "loss";
-  if (args.perplexity != nullptr) return "perplexity";
-  if (args.live_rows != nullptr) return "live_rows";
-  if (args.logprobs != nullptr) return "logprobs";
-  return FirstStatistic(args);
-}
-
-const char *FirstOfGradient(const xent_cross_entropy &args) {
-  if (args.grad != nullptr) return "grad";
-  if (args.grad_stride != 0) return "grad_stride";
-  if (args.upstream != nullptr) return "upstream";
-  if (args.upstream_kind != XENT_UPSTREAM_ONE) return "upstream_kind";
-  if (args.in_place != 0) return "in_place";
-  if (args.target_grad != nullptr) return "target_grad";
-  if (args.target_grad_stride != 0) return "target_grad_stride";
-  return nullptr;
-}
-
-// Outputs and inputs that the mode has no use for must be unset: nothing is silently left undone.
-xent_status CheckUnused(const xent_cross_entropy &args, const xent_options &options, Mode mode, ShardStep step,
-                        xent_error *error) {
-  const char *name = nullptr;
-  if (mode == Mode::kForward && (name = FirstOfGradient(args)) != nullptr) {
-    return Invalid(error, "%s is set, but forward writes no gradient", name);
-  }
-  if (mode == Mode::kBackward && (name = FirstOutput(args)) != nullptr) {
-    return Invalid(error, "%s is set, but backward writes the gradient alone", name);
-  }
-  if (step == ShardStep::kForward && ((name = FirstOutput(args)) != nullptr || args.records != nullptr)) {
-    return Invalid(error, "%s is set, but a shard's forward writes chunk records alone",
-                   name != nullptr ? name : "records");
-  }
-  if (step == ShardStep::kCombine && (name = FirstStatistic(args)) != nullptr) {
-    return Invalid(error, "%s and shards do not go together: the chunk records do not hold it", name);
-  }
-  if (step == ShardStep::kCombine && (args.logits != nullptr || args.target_probs != nullptr)) {
-    return Invalid(error, "%s is set, but combine reads chunk records alone",
-                   args.logits != nullptr ? "logits" : "target_probs");
-  }
-  return CheckLossWanted(args.loss, options, error);
-}
-
-xent_status CheckLabels(const CheckedCall &checked, ShardStep step, Matrix *probs, Matrix *target_grad,
-                        xent_error *error) {
-  const xent_cross_entropy &args = checked.args;
-  const xent_options &options = checked.options;
-  const int64_t inner = args.inner > 1 ? args.inner : 1;
-  const bool probabilities = args.target_probs != nullptr || (step == ShardStep::kCombine && args.targets == nullptr);
-  if (args.target_probs != nullptr && args.targets != nullptr) return NotTogether("targets", "target_probs", error);
-  if (!probabilities) {
-    XENT_RETURN_IF_ERROR(CheckTargets(args.targets, args.targets_type, args.rows, error));
-    if (args.target_grad != nullptr) return Invalid(error, "target_grad is set, expected target_probs then");
-    if (args.target_grad_stride != 0) return Invalid(error, "target_grad_stride is set, expected target_probs then");
-    if (args.target_probs_stride != 0) return Invalid(error, "target_probs_stride is set, expected target_probs then");
-    return XENT_OK;
-  }
-  XENT_RETURN_IF_ERROR(CheckDtype(args.target_probs_dtype, "target_probs_dtype", error));
-  if (step != ShardStep::kCombine) {
-    XENT_RETURN_IF_ERROR(CheckLayout(args.rows, args.cols, inner, args.target_probs_dtype, probs, error));
-  }
-  if (args.target_grad != nullptr) {
-    XENT_RETURN_IF_ERROR(CheckLayout(args.rows, args.cols, inner, args.target_probs_dtype, target_grad, error));
-    if (args.rows > 0 &&
-        (args.target_grad == args.target_probs || args.target_grad == args.logits || args.target_grad == args.grad)) {
-      return Invalid(error, "target_grad is %s, expected memory of its own",
-                     args.target_grad == args.target_probs ? "target_probs"
-                     : args.target_grad == args.grad       ? "grad"
-                                                           : "logits");
-    }
+  const void *const target_grad = args.target_grad.data;
+  if (target_grad != nullptr && shape.rows > 0) {
+    const char *const name = target_grad == args.target_probs.data ? "target_probs"
+                             : target_grad == args.grad.data       ? "grad"
+                             : target_grad == args.logits.data     ? "logits"
+                                                                   : nullptr;
+    if (name != nullptr) return Invalid(error, "target_grad is %s, expected memory of its own", name);
   }
   const char *name = nullptr;
   if (options.ignore_index != -100) name = "ignore_index";
   if (options.smoothing == XENT_SMOOTHING_EXCLUSIVE && options.label_smoothing > 0.0) name = "exclusive smoothing";
-  if (args.logprobs != nullptr) name = "logprobs";
-  if (args.hits != nullptr) name = "hits";
-  if (args.rank != nullptr) name = "rank";
-  if (name != nullptr) return Invalid(error, "%s and target_probs do not go together: it needs index targets", name);
+  if (call->statistics.logprobs != nullptr) name = "statistics.logprobs";
+  if (call->statistics.hits != nullptr) name = "statistics.hits";
+  if (call->statistics.rank != nullptr) name = "statistics.rank";
+  if (name == nullptr) return XENT_OK;
+  return Invalid(error, "%s and target_probs do not go together: it needs index targets", name);
+}
+
+xent_status CheckStatistics(const Call &call, xent_error *error) {
+  const xent_statistics &s = call.statistics;
+  const int64_t rows = call.args.rows;
+  if (s.top_k < 0 || s.top_k > kMaxTopK || s.top_k > call.valid_cols) {
+    return Invalid(error, "statistics.top_k is %lld, expected 0 to %lld and at most the columns, which are %lld",
+                   Long(s.top_k), Long(kMaxTopK), Long(call.valid_cols));
+  }
+  if (s.top_k == 0 && (s.topk_logprobs != nullptr || s.topk_indices != nullptr)) {
+    return Invalid(error, "statistics.top_k is 0, expected 1 or more with %s",
+                   s.topk_logprobs != nullptr ? "topk_logprobs" : "topk_indices");
+  }
+  if (s.gather_count < 0 || s.gather_count > INT64_MAX / 8 / std::max<int64_t>(rows, 1)) {
+    return Invalid(error, "statistics.gather_count is %lld, expected 0 or more, and 8 rows gather_count below 2^63",
+                   Long(s.gather_count));
+  }
+  if (s.of_ignored != 0 && s.of_ignored != 1) {
+    return Invalid(error, "statistics.of_ignored is %lld, expected 0 or 1", Long(s.of_ignored));
+  }
+  for (const auto &array : StatisticsOf(call)) {
+    XENT_RETURN_IF_ERROR(CheckArray(array.name, array.data, 0, array.size, error));
+  }
+  const int64_t gathered = rows * s.gather_count;
+  XENT_RETURN_IF_ERROR(
+      CheckArray("statistics.gathered", s.gathered, s.gather_cols != nullptr ? gathered : 0, 1, error));
+  XENT_RETURN_IF_ERROR(
+      CheckArray("statistics.gather_cols", s.gather_cols, s.gathered != nullptr ? gathered : 0, 8, error));
+  for (int64_t i = 0; s.gathered != nullptr && i < gathered; ++i) {
+    const int64_t col = s.gather_cols[i];
+    if (col >= 0 && col < call.valid_cols) continue;
+    const int64_t row = i / s.gather_count, place = i % s.gather_count;
+    return FailAt(error, XENT_INVALID_ARGUMENT, {row, place, static_cast<double>(col)},
+                  "statistics.gather_cols: row %lld, place %lld is %lld, expected 0 <= column < %lld", Long(row),
+                  Long(place), Long(col), Long(call.valid_cols));
+  }
   return XENT_OK;
 }
 
-xent_status CheckStatistics(const CheckedCall &checked, xent_error *error) {
-  const xent_cross_entropy &args = checked.args;
-  if (args.top_k == 0 && args.gather_count == 0 && args.logprobs == nullptr && FirstStatistic(args) == nullptr) {
-    return XENT_OK;
+xent_status CheckGradients(const Shape &shape, Call *call, xent_error *error) {
+  xent_cross_entropy &args = call->args;
+  const Need need = args.target_grad.data != nullptr ? Need::kOptional : Need::kRequired;
+  XENT_RETURN_IF_ERROR(CheckMatrix("grad", shape, args.logits.dtype, need, &args.grad, error));
+  XENT_RETURN_IF_ERROR(CheckSameStride("grad", args.grad, "logits", args.logits, shape.rows, error));
+  if (args.target_probs.data != nullptr) {
+    XENT_RETURN_IF_ERROR(
+        CheckMatrix("target_grad", shape, args.target_probs.dtype, Need::kOptional, &args.target_grad, error));
   }
-  const size_t size = args.dtype == XENT_F64 ? 8 : 4;
-  if (args.top_k < 0 || args.top_k > kMaxTopK || args.top_k > checked.total_cols) {
-    return Invalid(error, "top_k is %d, expected 0 to %d and at most the columns, which are %lld", args.top_k, kMaxTopK,
-                   Long(checked.total_cols));
+  return CheckUpstream(shape, call->IsWide(), false, &args.upstream, error);
+}
+
+xent_status CheckShard(const Given &given, const xent_cross_entropy &args, xent_shard *shard, xent_error *error) {
+  XENT_RETURN_IF_ERROR(ReadStruct(given.shard, "shard", shard, error));
+  const int64_t total = shard->total_cols;
+  if (total < 1 || total > kMaxCols) {
+    return Invalid(error, "shard.total_cols is %lld, expected 1 to %lld", Long(total), Long(kMaxCols));
   }
-  if (args.top_k == 0 && (args.topk_logprobs != nullptr || args.topk_indices != nullptr)) {
-    return Invalid(error, "top_k is 0, expected 1 or more with %s",
-                   args.topk_logprobs != nullptr ? "topk_logprobs" : "topk_indices");
-  }
-  if (args.gather_count < 0 || (args.rows > 0 && args.gather_count > INT64_MAX / 8 / args.rows)) {
-    return Invalid(error, "gather_count is %lld, expected 0 or more, and 8 rows gather_count below 2^63",
-                   Long(args.gather_count));
-  }
-  XENT_RETURN_IF_ERROR(CheckArray(args.logprobs, 0, size, "logprobs", error));
-  XENT_RETURN_IF_ERROR(CheckArray(args.argmax, 0, 8, "argmax", error));
-  XENT_RETURN_IF_ERROR(CheckArray(args.entropy, 0, size, "entropy", error));
-  XENT_RETURN_IF_ERROR(CheckArray(args.rank, 0, 8, "rank", error));
-  XENT_RETURN_IF_ERROR(CheckArray(args.topk_logprobs, 0, size, "topk_logprobs", error));
-  XENT_RETURN_IF_ERROR(CheckArray(args.topk_indices, 0, 8, "topk_indices", error));
-  const int64_t gathered = args.gathered != nullptr ? args.rows * args.gather_count : 0;
-  XENT_RETURN_IF_ERROR(CheckArray(args.gathered, args.gather_cols != nullptr ? args.rows * args.gather_count : 0, size,
-                                  "gathered", error));
-  XENT_RETURN_IF_ERROR(CheckArray(args.gather_cols, gathered, 8, "gather_cols", error));
-  for (int64_t i = 0; i < gathered; ++i) {
-    const int64_t col = args.gather_cols[i];
-    if (col >= 0 && col < checked.total_cols) continue;
-    const int64_t row = i / args.gather_count;
-    return FailAt(error, XENT_INVALID_ARGUMENT, row, col, "gather_cols: row %lld has %lld, expected 0 <= column < %lld",
-                  Long(row), Long(col), Long(checked.total_cols));
+  if (shard->first_col < 0 || shard->first_col > total - args.cols) {
+    return Invalid(error, "shard.first_col is %lld with %lld columns, expected a slice of total_cols, which is %lld",
+                   Long(shard->first_col), Long(args.cols), Long(total));
   }
   return XENT_OK;
 }
 
-// The slice, and how many columns of the vocabulary count.
-xent_status CheckShard(const ShardCall &call, const xent_options *given_options, CheckedCall *checked,
-                       xent_error *error) {
-  const xent_cross_entropy &args = checked->args;
-  int64_t total = args.cols;
-  if (call.step == ShardStep::kForward || call.step == ShardStep::kBackward) {
-    total = call.shard.total_cols;
-    if (total < 1) return Invalid(error, "total_cols is %lld, expected 1 or more", Long(total));
-    if (call.shard.first_col < 0 || call.shard.first_col > total - args.cols) {
-      return Invalid(error, "first_col is %lld with %lld columns, expected a slice of total_cols, which is %lld",
-                     Long(call.shard.first_col), Long(args.cols), Long(total));
+// Targets in range; counts the rows that are not ignored, and sums their weights.
+xent_status CheckTargetValues(Call *call, xent_error *error) {
+  const xent_cross_entropy &args = call->args;
+  const int64_t ignore_index = call->options.ignore_index, cols = call->valid_cols;
+  const auto count = [&](const auto *targets) {
+    // No branch a row and no comparison but one for equality, so that the compiler makes good vectors of it for any
+    // target: a target is out of range where itself or cols - 1 - target is negative.
+    const auto last = static_cast<uint64_t>(cols - 1);
+    int64_t ignored = 0;
+    uint64_t signs = 0;
+    for (int64_t row = 0; row < args.rows; ++row) {
+      const auto target = static_cast<uint64_t>(int64_t{targets[row]});
+      const uint64_t is_ignored = target == static_cast<uint64_t>(ignore_index);
+      ignored += static_cast<int64_t>(is_ignored);
+      signs |= (target | (last - target)) & (is_ignored - 1);
     }
+    call->live_rows = args.rows - ignored;
+    return static_cast<int64_t>(signs) >= 0;
+  };
+  const bool all_good = args.targets.type == XENT_I32 ? count(static_cast<const int32_t *>(args.targets.data))
+                                                      : count(static_cast<const int64_t *>(args.targets.data));
+  for (int64_t row = 0; !all_good && row < args.rows; ++row) {
+    const int64_t target = call->Target(row);
+    if (call->IsIgnored(target) || (target >= 0 && target < cols)) continue;
+    return TargetOutOfRange(row, target, cols, ignore_index, error);
   }
-  XENT_RETURN_IF_ERROR(CheckOptions(given_options, total, &checked->options, error));
-  checked->total_cols = checked->options.valid_cols != 0 ? checked->options.valid_cols : total;
-  if (call.step == ShardStep::kWhole) return XENT_OK;
-  if (args.inner > 1) return NotTogether("inner", "shards", error);
-  if (checked->options.stats_of_ignored != 0) return NotTogether("stats_of_ignored", "shards", error);
+  call->weight = {static_cast<double>(call->live_rows), 0.0};
+  if (args.row_weights == nullptr && args.class_weights == nullptr) return XENT_OK;
+  call->weight = {};
+  for (int64_t row = 0; row < args.rows; ++row) {
+    const int64_t target = call->Target(row);
+    if (call->IsIgnored(target)) continue;
+    call->weight =
+        AddOrOverflow(call->weight, MultiplyAny(Wide{call->RowWeight(row)}, Wide{call->TargetWeight(target)}));
+  }
   return XENT_OK;
 }
 
-bool HasWeights(const xent_cross_entropy *given) {
-  return given != nullptr && given->struct_size >= sizeof(xent_cross_entropy) &&
-         (given->class_weights != nullptr || given->row_weights != nullptr);
+xent_status CheckRecords(const Call &call, xent_error *error) {
+  const xent_cross_entropy &args = call.args;
+  const Record *const records = static_cast<const Record *>(args.records);
+  const uint8_t kind = PathOf(args, call.options) == Path::kIndex ? Record::kIndex : Record::kGeneral;
+  for (int64_t row = 0; row < args.rows; ++row) {
+    const Record &record = records[row];
+    const bool known = record.tag == Record::kTag && record.dtype == Record::DtypeTag(args.logits.dtype) &&
+                       record.state >= Record::kLive && record.state <= Record::kNanRow;
+    const bool ignored = call.IsIgnored(call.Target(row));
+    const bool of_this_path = record.state == Record::kIgnored || record.kind == kind;
+    if (known && (ignored || (record.state != Record::kIgnored && of_this_path))) continue;
+    const char *const message =
+        !known ? "records: row %lld was not written by a forward call with logits of this dtype (target %lld)"
+        : record.state == Record::kIgnored
+            ? "records: row %lld was ignored by forward, but its target is %lld now"
+            : "records: row %lld was written by a forward call with other options or layout (target %lld)";
+    return FailAt(error, XENT_INVALID_ARGUMENT, {.row = row}, message, Long(row), Long(call.Target(row)));
+  }
+  return XENT_OK;
 }
 
 }  // namespace
 
-const char *FirstStatistic(const xent_cross_entropy &args) {
-  if (args.argmax != nullptr) return "argmax";
-  if (args.hits != nullptr) return "hits";
-  if (args.entropy != nullptr) return "entropy";
-  if (args.rank != nullptr) return "rank";
-  if (args.topk_logprobs != nullptr) return "topk_logprobs";
-  if (args.topk_indices != nullptr) return "topk_indices";
-  if (args.gathered != nullptr) return "gathered";
-  return nullptr;
-}
-
-xent_status CheckWeights(const void *weights, int64_t count, bool wide, const char *name, xent_error *error) {
-  XENT_RETURN_IF_ERROR(CheckArray(weights, 0, wide ? 8 : 4, name, error));
-  for (int64_t i = 0; weights != nullptr && i < count; ++i) {
-    const double w =
-        wide ? static_cast<const double *>(weights)[i] : static_cast<double>(static_cast<const float *>(weights)[i]);
-    if (w - w == 0.0) continue;
-    return FailAt(error, XENT_INVALID_ARGUMENT, i, 0, "%s: element %lld is %g, expected a finite number", name, Long(i),
-                  w);
+xent_status CheckOptions(const xent_cross_entropy_options *given, int64_t cols, const void *reduced_loss,
+                         xent_cross_entropy_options *options, xent_error *error) {
+  XENT_RETURN_IF_ERROR(ReadStructOrDefaults(given, "options", options, error));
+  if (given == nullptr) {
+    options->valid_cols = cols;
+    return XENT_OK;
   }
-  return XENT_OK;
+  constexpr double kSmallest = std::numeric_limits<double>::min();
+  const double scale = options->logit_scale, epsilon = options->label_smoothing;
+  XENT_RETURN_IF_ERROR(CheckNumber("logit_scale", scale, IsFinite(scale) && scale > 0.0, "a finite number > 0", error));
+  XENT_RETURN_IF_ERROR(CheckNumber("softcap", options->softcap, IsFinite(options->softcap) && options->softcap >= 0.0,
+                                   "a finite number >= 0 (0: off)", error));
+  XENT_RETURN_IF_ERROR(CheckNumber("z_loss", options->z_loss, IsFinite(options->z_loss) && options->z_loss >= 0.0,
+                                   "a finite number >= 0", error));
+  XENT_RETURN_IF_ERROR(CheckValidCols(cols, &options->valid_cols, error));
+  XENT_RETURN_IF_ERROR(
+      CheckNumber("label_smoothing", epsilon, epsilon >= 0.0 && epsilon <= 1.0, "a number in [0, 1]", error));
+  XENT_RETURN_IF_ERROR(CheckEnum("smoothing", options->smoothing, XENT_SMOOTHING_EXCLUSIVE,
+                                 "XENT_SMOOTHING_UNIFORM or XENT_SMOOTHING_EXCLUSIVE", error));
+  XENT_RETURN_IF_ERROR(CheckReserved("options.reserved", options->reserved, error));
+  if (options->smoothing == XENT_SMOOTHING_EXCLUSIVE && epsilon > 0.0 && options->valid_cols == 1) {
+    return Invalid(error, "smoothing exclusive with label_smoothing %.17g needs cols >= 2, but cols is 1", epsilon);
+  }
+  // A subnormal cap or epsilon would count as none where these are flushed; beside the smallest normal number it makes
+  // no difference.
+  if (options->softcap > 0.0) options->softcap = std::max(options->softcap, kSmallest);
+  if (epsilon > 0.0) options->label_smoothing = std::max(epsilon, kSmallest);
+  return CheckReduction(options->reduction, reduced_loss, error);
 }
 
-xent_status CheckCall(const xent_cross_entropy *given, const xent_options *given_options, const xent_exec *given_exec,
-                      Mode mode, const ShardCall *shard, CheckedCall *checked, xent_error *error) {
+xent_status CheckCall(const Given &given, Step step, Mode mode, Call *call, xent_shard *shard, xent_error *error) {
   // Comparisons neither trap nor flush, whatever the caller's mode. A call without options or weights compares none,
   // and changing the mode is a good part of what a call of one small row takes.
   std::optional<FpMode> fp_mode;
-  if (given_options != nullptr || HasWeights(given)) fp_mode.emplace(Subnormals::kKeep);
   XENT_RETURN_IF_ERROR(CheckError(error));
-  xent_cross_entropy &args = checked->args;
-  static constexpr xent_cross_entropy kPlain = XENT_CROSS_ENTROPY_INIT;
-  XENT_RETURN_IF_ERROR(ReadStruct(given, offsetof(xent_cross_entropy, inner), kPlain, "args", &args, error));
-  const ShardCall sharding = shard != nullptr ? *shard : ShardCall{};
-  const ShardStep step = sharding.step;
-  XENT_RETURN_IF_ERROR(CheckShape(args.rows, args.cols, args.dtype, error));
-  XENT_RETURN_IF_ERROR(CheckShard(sharding, given_options, checked, error));
-  XENT_RETURN_IF_ERROR(CheckExec(given_exec, &checked->exec, error));
-  XENT_RETURN_IF_ERROR(CheckInner(args.rows, args.inner, error));
-  const int64_t inner = args.inner > 1 ? args.inner : 1;
-  Matrix logits{"logits", "logits_stride", args.logits, args.logits_stride};
-  Matrix grad{"grad", "grad_stride", args.grad, args.grad_stride};
-  Matrix probs{"target_probs", "target_probs_stride", args.target_probs, args.target_probs_stride};
-  Matrix target_grad{"target_grad", "target_grad_stride", args.target_grad, args.target_grad_stride};
-  if (step != ShardStep::kCombine) {
-    XENT_RETURN_IF_ERROR(CheckLayout(args.rows, args.cols, inner, args.dtype, &logits, error));
+  xent_cross_entropy &args = call->args;
+  call->mode = mode;
+  XENT_RETURN_IF_ERROR(ReadStruct(given.args, "args", &args, error));
+  const bool weighted = args.class_weights != nullptr || args.row_weights != nullptr;
+  if (given.options != nullptr || weighted) fp_mode.emplace(Subnormals::kKeep);
+  Shape shape;
+  XENT_RETURN_IF_ERROR(CheckShape(args.rows, args.cols, args.inner, &shape, error));
+  args.inner = shape.inner;
+  XENT_RETURN_IF_ERROR(CheckDtype("logits.dtype", args.logits.dtype, error));
+  XENT_RETURN_IF_ERROR(ReadStructOrDefaults(args.statistics, "statistics", &call->statistics, error));
+  int64_t total_cols = args.cols;
+  if (step == Step::kShardForward || step == Step::kShardBackward) {
+    XENT_RETURN_IF_ERROR(CheckShard(given, args, shard, error));
+    total_cols = shard->total_cols;
   }
-  XENT_RETURN_IF_ERROR(CheckLabels(*checked, step, &probs, &target_grad, error));
-  XENT_RETURN_IF_ERROR(CheckUnused(args, checked->options, mode, step, error));
-  const bool wide = args.dtype == XENT_F64;
+  XENT_RETURN_IF_ERROR(CheckOptions(given.options, total_cols, args.reduced_loss, &call->options, error));
+  call->valid_cols = call->options.valid_cols;
+  XENT_RETURN_IF_ERROR(CheckExec(given.exec, &call->exec, error));
+  if (step != Step::kWhole && shape.inner > 1) return NotTogether("inner", "shards", error);
+  if (step != Step::kWhole && call->statistics.of_ignored != 0) {
+    return NotTogether("statistics.of_ignored", "shards", error);
+  }
+  XENT_RETURN_IF_ERROR(CheckUnused(*call, step, error));
+  if (step != Step::kShardCombine) {
+    XENT_RETURN_IF_ERROR(CheckMatrix("logits", shape, args.logits.dtype, Need::kRequired, &args.logits, error));
+  }
+  XENT_RETURN_IF_ERROR(CheckLabels(shape, step, call, error));
+  const bool wide = call->IsWide();
   const size_t size = wide ? 8 : 4;
-  XENT_RETURN_IF_ERROR(CheckArray(args.losses, 0, size, "losses", error));
-  XENT_RETURN_IF_ERROR(CheckArray(args.lse, 0, size, "lse", error));
-  XENT_RETURN_IF_ERROR(CheckArray(args.loss, 0, size, "loss", error));
-  XENT_RETURN_IF_ERROR(CheckArray(args.perplexity, 0, alignof(double), "perplexity", error));
-  XENT_RETURN_IF_ERROR(CheckArray(args.live_rows, 0, alignof(int64_t), "live_rows", error));
+  XENT_RETURN_IF_ERROR(CheckArray("row_losses", args.row_losses, 0, size, error));
+  XENT_RETURN_IF_ERROR(CheckArray("reduced_loss", args.reduced_loss, 0, size, error));
   XENT_RETURN_IF_ERROR(
-      CheckArray(args.records, mode == Mode::kBackward ? args.rows : 0, alignof(Record), "records", error));
-  if (mode != Mode::kForward) XENT_RETURN_IF_ERROR(CheckGradient(args, logits, &grad, error));
+      CheckArray("records", args.records, mode == Mode::kBackward ? args.rows : 0, alignof(Record), error));
+  if (mode != Mode::kForward) XENT_RETURN_IF_ERROR(CheckGradients(shape, call, error));
   if (args.workspace == nullptr && args.workspace_bytes > 0) {
     return Invalid(error, "workspace is NULL, expected memory of workspace_bytes, which is %zu", args.workspace_bytes);
   }
-  XENT_RETURN_IF_ERROR(CheckStatistics(*checked, error));
-  const int64_t class_count =
-      step == ShardStep::kForward || step == ShardStep::kBackward ? sharding.shard.total_cols : args.cols;
-  XENT_RETURN_IF_ERROR(CheckWeights(args.class_weights, class_count, wide, "class_weights", error));
-  XENT_RETURN_IF_ERROR(CheckWeights(args.row_weights, args.rows, wide, "row_weights", error));
-  checked->logits_stride = logits.stride;
-  checked->grad_stride = grad.stride;
-  checked->probs_stride = probs.stride;
-  checked->target_grad_stride = target_grad.stride;
-  const CallInputs call{args, checked->options};
-  if (call.HasIndexTargets()) {
-    XENT_RETURN_IF_ERROR(CheckTargetValues(checked, call, error));
-  } else {
-    checked->live_rows = args.rows;
-    checked->weight = {static_cast<double>(args.rows), 0.0};
+  if (args.statistics != nullptr) XENT_RETURN_IF_ERROR(CheckStatistics(*call, error));
+  if (weighted) {
+    XENT_RETURN_IF_ERROR(CheckWeights("class_weights", args.class_weights, total_cols, wide, WeightOf::kColumn, error));
+    XENT_RETURN_IF_ERROR(CheckWeights("row_weights", args.row_weights, args.rows, wide, WeightOf::kRow, error));
   }
-  return mode == Mode::kBackward ? CheckRecords(*checked, call, error) : XENT_OK;
+  if (call->HasIndexTargets()) {
+    XENT_RETURN_IF_ERROR(CheckTargetValues(call, error));
+  } else {
+    call->live_rows = args.rows;
+    call->weight = {static_cast<double>(args.rows), 0.0};
+  }
+  return mode == Mode::kBackward ? CheckRecords(*call, error) : XENT_OK;
 }
 
 }  // namespace xent::internal

@@ -1,53 +1,83 @@
-// Cross-entropy: forward, forward with backward, and backward from forward's records.
+// Cross-entropy: forward, forward with backward, backward from forward's records, and the reduction of stored losses.
+#include "api/check.h"
 #include "api/check_call.h"
-#include "api/validate.h"
+#include "api/read_struct.h"
 #include "numbers/fp_mode.h"
-#include "rows/general_job.h"
-#include "rows/index_job.h"
+#include "rows/call.h"
+#include "rows/reduction.h"
+#include "xent/xent.h"
 
 namespace xent::internal {
 namespace {
 
-template <class In>
-XENT_NOINLINE bool Run(const Call &call, const xent_exec &exec, Totals *totals) {
-  if (call.Inner() > 1) return RunTiledRows<In>(call, exec, totals);
-  if (IsGeneral(call.args, call.options)) return RunRows(GeneralJob<In>{call}, call.shape, exec, totals);
-  return RunRows(IndexJob<In>{call}, call.shape, exec, totals);
+xent_status CrossEntropy(const Given &given, Mode mode, xent_error *error) {
+  Call call;
+  XENT_RETURN_IF_ERROR(CheckCall(given, Step::kWhole, mode, &call, nullptr, error));
+  return Ended(RunCrossEntropy(&call), error);
 }
 
-xent_status CrossEntropy(const xent_cross_entropy *given, const xent_options *given_options,
-                         const xent_exec *given_exec, Mode mode, xent_error *error) {
-  CheckedCall checked;
-  XENT_RETURN_IF_ERROR(CheckCall(given, given_options, given_exec, mode, nullptr, &checked, error));
-  const xent_cross_entropy &args = checked.args;
-  const FpMode fp_mode(Subnormals::kFlush);
-  const Call call = checked.MakeCall(mode);
-  Totals totals;
-  const bool complete =
-      DispatchDtype(args.dtype, [&](auto storage) { return Run<decltype(storage)>(call, checked.exec, &totals); });
-  if (!complete) return FailIncomplete(error);
-  checked.WriteTotals(totals);
+xent_status Reduce(const xent_stored_losses *given, const xent_cross_entropy_options *given_options,
+                   xent_error *error) {
+  const FpMode mode(Subnormals::kKeep);  // comparisons neither trap nor flush, whatever the caller's mode
+  XENT_RETURN_IF_ERROR(CheckError(error));
+  xent_stored_losses args;
+  xent_cross_entropy_options options;
+  Shape shape;
+  XENT_RETURN_IF_ERROR(ReadStruct(given, "args", &args, error));
+  // Options that concern the columns have been applied to the losses.
+  XENT_RETURN_IF_ERROR(CheckOptions(given_options, kMaxCols, args.reduced_loss, &options, error));
+  if (options.reduction.kind == XENT_REDUCTION_NONE) {
+    return Invalid(error, "reduction.kind is XENT_REDUCTION_NONE, expected XENT_REDUCTION_MEAN or XENT_REDUCTION_SUM");
+  }
+  XENT_RETURN_IF_ERROR(CheckEnum("dtype", args.dtype, XENT_F64, "XENT_F32 or XENT_F64", error));
+  XENT_RETURN_IF_ERROR(CheckReserved("args.reserved", args.reserved, error));
+  XENT_RETURN_IF_ERROR(CheckShape(args.rows, 1, 1, &shape, error));
+  const bool wide = args.dtype == XENT_F64;
+  XENT_RETURN_IF_ERROR(CheckArray("row_losses", args.row_losses, args.rows, ElementSize(args.dtype), error));
+  XENT_RETURN_IF_ERROR(CheckArray("reduced_loss", args.reduced_loss, 1, ElementSize(args.dtype), error));
+  if (args.targets.data != nullptr) XENT_RETURN_IF_ERROR(CheckTargets(args.targets, args.rows, error));
+  XENT_RETURN_IF_ERROR(CheckWeights("row_weights", args.row_weights, args.rows, wide, WeightOf::kRow, error));
+  if (args.class_weights != nullptr) {
+    XENT_RETURN_IF_ERROR(CheckArray("targets", args.targets.data, args.rows, 1, error));
+    XENT_RETURN_IF_ERROR(CheckShape(args.rows, args.cols, 1, &shape, error));
+    XENT_RETURN_IF_ERROR(CheckWeights("class_weights", args.class_weights, args.cols, wide, WeightOf::kColumn, error));
+    for (int64_t row = 0; row < args.rows; ++row) {
+      const int64_t target = TargetAt(args.targets, row);
+      if (target == options.ignore_index || (target >= 0 && target < args.cols)) continue;
+      return TargetOutOfRange(row, target, args.cols, options.ignore_index, error);
+    }
+  }
+  ReduceStored(args, options);
   return XENT_OK;
 }
 
 }  // namespace
 }  // namespace xent::internal
 
+using xent::internal::CrossEntropy;
+using xent::internal::Mode;
+
 extern "C" {
 
-xent_status xent_cross_entropy_forward(const xent_cross_entropy *args, const xent_options *options,
+xent_status xent_cross_entropy_forward(const xent_cross_entropy *args, const xent_cross_entropy_options *options,
                                        const xent_exec *exec, xent_error *error) noexcept {
-  return xent::internal::CrossEntropy(args, options, exec, xent::internal::Mode::kForward, error);
+  return CrossEntropy({args, options, exec}, Mode::kForward, error);
 }
 
-xent_status xent_cross_entropy_forward_backward(const xent_cross_entropy *args, const xent_options *options,
-                                                const xent_exec *exec, xent_error *error) noexcept {
-  return xent::internal::CrossEntropy(args, options, exec, xent::internal::Mode::kForwardBackward, error);
+xent_status xent_cross_entropy_forward_backward(const xent_cross_entropy *args,
+                                                const xent_cross_entropy_options *options, const xent_exec *exec,
+                                                xent_error *error) noexcept {
+  return CrossEntropy({args, options, exec}, Mode::kForwardBackward, error);
 }
 
-xent_status xent_cross_entropy_backward(const xent_cross_entropy *args, const xent_options *options,
+xent_status xent_cross_entropy_backward(const xent_cross_entropy *args, const xent_cross_entropy_options *options,
                                         const xent_exec *exec, xent_error *error) noexcept {
-  return xent::internal::CrossEntropy(args, options, exec, xent::internal::Mode::kBackward, error);
+  return CrossEntropy({args, options, exec}, Mode::kBackward, error);
+}
+
+xent_status xent_reduce(const xent_stored_losses *args, const xent_cross_entropy_options *options,
+                        xent_error *error) noexcept {
+  return xent::internal::Reduce(args, options, error);
 }
 
 }  // extern "C"

@@ -1,5 +1,5 @@
 // What the library says of itself, and the functions over arrays.
-#include "api/validate.h"
+#include "api/check.h"
 #include "dispatch/dispatch.h"
 #include "numbers/compiler.h"
 #include "numbers/fp_mode.h"
@@ -43,7 +43,7 @@ size_t xent_workspace_bytes(int64_t cols, xent_dtype dtype, int32_t threads) noe
   using xent::internal::Workspace;
   const bool known = dtype == XENT_F32 || dtype == XENT_F64 || dtype == XENT_BF16 || dtype == XENT_F16;
   if (threads == 0) threads = xent_default_threads();
-  if (cols < 1 || cols > int64_t{1} << 40 || !known || threads < 1) return 0;
+  if (cols < 1 || cols > xent::internal::kMaxCols || !known || threads < 1) return 0;
   return Workspace::Bytes(Workspace::RowBytes(cols, dtype), threads);
 }
 

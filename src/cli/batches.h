@@ -1,6 +1,5 @@
-// Work that is cut into parts, so that memory does not grow with the files and the progress bar moves.
-#ifndef XENT_SRC_CLI_BATCHES_H_
-#define XENT_SRC_CLI_BATCHES_H_
+// Work cut into parts, so that memory does not grow with the files and the progress bar moves.
+#pragma once
 
 #include <algorithm>
 #include <cstddef>
@@ -18,11 +17,11 @@ class Batches {
         batch_(std::clamp<int64_t>(static_cast<int64_t>(batch_bytes / std::max<size_t>(block_bytes, 1)), 1,
                                    std::max<int64_t>(blocks, 1))) {}
 
-  // The largest batch: nothing, however wide, where there are no blocks.
+  // Returns the blocks of the largest batch, 0 where there are no blocks.
   int64_t size() const { return std::min(batch_, blocks_); }
 
-  // visit(first, count) for each batch, front to back, until it returns false. Of nothing there is one batch of
-  // nothing, so that its arguments are checked too.
+  // Calls visit(first, count) for each batch, front to back, until it returns false. Without blocks there is one
+  // visit(0, 0), so that the arguments of its call are checked too.
   template <typename Visit>
   void ForEach(Progress &progress, Visit visit) const {
     const auto total = static_cast<double>(std::max<int64_t>(blocks_, 1));
@@ -41,5 +40,3 @@ class Batches {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_BATCHES_H_

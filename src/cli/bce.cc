@@ -1,13 +1,12 @@
 // `xent bce`: binary cross-entropy, or focal loss, of each element.
 #include <optional>
 
-#include "batches.h"
 #include "commands.h"
 #include "corpus.h"
 #include "error.h"
+#include "file_command.h"
 #include "layout.h"
 #include "npy.h"
-#include "pool.h"
 #include "reduce.h"
 #include "report.h"
 #include "results.h"
@@ -24,107 +23,90 @@ constexpr ArrayRule kElements = {.floats = true,
                                  .max_dimensions = 64,
                                  .shape_text = "elements [rows, columns], [rows], or of more dimensions"};
 
-// Two arrays of one shape.
-struct Pair {
-  Pair(const std::string &input_path, const std::string &targets_path)
-      : input(input_path, kElements), layout(LayoutOfElements(input)), targets(targets_path, kElements) {
-    ExpectShape(targets, input.shape(), ", that of " + input_path);
-  }
-
-  const NpyArray input;
-  const Layout layout;
-  const NpyArray targets;
-
-  xent_dtype arithmetic() const { return ArithmeticType(input.dtype()); }
-};
-
-class BceCommand {
+class BceCommand : public FileCommand {
  public:
   explicit BceCommand(const BceArguments &arguments)
-      : arguments_(arguments), options_(arguments.options), pool_(arguments.inputs.threads, progress_) {
+      : FileCommand(arguments.inputs), arguments_(arguments), options_(arguments.options) {
     if (const auto &path = arguments_.pos_weight) pos_weight_.emplace(*path, "positive weight");
     if (const auto &path = arguments_.element_weights) element_weights_.emplace(*path, "element weight");
     if (const auto &path = arguments_.row_weights) row_weights_.emplace(*path, "row weight");
     if (const auto &path = arguments_.class_weights) class_weights_.emplace(*path, "class weight");
   }
 
-  int RunFile() {
-    const Pair pair(arguments_.inputs.first, arguments_.inputs.second);
-    Results results(Wanted(pair), pair.layout.blocks, InputFiles(pair));
+ private:
+  int RunFile() override {
+    const ArrayPair pair(inputs_.first, inputs_.second, kElements);
+    Results results(Arrays(pair), pair.layout.blocks, InputFiles(pair));
     xent_binary_cross_entropy call = Call(pair, 0, pair.layout.blocks);
-    for (const Result result : {kPerElement, kGrad}) SetResult(call, result, results.data(result));
-    ReducedLoss loss(options_, pair.arithmetic());
-    call.loss = loss.data();
+    for (const Result result : {kPerElement, kGrad}) SetResult(call, result, results.data(result), pair);
+    ReducedLoss loss(options_.reduction, pair.arithmetic());
+    call.reduced_loss = loss.data();
     progress_.Begin("loss");
-    Run(pair, call, 0, options_);
+    Compute(pair, call, 0, options_.reduction);
 
-    xent_options options = options_;
-    DivideByWhole(options, pair.input.elements());
     const auto fill = [&](int result, int64_t first, int64_t blocks, char *data) {
       xent_binary_cross_entropy part = Call(pair, first, blocks);
-      SetResult(part, static_cast<Result>(result), data);
-      Run(pair, part, first, options);
+      SetResult(part, static_cast<Result>(result), data, pair);
+      Compute(pair, part, first, ReductionOfPart(options_.reduction, pair.first.elements()));
     };
-    Report report(arguments_.inputs.json);
-    Add(report, loss.value(), loss.is_float32(), pair.layout.rows(), pair.input.elements());
-    AddExecution(report, pool_.threads());
-    results.Complete(fill, progress_, report.Text());
-    return kExitOk;
+    Report report(inputs_.json);
+    Add(report, loss.value(), loss.is_float32(), pair.layout.rows(), pair.first.elements());
+    return Finish(results, fill, report);
   }
 
-  int RunManifest() {
+  int RunManifest() override {
     Corpus corpus;
     CorpusLoss losses;
     int64_t rows = 0, elements = 0;
-    corpus.ForEachPair(arguments_.inputs, progress_, [&](const std::string &input, const std::string &targets) {
-      const Pair pair(input, targets);
+    corpus.ForEachPair(inputs_, progress_, [&](const std::string &input, const std::string &targets) {
+      const ArrayPair pair(input, targets, kElements);
       corpus.ExpectColumns(input, pair.layout.cols);
       losses.Add(LossOf(pair));
       rows += pair.layout.rows();
-      elements += pair.input.elements();
+      elements += pair.first.elements();
     });
-    Report report(arguments_.inputs.json);
-    Add(report, losses.Reduced(options_), losses.is_float32(), rows, elements);
+    Report report(inputs_.json);
+    Add(report, losses.Reduced(options_.reduction), losses.is_float32(), rows, elements);
     return corpus.Finish(report, pool_.threads());
   }
 
- private:
-  std::vector<const MappedFile *> InputFiles(const Pair &pair) const {
-    std::vector<const MappedFile *> files = {&pair.input.file(), &pair.targets.file()};
+  std::vector<const MappedFile *> InputFiles(const ArrayPair &pair) const {
+    std::vector<const MappedFile *> files = {&pair.first.file(), &pair.second.file()};
     for (const auto *weights : {&pos_weight_, &element_weights_, &row_weights_, &class_weights_}) {
       if (*weights) files.push_back(&(*weights)->file());
     }
     return files;
   }
 
-  std::vector<ArrayResult> Wanted(const Pair &pair) const {
+  std::vector<ArrayResult> Arrays(const ArrayPair &pair) const {
     const auto elements = static_cast<size_t>(pair.layout.block_elements());
-    std::vector<ArrayResult> wanted;
-    if (const auto &path = arguments_.per_element) {
-      wanted.push_back({kPerElement, "--per-element", "element", *path, DescrOf(pair.arithmetic()), pair.layout.shape,
-                        SizeOf(pair.arithmetic()) * elements});
-    }
-    if (const auto &path = arguments_.grad) {
-      wanted.push_back({kGrad, "--grad", "grad", *path, DescrOf(pair.input.dtype()), pair.layout.shape,
-                        pair.input.element_bytes() * elements});
-    }
-    return wanted;
+    return {{.id = kPerElement,
+             .option = "--per-element",
+             .label = "element",
+             .path = arguments_.per_element,
+             .descr = DescrOf(pair.arithmetic()),
+             .shape = pair.layout.shape,
+             .block_bytes = SizeOf(pair.arithmetic()) * elements},
+            {.id = kGrad,
+             .option = "--grad",
+             .label = "grad",
+             .path = arguments_.grad,
+             .descr = DescrOf(pair.first.dtype()),
+             .shape = pair.layout.shape,
+             .block_bytes = pair.first.element_bytes() * elements}};
   }
 
-  xent_binary_cross_entropy Call(const Pair &pair, int64_t first, int64_t blocks) {
+  xent_binary_cross_entropy Call(const ArrayPair &pair, int64_t first, int64_t blocks) {
     const Layout &layout = pair.layout;
     const xent_dtype type = pair.arithmetic();
-    const std::string &model = pair.input.path();
+    const std::string &model = pair.first.path();
     const int64_t first_element = first * layout.block_elements();
     xent_binary_cross_entropy call = XENT_BINARY_CROSS_ENTROPY_INIT;
     call.rows = blocks * layout.inner;
     call.cols = layout.cols;
     call.inner = layout.inner;
-    call.input = pair.input.data(first_element);
-    call.targets = pair.targets.data(first_element);
-    call.dtype = pair.input.dtype();
-    call.targets_dtype = pair.targets.dtype();
-    call.input_kind = arguments_.input_kind;
+    call.input = pair.first.Matrix(first_element);
+    call.targets = pair.second.Matrix(first_element);
     if (pos_weight_) {
       pos_weight_->ExpectClasses(layout, model);
       call.pos_weight = pos_weight_->As(type);
@@ -139,57 +121,50 @@ class BceCommand {
     }
     if (element_weights_) {
       element_weights_->ExpectElements(layout, model);
-      call.element_weights = element_weights_->From(first_element, type);
+      // The library does not write to its inputs.
+      call.element_weights = MatrixAt(const_cast<void *>(element_weights_->From(first_element, type)), type);
     }
-    call.focal_gamma = arguments_.focal_gamma;
-    call.has_focal_alpha = arguments_.focal_alpha.has_value();
-    call.focal_alpha = arguments_.focal_alpha.value_or(0);
     return call;
   }
 
-  static void SetResult(xent_binary_cross_entropy &call, Result result, void *data) {
-    (result == kPerElement ? call.losses : call.grad) = data;
-  }
-
-  void Run(const Pair &pair, const xent_binary_cross_entropy &call, int64_t first, const xent_options &options) {
-    const xent_exec exec = pool_.exec();
-    xent_error error = XENT_ERROR_INIT;
-    const auto function =
-        call.grad != nullptr ? &xent_binary_cross_entropy_forward_backward : &xent_binary_cross_entropy_forward;
-    switch (function(&call, &options, &exec, &error)) {
-      case XENT_OK:
-        return;
-      case XENT_DOMAIN_ERROR: {
-        const Layout &layout = pair.layout;
-        const int64_t row = first * layout.inner + error.row;
-        const int64_t element = (row / layout.inner * layout.cols + error.value) * layout.inner + row % layout.inner;
-        throw Error(pair.input.path() + ": the probability of row " + std::to_string(row) + ", column " +
-                    std::to_string(error.value) + " is " + NumberText(pair.input.Number(element)) +
-                    ", expected 0 to 1");
-      }
-      default:
-        throw Error(pair.input.path() + ": " + error.message);
+  static void SetResult(xent_binary_cross_entropy &call, Result result, void *data, const ArrayPair &pair) {
+    if (result == kPerElement) {
+      call.element_losses = MatrixAt(data, pair.arithmetic());
+    } else {
+      call.grad = MatrixAt(data, pair.first.dtype());
     }
   }
 
-  CorpusLoss LossOf(const Pair &pair) {
-    const Layout &layout = pair.layout;
-    const xent_dtype type = pair.arithmetic();
-    const size_t block_bytes = SizeOf(type) * static_cast<size_t>(layout.block_elements());
-    const Batches batches(layout.blocks, block_bytes);
-    const Scratch scratch(block_bytes * static_cast<size_t>(batches.size()));
-    const xent_options options = Unreduced(options_);
-    CorpusLoss loss;
-    loss.SetType(type);
-    progress_.Begin("loss");
-    batches.ForEach(progress_, [&](int64_t first, int64_t blocks) {
+  // Calls the forward function, or that with gradient where `call` has a place for it. Throws Error.
+  void Compute(const ArrayPair &pair, const xent_binary_cross_entropy &call, int64_t first,
+               const xent_reduction &reduction) {
+    xent_binary_cross_entropy_options options = options_;
+    options.reduction = reduction;
+    const xent_exec exec = pool_.exec();
+    xent_error error = XENT_ERROR_INIT;
+    const auto function =
+        call.grad.data != nullptr ? &xent_binary_cross_entropy_forward_backward : &xent_binary_cross_entropy_forward;
+    switch (function(&call, &options, &exec, &error)) {
+      case XENT_OK:
+        return;
+      case XENT_DOMAIN_ERROR:
+        throw Error(pair.first.path() + ": the probability of row " +
+                    std::to_string(first * pair.layout.inner + error.row) + ", column " + std::to_string(error.column) +
+                    " is " + NumberText(error.value) + ", expected 0 to 1");
+      default:
+        throw Error(pair.first.path() + ": " + error.message);
+    }
+  }
+
+  CorpusLoss LossOf(const ArrayPair &pair) {
+    const auto compute = [&](int64_t first, int64_t blocks, char *data) {
       xent_binary_cross_entropy call = Call(pair, first, blocks);
-      call.losses = scratch.data();
-      Run(pair, call, first, options);
-      for (int64_t i = 0; i < blocks * layout.block_elements(); ++i) loss.Add(NumberAt(scratch.data(), type, i), 1);
-      return true;
-    });
-    return loss;
+      SetResult(call, kPerElement, data, pair);
+      Compute(pair, call, first, NoReduction());
+    };
+    const LossBlocks file = {
+        .blocks = pair.layout.blocks, .losses = pair.layout.block_elements(), .type = pair.arithmetic()};
+    return LossOfBlocks(file, progress_, compute, [](int64_t) { return 1.0; });
   }
 
   static void Add(Report &report, const std::optional<double> &loss, bool is_float32, int64_t rows, int64_t elements) {
@@ -199,17 +174,12 @@ class BceCommand {
   }
 
   const BceArguments &arguments_;
-  const xent_options &options_;
-  Progress progress_;
-  ThreadPool pool_;
+  const xent_binary_cross_entropy_options &options_;
   std::optional<NpyWeights> pos_weight_, element_weights_, row_weights_, class_weights_;
 };
 
 }  // namespace
 
-int RunBce(const BceArguments &arguments) {
-  BceCommand command(arguments);
-  return arguments.inputs.manifest ? command.RunManifest() : command.RunFile();
-}
+int RunBce(const BceArguments &arguments) { return BceCommand(arguments).Run(); }
 
 }  // namespace xent_cli

@@ -5,38 +5,15 @@
 #include "commands.h"
 #include "corpus.h"
 #include "error.h"
+#include "file_command.h"
 #include "layout.h"
 #include "npy.h"
-#include "pool.h"
-#include "progress.h"
 #include "report.h"
 
 namespace xent_cli {
 namespace {
 
-// A diagnosis other than logits is about every row, so that of all rows is that of the parts where they agree, and
-// logits where they do not. Parts are there for the progress bar.
-xent_diagnosis Diagnose(const NpyArray &logits, ThreadPool &pool, Progress &progress) {
-  const Layout layout = LayoutOf(logits, 1);
-  const xent_exec exec = pool.exec();
-  xent_diagnosis all = XENT_DIAGNOSIS_LOGITS;
-  progress.Begin("check");
-  const Batches batches(layout.blocks, static_cast<size_t>(layout.cols) * logits.element_bytes(), size_t{64} << 20);
-  batches.ForEach(progress, [&](int64_t first, int64_t rows) {
-    xent_error error = XENT_ERROR_INIT;
-    xent_diagnosis diagnosis;
-    if (xent_check_logits(rows, layout.cols, logits.data(first * layout.cols), logits.dtype(), 0, &diagnosis, &exec,
-                          &error) != XENT_OK) {
-      throw Error(logits.path() + ": " + error.message);
-    }
-    if (first == 0) all = diagnosis;
-    if (diagnosis != all) all = XENT_DIAGNOSIS_LOGITS;
-    return all != XENT_DIAGNOSIS_LOGITS;
-  });
-  progress.Wipe();
-  return all;
-}
-
+// Indexed by xent_diagnosis.
 constexpr const char *kNames[] = {"logits", "probabilities", "log-probabilities"};
 constexpr const char *kKeys[] = {"logits", "probabilities", "log_probabilities"};
 constexpr const char *kAdvice[] = {
@@ -44,44 +21,69 @@ constexpr const char *kAdvice[] = {
     "every row sums to 1 already: the loss would apply softmax twice; pass the logits, or log p in their place",
     "harmless: the softmax of log p is p"};
 
-int CheckFile(const InputArguments &inputs, ThreadPool &pool, Progress &progress) {
-  const NpyArray logits(inputs.first, kLogitsMatrix);
-  const xent_diagnosis diagnosis = Diagnose(logits, pool, progress);
-  if (inputs.json) {
-    JsonObject report;
-    report.Add("diagnosis", kNames[diagnosis]);
-    report.Add("rows", logits.shape()[0]);
-    report.Add("columns", logits.shape()[1]);
-    Print(STDOUT_FILENO, report.Line());
-  } else {
-    Print(STDOUT_FILENO, TextLine("diagnosis", kNames[diagnosis]) + TextLine("meaning", kAdvice[diagnosis]));
-  }
-  return diagnosis == XENT_DIAGNOSIS_PROBABILITIES ? kExitProbabilities : kExitOk;
-}
+class CheckCommand : public FileCommand {
+ public:
+  explicit CheckCommand(const InputArguments &inputs) : FileCommand(inputs) {}
 
-// How many files are what.
-int CheckManifest(const InputArguments &inputs, ThreadPool &pool, Progress &progress) {
-  Corpus corpus;
-  int64_t files[3] = {0, 0, 0}, rows = 0;
-  corpus.ForEachFile(inputs, progress, [&](const std::string &path) {
-    const NpyArray logits(path, kLogitsMatrix);
-    corpus.ExpectColumns(path, logits.shape()[1]);
-    ++files[Diagnose(logits, pool, progress)];
-    rows += logits.shape()[0];
-  });
-  Report report(inputs.json);
-  for (int i = 0; i < 3; ++i) report.Add(kKeys[i], files[i], kNames[i]);
-  report.Add("rows", rows);
-  const int exit_code = corpus.Finish(report, pool.threads());
-  return exit_code == kExitOk && files[XENT_DIAGNOSIS_PROBABILITIES] > 0 ? kExitProbabilities : exit_code;
-}
+ private:
+  int RunFile() override {
+    const NpyArray logits(inputs_.first, kLogitsMatrix);
+    const xent_diagnosis diagnosis = Diagnose(logits);
+    if (inputs_.json) {
+      JsonObject report;
+      report.Add("diagnosis", kNames[diagnosis]);
+      report.Add("rows", logits.shape()[0]);
+      report.Add("columns", logits.shape()[1]);
+      Print(STDOUT_FILENO, report.Line());
+    } else {
+      Print(STDOUT_FILENO, TextLine("diagnosis", kNames[diagnosis]) + TextLine("meaning", kAdvice[diagnosis]));
+    }
+    return diagnosis == XENT_DIAGNOSIS_PROBABILITIES ? kExitProbabilities : kExitOk;
+  }
+
+  // Reports how many files have each diagnosis.
+  int RunManifest() override {
+    Corpus corpus;
+    int64_t files[3] = {0, 0, 0}, rows = 0;
+    corpus.ForEachFile(inputs_, progress_, [&](const std::string &path) {
+      const NpyArray logits(path, kLogitsMatrix);
+      corpus.ExpectColumns(path, logits.shape()[1]);
+      ++files[Diagnose(logits)];
+      rows += logits.shape()[0];
+    });
+    Report report(inputs_.json);
+    for (int i = 0; i < 3; ++i) report.Add(kKeys[i], files[i], kNames[i]);
+    report.Add("rows", rows);
+    const int exit_code = corpus.Finish(report, pool_.threads());
+    return exit_code == kExitOk && files[XENT_DIAGNOSIS_PROBABILITIES] > 0 ? kExitProbabilities : exit_code;
+  }
+
+  // Returns the diagnosis of all rows. A diagnosis other than logits is about every row: all rows have that of their
+  // parts where those agree, and logits where they do not. Parts are there for the progress bar.
+  xent_diagnosis Diagnose(const NpyArray &logits) {
+    const Layout layout = LayoutOf(logits, 1);
+    const xent_exec exec = pool_.exec();
+    xent_diagnosis all = XENT_DIAGNOSIS_LOGITS;
+    progress_.Begin("check");
+    const Batches batches(layout.blocks, static_cast<size_t>(layout.cols) * logits.element_bytes(), size_t{64} << 20);
+    batches.ForEach(progress_, [&](int64_t first, int64_t rows) {
+      xent_error error = XENT_ERROR_INIT;
+      xent_diagnosis diagnosis;
+      if (xent_check_logits(rows, layout.cols, layout.inner, logits.Matrix(first * layout.cols), &diagnosis, &exec,
+                            &error) != XENT_OK) {
+        throw Error(logits.path() + ": " + error.message);
+      }
+      if (first == 0) all = diagnosis;
+      if (diagnosis != all) all = XENT_DIAGNOSIS_LOGITS;
+      return all != XENT_DIAGNOSIS_LOGITS;
+    });
+    progress_.Wipe();
+    return all;
+  }
+};
 
 }  // namespace
 
-int RunCheck(const InputArguments &inputs) {
-  Progress progress;
-  ThreadPool pool(inputs.threads, progress);
-  return inputs.manifest ? CheckManifest(inputs, pool, progress) : CheckFile(inputs, pool, progress);
-}
+int RunCheck(const InputArguments &inputs) { return CheckCommand(inputs).Run(); }
 
 }  // namespace xent_cli

@@ -1,27 +1,26 @@
 // The commands of the program. Each returns its exit code and throws Error when it fails.
-#ifndef XENT_SRC_CLI_COMMANDS_H_
-#define XENT_SRC_CLI_COMMANDS_H_
-
-#include <xent/xent.h>
+#pragma once
 
 #include <cstdint>
 #include <optional>
 #include <string>
 
+#include "xent/xent.h"
+
 namespace xent_cli {
 
-// What a command works on: one file or pair of files, or a manifest that lists such.
+// What a command works on: one file, one pair of files, or a manifest that lists such.
 struct InputArguments {
   std::string first, second;
   std::optional<std::string> manifest;
   bool keep_going = false;
-  int threads = 0;
+  int threads = 0;  // 0: as many as the library would use
   bool json = false;
 };
 
 struct LossArguments {
   InputArguments inputs;
-  xent_options options = XENT_OPTIONS_INIT;
+  xent_cross_entropy_options options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
   std::optional<int64_t> class_axis;
   std::optional<std::string> class_weights, row_weights;
   std::optional<std::string> per_row, lse, grad;
@@ -29,27 +28,22 @@ struct LossArguments {
 
 struct ScoreArguments {
   InputArguments inputs;
-  xent_options options = XENT_OPTIONS_INIT;
+  xent_cross_entropy_options options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
   std::optional<int64_t> class_axis;
-  int32_t top_k = 0;
+  int32_t top_k = 0;  // 0: not wanted
   std::optional<std::string> out;
 };
 
 struct DivergenceArguments {
   InputArguments inputs;
-  xent_options options = XENT_OPTIONS_INIT;
-  int32_t kind = XENT_DIVERGENCE_FORWARD_KL;
-  double beta = 0.5, temperature = 1;
+  xent_divergence_options options = XENT_DIVERGENCE_OPTIONS_INIT;
   std::optional<std::string> per_row, grad;
 };
 
 struct BceArguments {
   InputArguments inputs;
-  xent_options options = XENT_OPTIONS_INIT;
-  int32_t input_kind = XENT_BCE_LOGITS;
+  xent_binary_cross_entropy_options options = XENT_BINARY_CROSS_ENTROPY_OPTIONS_INIT;
   std::optional<std::string> pos_weight, element_weights, row_weights, class_weights;
-  double focal_gamma = 0;
-  std::optional<double> focal_alpha;
   std::optional<std::string> per_element, grad;
 };
 
@@ -61,5 +55,3 @@ int RunCheck(const InputArguments &inputs);
 int RunInfo(bool json);
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_COMMANDS_H_

@@ -26,7 +26,7 @@ class LineReader {
   LineReader(const LineReader &) = delete;
   LineReader &operator=(const LineReader &) = delete;
 
-  // The next line without its end; false after the last.
+  // Sets `line` to the next line without its end. Returns false after the last.
   bool Next(std::string_view &line) {
     const ssize_t length = getline(&line_, &capacity_, file_.get());
     if (length < 0) {
@@ -49,7 +49,7 @@ class LineReader {
   bool is_first_ = true;
 };
 
-// A path in a manifest is relative to where that lies.
+// Returns a path of the manifest, which is relative to the directory of the manifest.
 std::string FromManifest(const InputArguments &inputs, std::string_view path) {
   const std::string &manifest = *inputs.manifest;
   return (path.front() == '/' ? "" : manifest.substr(0, manifest.rfind('/') + 1)) + std::string(path);

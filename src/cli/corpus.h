@@ -1,6 +1,5 @@
-// Many files instead of one: what a manifest lists, one after the other.
-#ifndef XENT_SRC_CLI_CORPUS_H_
-#define XENT_SRC_CLI_CORPUS_H_
+// The files that a manifest lists, visited one after the other.
+#pragma once
 
 #include <cstdint>
 #include <functional>
@@ -13,21 +12,21 @@
 
 namespace xent_cli {
 
-// The files that a corpus consists of so far.
+// Counts the files of a manifest and reports bad ones.
 class Corpus {
  public:
-  // Files whose sizes have been looked at agree in the number of columns with the first good one.
+  // Throws Error where the file at `path` has another number of columns than the first good file.
   void ExpectColumns(const std::string &path, int64_t cols);
 
-  // Calls `visit` for each line of the manifest: two paths with a TAB between them, or one path. A line for which it
-  // throws Error is a bad one: the end, or under --keep-going a message and on to the next. So what a visit adds to any
-  // totals it must add last.
+  // Call `visit` for each line of the manifest, which is two paths with a TAB between them, or one path. Where `visit`
+  // throws Error the line is bad. A bad line ends the command; under --keep-going it is reported and the next line
+  // follows. A visit therefore adds to totals last.
   void ForEachPair(const InputArguments &inputs, Progress &progress,
                    const std::function<void(const std::string &first, const std::string &second)> &visit);
   void ForEachFile(const InputArguments &inputs, Progress &progress,
                    const std::function<void(const std::string &path)> &visit);
 
-  // Adds "files", "failed" and how it was computed, prints the report, and returns the exit code.
+  // Adds "files", "failed", "target" and "threads" to the report, prints it, and returns the exit code.
   int Finish(Report &report, int threads) const;
 
  private:
@@ -35,12 +34,10 @@ class Corpus {
                    const std::function<void(std::string_view line)> &visit);
 
   int64_t files_ = 0, failed_ = 0;
-  std::string model_;  // the first good file, which says how many columns there are
+  std::string model_;  // the first good file; its number of columns is that of all
   int64_t cols_ = 0;
-  std::string visited_;
+  std::string visited_;  // the file that ExpectColumns saw last, with its columns
   int64_t visited_cols_ = 0;
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_CORPUS_H_

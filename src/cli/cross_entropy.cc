@@ -45,7 +45,7 @@ void RowCounts::Add(const RowCounts &other) {
 
 double RowCounts::perplexity() const {
   if (parts_ == 0) return std::numeric_limits<double>::quiet_NaN();
-  if (parts_ == 1) return part_perplexity_;  // to the last bit what the library says
+  if (parts_ == 1) return part_perplexity_;  // the library's, to the last bit
   return std::exp(nll_.value() / static_cast<double>(live_rows_));
 }
 
@@ -69,75 +69,79 @@ CrossEntropyInputs::CrossEntropyInputs(const std::string &logits, const std::str
               " without its classes");
 }
 
-xent_cross_entropy CrossEntropyInputs::Call(int64_t first_block, int64_t blocks) const {
-  xent_cross_entropy call = XENT_CROSS_ENTROPY_INIT;
-  call.rows = blocks * layout_.inner;
-  call.cols = layout_.cols;
-  call.inner = layout_.inner;
-  call.logits = logits_.data(first_block * layout_.block_elements());
-  call.dtype = logits_.dtype();
+CrossEntropyCall CrossEntropyInputs::Call(int64_t first_block, int64_t blocks) const {
+  CrossEntropyCall call;
+  call.args.rows = blocks * layout_.inner;
+  call.args.cols = layout_.cols;
+  call.args.inner = layout_.inner;
+  call.args.logits = logits_.Matrix(first_block * layout_.block_elements());
   if (has_probabilities()) {
-    call.target_probs = targets_.data(first_block * layout_.block_elements());
-    call.target_probs_dtype = targets_.dtype();
+    call.args.target_probs = targets_.Matrix(first_block * layout_.block_elements());
   } else {
-    call.targets = targets_.data(first_block * layout_.inner);
-    call.targets_type = targets_.index_type();
+    call.args.targets.data = targets_.data(first_block * layout_.inner);
+    call.args.targets.type = targets_.index_type();
   }
   return call;
 }
 
-void CrossEntropyInputs::CheckOptions(const xent_options &options) const {
+void CrossEntropyInputs::CheckOptions(const xent_cross_entropy_options &options) const {
   if (options.valid_cols > layout_.cols) {
     throw Error(logits_.path() + ": --valid-cols is " + std::to_string(options.valid_cols) + ", expected at most " +
                 std::to_string(layout_.cols) + ", the number of columns");
   }
   const bool is_exclusive = options.smoothing == XENT_SMOOTHING_EXCLUSIVE && options.label_smoothing > 0;
-  const xent_options defaults = XENT_OPTIONS_INIT;
+  const xent_cross_entropy_options defaults = XENT_CROSS_ENTROPY_OPTIONS_INIT;
   if (has_probabilities() && (is_exclusive || options.ignore_index != defaults.ignore_index)) {
     throw Error(targets_.path() + ": " + (is_exclusive ? "--smoothing exclusive" : "--ignore-index") +
                 " does not go together with targets that are probabilities");
   }
 }
 
-void CrossEntropyInputs::Run(const xent_cross_entropy &call, int64_t first_block, const xent_options &options,
-                             ThreadPool &pool) const {
+void CrossEntropyInputs::Run(const CrossEntropyCall &call, int64_t first_block,
+                             const xent_cross_entropy_options &options, ThreadPool &pool) const {
   CheckOptions(options);
+  xent_cross_entropy args = call.args;
+  args.statistics = &call.statistics;
   const xent_exec exec = pool.exec();
   xent_error error = XENT_ERROR_INIT;
-  const auto function = call.grad != nullptr ? &xent_cross_entropy_forward_backward : &xent_cross_entropy_forward;
-  switch (function(&call, &options, &exec, &error)) {
+  const auto function = args.grad.data != nullptr ? &xent_cross_entropy_forward_backward : &xent_cross_entropy_forward;
+  switch (function(&args, &options, &exec, &error)) {
     case XENT_OK:
       return;
-    case XENT_TARGET_OUT_OF_RANGE:
-      throw Error(targets_.path() + ": the target of row " + std::to_string(first_block * layout_.inner + error.row) +
-                  " is " + std::to_string(error.value) + ", expected 0 to " +
+    case XENT_TARGET_OUT_OF_RANGE: {
+      const int64_t row = first_block * layout_.inner + error.row;
+      throw Error(targets_.path() + ": the target of row " + std::to_string(row) + " is " +
+                  std::to_string(targets_.Index(row)) + ", expected 0 to " +
                   std::to_string((options.valid_cols > 0 ? options.valid_cols : layout_.cols) - 1) +
                   " or the ignored " + std::to_string(options.ignore_index));
+    }
     default:
       throw Error(logits_.path() + ": " + error.message);
   }
 }
 
-void CrossEntropyInputs::RunAndCount(xent_cross_entropy call, int64_t first_block, const xent_options &options,
-                                     ThreadPool &pool, RowCounts &counts) const {
+void CrossEntropyInputs::RunAndCount(CrossEntropyCall call, int64_t first_block,
+                                     const xent_cross_entropy_options &options, ThreadPool &pool,
+                                     RowCounts &counts) const {
+  const int64_t rows = call.args.rows;
   double perplexity = 0;
   int64_t live_rows = 0;
-  call.perplexity = &perplexity;
-  call.live_rows = &live_rows;
+  call.statistics.perplexity = &perplexity;
+  call.statistics.live_rows = &live_rows;
   Run(call, first_block, options, pool);
   if (!std::isinf(perplexity)) {
-    // The library's perplexity comes from sums that were not rounded, and so does its logarithm.
-    counts.Add(call.rows, live_rows, static_cast<double>(live_rows) * std::log(perplexity), perplexity);
+    // The library's perplexity comes from a sum in double, and so does its logarithm.
+    counts.Add(rows, live_rows, static_cast<double>(live_rows) * std::log(perplexity), perplexity);
     return;
   }
-  // The logarithm of infinity says too little: the mean of these rows may be just above what exp takes.
-  const Scratch scratch(static_cast<size_t>(call.rows) * number_bytes());
-  xent_cross_entropy logprobs_call = Call(first_block, call.rows / layout_.inner);
-  logprobs_call.logprobs = scratch.data();
+  // An infinite perplexity hides the sum: the mean of these rows may lie just above the largest argument of exp.
+  const Scratch scratch(static_cast<size_t>(rows) * number_bytes());
+  CrossEntropyCall logprobs_call = Call(first_block, rows / layout_.inner);
+  logprobs_call.statistics.logprobs = scratch.data();
   Run(logprobs_call, first_block, options, pool);
   Sum nll;
-  for (int64_t i = 0; i < call.rows; ++i) nll.Add(-NumberAt(scratch.data(), arithmetic(), i));
-  counts.Add(call.rows, live_rows, nll.value(), perplexity);
+  for (int64_t i = 0; i < rows; ++i) nll.Add(-NumberAt(scratch.data(), arithmetic(), i));
+  counts.Add(rows, live_rows, nll.value(), perplexity);
 }
 
 }  // namespace xent_cli

@@ -1,13 +1,10 @@
 // `xent divergence`: how far a student's logits are from a teacher's.
-#include <optional>
-
-#include "batches.h"
 #include "commands.h"
 #include "corpus.h"
 #include "error.h"
+#include "file_command.h"
 #include "layout.h"
 #include "npy.h"
-#include "pool.h"
 #include "reduce.h"
 #include "report.h"
 #include "results.h"
@@ -17,135 +14,110 @@ namespace {
 
 enum Result { kPerRow, kGrad };
 
-// Two matrices of one shape.
-struct Pair {
-  Pair(const std::string &student_path, const std::string &teacher_path)
-      : student(student_path, kLogitsMatrix), layout(LayoutOf(student, 1)), teacher(teacher_path, kLogitsMatrix) {
-    ExpectShape(teacher, student.shape(), ", that of " + student_path);
-  }
-
-  const NpyArray student;
-  const Layout layout;
-  const NpyArray teacher;
-
-  xent_dtype arithmetic() const { return ArithmeticType(student.dtype()); }
-};
-
-class DivergenceCommand {
+class DivergenceCommand : public FileCommand {
  public:
   explicit DivergenceCommand(const DivergenceArguments &arguments)
-      : arguments_(arguments), options_(arguments.options), pool_(arguments.inputs.threads, progress_) {}
+      : FileCommand(arguments.inputs), arguments_(arguments), options_(arguments.options) {}
 
-  int RunFile() {
-    const Pair pair(arguments_.inputs.first, arguments_.inputs.second);
-    const Layout &layout = pair.layout;
-    Results results(Wanted(pair), layout.blocks, {&pair.student.file(), &pair.teacher.file()});
-    xent_divergence call = Call(pair, 0, layout.rows());
+ private:
+  int RunFile() override {
+    const ArrayPair pair(inputs_.first, inputs_.second, kLogitsMatrix);
+    const int64_t rows = pair.layout.rows();
+    Results results(Arrays(pair), rows, {&pair.first.file(), &pair.second.file()});
+    xent_divergence call = Call(pair, 0, rows);
     for (const Result result : {kPerRow, kGrad}) SetResult(call, result, results.data(result));
-    ReducedLoss loss(options_, pair.arithmetic());
-    call.loss = loss.data();
+    ReducedLoss loss(options_.reduction, pair.arithmetic());
+    call.reduced_loss = loss.data();
     progress_.Begin("loss");
-    Run(pair, call, options_);
+    Compute(pair, call, options_.reduction);
 
-    xent_options options = options_;
-    DivideByWhole(options, layout.rows());
-    const auto fill = [&](int result, int64_t first, int64_t rows, char *data) {
-      xent_divergence part = Call(pair, first, rows);
+    const auto fill = [&](int result, int64_t first, int64_t count, char *data) {
+      xent_divergence part = Call(pair, first, count);
       SetResult(part, static_cast<Result>(result), data);
-      Run(pair, part, options);
+      Compute(pair, part, ReductionOfPart(options_.reduction, rows));
     };
-    Report report(arguments_.inputs.json);
+    Report report(inputs_.json);
     report.AddNumber("loss", loss.value(), loss.is_float32());
-    report.Add("rows", layout.rows());
-    AddExecution(report, pool_.threads());
-    results.Complete(fill, progress_, report.Text());
-    return kExitOk;
+    report.Add("rows", rows);
+    return Finish(results, fill, report);
   }
 
-  int RunManifest() {
+  int RunManifest() override {
     Corpus corpus;
     CorpusLoss losses;
     int64_t rows = 0;
-    corpus.ForEachPair(arguments_.inputs, progress_, [&](const std::string &student, const std::string &teacher) {
-      const Pair pair(student, teacher);
+    corpus.ForEachPair(inputs_, progress_, [&](const std::string &student, const std::string &teacher) {
+      const ArrayPair pair(student, teacher, kLogitsMatrix);
       corpus.ExpectColumns(student, pair.layout.cols);
       losses.Add(LossOf(pair));
       rows += pair.layout.rows();
     });
-    Report report(arguments_.inputs.json);
-    report.AddNumber("loss", losses.Reduced(options_), losses.is_float32());
+    Report report(inputs_.json);
+    report.AddNumber("loss", losses.Reduced(options_.reduction), losses.is_float32());
     report.Add("rows", rows);
     return corpus.Finish(report, pool_.threads());
   }
 
- private:
-  std::vector<ArrayResult> Wanted(const Pair &pair) const {
-    std::vector<ArrayResult> wanted;
-    if (const auto &path = arguments_.per_row) {
-      wanted.push_back({kPerRow, "--per-row", "per-row", *path, DescrOf(pair.arithmetic()), pair.layout.row_shape,
-                        SizeOf(pair.arithmetic())});
-    }
-    if (const auto &path = arguments_.grad) {
-      wanted.push_back({kGrad, "--grad", "grad", *path, DescrOf(pair.student.dtype()), pair.layout.shape,
-                        pair.student.element_bytes() * static_cast<size_t>(pair.layout.cols)});
-    }
-    return wanted;
+  std::vector<ArrayResult> Arrays(const ArrayPair &pair) const {
+    return {{.id = kPerRow,
+             .option = "--per-row",
+             .label = "per-row",
+             .path = arguments_.per_row,
+             .descr = DescrOf(pair.arithmetic()),
+             .shape = pair.layout.row_shape,
+             .block_bytes = SizeOf(pair.arithmetic())},
+            {.id = kGrad,
+             .option = "--grad",
+             .label = "grad",
+             .path = arguments_.grad,
+             .descr = DescrOf(pair.first.dtype()),
+             .shape = pair.layout.shape,
+             .block_bytes = pair.first.element_bytes() * static_cast<size_t>(pair.layout.cols)}};
   }
 
-  xent_divergence Call(const Pair &pair, int64_t first, int64_t rows) const {
+  static xent_divergence Call(const ArrayPair &pair, int64_t first, int64_t rows) {
     xent_divergence call = XENT_DIVERGENCE_INIT;
     call.rows = rows;
     call.cols = pair.layout.cols;
-    call.student = pair.student.data(first * call.cols);
-    call.teacher = pair.teacher.data(first * call.cols);
-    call.student_dtype = pair.student.dtype();
-    call.teacher_dtype = pair.teacher.dtype();
-    call.kind = arguments_.kind;
-    call.temperature = arguments_.temperature;
-    call.beta = arguments_.beta;
+    call.student = pair.first.Matrix(first * call.cols);
+    call.teacher = pair.second.Matrix(first * call.cols);
     return call;
   }
 
   static void SetResult(xent_divergence &call, Result result, void *data) {
-    (result == kPerRow ? call.losses : call.grad) = data;
+    if (result == kPerRow) {
+      call.row_losses = data;
+    } else {
+      call.grad = MatrixAt(data, call.student.dtype);
+    }
   }
 
-  void Run(const Pair &pair, const xent_divergence &call, const xent_options &options) {
+  // Calls the forward function, or that with gradient where `call` has a place for it. Throws Error.
+  void Compute(const ArrayPair &pair, const xent_divergence &call, const xent_reduction &reduction) {
+    xent_divergence_options options = options_;
+    options.reduction = reduction;
     const xent_exec exec = pool_.exec();
     xent_error error = XENT_ERROR_INIT;
-    const auto function = call.grad != nullptr ? &xent_divergence_forward_backward : &xent_divergence_forward;
-    if (function(&call, &options, &exec, &error) != XENT_OK) throw Error(pair.student.path() + ": " + error.message);
+    const auto function = call.grad.data != nullptr ? &xent_divergence_forward_backward : &xent_divergence_forward;
+    if (function(&call, &options, &exec, &error) != XENT_OK) throw Error(pair.first.path() + ": " + error.message);
   }
 
-  CorpusLoss LossOf(const Pair &pair) {
-    const xent_dtype type = pair.arithmetic();
-    const Batches batches(pair.layout.rows(), SizeOf(type));
-    const Scratch scratch(SizeOf(type) * static_cast<size_t>(batches.size()));
-    const xent_options options = Unreduced(options_);
-    CorpusLoss loss;
-    loss.SetType(type);
-    progress_.Begin("loss");
-    batches.ForEach(progress_, [&](int64_t first, int64_t rows) {
+  CorpusLoss LossOf(const ArrayPair &pair) {
+    const auto compute = [&](int64_t first, int64_t rows, char *data) {
       xent_divergence call = Call(pair, first, rows);
-      call.losses = scratch.data();
-      Run(pair, call, options);
-      for (int64_t i = 0; i < rows; ++i) loss.Add(NumberAt(scratch.data(), type, i), 1);
-      return true;
-    });
-    return loss;
+      call.row_losses = data;
+      Compute(pair, call, NoReduction());
+    };
+    const LossBlocks file = {.blocks = pair.layout.rows(), .losses = 1, .type = pair.arithmetic()};
+    return LossOfBlocks(file, progress_, compute, [](int64_t) { return 1.0; });
   }
 
   const DivergenceArguments &arguments_;
-  const xent_options &options_;
-  Progress progress_;
-  ThreadPool pool_;
+  const xent_divergence_options &options_;
 };
 
 }  // namespace
 
-int RunDivergence(const DivergenceArguments &arguments) {
-  DivergenceCommand command(arguments);
-  return arguments.inputs.manifest ? command.RunManifest() : command.RunFile();
-}
+int RunDivergence(const DivergenceArguments &arguments) { return DivergenceCommand(arguments).Run(); }
 
 }  // namespace xent_cli

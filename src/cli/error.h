@@ -1,6 +1,5 @@
 // How the command line program fails: an exception inside it, one line on standard error and an exit code at its edge.
-#ifndef XENT_SRC_CLI_ERROR_H_
-#define XENT_SRC_CLI_ERROR_H_
+#pragma once
 
 #include <stdexcept>
 #include <string>
@@ -27,12 +26,10 @@ class UsageError : public Error {
   using Error::Error;
 };
 
-// "ACTION NAME: REASON", with the system's words for `error_number`.
+// Returns "ACTION NAME: REASON", with the system's words for `error_number`.
 Error SystemError(std::string_view action, std::string_view name, int error_number);
 
-// `text` with control characters spelled as \xNN, so that a name with a line feed in it still makes one line.
+// Returns `text` with control characters spelled as \xNN, so that a name with a line feed in it still makes one line.
 std::string Printable(std::string_view text);
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_ERROR_H_

@@ -1,4 +1,5 @@
-// `xent info`: which machine, which targets, which versions.
+// `xent info`: machine, targets and versions, as a report of a defect needs them.
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <array>
@@ -14,13 +15,32 @@
 namespace xent_cli {
 namespace {
 
+// Returns the first word of a file, empty where there is none.
 std::string ReadWord(const std::string &path) {
   std::string word;
   std::ifstream(path) >> word;
   return word;
 }
 
-// Bytes of the data or unified cache of each level 1 to 3 that the first processor sees, where the system tells.
+// Returns the processor's name, nothing where the system does not tell it.
+std::optional<std::string> ProcessorName() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    const size_t colon = line.find(": ");
+    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return std::nullopt;
+}
+
+// Returns the operating system, its version and the architecture: "Linux 6.1.0 x86_64".
+std::optional<std::string> SystemName() {
+  struct utsname system;
+  if (uname(&system) != 0) return std::nullopt;
+  return std::string(system.sysname) + " " + system.release + " " + system.machine;
+}
+
+// Returns the bytes of the data or unified cache of each level 1 to 3 that the first processor sees, where the system
+// tells them.
 std::array<std::optional<int64_t>, 3> CacheSizes() {
   std::array<std::optional<int64_t>, 3> sizes;
   for (int index = 0; index < 16; ++index) {
@@ -77,7 +97,10 @@ int RunInfo(bool json) {
   const auto compiled = Names([](int32_t i) { return xent_compiled_target(i); });
   std::optional<std::string> unknown;
   if (xent_unknown_max_target() != nullptr) unknown = xent_unknown_max_target();
+  // Those of xent_dtype, on every target.
+  const std::vector<std::string> dtypes = {"float32", "float64", "bfloat16", "float16"};
   const int64_t threads = xent_default_threads();
+  const std::optional<std::string> processor = ProcessorName(), system = SystemName();
   if (json) {
     JsonObject report;
     report.Add("version", xent_version());
@@ -85,7 +108,10 @@ int RunInfo(bool json) {
     report.Add("targets_available", available);
     report.Add("targets_compiled", compiled);
     report.Add("unknown_max_target", unknown);
+    report.Add("dtypes", dtypes);
     report.Add("threads", threads);
+    report.Add("processor", processor);
+    report.Add("system", system);
     report.Add("l1d_bytes", caches[0]);
     report.Add("l2_bytes", caches[1]);
     report.Add("l3_bytes", caches[2]);
@@ -98,7 +124,8 @@ int RunInfo(bool json) {
                      TextLine("available", Join(available)) + TextLine("compiled", Join(compiled));
   if (unknown) text += TextLine("ignored", "XENT_MAX_TARGET=" + *unknown + ", which names no target");
   text +=
-      TextLine("threads", std::to_string(threads)) +
+      TextLine("dtypes", Join(dtypes)) + TextLine("threads", std::to_string(threads)) +
+      TextLine("processor", processor.value_or("unknown")) + TextLine("system", system.value_or("unknown")) +
       TextLine("caches", "L1d " + SizeText(caches[0]) + ", L2 " + SizeText(caches[1]) + ", L3 " + SizeText(caches[2])) +
       TextLine("Highway", xent_highway_version()) + TextLine("compiler", CompilerText());
   Print(STDOUT_FILENO, text);

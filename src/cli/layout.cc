@@ -17,12 +17,21 @@ Layout LayoutAt(const NpyArray &array, size_t axis) {
   if (layout.cols < 1) {
     throw Error(array.path() + ": the shape is " + ShapeText(layout.shape) + ", expected at least one column");
   }
-  // No row at all: the product of the other dimensions need not fit any integer.
+  // Without rows the product of the other dimensions need not fit any integer.
   if (std::find(layout.row_shape.begin(), layout.row_shape.end(), 0) != layout.row_shape.end()) return layout;
   layout.blocks = 1;
   for (size_t i = 0; i < layout.shape.size(); ++i) {
     if (i != axis) (i < axis ? layout.blocks : layout.inner) *= layout.shape[i];
   }
+  return layout;
+}
+
+Layout LayoutOfElements(const NpyArray &array) {
+  if (array.shape().size() > 1) return LayoutAt(array, 1);
+  Layout layout;
+  layout.shape = layout.row_shape = array.shape();
+  layout.blocks = array.shape()[0];
+  layout.cols = 1;
   return layout;
 }
 
@@ -39,18 +48,14 @@ Layout LayoutOf(const NpyArray &array, std::optional<int64_t> axis) {
   return LayoutAt(array, static_cast<size_t>(wanted < 0 ? wanted + dimensions : wanted));
 }
 
-Layout LayoutOfElements(const NpyArray &array) {
-  if (array.shape().size() > 1) return LayoutAt(array, 1);
-  Layout layout;
-  layout.shape = layout.row_shape = array.shape();
-  layout.blocks = array.shape()[0];
-  layout.cols = 1;
-  return layout;
-}
-
 void ExpectShape(const NpyArray &array, const std::vector<int64_t> &shape, const std::string &reason) {
   if (array.shape() == shape) return;
   throw Error(array.path() + ": the shape is " + ShapeText(array.shape()) + ", expected " + ShapeText(shape) + reason);
+}
+
+ArrayPair::ArrayPair(const std::string &first_path, const std::string &second_path, const ArrayRule &rule)
+    : first(first_path, rule), layout(LayoutOfElements(first)), second(second_path, rule) {
+  ExpectShape(second, first.shape(), ", that of " + first_path);
 }
 
 }  // namespace xent_cli

@@ -1,6 +1,5 @@
-// How an array is a matrix of rows and classes: which of its dimensions the classes are.
-#ifndef XENT_SRC_CLI_LAYOUT_H_
-#define XENT_SRC_CLI_LAYOUT_H_
+// How an array is a matrix of rows and classes.
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -9,10 +8,11 @@
 #include <vector>
 
 #include "npy.h"
+#include "xent/xent.h"
 
 namespace xent_cli {
 
-// An array [..., cols, ...] with the class dimension anywhere: a sequence of blocks [cols, inner], each of which is
+// An array [..., cols, ...] with the class dimension anywhere is a sequence of blocks [cols, inner], each of which is
 // `inner` rows. With the classes last a block is a row. Work and files are cut between blocks only.
 struct Layout {
   std::vector<int64_t> shape;
@@ -23,14 +23,23 @@ struct Layout {
   int64_t block_elements() const { return cols * inner; }
 };
 
-// `axis` counts from the end where negative. Without it: dimension 1, or the only one.
+// Returns the layout of an array whose classes are dimension `axis`, which counts from the end where it is negative;
+// without it they are dimension 1, or the only one. Throws Error where there is no such dimension or no class.
 Layout LayoutOf(const NpyArray &array, std::optional<int64_t> axis);
-// A vector is a column of rows there: one class.
-Layout LayoutOfElements(const NpyArray &array);
 
 // Throws Error unless `array` has this shape; `reason` follows the expected one in the message.
 void ExpectShape(const NpyArray &array, const std::vector<int64_t> &shape, const std::string &reason);
 
-}  // namespace xent_cli
+// Two floating arrays of one shape, whose classes are dimension 1. A vector is a column of rows of one class.
+struct ArrayPair {
+  // Throws Error where an array is not what `rule` says or the shapes differ.
+  ArrayPair(const std::string &first_path, const std::string &second_path, const ArrayRule &rule);
 
-#endif  // XENT_SRC_CLI_LAYOUT_H_
+  const NpyArray first;
+  const Layout layout;  // of both
+  const NpyArray second;
+
+  xent_dtype arithmetic() const { return ArithmeticType(first.dtype()); }
+};
+
+}  // namespace xent_cli

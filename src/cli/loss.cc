@@ -1,12 +1,12 @@
-// `xent loss`: the loss of a file of logits, and what belongs to it, in one call over the mapped files; or that of many
-// files as if they were one.
+// `xent loss`: the loss of a file of logits, its row losses, lse and gradient, in one call over the mapped files; or
+// the loss of many files as if they were one.
 #include <optional>
 
-#include "batches.h"
 #include "commands.h"
 #include "corpus.h"
 #include "cross_entropy.h"
 #include "error.h"
+#include "file_command.h"
 #include "reduce.h"
 #include "results.h"
 #include "weights.h"
@@ -16,72 +16,68 @@ namespace {
 
 enum Result { kPerRow, kLse, kGrad };
 
-class LossCommand {
+class LossCommand : public FileCommand {
  public:
   explicit LossCommand(const LossArguments &arguments)
-      : arguments_(arguments), options_(arguments.options), pool_(arguments.inputs.threads, progress_) {
+      : FileCommand(arguments.inputs), arguments_(arguments), options_(arguments.options) {
     if (arguments_.class_weights) class_weights_.emplace(*arguments_.class_weights, "class weight");
     if (arguments_.row_weights) row_weights_.emplace(*arguments_.row_weights, "row weight");
   }
 
-  int RunFile() {
-    const CrossEntropyInputs inputs = Open(arguments_.inputs.first, arguments_.inputs.second);
+ private:
+  int RunFile() override {
+    const CrossEntropyInputs inputs = Open(inputs_.first, inputs_.second);
     if (row_weights_) row_weights_->ExpectRows(inputs.layout(), inputs.logits().path());
-    Results results(Wanted(inputs), inputs.layout().blocks, InputFiles(inputs));
-    xent_cross_entropy call = Call(inputs, 0, inputs.layout().blocks);
+    Results results(Arrays(inputs), inputs.layout().blocks, InputFiles(inputs));
+    CrossEntropyCall call = Call(inputs, 0, inputs.layout().blocks);
     for (const Result result : {kPerRow, kLse, kGrad}) SetResult(call, result, results.data(result));
-    ReducedLoss loss(options_, inputs.arithmetic());
-    call.loss = loss.data();
+    ReducedLoss loss(options_.reduction, inputs.arithmetic());
+    call.args.reduced_loss = loss.data();
     double perplexity = 0;
     int64_t live_rows = 0;
-    call.perplexity = &perplexity;
-    call.live_rows = &live_rows;
+    call.statistics.perplexity = &perplexity;
+    call.statistics.live_rows = &live_rows;
     progress_.Begin("loss");
     inputs.Run(call, 0, options_, pool_);
 
-    // A result that is written in place. Targets have been checked, and live rows counted, by the call above.
-    xent_options options = options_;
-    DivideByWhole(options, live_rows);  // all rows where targets are probabilities
+    // The call above has checked the targets and counted the live rows (all where targets are probabilities).
+    xent_cross_entropy_options part_options = options_;
+    if (!IsWeightedMean(inputs)) part_options.reduction = ReductionOfPart(options_.reduction, live_rows);
     const auto fill = [&](int result, int64_t first, int64_t blocks, char *data) {
-      xent_cross_entropy part = Call(inputs, first, blocks);
+      CrossEntropyCall part = Call(inputs, first, blocks);
       SetResult(part, static_cast<Result>(result), data);
-      inputs.Run(part, first, IsWeightedMean(inputs) ? options_ : options, pool_);
+      inputs.Run(part, first, part_options, pool_);
     };
-    Report report(arguments_.inputs.json);
+    Report report(inputs_.json);
     report.AddNumber("loss", loss.value(), loss.is_float32());
-    AddRowCounts(report, inputs.has_probabilities(), perplexity, call.rows, live_rows);
-    AddExecution(report, pool_.threads());
-    results.Complete(fill, progress_, report.Text());
-    return kExitOk;
+    AddRowCounts(report, inputs.has_probabilities(), perplexity, call.args.rows, live_rows);
+    return Finish(results, fill, report);
   }
 
-  int RunManifest() {
+  int RunManifest() override {
     Corpus corpus;
     CorpusLoss losses;
     RowCounts counts;
     std::optional<std::string> index_targets, probability_targets;  // a file that has them
-    corpus.ForEachPair(arguments_.inputs, progress_, [&](const std::string &logits, const std::string &targets) {
+    corpus.ForEachPair(inputs_, progress_, [&](const std::string &logits, const std::string &targets) {
       const CrossEntropyInputs inputs = Open(logits, targets);
       corpus.ExpectColumns(logits, inputs.layout().cols);
       if (const auto &others = inputs.has_probabilities() ? index_targets : probability_targets) {
         throw Error(targets + ": targets of '" + inputs.targets().descr() + "' cannot be one corpus with those of " +
                     *others);
       }
-      CorpusLoss file_losses;
       RowCounts file_counts;
-      AddRows(inputs, file_losses, file_counts);
-      losses.Add(file_losses);
+      losses.Add(LossOf(inputs, file_counts));
       counts.Add(file_counts);
       (inputs.has_probabilities() ? probability_targets : index_targets) = targets;
     });
-    Report report(arguments_.inputs.json);
-    report.AddNumber("loss", losses.Reduced(options_), losses.is_float32());
+    Report report(inputs_.json);
+    report.AddNumber("loss", losses.Reduced(options_.reduction), losses.is_float32());
     AddRowCounts(report, probability_targets.has_value(), counts.perplexity(), counts.rows(), counts.live_rows());
     return corpus.Finish(report, pool_.threads());
   }
 
- private:
-  CrossEntropyInputs Open(const std::string &logits, const std::string &targets) {
+  CrossEntropyInputs Open(const std::string &logits, const std::string &targets) const {
     return {logits, targets, arguments_.class_axis, true};
   }
 
@@ -93,67 +89,82 @@ class LossCommand {
     return files;
   }
 
-  std::vector<ArrayResult> Wanted(const CrossEntropyInputs &inputs) const {
+  std::vector<ArrayResult> Arrays(const CrossEntropyInputs &inputs) const {
     const Layout &layout = inputs.layout();
     const size_t row_bytes = inputs.number_bytes() * static_cast<size_t>(layout.inner);
     const size_t grad_bytes = inputs.logits().element_bytes() * static_cast<size_t>(layout.block_elements());
     const char *const descr = DescrOf(inputs.arithmetic());
-    std::vector<ArrayResult> wanted;
-    if (const auto &path = arguments_.per_row) {
-      wanted.push_back({kPerRow, "--per-row", "per-row", *path, descr, layout.row_shape, row_bytes});
-    }
-    if (const auto &path = arguments_.lse) {
-      wanted.push_back({kLse, "--lse", "lse", *path, descr, layout.row_shape, row_bytes});
-    }
-    if (const auto &path = arguments_.grad) {
-      wanted.push_back({kGrad, "--grad", "grad", *path, DescrOf(inputs.logits().dtype()), layout.shape, grad_bytes,
-                        IsWeightedMean(inputs)});
-    }
-    return wanted;
+    return {{.id = kPerRow,
+             .option = "--per-row",
+             .label = "per-row",
+             .path = arguments_.per_row,
+             .descr = descr,
+             .shape = layout.row_shape,
+             .block_bytes = row_bytes},
+            {.id = kLse,
+             .option = "--lse",
+             .label = "lse",
+             .path = arguments_.lse,
+             .descr = descr,
+             .shape = layout.row_shape,
+             .block_bytes = row_bytes},
+            {.id = kGrad,
+             .option = "--grad",
+             .label = "grad",
+             .path = arguments_.grad,
+             .descr = DescrOf(inputs.logits().dtype()),
+             .shape = layout.shape,
+             .block_bytes = grad_bytes,
+             .in_one_batch = IsWeightedMean(inputs)}};
   }
 
-  // The denominator is a sum of weights, which may be negative and is no divisor then.
+  // Returns whether the denominator is a sum of weights, which may be negative and then is no divisor.
   bool IsWeightedMean(const CrossEntropyInputs &inputs) const {
-    return options_.reduction == XENT_REDUCTION_MEAN && !options_.has_divisor && !inputs.has_probabilities() &&
-           (class_weights_ || row_weights_);
+    return IsMean(options_.reduction) && !inputs.has_probabilities() && (class_weights_ || row_weights_);
   }
 
-  xent_cross_entropy Call(const CrossEntropyInputs &inputs, int64_t first, int64_t blocks) {
-    xent_cross_entropy call = inputs.Call(first, blocks);
+  CrossEntropyCall Call(const CrossEntropyInputs &inputs, int64_t first, int64_t blocks) {
+    CrossEntropyCall call = inputs.Call(first, blocks);
     if (class_weights_) {
       class_weights_->ExpectClasses(inputs.layout(), inputs.logits().path());
-      call.class_weights = class_weights_->As(inputs.arithmetic());
+      call.args.class_weights = class_weights_->As(inputs.arithmetic());
     }
-    if (row_weights_) call.row_weights = row_weights_->From(first * inputs.layout().inner, inputs.arithmetic());
+    if (row_weights_) call.args.row_weights = row_weights_->From(first * inputs.layout().inner, inputs.arithmetic());
     return call;
   }
 
-  static void SetResult(xent_cross_entropy &call, Result result, void *data) {
-    (result == kPerRow ? call.losses : result == kLse ? call.lse : call.grad) = data;
+  static void SetResult(CrossEntropyCall &call, Result result, void *data) {
+    switch (result) {
+      case kPerRow:
+        call.args.row_losses = data;
+        return;
+      case kLse:
+        call.statistics.lse = data;
+        return;
+      case kGrad:
+        call.args.grad = MatrixAt(data, call.args.logits.dtype);
+        return;
+    }
   }
 
-  void AddRows(const CrossEntropyInputs &inputs, CorpusLoss &losses, RowCounts &counts) {
+  // Returns the losses of a file of a corpus and counts its rows.
+  CorpusLoss LossOf(const CrossEntropyInputs &inputs, RowCounts &counts) {
     const Layout &layout = inputs.layout();
-    const xent_dtype type = inputs.arithmetic();
-    const Batches batches(layout.blocks, inputs.number_bytes() * static_cast<size_t>(layout.inner));
-    const Scratch scratch(inputs.number_bytes() * static_cast<size_t>(batches.size() * layout.inner));
-    const xent_options options = Unreduced(options_);
-    progress_.Begin("loss");
-    losses.SetType(type);
-    batches.ForEach(progress_, [&](int64_t first, int64_t blocks) {
-      xent_cross_entropy call = Call(inputs, first, blocks);
-      call.losses = scratch.data();
+    xent_cross_entropy_options options = options_;
+    options.reduction = NoReduction();
+    const auto compute = [&](int64_t first, int64_t blocks, char *data) {
+      CrossEntropyCall call = Call(inputs, first, blocks);
+      call.args.row_losses = data;
       inputs.RunAndCount(call, first, options, pool_, counts);
-      for (int64_t i = 0; i < call.rows; ++i) {
-        const int64_t target = inputs.has_probabilities() ? 0 : inputs.targets().Index(first * layout.inner + i);
-        const bool live = inputs.has_probabilities() || target != options.ignore_index;
-        const bool weighted = class_weights_ && !inputs.has_probabilities();
-        losses.Add(NumberAt(scratch.data(), type, i), !live      ? 0
-                                                      : weighted ? NumberAt(call.class_weights, type, target)
-                                                                 : 1);
-      }
-      return true;
-    });
+    };
+    const auto weight_of = [&](int64_t row) -> double {
+      if (inputs.has_probabilities()) return 1;
+      const int64_t target = inputs.targets().Index(row);
+      if (target == options.ignore_index) return 0;
+      return class_weights_ ? NumberAt(class_weights_->As(inputs.arithmetic()), inputs.arithmetic(), target) : 1;
+    };
+    const LossBlocks file = {.blocks = layout.blocks, .losses = layout.inner, .type = inputs.arithmetic()};
+    return LossOfBlocks(file, progress_, compute, weight_of);
   }
 
   static void AddRowCounts(Report &report, bool has_probabilities, double perplexity, int64_t rows, int64_t live_rows) {
@@ -163,17 +174,12 @@ class LossCommand {
   }
 
   const LossArguments &arguments_;
-  const xent_options &options_;
-  Progress progress_;
-  ThreadPool pool_;
+  const xent_cross_entropy_options &options_;
   std::optional<NpyWeights> class_weights_, row_weights_;
 };
 
 }  // namespace
 
-int RunLoss(const LossArguments &arguments) {
-  LossCommand command(arguments);
-  return arguments.inputs.manifest ? command.RunManifest() : command.RunFile();
-}
+int RunLoss(const LossArguments &arguments) { return LossCommand(arguments).Run(); }
 
 }  // namespace xent_cli

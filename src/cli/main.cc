@@ -24,8 +24,8 @@
 namespace xent_cli {
 namespace {
 
-// Standard output and error are open from here on, so that no file that is opened later becomes one of them. Where one
-// was closed, writing to it still fails.
+// Opens /dev/null in place of each closed standard descriptor, so that no file that is opened later becomes one of
+// them. Writing to it fails, as it did before.
 void KeepStandardDescriptors() {
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
     if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDONLY) < 0) _exit(kExitFailure);
@@ -36,7 +36,8 @@ CLI::ValidationError WrongValue(const std::string &option, const std::string &ex
   return CLI::ValidationError(option, std::string("expected ").append(expected) + ", not '" + text + "'");
 }
 
-// The whole of `text` as a number, in the C locale whatever the user's is. CLI11's own conversion would read 010 as 8.
+// Returns the whole of `text` as a number, in the C locale whatever the user's is. CLI11's own conversion would read
+// 010 as 8.
 template <typename T>
 T ParseNumber(const std::string &option, const std::string &text, const char *expected) {
   T value{};
@@ -55,7 +56,7 @@ struct NumberOf<std::optional<T>> {
   using type = T;
 };
 
-// `value` is a number, or an optional one that stays empty where the option is not given.
+// Adds an option that takes a number. `value` is a number, or an optional one that stays empty without the option.
 template <typename T, typename Valid>
 CLI::Option *AddNumber(CLI::App *command, const std::string &option, const std::string &help, const char *type_name,
                        const char *expected, Valid valid, T *value) {
@@ -71,7 +72,7 @@ CLI::Option *AddNumber(CLI::App *command, const std::string &option, const std::
       ->type_name(type_name);
 }
 
-// A choice among words, which stand in the order of the enumeration that `value` holds.
+// Adds an option that takes one of several words; `value` becomes the number of the word.
 CLI::Option *AddChoice(CLI::App *command, const std::string &option, const std::string &help,
                        const std::vector<std::pair<std::string, int32_t>> &choices, int32_t *value) {
   std::string words;
@@ -92,7 +93,7 @@ CLI::Option *AddChoice(CLI::App *command, const std::string &option, const std::
       ->type_name(words);
 }
 
-// A word that is taken as it is, empty too.
+// Adds an option whose argument is taken as it is, empty too.
 CLI::Option *AddText(CLI::App *command, const std::string &option, const std::string &help, const char *type_name,
                      std::optional<std::string> *value) {
   return command->add_option_function<std::string>(
@@ -113,7 +114,7 @@ struct Path {
   std::string *value;
 };
 
-// The input files or a manifest of such, and --json. `check` runs after the command line has been read.
+// Adds the input files or a manifest of such, and --json. `check` runs after the command line has been read.
 void AddInputs(CLI::App *command, InputArguments &inputs, const std::vector<Path> &paths,
                const std::vector<std::string> &not_with_manifest, const std::function<void()> &check = {}) {
   std::vector<CLI::Option *> positionals;
@@ -155,26 +156,25 @@ void AddThreads(CLI::App *command, InputArguments &inputs) {
       [](int value) { return value >= 0 && value <= kMaxThreads; }, &inputs.threads);
 }
 
-// How losses become one.
-void AddReduction(CLI::App *command, xent_options &options, const std::string &empty) {
+// Adds the options that say how losses become one. `empty` says when the mean is one over nothing.
+void AddReduction(CLI::App *command, xent_reduction &reduction, const std::string &empty) {
   AddChoice(command, "--reduction", "How the losses become one (mean)",
             {{"mean", XENT_REDUCTION_MEAN}, {"sum", XENT_REDUCTION_SUM}, {"none", XENT_REDUCTION_NONE}},
-            &options.reduction);
+            &reduction.kind);
   AddNumber(command, "--divisor", "Divide the sum of the losses by D; not with --reduction none", "D", kPositive,
-            IsPositive, &options.divisor);
+            IsPositive, &reduction.divisor);
   AddChoice(command, "--empty-mean", "The mean when " + empty + " (nan)",
-            {{"nan", XENT_EMPTY_MEAN_NAN}, {"zero", XENT_EMPTY_MEAN_ZERO}}, &options.empty_mean);
+            {{"nan", XENT_EMPTY_MEAN_NAN}, {"zero", XENT_EMPTY_MEAN_ZERO}}, &reduction.empty_mean);
 }
 
-void CheckReduction(const CLI::App *command, xent_options &options) {
-  options.has_divisor = command->get_option("--divisor")->count() > 0;
-  if (options.has_divisor && options.reduction == XENT_REDUCTION_NONE) {
+void CheckReduction(const xent_reduction &reduction) {
+  if (reduction.divisor != 0 && reduction.kind == XENT_REDUCTION_NONE) {
     throw CLI::ValidationError("--divisor", "not together with --reduction none");
   }
 }
 
-// What is done to the logits before anything else, and which rows count.
-void AddLogitsOptions(CLI::App *command, xent_options &options, std::optional<int64_t> &class_axis) {
+// Adds the options of the transformed logits, of their layout, and of the rows that count.
+void AddLogitsOptions(CLI::App *command, xent_cross_entropy_options &options, std::optional<int64_t> &class_axis) {
   AddNumber(
       command, "--ignore-index", "Rows with this target count for nothing (-100)", "I", "a 64-bit integer",
       [](int64_t) { return true; }, &options.ignore_index);
@@ -200,8 +200,8 @@ constexpr char kOutputFooter[] =
 CLI::App *AddLossCommand(CLI::App &app, LossArguments &arguments) {
   CLI::App *loss =
       app.add_subcommand("loss", "Cross-entropy of logits [N, V] against target classes [N] or probabilities [N, V]");
-  xent_options &options = arguments.options;
-  AddReduction(loss, options, "every row is ignored");
+  xent_cross_entropy_options &options = arguments.options;
+  AddReduction(loss, options.reduction, "every row is ignored");
   AddLogitsOptions(loss, options, arguments.class_axis);
   AddNumber(loss, "--label-smoothing", "Share of the target that the other classes get, 0 to 1 (0)", "E", kShare,
             IsShare, &options.label_smoothing);
@@ -219,7 +219,7 @@ CLI::App *AddLossCommand(CLI::App &app, LossArguments &arguments) {
             {{"LOGITS.npy", kLogitsHelp, &arguments.inputs.first},
              {"TARGETS.npy", "int32 or int64; of a floating type and the logits' shape: probabilities",
               &arguments.inputs.second}},
-            {"--row-weights", "--per-row", "--lse", "--grad"}, [=, &options] { CheckReduction(loss, options); });
+            {"--row-weights", "--per-row", "--lse", "--grad"}, [&options] { CheckReduction(options.reduction); });
   loss->footer(kOutputFooter);
   return loss;
 }
@@ -248,18 +248,19 @@ CLI::App *AddScoreCommand(CLI::App &app, ScoreArguments &arguments) {
 CLI::App *AddDivergenceCommand(CLI::App &app, DivergenceArguments &arguments) {
   CLI::App *divergence =
       app.add_subcommand("divergence", "Divergence between the softmax of a student's logits [N, V] and a teacher's");
+  xent_divergence_options &options = arguments.options;
   AddChoice(divergence, "--kind", "Which one (forward-kl)",
             {{"forward-kl", XENT_DIVERGENCE_FORWARD_KL},
              {"reverse-kl", XENT_DIVERGENCE_REVERSE_KL},
              {"js", XENT_DIVERGENCE_JENSEN_SHANNON},
              {"cross-entropy", XENT_DIVERGENCE_CROSS_ENTROPY}},
-            &arguments.kind);
+            &options.kind);
   const CLI::Option *beta = AddNumber(
       divergence, "--beta", "Share of the teacher in the mixture of js, between 0 and 1 (0.5)", "B",
-      "a number between 0 and 1", [](double value) { return value > 0 && value < 1; }, &arguments.beta);
+      "a number between 0 and 1", [](double value) { return value > 0 && value < 1; }, &options.beta);
   AddNumber(divergence, "--temperature", "Divide all logits by T (1)", "T", kPositive, IsPositive,
-            &arguments.temperature);
-  AddReduction(divergence, arguments.options, "there are no rows");
+            &options.temperature);
+  AddReduction(divergence, options.reduction, "there are no rows");
   AddText(divergence, "--per-row", "Write the losses, [N]", "OUT.npy", &arguments.per_row);
   AddText(divergence, "--grad", "Write the gradient for the student's logits, [N, V] in their dtype", "OUT.npy",
           &arguments.grad);
@@ -267,11 +268,11 @@ CLI::App *AddDivergenceCommand(CLI::App &app, DivergenceArguments &arguments) {
   AddInputs(
       divergence, arguments.inputs,
       {{"STUDENT.npy", kLogitsHelp, &arguments.inputs.first}, {"TEACHER.npy", kLogitsHelp, &arguments.inputs.second}},
-      {"--per-row", "--grad"}, [=, &arguments] {
-        if (beta->count() > 0 && arguments.kind != XENT_DIVERGENCE_JENSEN_SHANNON) {
+      {"--per-row", "--grad"}, [beta, &options] {
+        if (beta->count() > 0 && options.kind != XENT_DIVERGENCE_JENSEN_SHANNON) {
           throw CLI::ValidationError("--beta", "only with --kind js");
         }
-        CheckReduction(divergence, arguments.options);
+        CheckReduction(options.reduction);
       });
   divergence->footer(kOutputFooter);
   return divergence;
@@ -280,30 +281,31 @@ CLI::App *AddDivergenceCommand(CLI::App &app, DivergenceArguments &arguments) {
 CLI::App *AddBceCommand(CLI::App &app, BceArguments &arguments) {
   CLI::App *bce =
       app.add_subcommand("bce", "Binary cross-entropy, or focal loss, of elements [N, C] against targets [N, C]");
+  xent_binary_cross_entropy_options &options = arguments.options;
   AddChoice(bce, "--from", "What the input is (logits)",
-            {{"logits", XENT_BCE_LOGITS}, {"probabilities", XENT_BCE_PROBABILITIES}}, &arguments.input_kind);
+            {{"logits", XENT_BINARY_LOGITS}, {"probabilities", XENT_BINARY_PROBABILITIES}}, &options.input);
   AddText(bce, "--pos-weight", "A weight for the positive part of each class, [C]", "P.npy", &arguments.pos_weight);
   AddText(bce, "--element-weights", "A weight for each element, [N, C]", "W.npy", &arguments.element_weights);
   AddText(bce, "--row-weights", "A weight for each row, [N]", "R.npy", &arguments.row_weights);
   AddText(bce, "--class-weights", "A weight for each class, [C]", "C.npy", &arguments.class_weights);
   AddNumber(bce, "--focal-gamma", "Exponent of the focal loss (0)", "G", kNotNegative, IsNotNegative,
-            &arguments.focal_gamma);
+            &options.focal_gamma);
   AddNumber(bce, "--focal-alpha", "Weight of the positive class in it, the negative one's is 1 - A", "A", kShare,
-            IsShare, &arguments.focal_alpha);
-  AddReduction(bce, arguments.options, "there are no rows");
+            IsShare, &options.focal_alpha);
+  AddReduction(bce, options.reduction, "there are no rows");
   AddText(bce, "--per-element", "Write the losses, [N, C]", "OUT.npy", &arguments.per_element);
   AddText(bce, "--grad", "Write the gradient, [N, C] in the dtype of the input", "OUT.npy", &arguments.grad);
   AddThreads(bce, arguments.inputs);
   AddInputs(bce, arguments.inputs,
             {{"INPUT.npy", std::string(kLogitsHelp) + "; the classes are dimension 1", &arguments.inputs.first},
              {"TARGETS.npy", "As the input, of its shape", &arguments.inputs.second}},
-            {"--element-weights", "--row-weights", "--per-element", "--grad"}, [=, &arguments] {
+            {"--element-weights", "--row-weights", "--per-element", "--grad"}, [bce, &options] {
               for (const char *option : {"--pos-weight", "--focal-gamma", "--focal-alpha"}) {
-                if (arguments.input_kind != XENT_BCE_LOGITS && bce->get_option(option)->count() > 0) {
+                if (options.input != XENT_BINARY_LOGITS && bce->get_option(option)->count() > 0) {
                   throw CLI::ValidationError(option, "not together with --from probabilities");
                 }
               }
-              CheckReduction(bce, arguments.options);
+              CheckReduction(options.reduction);
             });
   bce->footer(kOutputFooter);
   return bce;
@@ -356,7 +358,8 @@ int ParseAndRun(int argc, char **argv) {
   return RunInfo(info_json);
 }
 
-// The one line on standard error, in one write where the system allows. When even that fails nobody is left to tell.
+// Prints one line on standard error, in one write where the system allows, and returns `exit_code`. A failure to print
+// it cannot be reported.
 int Fail(int exit_code, const std::string &message) noexcept {
   try {
     Print(STDERR_FILENO, "xent: " + Printable(message) + "\n");

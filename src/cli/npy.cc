@@ -24,8 +24,8 @@ static_assert(std::endian::native == std::endian::little, "the files' little-end
 constexpr std::string_view kMagic = "\x93NUMPY";
 constexpr size_t kMaxDimensions = 64;  // NumPy's own limit
 
-// The header is the text of a Python dictionary with the keys descr, fortran_order and shape. This reads just that
-// much Python: any white space, either quote, any order of the keys, a comma after the last item.
+// Parses the header, the text of a Python dictionary with the keys descr, fortran_order and shape. It takes any white
+// space, either quote, any order of the keys, and a comma after the last item.
 class HeaderParser {
  public:
   HeaderParser(const std::string &path, std::string_view text) : path_(path), text_(text) {}
@@ -86,7 +86,7 @@ class HeaderParser {
     if (!Accept(wanted)) Fail(std::string("has '") + text_.front() + "' where '" + wanted + "' belongs");
   }
 
-  // A quoted string without escapes; none of the strings that matter has one.
+  // Reads a quoted string without escapes. No valid key or dtype has one.
   std::string_view String() {
     const char quote = Peek();
     if (quote != '\'' && quote != '"') Fail(std::string("has '") + quote + "' where a string belongs");
@@ -128,7 +128,7 @@ class HeaderParser {
     return shape;
   }
 
-  // The list of a structured dtype, whose contents do not matter, or the tuple of a subarray's.
+  // Skips the list of a structured dtype, or the tuple of a subarray's. Their contents do not matter.
   void SkipBrackets() {
     int64_t depth = 0;
     do {
@@ -156,7 +156,7 @@ std::string DtypeText(const std::string &descr) {
   return text;
 }
 
-// The product of the extents; nothing where an int64_t does not hold it times `element_size`.
+// Returns the product of the extents and `element_size`, nothing where an int64_t does not hold it.
 std::optional<int64_t> DataBytes(const std::vector<int64_t> &shape, size_t element_size) {
   // An empty array has no data however large its other extent is.
   if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return 0;
@@ -269,7 +269,7 @@ NpyHeader ParseNpyHeader(const std::string &path, std::string_view bytes) {
   return header;
 }
 
-// Checks everything that can be wrong with the array, in the order in which a reader would ask.
+// Checks the dtype, the shape, the order, the length and the alignment, in this order.
 NpyArray::NpyArray(const std::string &path, const ArrayRule &rule) : file_(path) {
   NpyHeader header = ParseNpyHeader(path, file_.bytes());
   const NamedDtype *found = nullptr;
@@ -337,6 +337,13 @@ double NumberAt(const void *data, xent_dtype dtype, int64_t i) {
       break;
   }
   return Load<float>(from);
+}
+
+xent_matrix MatrixAt(void *data, int32_t dtype) {
+  xent_matrix matrix = XENT_NO_MATRIX;
+  matrix.data = data;
+  matrix.dtype = dtype;
+  return matrix;
 }
 
 const char *DescrOf(xent_dtype dtype) {

@@ -1,14 +1,12 @@
 // The .npy files that the program reads and writes: NumPy's format, versions 1.0, 2.0 and 3.0.
 //
-// Own code, because Debian packages no library for the format, and because of what is needed beside the format: the
-// file mapped instead of read (memory must not grow with it), bfloat16 as ml_dtypes saves it, and errors that say what
-// was found and what was expected.
+// This is own code because Debian packages no library for the format, and because the program needs more than the
+// format: the file mapped instead of read (memory must not grow with it), bfloat16 as ml_dtypes saves it, and errors
+// that say what was found and what was expected.
 // Source of the format: NumPy Enhancement Proposal 1 and the documentation of numpy.lib.format.
-#ifndef XENT_SRC_CLI_NPY_H_
-#define XENT_SRC_CLI_NPY_H_
+#pragma once
 
 #include <sys/types.h>
-#include <xent/xent.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -18,11 +16,12 @@
 #include <vector>
 
 #include "signals.h"
+#include "xent/xent.h"
 
 namespace xent_cli {
 
-// A regular file mapped for reading. An access past its end, should somebody cut it short meanwhile, prints a line
-// that names it and ends the program.
+// A regular file mapped for reading. Where the file is cut short meanwhile, an access past its end prints a line that
+// names the file, and ends the program.
 class MappedFile {
  public:
   explicit MappedFile(const std::string &path);
@@ -44,7 +43,7 @@ class MappedFile {
   std::optional<ScopedMappingName> mapping_name_;
 };
 
-// What the header of a .npy file says.
+// The contents of the header of a .npy file.
 struct NpyHeader {
   std::string descr;  // "<f4"; empty where the dtype is structured
   bool fortran_order = false;
@@ -52,10 +51,10 @@ struct NpyHeader {
   size_t data_offset = 0;  // bytes from the start of the file
 };
 
-// Reads the header at the start of `bytes`; throws Error with `path` in its message.
+// Returns the header at the start of `bytes`. Throws Error with `path` in its message.
 NpyHeader ParseNpyHeader(const std::string &path, std::string_view bytes);
 
-// What an array in a file may be.
+// The arrays that a command accepts.
 struct ArrayRule {
   bool floats = false;   // '<f4', '<f8', '<f2', or bfloat16 as '<V2' or '|V2'
   bool weights = false;  // '<f4' or '<f8'
@@ -72,10 +71,13 @@ inline constexpr ArrayRule kLogitsMatrix = {
     .max_dimensions = 2,
     .shape_text = "logits [rows, columns]"};
 
-// Number `i` of an array.
+// Returns number `i` of an array.
 double NumberAt(const void *data, xent_dtype dtype, int64_t i);
 
-// An array in a mapped file, its data as they lie there.
+// Returns a matrix without gaps between its rows; an absent one where `data` is null.
+xent_matrix MatrixAt(void *data, int32_t dtype);
+
+// An array in a mapped file. Its data are used where they lie.
 class NpyArray {
  public:
   // Throws Error where the file is not what `rule` says.
@@ -89,8 +91,10 @@ class NpyArray {
   bool is_floating() const { return is_floating_; }
   xent_dtype dtype() const { return static_cast<xent_dtype>(type_); }                 // where it is floating
   xent_index_type index_type() const { return static_cast<xent_index_type>(type_); }  // where it is not
-  // The data from an element on.
+  // Returns the data from `element` on.
   const char *data(int64_t element = 0) const { return data_ + static_cast<size_t>(element) * element_bytes_; }
+  // Returns the data from `element` on as an input of the library, which does not write to its inputs.
+  xent_matrix Matrix(int64_t element) const { return MatrixAt(const_cast<char *>(data(element)), dtype()); }
   double Number(int64_t element) const { return NumberAt(data_, dtype(), element); }  // of a floating array
   int64_t Index(int64_t element) const;                                               // of the others
 
@@ -105,20 +109,18 @@ class NpyArray {
   const char *data_ = nullptr;
 };
 
-// "(7, 5)", as Python writes a tuple.
+// Returns "(7, 5)", as Python writes a tuple.
 std::string ShapeText(const std::vector<int64_t> &shape);
 
-// Bytes of one element.
+// Returns the bytes of one element.
 size_t SizeOf(xent_dtype dtype);
-// The type of losses and lse that belongs to logits of `dtype`.
+// Returns the type of losses and lse for logits of `dtype`.
 xent_dtype ArithmeticType(xent_dtype dtype);
-// "<f4"
+// Returns the dtype as NumPy writes it, "<f4".
 const char *DescrOf(xent_dtype dtype);
 
-// Everything in front of the data: magic, version 1.0, and the header padded so that the data begin at a multiple
+// Returns all bytes before the data: magic, version 1.0, and the header, padded so that the data begin at a multiple
 // of 64.
 std::string FormatNpyHeader(const std::string &descr, const std::vector<int64_t> &shape);
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_NPY_H_

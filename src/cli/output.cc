@@ -23,14 +23,15 @@ constexpr int kMaxLinks = 40;  // as many symbolic links in a row as Linux itsel
 
 Error CannotWrite(const std::string &name, int error_number) { return SystemError("cannot write", name, error_number); }
 
-// The directory without symbolic links.
+// Returns the directory without symbolic links. Throws Error that names `given`.
 std::string RealDirectory(const std::string &directory, const std::string &given) {
   const std::unique_ptr<char, decltype(&std::free)> real(realpath(directory.c_str(), nullptr), &std::free);
   if (real == nullptr) throw CannotWrite(given, errno);
   return real.get();
 }
 
-// N where DIRECTORY/NAME is this process's own descriptor N, as /dev/stdout and /dev/fd/N are in the end; else -1.
+// Returns N where DIRECTORY/NAME is this process's own descriptor N, as /dev/stdout and /dev/fd/N are in the end; else
+// -1.
 int OwnDescriptor(const std::string &directory, const std::string &name) {
   const std::unique_ptr<char, decltype(&std::free)> own(realpath("/proc/self/fd", nullptr), &std::free);
   if (own == nullptr || directory != own.get()) return -1;
@@ -61,7 +62,7 @@ Destination ResolveDestination(const std::string &path) {
     const size_t slash = current.rfind('/');
     const std::string parent = slash == std::string::npos ? "." : slash == 0 ? "/" : current.substr(0, slash);
     destination.name = current.substr(slash + 1);
-    // What is left with an empty name is no directory, or stat would have said so: "" and "new/".
+    // An empty name comes from "" or "new/": stat would have reported a directory.
     if (destination.name.empty()) throw CannotWrite(path, path.empty() ? ENOENT : ENOTDIR);
     destination.directory = RealDirectory(parent, path);
     destination.descriptor = OwnDescriptor(destination.directory, destination.name);

@@ -1,7 +1,6 @@
-// Where results go. A regular file is built beside its destination and takes its place in one step when everything
-// is complete; a device, a pipe or an open descriptor is written in place.
-#ifndef XENT_SRC_CLI_OUTPUT_H_
-#define XENT_SRC_CLI_OUTPUT_H_
+// The destinations of results. A regular file is built beside its destination and takes its place in one step when
+// everything is complete. A device, a pipe or an open descriptor is written in place.
+#pragma once
 
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -16,7 +15,7 @@
 
 namespace xent_cli {
 
-// A path for an output, followed through symbolic links to what it stands for. Nothing is opened.
+// The path of an output, followed through symbolic links. Nothing is opened.
 struct Destination {
   std::string given;      // as the user wrote it, for messages
   std::string directory;  // where the file stands or will stand, without symbolic links
@@ -30,21 +29,22 @@ struct Destination {
   std::string path() const { return directory + "/" + name; }
 };
 
-// Throws Error where the path cannot be written: a directory, a missing parent, a file without write permission.
+// Returns the destination of a path. Throws Error where it cannot be written: a directory, a missing parent, a file
+// without write permission.
 Destination ResolveDestination(const std::string &path);
 
-// Whether both are one file: by another spelling, a symbolic link or a hard link too.
+// Return whether both are one file, be it by another spelling, a symbolic link or a hard link.
 bool IsSameFile(const Destination &a, const Destination &b);
 bool IsSameFile(const Destination &a, dev_t device, ino_t inode);
 
 // Writes all of `bytes`; throws Error that names `name`.
 void WriteAll(int fd, std::string_view bytes, const std::string &name);
 
-// Memory that a file without a name backs, or, on file systems that do not know such files, one with a hidden name;
-// nothing is left of it unless it is given a place. The space on disk is reserved from the start.
+// Memory that a file without a name backs, or a file with a hidden name on file systems that know no others. The file
+// disappears with this object unless MoveTo gives it a place. Its space on disk is reserved from the start.
 class TemporaryFile {
  public:
-  // `for_name` is what a message names when the disk is full.
+  // Messages name the file `for_name`. Throws Error.
   TemporaryFile(const std::string &directory, size_t size, const std::string &for_name);
   ~TemporaryFile();
   TemporaryFile(const TemporaryFile &) = delete;
@@ -53,7 +53,8 @@ class TemporaryFile {
   char *data() const { return data_; }
   // Ends the mapping and waits until the disk has the data.
   void Finish();
-  // Takes the place of the destination, with the permissions and, if possible, the owner of an older file there.
+  // Puts the file in the place of the destination, with the permissions and, if possible, the owner of an older file
+  // there.
   void MoveTo(const Destination &destination);
 
  private:
@@ -87,8 +88,8 @@ class StreamedFile {
   int fd_;
 };
 
-// A buffer of bounded anonymous memory: past a limit (one row of the gradient may have any length) a temporary file
-// backs it.
+// A buffer that takes a bounded part of anonymous memory. Past a limit a temporary file backs it, since one row of the
+// gradient may have any length.
 class Scratch {
  public:
   explicit Scratch(size_t size);
@@ -101,5 +102,3 @@ class Scratch {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_OUTPUT_H_

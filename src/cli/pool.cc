@@ -1,4 +1,4 @@
-// A pool of threads with dynamic scheduling: whoever is free takes the next task.
+// A pool of threads with dynamic scheduling: a free thread takes the next task.
 #include "pool.h"
 
 #include <algorithm>
@@ -32,8 +32,7 @@ void ThreadPool::Stop() {
 
 xent_exec ThreadPool::exec() {
   xent_exec exec = XENT_EXEC_INIT;
-  exec.mode = XENT_EXEC_CALLER;
-  // For a pool of one the library makes one task, which would show no progress; the tasks of two do as well.
+  // With one thread the library makes no tasks, which would show no progress. The tasks of two do as well.
   exec.threads = std::max(threads_, 2);
   exec.parallel_for = &ThreadPool::ParallelFor;
   exec.ctx = this;

@@ -1,9 +1,6 @@
-// The threads that are lent to the library. The program brings its own, instead of the library's OpenMP team, because
-// that lets it count finished tasks for the progress bar.
-#ifndef XENT_SRC_CLI_POOL_H_
-#define XENT_SRC_CLI_POOL_H_
-
-#include <xent/xent.h>
+// The threads on which the library runs. The program has its own pool instead of the library's OpenMP team, to count
+// finished tasks for the progress bar.
+#pragma once
 
 #include <atomic>
 #include <condition_variable>
@@ -13,6 +10,7 @@
 #include <vector>
 
 #include "progress.h"
+#include "xent/xent.h"
 
 namespace xent_cli {
 
@@ -20,14 +18,14 @@ inline constexpr int kMaxThreads = 1024;
 
 class ThreadPool {
  public:
-  // 0 threads: as many as the library would use. The calling thread is one of them.
+  // Starts threads - 1 threads beside the calling one. 0: as many as the library would use. Throws Error.
   ThreadPool(int threads, Progress &progress);
   ~ThreadPool();
   ThreadPool(const ThreadPool &) = delete;
   ThreadPool &operator=(const ThreadPool &) = delete;
 
   int threads() const { return threads_; }
-  // The execution policy that hands these threads to the library. It points to this object.
+  // Returns the execution policy that hands these threads to the library. It points to this object.
   xent_exec exec();
 
  private:
@@ -53,5 +51,3 @@ class ThreadPool {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_POOL_H_

@@ -1,6 +1,5 @@
 // The progress bar: one line on standard error, drawn only where that is a terminal and the work takes over a second.
-#ifndef XENT_SRC_CLI_PROGRESS_H_
-#define XENT_SRC_CLI_PROGRESS_H_
+#pragma once
 
 #include <chrono>
 #include <mutex>
@@ -17,9 +16,10 @@ class Progress {
 
   // Begins a stretch of work, with its own bar.
   void Begin(const std::string &label);
-  // The calls that follow report fractions of the part [from, to] of that work.
+  // Makes later calls of Update report fractions of the part [from, to] of that work.
   void SetPart(double from, double to);
-  // `fraction` of the part is done. Any thread may call this, often: it draws at most ten times a second.
+  // Reports that `fraction` of the part is done. Any thread may call this at any rate. It draws at most ten times a
+  // second.
   void Update(double fraction);
   // Removes the line, so that other text can follow.
   void Wipe();
@@ -35,5 +35,3 @@ class Progress {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_PROGRESS_H_

@@ -2,13 +2,13 @@
 #include "report.h"
 
 #include <unistd.h>
-#include <xent/xent.h>
 
 #include <charconv>
 #include <cmath>
 
 #include "error.h"
 #include "output.h"
+#include "xent/xent.h"
 
 namespace xent_cli {
 namespace {
@@ -31,7 +31,7 @@ std::string JsonString(std::string_view text) {
     } else if (byte < 0x20 || byte == 0x7f) {
       json += {'\\', 'u', '0', '0', kHex[byte >> 4], kHex[byte & 15]};
     } else if (byte > 0x7f) {
-      json += "\\ufffd";  // all strings here are ASCII, but for an environment variable that was not understood anyway
+      json += "\\ufffd";  // only an environment variable that is not understood has bytes beyond ASCII
     } else {
       json += c;
     }

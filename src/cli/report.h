@@ -1,6 +1,5 @@
-// What the commands print: one JSON object on one line, or aligned lines of text.
-#ifndef XENT_SRC_CLI_REPORT_H_
-#define XENT_SRC_CLI_REPORT_H_
+// The output of the commands: one JSON object on one line, or aligned lines of text.
+#pragma once
 
 #include <cstdint>
 #include <optional>
@@ -10,13 +9,13 @@
 
 namespace xent_cli {
 
-// The shortest digits from which the number comes back; "nan", "inf" and "-inf" otherwise.
+// Returns the shortest digits from which the number comes back, or "nan", "inf" and "-inf".
 std::string NumberText(double value);
-// The same for a number that was computed as float32, which takes fewer digits.
+// Returns the digits of a number that was computed as float32, which takes fewer.
 std::string NumberText(float value);
 
-// A flat JSON object. A floating-point number keeps the digits that give the double back exactly, and so a float32
-// stored in it too; what JSON has no number for becomes a string.
+// A flat JSON object. A floating-point number keeps the digits that give the double back exactly, and with it a float32
+// stored in it. NaN and the infinities, which JSON lacks, become strings.
 class JsonObject {
  public:
   void Add(std::string_view key, double value);
@@ -32,7 +31,7 @@ class JsonObject {
       AddRaw(key, "null");
     }
   }
-  // The object, with a line feed.
+  // Returns the object with a line feed.
   std::string Line() const { return "{" + members_ + "}\n"; }
 
  private:
@@ -40,14 +39,14 @@ class JsonObject {
   std::string members_;
 };
 
-// A line of the human form: the label, and the value in the column where all values stand.
+// Returns a line of the text form: the label, and the value in the column where all values stand.
 std::string TextLine(std::string_view label, std::string_view value);
 
-// What a command prints, in the form that the user chose. A label for the text form is the key unless given.
+// The report of a command, in the form that the user chose. In the text form an empty label stands for the key.
 class Report {
  public:
   explicit Report(bool json) : json_(json) {}
-  // Left out of the text form where it has no value. `is_float32`: it was computed as float32.
+  // Adds a number; the text form leaves it out where it has no value. `is_float32`: it was computed as float32.
   void AddNumber(std::string_view key, const std::optional<double> &value, bool is_float32,
                  std::string_view label = {});
   void Add(std::string_view key, int64_t value, std::string_view label = {});
@@ -60,12 +59,10 @@ class Report {
   std::string text_;
 };
 
-// The members with which every computation ends: "target" and "threads".
+// Adds the members with which the report of every computation ends: "target" and "threads".
 void AddExecution(Report &report, int threads);
 
 // Writes to standard output (1) or standard error (2); throws Error when that fails.
 void Print(int fd, std::string_view text);
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_REPORT_H_

@@ -10,12 +10,14 @@
 
 namespace xent_cli {
 
-Results::Results(const std::vector<ArrayResult> &wanted, int64_t blocks, const std::vector<const MappedFile *> &inputs)
-    : blocks_(blocks), outputs_(wanted.size()), report_fd_(STDOUT_FILENO) {
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    outputs_[i].result = wanted[i];
-    outputs_[i].destination = ResolveDestination(wanted[i].path);
-    outputs_[i].header = FormatNpyHeader(wanted[i].descr, wanted[i].shape);
+Results::Results(const std::vector<ArrayResult> &arrays, int64_t blocks, const std::vector<const MappedFile *> &inputs)
+    : blocks_(blocks), report_fd_(STDOUT_FILENO) {
+  for (const ArrayResult &array : arrays) {
+    if (!array.path) continue;
+    Output &output = outputs_.emplace_back();
+    output.result = array;
+    output.destination = ResolveDestination(*array.path);
+    output.header = FormatNpyHeader(array.descr, array.shape);
   }
   RefuseSharedDestinations(inputs);
   for (Output &output : outputs_) {
@@ -27,7 +29,6 @@ Results::Results(const std::vector<ArrayResult> &wanted, int64_t blocks, const s
   }
 }
 
-// No file may be two of: an output, an input, standard output with the report on it.
 void Results::RefuseSharedDestinations(const std::vector<const MappedFile *> &inputs) {
   struct stat standard_output;
   const bool has_standard_output = fstat(STDOUT_FILENO, &standard_output) == 0;
@@ -78,7 +79,6 @@ void Results::Complete(const Fill &fill, Progress &progress, const std::string &
   }
 }
 
-// A block has the same bits in any batch.
 void Results::Stream(const Output &output, const Fill &fill, Progress &progress) const {
   const size_t block_bytes = output.result.block_bytes;
   const Batches batches = output.result.in_one_batch

@@ -1,10 +1,10 @@
 // The array results of a command: checked against each other and the inputs, computed into files that appear when
 // everything is complete, or written in place front to back.
-#ifndef XENT_SRC_CLI_RESULTS_H_
-#define XENT_SRC_CLI_RESULTS_H_
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <optional>
 #include <string>
@@ -16,12 +16,12 @@
 
 namespace xent_cli {
 
-// One array that is wanted. A command numbers its results as it likes.
+// One array that a command can compute. A command numbers its results as it likes.
 struct ArrayResult {
   int id = 0;
-  std::string option;  // "--grad", for messages
-  std::string label;   // "grad", for the progress bar
-  std::string path;
+  std::string option;               // "--grad", for messages
+  std::string label;                // "grad", for the progress bar
+  std::optional<std::string> path;  // nothing: not wanted
   std::string descr;
   std::vector<int64_t> shape;
   size_t block_bytes = 0;     // of one of the blocks that make it up
@@ -33,14 +33,15 @@ class Results {
   // Computes `count` blocks of a result from block `first` on into `data`.
   using Fill = std::function<void(int id, int64_t first, int64_t count, char *data)>;
 
-  // All checks, and the space on disk. Results are streamed in the order given here.
-  Results(const std::vector<ArrayResult> &wanted, int64_t blocks, const std::vector<const MappedFile *> &inputs);
+  // Checks the destinations of those that are wanted and reserves space on disk. Results are streamed in the order of
+  // `arrays`. Throws Error.
+  Results(const std::vector<ArrayResult> &arrays, int64_t blocks, const std::vector<const MappedFile *> &inputs);
 
-  // Where block `first` of a result belongs; null where it is not wanted, or is streamed later.
+  // Returns the place of block `first` of a result, null where the result is not wanted, or is streamed later.
   void *data(int id, int64_t first = 0) const;
 
-  // What follows the computation of everything that has a place in data(): streams the rest, then prints the report,
-  // then moves the files to where they belong, so that whatever fails before leaves the older ones there.
+  // Streams what has no place in data(), once all else is computed, then prints the report, then moves the files to
+  // their destinations. Whatever fails before that leaves older files there as they are.
   void Complete(const Fill &fill, Progress &progress, const std::string &report);
 
  private:
@@ -51,14 +52,13 @@ class Results {
     std::optional<TemporaryFile> file;  // unless written in place
   };
 
+  // Throws Error where one file would be two of: an output, an input, standard output with the report on it.
   void RefuseSharedDestinations(const std::vector<const MappedFile *> &inputs);
   void Stream(const Output &output, const Fill &fill, Progress &progress) const;
 
   int64_t blocks_;
-  std::vector<Output> outputs_;
+  std::deque<Output> outputs_;  // not a vector: an Output does not move
   int report_fd_;
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_RESULTS_H_

@@ -1,11 +1,10 @@
-// `xent score`: what a model's logits say about the targets, row by row and over all rows. Totals are sums over batches
+// `xent score`: statistics of logits over their targets, row by row and over all rows. Totals are sums over batches
 // of rows, so that one file and many are the same work.
 #include <unistd.h>
 
 #include <cerrno>
 #include <cmath>
 #include <filesystem>
-#include <limits>
 #include <optional>
 #include <system_error>
 
@@ -14,6 +13,7 @@
 #include "corpus.h"
 #include "cross_entropy.h"
 #include "error.h"
+#include "file_command.h"
 #include "results.h"
 #include "signals.h"
 
@@ -21,36 +21,38 @@ namespace xent_cli {
 namespace {
 
 enum Statistic { kLse, kLogprob, kArgmax, kEntropy, kRank, kTopkIndices, kTopkLogprobs };
+constexpr Statistic kStatistics[] = {kLse, kLogprob, kArgmax, kEntropy, kRank, kTopkIndices, kTopkLogprobs};
+// Indexed by Statistic.
 constexpr const char *kNames[] = {"lse", "logprob", "argmax", "entropy", "rank", "topk_indices", "topk_logprobs"};
 
 bool IsIndex(Statistic statistic) { return statistic == kArgmax || statistic == kRank || statistic == kTopkIndices; }
 bool IsTopk(Statistic statistic) { return statistic == kTopkIndices || statistic == kTopkLogprobs; }
 
-void SetStatistic(xent_cross_entropy &call, Statistic statistic, int32_t top_k, void *data) {
+void SetStatistic(xent_statistics &statistics, Statistic statistic, int32_t top_k, void *data) {
   switch (statistic) {
     case kLse:
-      call.lse = data;
+      statistics.lse = data;
       return;
     case kLogprob:
-      call.logprobs = data;
+      statistics.logprobs = data;
       return;
     case kArgmax:
-      call.argmax = static_cast<int64_t *>(data);
+      statistics.argmax = static_cast<int64_t *>(data);
       return;
     case kEntropy:
-      call.entropy = data;
+      statistics.entropy = data;
       return;
     case kRank:
-      call.rank = static_cast<int64_t *>(data);
+      statistics.rank = static_cast<int64_t *>(data);
       return;
     case kTopkIndices:
-      call.topk_indices = static_cast<int64_t *>(data);
+      statistics.topk_indices = static_cast<int64_t *>(data);
       break;
     case kTopkLogprobs:
-      call.topk_logprobs = data;
+      statistics.topk_logprobs = data;
       break;
   }
-  if (data != nullptr) call.top_k = top_k;
+  statistics.top_k = top_k;
 }
 
 // Sums over live rows.
@@ -68,7 +70,7 @@ struct Totals {
   }
 };
 
-// A directory for the results, which goes again if nothing comes of them.
+// The directory of the results. One that was made for them is removed again unless Keep is called.
 class OutputDirectory {
  public:
   explicit OutputDirectory(const std::optional<std::string> &path) {
@@ -95,63 +97,67 @@ class OutputDirectory {
   std::optional<ScopedTemporaryName> name_guard_;
 };
 
-class ScoreCommand {
+class ScoreCommand : public FileCommand {
  public:
   explicit ScoreCommand(const ScoreArguments &arguments)
-      : arguments_(arguments), options_(arguments.options), pool_(arguments.inputs.threads, progress_) {}
+      : FileCommand(arguments.inputs), arguments_(arguments), options_(arguments.options) {}
 
-  int RunFile() {
-    const CrossEntropyInputs inputs = Open(arguments_.inputs.first, arguments_.inputs.second);
+ private:
+  int RunFile() override {
+    const CrossEntropyInputs inputs = Open(inputs_.first, inputs_.second);
     OutputDirectory directory(arguments_.out);
-    Results results(Wanted(inputs), inputs.layout().blocks, {&inputs.logits().file(), &inputs.targets().file()});
+    Results results(Arrays(inputs), inputs.layout().blocks, {&inputs.logits().file(), &inputs.targets().file()});
     const Totals totals = Score(inputs, &results);
     const auto fill = [&](int statistic, int64_t first, int64_t blocks, char *data) {
-      xent_cross_entropy call = inputs.Call(first, blocks);
-      SetStatistic(call, static_cast<Statistic>(statistic), arguments_.top_k, data);
+      CrossEntropyCall call = inputs.Call(first, blocks);
+      SetStatistic(call.statistics, static_cast<Statistic>(statistic), arguments_.top_k, data);
       inputs.Run(call, first, options_, pool_);
     };
-    Report report(arguments_.inputs.json);
+    Report report(inputs_.json);
     Add(report, totals);
-    AddExecution(report, pool_.threads());
-    results.Complete(fill, progress_, report.Text());
+    const int exit_code = Finish(results, fill, report);
     directory.Keep();
-    return kExitOk;
+    return exit_code;
   }
 
-  int RunManifest() {
+  int RunManifest() override {
     Corpus corpus;
     Totals totals;
-    corpus.ForEachPair(arguments_.inputs, progress_, [&](const std::string &logits, const std::string &targets) {
+    corpus.ForEachPair(inputs_, progress_, [&](const std::string &logits, const std::string &targets) {
       const CrossEntropyInputs inputs = Open(logits, targets);
       corpus.ExpectColumns(logits, inputs.layout().cols);
       totals.Add(Score(inputs, nullptr));
     });
-    Report report(arguments_.inputs.json);
+    Report report(inputs_.json);
     Add(report, totals);
     return corpus.Finish(report, pool_.threads());
   }
 
- private:
-  CrossEntropyInputs Open(const std::string &logits, const std::string &targets) {
+  CrossEntropyInputs Open(const std::string &logits, const std::string &targets) const {
     return {logits, targets, arguments_.class_axis, false};
   }
 
-  std::vector<ArrayResult> Wanted(const CrossEntropyInputs &inputs) const {
+  std::vector<ArrayResult> Arrays(const CrossEntropyInputs &inputs) const {
     std::vector<ArrayResult> wanted;
     if (!arguments_.out) return wanted;
-    for (const Statistic statistic : {kLse, kLogprob, kArgmax, kEntropy, kRank, kTopkIndices, kTopkLogprobs}) {
+    for (const Statistic statistic : kStatistics) {
       if (IsTopk(statistic) && arguments_.top_k == 0) continue;
       std::vector<int64_t> shape = inputs.layout().row_shape;
       if (IsTopk(statistic)) shape.push_back(arguments_.top_k);
       const size_t bytes = IsIndex(statistic) ? sizeof(int64_t) : inputs.number_bytes();
       const auto numbers = static_cast<size_t>(inputs.layout().inner * (IsTopk(statistic) ? arguments_.top_k : 1));
-      wanted.push_back({statistic, "--out", kNames[statistic], *arguments_.out + "/" + kNames[statistic] + ".npy",
-                        IsIndex(statistic) ? "<i8" : DescrOf(inputs.arithmetic()), shape, bytes * numbers});
+      wanted.push_back({.id = statistic,
+                        .option = "--out",
+                        .label = kNames[statistic],
+                        .path = *arguments_.out + "/" + kNames[statistic] + ".npy",
+                        .descr = IsIndex(statistic) ? "<i8" : DescrOf(inputs.arithmetic()),
+                        .shape = shape,
+                        .block_bytes = bytes * numbers});
     }
     return wanted;
   }
 
-  // `results` are filled on the way where there are any.
+  // Returns the totals of a file, and stores in `results` those that have a place there; null: no results are wanted.
   Totals Score(const CrossEntropyInputs &inputs, const Results *results) {
     const Layout &layout = inputs.layout();
     const int64_t cols = options_.valid_cols > 0 ? options_.valid_cols : layout.cols;
@@ -166,24 +172,26 @@ class ScoreCommand {
     Totals totals;
     progress_.Begin("score");
     batches.ForEach(progress_, [&](int64_t first, int64_t blocks) {
-      xent_cross_entropy call = inputs.Call(first, blocks);
-      call.rank = reinterpret_cast<int64_t *>(ranks.data());
-      call.entropy = entropies.data();
-      call.hits = reinterpret_cast<uint8_t *>(hits.data());
+      CrossEntropyCall call = inputs.Call(first, blocks);
+      xent_statistics &of_rows = call.statistics;
+      of_rows.rank = reinterpret_cast<int64_t *>(ranks.data());
+      of_rows.entropy = entropies.data();
+      of_rows.hits = reinterpret_cast<uint8_t *>(hits.data());
       if (results != nullptr) {
-        for (const Statistic statistic : {kLse, kLogprob, kArgmax, kEntropy, kRank, kTopkIndices, kTopkLogprobs}) {
+        for (const Statistic statistic : kStatistics) {
           void *const place = results->data(statistic, first);
-          if (place != nullptr) SetStatistic(call, statistic, arguments_.top_k, place);
+          if (place != nullptr) SetStatistic(of_rows, statistic, arguments_.top_k, place);
         }
       }
       inputs.RunAndCount(call, first, options_, pool_, totals.counts);
-      for (int64_t i = 0; i < call.rows; ++i) {
+      for (int64_t i = 0; i < call.args.rows; ++i) {
         if (inputs.targets().Index(first * layout.inner + i) == options_.ignore_index) continue;
-        totals.hits += call.hits[i];
-        totals.topk_hits += call.rank[i] >= 0 && call.rank[i] < arguments_.top_k;
-        totals.entropy.Add(NumberAt(call.entropy, inputs.arithmetic(), i));
+        const int64_t rank = of_rows.rank[i];
+        totals.hits += of_rows.hits[i];
+        totals.topk_hits += rank >= 0 && rank < arguments_.top_k;
+        totals.entropy.Add(NumberAt(of_rows.entropy, inputs.arithmetic(), i));
         // A row of NaN has no rank, and so the rows have no mean of it.
-        totals.rank.Add(call.rank[i] >= 0 ? static_cast<double>(call.rank[i]) : std::nan(""));
+        totals.rank.Add(rank >= 0 ? static_cast<double>(rank) : std::nan(""));
       }
       return true;
     });
@@ -204,16 +212,11 @@ class ScoreCommand {
   }
 
   const ScoreArguments &arguments_;
-  const xent_options &options_;
-  Progress progress_;
-  ThreadPool pool_;
+  const xent_cross_entropy_options &options_;
 };
 
 }  // namespace
 
-int RunScore(const ScoreArguments &arguments) {
-  ScoreCommand command(arguments);
-  return arguments.inputs.manifest ? command.RunManifest() : command.RunFile();
-}
+int RunScore(const ScoreArguments &arguments) { return ScoreCommand(arguments).Run(); }
 
 }  // namespace xent_cli

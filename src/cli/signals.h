@@ -1,7 +1,6 @@
-// What must happen when the process is told to stop, or when a mapped file breaks under it: named temporary files are
-// removed, and a fault inside a mapped file becomes one line and exit code 1.
-#ifndef XENT_SRC_CLI_SIGNALS_H_
-#define XENT_SRC_CLI_SIGNALS_H_
+// Signals. When the process is told to stop, named temporary files are removed. A fault inside a mapped file, which was
+// cut short or whose device failed, becomes one line and exit code 1.
+#pragma once
 
 #include <atomic>
 #include <cstddef>
@@ -9,11 +8,12 @@
 
 namespace xent_cli {
 
-// SIGINT, SIGTERM, SIGHUP and SIGQUIT remove the registered names and then end the process as they would have.
-// SIGBUS inside a registered mapping prints its line. SIGPIPE and SIGXFSZ are ignored: the write says what failed.
+// Installs the handlers. SIGINT, SIGTERM, SIGHUP and SIGQUIT remove the registered names and then end the process as
+// they do by default. SIGBUS inside a registered mapping prints its line. SIGPIPE and SIGXFSZ are ignored: the write
+// says what failed.
 void InstallSignalHandlers();
 
-// The name of a file, or of a directory made for such files, to be removed if a signal ends the process during the
+// The name of a file, or of a directory made for such files, which is removed if a signal ends the process during the
 // lifetime of this object.
 class ScopedTemporaryName {
  public:
@@ -40,9 +40,7 @@ class ScopedMappingName {
 
 // True while a progress line stands on the terminal, to be wiped before an error is printed.
 extern std::atomic<bool> progress_line_shown;
-// What wipes it: to the first column, then clear to the end of the line.
+// Wipes that line: to the first column, then clear to the end of the line.
 inline constexpr char kWipeLine[] = "\r\033[K";
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_SIGNALS_H_

@@ -1,18 +1,17 @@
 // Sums over a corpus.
-#ifndef XENT_SRC_CLI_SUM_H_
-#define XENT_SRC_CLI_SUM_H_
+#pragma once
 
 #include <cmath>
 
 namespace xent_cli {
 
-// A sum that carries its rounding error along (Neumaier 1974), so that it does not matter how a corpus is cut into
+// A sum that carries its rounding error along (Neumaier 1974), so that it hardly depends on how a corpus is cut into
 // files.
 class Sum {
  public:
   void Add(double value) {
     const double sum = sum_ + value;
-    // Where the sum is not finite it is what counts, and its error is no number.
+    // An infinite sum, or NaN, is the result; its error is no number.
     error_ += !std::isfinite(sum) ? 0 : std::fabs(sum_) >= std::fabs(value) ? sum_ - sum + value : value - sum + sum_;
     sum_ = sum;
   }
@@ -27,5 +26,3 @@ class Sum {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_SUM_H_

@@ -15,7 +15,7 @@ constexpr ArrayRule kWeights = {.weights = true,
                                 .max_dimensions = 64,
                                 .shape_text = "weights of at least one dimension"};
 
-// "3", or "(0, 3)" in an array of more dimensions.
+// Returns "3", or "(0, 3)" in an array of more dimensions.
 std::string PositionText(int64_t element, const std::vector<int64_t> &shape) {
   if (shape.size() == 1) return std::to_string(element);
   std::vector<int64_t> position(shape.size());

@@ -1,8 +1,5 @@
-// Weights from .npy files, in the type that a call wants them in.
-#ifndef XENT_SRC_CLI_WEIGHTS_H_
-#define XENT_SRC_CLI_WEIGHTS_H_
-
-#include <xent/xent.h>
+// Weights from .npy files, converted to the arithmetic type of a call.
+#pragma once
 
 #include <optional>
 #include <string>
@@ -10,22 +7,24 @@
 #include "layout.h"
 #include "npy.h"
 #include "output.h"
+#include "xent/xent.h"
 
 namespace xent_cli {
 
 class NpyWeights {
  public:
-  // `name` is what a message calls one of them: "class weight".
+  // Messages call one of the weights `name`: "class weight". Throws Error.
   NpyWeights(const std::string &path, const std::string &name);
 
   const MappedFile &file() const { return array_.file(); }
-  // Throw Error unless there is one for each class, row (in a vector, or as the rows lie), element.
+  // Throw Error unless there is one weight for each class, row (in a vector, or as the rows lie) or element. `model` is
+  // the file that has them.
   void ExpectClasses(const Layout &layout, const std::string &model) const;
   void ExpectRows(const Layout &layout, const std::string &model) const;
   void ExpectElements(const Layout &layout, const std::string &model) const;
-  // In float32 or float64. Throws Error with the position of one that is not finite there.
+  // Returns the weights in `type`, float32 or float64. Throws Error with the position of one that is not finite there.
   const void *As(xent_dtype type);
-  // From weight `first` on.
+  // Returns those from weight `first` on.
   const void *From(int64_t first, xent_dtype type) {
     return static_cast<const char *>(As(type)) + static_cast<size_t>(first) * SizeOf(type);
   }
@@ -41,5 +40,3 @@ class NpyWeights {
 };
 
 }  // namespace xent_cli
-
-#endif  // XENT_SRC_CLI_WEIGHTS_H_

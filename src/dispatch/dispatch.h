@@ -1,6 +1,5 @@
 // The kernels of the SIMD target in use. Our own table and our own cap: Highway's choice is state of the whole process.
-#ifndef XENT_SRC_DISPATCH_DISPATCH_H_
-#define XENT_SRC_DISPATCH_DISPATCH_H_
+#pragma once
 
 #include <cstdint>
 
@@ -39,4 +38,3 @@ const char *HighwayVersion();
 bool ForceTarget(const char *name);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_DISPATCH_DISPATCH_H_

@@ -22,7 +22,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/binary.h"
 #include "kernels/binary_plain-inl.h"
@@ -701,7 +700,6 @@ Wide BinaryElements(const BinaryTask &task, int64_t begin, int64_t end) {
     step.padded = (step.count + kLanes - 1) / kLanes * kLanes;
     RunStep<T>(task, plain, step, sum);
   }
-  if (task.large) hwy::FlushStream();
   return sum.Total();
 }
 

@@ -8,6 +8,7 @@
 #endif
 
 #include <cstring>
+#include <limits>
 
 #include "hwy/highway.h"
 #include "kernels/double_lanes-inl.h"
@@ -71,47 +72,37 @@ HWY_INLINE Doubles LabelOf(const Labels &labels, Doubles q, Doubles weight, Doub
   }
 }
 
-// The labels of `count` columns of a chunk (Labels::probs_stride is 1), 0 past them, and their low parts where asked
-// for.
+// Transforms logits to their values, `count` of them, a multiple of kLanes and aligned, in place.
 template <class T>
-HWY_INLINE void StageLabels(const Labels &labels, int64_t col, int64_t count, double *y, double *low) {
-  const DoubleTag d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  HWY_ALIGN double weights[kStep];
-  if (labels.probs != nullptr) StageAny(labels.probs_dtype, labels.probs, col, count, kStep, y);
-  if (labels.class_weights != nullptr) {
-    Stage(static_cast<const T *>(labels.class_weights) + col, count, kStep, 0.0, weights);
-  }
-  for (int64_t i = 0; i < kStep; i += lanes) {
-    const Doubles q = labels.probs != nullptr ? hn::Load(d, y + i) : hn::Zero(d);
-    const Doubles weight = labels.class_weights != nullptr ? hn::Load(d, weights + i) : hn::Set(d, 1.0);
-    Doubles lost = hn::Zero(d);
-    hn::Store(LabelOf<T>(labels, q, weight, &lost), d, y + i);
-    if (low != nullptr) hn::Store(lost, d, low + i);
-  }
-  for (int64_t i = count; i < kStep; ++i) {
-    y[i] = 0.0;
-    if (low != nullptr) low[i] = 0.0;
-  }
-}
+class TransformOf {
+ public:
+  explicit TransformOf(const Transform &transform)
+      : capped_(transform.cap > 0.0), cap_(transform.scale, capped_ ? transform.cap : 1.0) {}
 
-template <class T>
-HWY_NOINLINE void TransformValues(const Transform &transform, double *z, int64_t count) {
-  if (transform.cap == 0.0) return;
-  const DoubleTag d;
-  const SoftCap<T> cap(transform.scale, transform.cap);
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t i = 0; i < count; i += lanes) hn::Store(cap.Value(d, hn::Load(d, z + i)), d, z + i);
-}
+  HWY_INLINE void operator()(double *z, int64_t count) const {
+    if (capped_) Cap(z, count);
+  }
+
+ private:
+  HWY_NOINLINE void Cap(double *z, int64_t count) const {
+    const DoubleTag d;
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+    for (int64_t i = 0; i < count; i += lanes) hn::Store(cap_.Value(d, hn::Load(d, z + i)), d, z + i);
+  }
+
+  bool capped_;
+  SoftCap<T> cap_;
+};
 
 // `count` values in place, of any alignment.
 template <class T>
 HWY_INLINE void Values(const Transform &transform, double *values, int64_t count) {
+  const TransformOf<T> transform_of(transform);
   HWY_ALIGN double copy[kLanes];
   for (int64_t i = 0; i < count; i += kLanes) {
     const int64_t part = HWY_MIN(kLanes, count - i);
     Stage(values + i, part, kLanes, 0.0, copy);
-    TransformValues<T>(transform, copy, kLanes);
+    transform_of(copy, kLanes);
     std::memcpy(values + i, copy, static_cast<size_t>(part) * sizeof(double));
   }
 }
@@ -130,73 +121,200 @@ HWY_INLINE int64_t FindFirst(const In *logits, int64_t cols, Arithmetic<In> valu
   return i;
 }
 
-// The sums of a chunk whose maximum is known, in column `argmax` of it. A frame of its own: what needs the maximum
-// alone needs none of its scratch.
-template <class In>
-HWY_NOINLINE void SumsBelow(const GeneralTask &task, int64_t argmax, GeneralSums *out) {
-  using T = Arithmetic<In>;
-  const In *const logits = static_cast<const In *>(task.logits);
-  GeneralSums &result = *out;
-  const DoubleTag d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const double factor = task.transform.Factor();
-  GeneralLanes<T> sums;
-  Wide weight_of_max;
-  HWY_ALIGN double z[kStep];
-  HWY_ALIGN double y[kStep] = {};
-  HWY_ALIGN double y_low[kStep] = {};
-  for (int64_t col = 0; col < task.cols; col += kStep) {
-    const int64_t count = HWY_MIN(kStep, task.cols - col);
-    Stage(logits + col, count, kStep, kMasked, z);
-    TransformValues<T>(task.transform, z, kStep);
-    if (task.weighted) {
-      StageLabels<T>(task.labels, col, count, y, kKeepsLow<T> ? y_low : nullptr);
-      if (task.target >= col && task.target < col + count) {
-        y[task.target - col] = task.target_value.hi;
-        y_low[task.target - col] = task.target_value.lo;
-      }
-    }
-    if (argmax >= col && argmax < col + count) {
-      z[argmax - col] = kMasked;
-      weight_of_max = {y[argmax - col], kKeepsLow<T> ? y_low[argmax - col] : 0.0};
-      y[argmax - col] = y_low[argmax - col] = 0.0;
-    }
-    for (int64_t part = 0; part < kLanes; part += lanes) {
-      for (int64_t i = part; i < kStep; i += kLanes) {
-        const Doubles label = hn::Load(d, y + i);
-        if (task.weighted) {
-          AddDoubles(label, part, sums.weight);
-          if constexpr (kKeepsLow<T>) AddDoubles(hn::Load(d, y_low + i), part, sums.weight);
-        }
-        sums.Add(part, hn::Set(d, result.value), hn::Load(d, z + i), label, hn::Load(d, y_low + i), hn::Set(d, factor),
-                 task.entropy, task.weighted);
-      }
+// A task cut into strips of kLanes: columns of one row, or positions of one column.
+class Strips {
+ public:
+  explicit Strips(const GeneralTask &task) : task_(task), over_columns_(task.count == 0) {
+    for (int64_t i = 0; i < kLanes; ++i) {
+      column[i] = static_cast<double>(task.first + (over_columns_ ? i : 0));
+      const int64_t k = Row(i);
+      target[i] = task.targets == nullptr ? -1.0 : static_cast<double>(task.targets[k]);
+      target_value[i] = task.targets == nullptr ? 0.0 : task.target_values[k].hi;
+      target_low[i] = task.targets == nullptr ? 0.0 : task.target_values[k].lo;
     }
   }
-  result.others = sums.others.Total();
-  result.entropy = MultiplyAny(sums.entropy.Total(), Wide{factor});
-  result.weight = AddOrOverflow(sums.weight.Total(), weight_of_max);
-  result.weighted = MultiplyAny(sums.weighted.Total(), Wide{factor});
+  bool OverColumns() const { return over_columns_; }
+  // The row of a lane; a lane beyond the positions does as the first.
+  int64_t Row(int64_t lane) const { return lane < task_.count ? lane : 0; }
+
+  // Goes to the next strip: false, there is none.
+  bool Next() {
+    const DoubleTag d;
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+    if (++strip_ >= (over_columns_ ? (task_.cols + kLanes - 1) / kLanes : task_.cols)) return false;
+    used_ = over_columns_ ? HWY_MIN(kLanes, task_.cols - strip_ * kLanes) : task_.count;
+    if (strip_ == 0) return FinishColumns();
+    const Doubles step = hn::Set(d, over_columns_ ? static_cast<double>(kLanes) : 1.0);
+    for (int64_t i = 0; i < kLanes; i += lanes) hn::Store(hn::Add(hn::Load(d, column + i), step), d, column + i);
+    return FinishColumns();
+  }
+  int64_t used() const { return used_; }
+  // The column of the first lane within the task.
+  int64_t First() const { return over_columns_ ? strip_ * kLanes : strip_; }
+  // Where the strip begins in a matrix whose columns lie `stride` apart.
+  int64_t Offset(int64_t stride) const { return over_columns_ ? strip_ * kLanes : strip_ * stride; }
+
+  template <class In>
+  HWY_INLINE void Load(double *z) const {
+    Stage(static_cast<const In *>(task_.logits) + Offset(task_.stride), used_, kLanes, kMasked, z);
+  }
+  // Class weights, labels and their low parts; 0 in lanes that are not used.
+  template <class T>
+  HWY_NOINLINE void LoadLabels(double *weight, double *y, double *low) const {
+    const DoubleTag d;
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+    const Labels &labels = task_.labels;
+    const T *const weights = static_cast<const T *>(labels.class_weights);
+    if (weights != nullptr && over_columns_) {
+      Stage(weights + First(), used_, kLanes, 0.0, weight);
+    } else {
+      const double one = weights == nullptr ? 1.0 : WidenSubnormal(weights[strip_]);
+      for (int64_t i = 0; i < kLanes; ++i) weight[i] = one;
+    }
+    if (labels.probs != nullptr) {
+      StageAny(labels.probs_dtype, labels.probs, Offset(labels.probs_stride), used_, kLanes, y);
+    }
+    for (int64_t i = 0; i < kLanes; i += lanes) {
+      const Doubles q = labels.probs != nullptr ? hn::Load(d, y + i) : hn::Zero(d);
+      Doubles lost = hn::Zero(d);
+      hn::Store(LabelOf<T>(labels, q, hn::Load(d, weight + i), &lost), d, y + i);
+      hn::Store(lost, d, low + i);
+    }
+    for (int64_t i = used_; i < kLanes; ++i) y[i] = low[i] = 0.0;
+  }
+  // Puts the target's value in place of its label.
+  HWY_INLINE void SetTargets(double *y, double *low) const {
+    const DoubleTag d;
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+    for (int64_t i = 0; i < kLanes; i += lanes) {
+      const auto here = hn::Eq(hn::Load(d, target + i), hn::Load(d, column + i));
+      hn::Store(hn::IfThenElse(here, hn::Load(d, target_value + i), hn::Load(d, y + i)), d, y + i);
+      hn::Store(hn::IfThenElse(here, hn::Load(d, target_low + i), hn::Load(d, low + i)), d, low + i);
+    }
+  }
+
+  HWY_ALIGN double column[kLanes];  // within the row; NaN in lanes that are not used
+
+ private:
+  bool FinishColumns() {
+    for (int64_t i = over_columns_ ? used_ : kLanes; i < kLanes; ++i) {
+      column[i] = std::numeric_limits<double>::quiet_NaN();
+    }
+    return true;
+  }
+
+  HWY_ALIGN double target[kLanes], target_value[kLanes], target_low[kLanes];
+  const GeneralTask &task_;
+  const bool over_columns_;
+  int64_t strip_ = -1, used_ = 0;
+};
+
+// The sums of a task whose maxima are known. A frame of its own: what needs the maximum alone needs none of its
+// scratch.
+template <class In>
+HWY_NOINLINE void SumsBelow(const GeneralTask &task, const double *value, const double *argmax, GeneralSums *out) {
+  using T = Arithmetic<In>;
+  const DoubleTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const double scale = task.transform.Factor();
+  const Doubles factor = hn::Set(d, scale);
+  const TransformOf<T> transform_of(task.transform);
+  GeneralLanes<T> sums;
+  Wide weight_of_max;  // lanes over columns: kept apart
+  HWY_ALIGN double z[kLanes], weight[kLanes], y[kLanes] = {}, y_low[kLanes] = {};
+  Strips strips(task);
+  while (strips.Next()) {
+    strips.Load<In>(z);
+    transform_of(z, kLanes);
+    if (task.weighted) {
+      strips.LoadLabels<T>(weight, y, y_low);
+      strips.SetTargets(y, y_low);
+    }
+    const double place = argmax[0] - static_cast<double>(task.first + strips.First());
+    if (strips.OverColumns() && place >= 0.0 && place < static_cast<double>(kLanes)) {
+      const int64_t i = static_cast<int64_t>(place);
+      weight_of_max = {y[i], kKeepsLow<T> ? y_low[i] : 0.0};
+      y[i] = y_low[i] = 0.0;
+    }
+    for (int64_t i = 0; i < kLanes; i += lanes) {
+      const Doubles label = hn::Load(d, y + i), low = hn::Load(d, y_low + i);
+      if (task.weighted) {
+        AddDoubles(label, i, sums.weight);
+        if constexpr (kKeepsLow<T>) AddDoubles(low, i, sums.weight);
+      }
+      const auto is_max = hn::Eq(hn::Load(d, argmax + i), hn::Load(d, strips.column + i));
+      const Doubles logit = hn::IfThenElse(is_max, hn::Set(d, kMasked), hn::Load(d, z + i));
+      sums.Add(i, hn::Load(d, value + i), logit, hn::IfThenZeroElse(is_max, label), hn::IfThenZeroElse(is_max, low),
+               factor, task.entropy, task.weighted);
+    }
+  }
+  for (int64_t i = 0; i < HWY_MAX(task.count, int64_t{1}); ++i) {
+    const auto total = [&](const LaneSums<T> &lane) { return task.count == 0 ? lane.Total() : lane.Lane(i); };
+    out[i].others = total(sums.others);
+    out[i].entropy = MultiplyAny(total(sums.entropy), Wide{scale});
+    out[i].weight = total(sums.weight);
+    if (task.count == 0) out[i].weight = AddOrOverflow(out[i].weight, weight_of_max);
+    out[i].weighted = MultiplyAny(total(sums.weighted), Wide{scale});
+  }
+}
+
+// The largest logits of adjacent positions, their lowest columns (-1: all are masked), and whether there is a NaN.
+template <class In>
+HWY_NOINLINE void MaximaOfPositions(const GeneralTask &task, GeneralSums *out) {
+  const DoubleTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  HWY_ALIGN double z[kLanes], max[kLanes], argmax[kLanes], bad[kLanes] = {};
+  for (int64_t i = 0; i < kLanes; ++i) {
+    max[i] = kMasked;
+    argmax[i] = -1.0;
+  }
+  Strips strips(task);
+  while (strips.Next()) {
+    strips.Load<In>(z);
+    for (int64_t i = 0; i < kLanes; i += lanes) {
+      const Doubles v = hn::Load(d, z + i), m = hn::Load(d, max + i);
+      const auto above = hn::Gt(v, m);
+      hn::Store(hn::IfThenElse(above, v, m), d, max + i);
+      hn::Store(hn::IfThenElse(above, hn::Load(d, strips.column + i), hn::Load(d, argmax + i)), d, argmax + i);
+      hn::Store(hn::IfThenElse(hn::IsNaN(v), hn::Set(d, 1.0), hn::Load(d, bad + i)), d, bad + i);
+    }
+  }
+  for (int64_t i = 0; i < task.count; ++i) {
+    out[i].max = max[i];
+    out[i].argmax = static_cast<int64_t>(argmax[i]);
+    if (max[i] == -kMasked) out[i].special = Special::kInfinity;
+    if (bad[i] != 0.0) out[i].special = Special::kNan;
+  }
 }
 
 template <class In>
 void Sums(const GeneralTask &task, GeneralSums *out) {
   using T = Arithmetic<In>;
-  const In *const logits = static_cast<const In *>(task.logits);
-  GeneralSums result;
-  const Extreme seen = Maximum<In>(logits, task.cols, int64_t{-1});
-  result.max = seen.max;
-  int64_t argmax = -1;
-  if (seen.nan || seen.max == -kMasked) {
-    result.special = seen.nan ? Special::kNan : Special::kInfinity;
-  } else if (seen.max != kMasked) {
-    argmax = FindFirst(logits, task.cols, static_cast<T>(seen.max));
-    result.argmax = task.first + argmax;
-    result.value = seen.max;
-    Values<T>(task.transform, &result.value, 1);
+  const int64_t rows = HWY_MAX(task.count, int64_t{1});
+  for (int64_t i = 0; i < rows; ++i) out[i] = {};
+  if (task.count > 0) {
+    MaximaOfPositions<In>(task, out);
+  } else {
+    const In *const logits = static_cast<const In *>(task.logits);
+    const Extreme seen = Maximum<In>(logits, task.cols, int64_t{-1});
+    out->max = seen.max;
+    if (seen.nan || seen.max == -kMasked) {
+      out->special = seen.nan ? Special::kNan : Special::kInfinity;
+    } else if (seen.max != kMasked) {
+      out->argmax = task.first + FindFirst(logits, task.cols, static_cast<T>(seen.max));
+    }
   }
-  *out = result;
-  if (result.special == Special::kNone && task.sums) SumsBelow<In>(task, argmax, out);
+  HWY_ALIGN double value[kLanes] = {}, argmax[kLanes];
+  for (int64_t i = 0; i < rows; ++i) value[i] = IsFinite(out[i].max) ? out[i].max : 0.0;
+  TransformOf<T>(task.transform)(value, kLanes);
+  for (int64_t i = 0; i < rows; ++i) out[i].value = value[i];
+  if (!task.sums || (task.count == 0 && out->special != Special::kNone)) return;
+  for (int64_t i = 0; i < kLanes; ++i) {
+    const GeneralSums &row = out[i < rows ? i : 0];
+    value[i] = row.value;
+    argmax[i] = static_cast<double>(row.argmax);
+  }
+  SumsBelow<In>(task, value, argmax, out);
 }
 
 // p_factor e^(z' - m') - y y_factor, with a cap times dz. For float64 the low parts of factors and labels, and what the
@@ -246,170 +364,19 @@ HWY_INLINE Doubles Lifted(Doubles v, Doubles lift, Doubles lift_more) {
 }
 
 template <class In>
-void GeneralGradientOf(const GeneralGradientTask &task) {
+void GeneralGradientOf(const GeneralTask &task) {
   using T = Arithmetic<In>;
-  const In *const logits = static_cast<const In *>(task.logits);
-  const DoubleTag d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const GradientOf<T> gradient_of(task.transform);
-  const GeneralGradient &row = task.row;
-  const Doubles factor = hn::Set(d, task.transform.Factor());
-  HWY_ALIGN double z[kStep];
-  HWY_ALIGN double y[kStep] = {};
-  HWY_ALIGN double y_low[kStep] = {};
-  HWY_ALIGN double weights[kStep];
-  const bool lifted = row.lift[0] != 1.0 || row.lift[1] != 1.0;
-  const Doubles lift = hn::Set(d, row.lift[0]), lift_more = hn::Set(d, row.lift[1]);
-  for (int64_t col = 0; col < task.cols; col += kStep) {
-    const int64_t count = HWY_MIN(kStep, task.cols - col);
-    Stage(logits + col, count, kStep, kMasked, z);
-    if (task.weighted) StageLabels<T>(task.labels, col, count, y, kKeepsLow<T> ? y_low : nullptr);
-    const bool has_target = task.target >= col && task.target < col + count;
-    if (has_target) {
-      y[task.target - col] = task.target_value.hi;
-      y_low[task.target - col] = task.target_value.lo;
-    }
-    if (task.label_gradient != nullptr) {
-      if (task.labels.class_weights != nullptr) {
-        Stage(static_cast<const T *>(task.labels.class_weights) + col, count, kStep, 0.0, weights);
-      } else {
-        for (int64_t i = 0; i < kStep; i += lanes) hn::Store(hn::Set(d, 1.0), d, weights + i);
-      }
-    }
-    for (int64_t i = 0; i < kStep; i += lanes) {
-      Doubles difference = hn::Zero(d);
-      const Doubles v = gradient_of(hn::Load(d, z + i), hn::Set(d, row.value), hn::Load(d, y + i),
-                                    hn::Load(d, y_low + i), hn::Set(d, row.p_factor.hi), hn::Set(d, row.p_factor.lo),
-                                    hn::Set(d, row.y_factor.hi), hn::Set(d, row.y_factor.lo), &difference);
-      hn::Store(lifted ? Lifted(v, lift, lift_more) : v, d, z + i);
-      if (task.label_gradient != nullptr) {
-        const Doubles w = LabelGradient<T>(hn::Load(d, weights + i), difference, factor, hn::Set(d, row.log_total),
-                                           hn::Set(d, row.label_factor));
-        hn::Store(lifted ? Lifted(w, lift, lift_more) : w, d, weights + i);
-      }
-    }
-    if (task.gradient != nullptr) Unstage(z, count, static_cast<In *>(task.gradient) + col);
-    if (task.label_gradient != nullptr) UnstageAny(task.labels.probs_dtype, weights, col, count, task.label_gradient);
-    if (has_target) y[task.target - col] = y_low[task.target - col] = 0.0;  // the next step may not fill them anew
-  }
-}
-
-template <class T>
-double ClassWeight(const Labels &labels, int64_t col) {
-  return labels.class_weights == nullptr ? 1.0 : WidenSubnormal(static_cast<const T *>(labels.class_weights)[col]);
-}
-
-// y of one class at the positions of a tile, and its low parts where asked for.
-template <class T>
-HWY_NOINLINE void StageTileLabels(const TileTask &task, int64_t col, double *y, double *low) {
-  const DoubleTag d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const Labels &labels = task.labels;
-  const double weight = ClassWeight<T>(labels, col);
-  if (labels.probs != nullptr) {
-    StageAny(labels.probs_dtype, labels.probs, col * labels.probs_stride, task.count, kTile, y);
-  }
-  for (int64_t i = 0; i < kTile; i += lanes) {
-    const Doubles q = labels.probs != nullptr ? hn::Load(d, y + i) : hn::Zero(d);
-    Doubles lost = hn::Zero(d);
-    hn::Store(LabelOf<T>(labels, q, hn::Set(d, weight), &lost), d, y + i);
-    if (low != nullptr) hn::Store(lost, d, low + i);
-  }
-}
-
-template <class In>
-void TileSums(const TileTask &task, GeneralSums *out) {
-  using T = Arithmetic<In>;
-  const In *const logits = static_cast<const In *>(task.logits);
-  const DoubleTag d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  HWY_ALIGN double z[kTile];
-  HWY_ALIGN double y[kTile] = {};
-  HWY_ALIGN double y_low[kTile] = {}, target_low[kTile] = {};
-  HWY_ALIGN double max[kTile], argmax[kTile], bad[kTile] = {}, value[kTile], target[kTile] = {},
-                                              target_value[kTile] = {};
-  for (int64_t i = 0; i < kTile; ++i) {
-    max[i] = kMasked;
-    argmax[i] = -1.0;
-  }
-  for (int64_t i = 0; task.sums && i < task.count; ++i) {
-    target[i] = static_cast<double>(task.targets[i]);
-    target_value[i] = task.target_values[i].hi;
-    target_low[i] = task.target_values[i].lo;
-  }
-  for (int64_t col = 0; col < task.cols; ++col) {
-    Stage(logits + col * task.stride, task.count, kTile, 0.0, z);
-    for (int64_t i = 0; i < kTile; i += lanes) {
-      const Doubles v = hn::Load(d, z + i), m = hn::Load(d, max + i);
-      const auto above = hn::Gt(v, m);
-      hn::Store(hn::IfThenElse(above, v, m), d, max + i);
-      hn::Store(hn::IfThenElse(above, hn::Set(d, static_cast<double>(col)), hn::Load(d, argmax + i)), d, argmax + i);
-      hn::Store(hn::IfThenElse(hn::IsNaN(v), hn::Set(d, 1.0), hn::Load(d, bad + i)), d, bad + i);
-    }
-  }
-  for (int64_t i = 0; i < kTile; ++i) value[i] = IsFinite(max[i]) ? max[i] : 0.0;
-  TransformValues<T>(task.transform, value, kTile);
-
-  const Doubles factor = hn::Set(d, task.transform.Factor());
-  GeneralLanes<T> sums[kTile / kLanes];
-  for (int64_t col = 0; task.sums && col < task.cols; ++col) {
-    Stage(logits + col * task.stride, task.count, kTile, 0.0, z);
-    TransformValues<T>(task.transform, z, kTile);
-    if (task.weighted) StageTileLabels<T>(task, col, y, kKeepsLow<T> ? y_low : nullptr);
-    const Doubles column = hn::Set(d, static_cast<double>(col));
-    for (int64_t i = 0; i < kTile; i += lanes) {
-      GeneralLanes<T> &lane_sums = sums[i / kLanes];
-      Doubles label = hn::Load(d, y + i), label_low = hn::Load(d, y_low + i);
-      if (task.weighted) {
-        const auto is_target = hn::Eq(hn::Load(d, target + i), column);
-        label = hn::IfThenElse(is_target, hn::Load(d, target_value + i), label);
-        label_low = hn::IfThenElse(is_target, hn::Load(d, target_low + i), label_low);
-        AddDoubles(label, i % kLanes, lane_sums.weight);
-        if constexpr (kKeepsLow<T>) AddDoubles(label_low, i % kLanes, lane_sums.weight);
-      }
-      const auto is_max = hn::Eq(hn::Load(d, argmax + i), column);
-      const Doubles logit = hn::IfThenElse(is_max, hn::Set(d, kMasked), hn::Load(d, z + i));
-      lane_sums.Add(i % kLanes, hn::Load(d, value + i), logit, hn::IfThenZeroElse(is_max, label),
-                    hn::IfThenZeroElse(is_max, label_low), factor, task.entropy, task.weighted);
-    }
-  }
-  const double scale = task.transform.Factor();
-  for (int64_t i = 0; i < task.count; ++i) {
-    const GeneralLanes<T> &lane_sums = sums[i / kLanes];
-    const int64_t lane = i % kLanes;
-    GeneralSums &result = out[i];
-    result = {};
-    result.max = max[i];
-    result.value = value[i];
-    result.argmax = static_cast<int64_t>(argmax[i]);
-    if (max[i] == -kMasked) result.special = Special::kInfinity;
-    if (bad[i] != 0.0) result.special = Special::kNan;
-    result.others = lane_sums.others.Lane(lane);
-    result.entropy = MultiplyAny(lane_sums.entropy.Lane(lane), Wide{scale});
-    result.weight = lane_sums.weight.Lane(lane);
-    result.weighted = MultiplyAny(lane_sums.weighted.Lane(lane), Wide{scale});
-  }
-}
-
-template <class In>
-void TileGradient(const TileGradientTask &gradient_task) {
-  using T = Arithmetic<In>;
-  const TileTask &task = gradient_task.tile;
-  const In *const logits = static_cast<const In *>(task.logits);
   const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const GradientOf<T> gradient_of(task.transform);
   const Doubles factor = hn::Set(d, task.transform.Factor());
-  HWY_ALIGN double z[kTile];
-  HWY_ALIGN double y[kTile] = {};
-  HWY_ALIGN double by_label[kTile];
-  HWY_ALIGN double y_low[kTile] = {}, target_low[kTile] = {}, p_low[kTile] = {}, y_factor_low[kTile] = {};
-  HWY_ALIGN double value[kTile] = {}, p_factor[kTile] = {}, y_factor[kTile] = {}, log_total[kTile] = {},
-                   label_factor[kTile] = {}, target[kTile] = {}, target_value[kTile] = {}, lift[kTile] = {},
-                   lift_more[kTile] = {};
+  HWY_ALIGN double z[kLanes], weight[kLanes], y[kLanes], y_low[kLanes];
+  HWY_ALIGN double value[kLanes], p_factor[kLanes], p_low[kLanes], y_factor[kLanes], y_factor_low[kLanes],
+      log_total[kLanes], label_factor[kLanes], lift[kLanes], lift_more[kLanes];
+  Strips strips(task);
   bool lifted = false;
-  for (int64_t i = 0; i < task.count; ++i) {
-    const GeneralGradient &row = gradient_task.rows[i];
+  for (int64_t i = 0; i < kLanes; ++i) {
+    const GeneralGradient &row = task.rows[strips.Row(i)];
     value[i] = row.value;
     p_factor[i] = row.p_factor.hi;
     p_low[i] = row.p_factor.lo;
@@ -420,36 +387,29 @@ void TileGradient(const TileGradientTask &gradient_task) {
     lift[i] = row.lift[0];
     lift_more[i] = row.lift[1];
     lifted = lifted || lift[i] != 1.0 || lift_more[i] != 1.0;
-    target[i] = static_cast<double>(task.targets[i]);
-    target_value[i] = task.target_values[i].hi;
-    target_low[i] = task.target_values[i].lo;
   }
-  for (int64_t col = 0; col < task.cols; ++col) {
-    Stage(logits + col * task.stride, task.count, kTile, 0.0, z);
-    if (task.weighted) StageTileLabels<T>(task, col, y, kKeepsLow<T> ? y_low : nullptr);
-    const Doubles column = hn::Set(d, static_cast<double>(col));
-    const double weight = ClassWeight<T>(task.labels, col);
-    for (int64_t i = 0; i < kTile; i += lanes) {
-      const auto is_target = hn::Eq(hn::Load(d, target + i), column);
-      const Doubles label = hn::IfThenElse(is_target, hn::Load(d, target_value + i), hn::Load(d, y + i));
-      const Doubles label_low = hn::IfThenElse(is_target, hn::Load(d, target_low + i), hn::Load(d, y_low + i));
+  while (strips.Next()) {
+    strips.Load<In>(z);
+    std::memset(y, 0, sizeof(y));
+    std::memset(y_low, 0, sizeof(y_low));
+    if (task.weighted) strips.LoadLabels<T>(weight, y, y_low);
+    strips.SetTargets(y, y_low);
+    for (int64_t i = 0; i < kLanes; i += lanes) {
       Doubles difference = hn::Zero(d);
-      const Doubles v =
-          gradient_of(hn::Load(d, z + i), hn::Load(d, value + i), label, label_low, hn::Load(d, p_factor + i),
-                      hn::Load(d, p_low + i), hn::Load(d, y_factor + i), hn::Load(d, y_factor_low + i), &difference);
+      const Doubles v = gradient_of(hn::Load(d, z + i), hn::Load(d, value + i), hn::Load(d, y + i),
+                                    hn::Load(d, y_low + i), hn::Load(d, p_factor + i), hn::Load(d, p_low + i),
+                                    hn::Load(d, y_factor + i), hn::Load(d, y_factor_low + i), &difference);
       hn::Store(lifted ? Lifted(v, hn::Load(d, lift + i), hn::Load(d, lift_more + i)) : v, d, z + i);
-      if (gradient_task.label_gradient != nullptr) {
-        const Doubles w = LabelGradient<T>(hn::Set(d, weight), difference, factor, hn::Load(d, log_total + i),
+      if (task.label_gradient != nullptr) {
+        const Doubles w = LabelGradient<T>(hn::Load(d, weight + i), difference, factor, hn::Load(d, log_total + i),
                                            hn::Load(d, label_factor + i));
-        hn::Store(lifted ? Lifted(w, hn::Load(d, lift + i), hn::Load(d, lift_more + i)) : w, d, by_label + i);
+        hn::Store(lifted ? Lifted(w, hn::Load(d, lift + i), hn::Load(d, lift_more + i)) : w, d, weight + i);
       }
     }
-    if (gradient_task.gradient != nullptr) {
-      Unstage(z, task.count, static_cast<In *>(gradient_task.gradient) + col * gradient_task.gradient_stride);
-    }
-    if (gradient_task.label_gradient != nullptr) {
-      UnstageAny(task.labels.probs_dtype, by_label, col * gradient_task.label_gradient_stride, task.count,
-                 gradient_task.label_gradient);
+    const int64_t offset = strips.Offset(task.stride);
+    if (task.gradient != nullptr) Unstage(z, strips.used(), static_cast<In *>(task.gradient) + offset);
+    if (task.label_gradient != nullptr) {
+      UnstageAny(task.labels.probs_dtype, weight, offset, strips.used(), task.label_gradient);
     }
   }
 }

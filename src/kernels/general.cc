@@ -20,8 +20,6 @@ const GeneralKernels *GeneralTable() {
   static constexpr GeneralKernels kTable = {
       {Sums<float>, Sums<double>, Sums<Bf16>, Sums<F16>},
       {GeneralGradientOf<float>, GeneralGradientOf<double>, GeneralGradientOf<Bf16>, GeneralGradientOf<F16>},
-      {TileSums<float>, TileSums<double>, TileSums<Bf16>, TileSums<F16>},
-      {TileGradient<float>, TileGradient<double>, TileGradient<Bf16>, TileGradient<F16>},
       ValuesOf,
       {Rank<float>, Rank<double>, Rank<Bf16>, Rank<F16>},
       {TopK<float>, TopK<double>, TopK<Bf16>, TopK<F16>},

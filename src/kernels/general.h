@@ -28,7 +28,7 @@ struct Transform {
 struct Labels {
   const void *class_weights = nullptr;  // of the arithmetic type; null: 1
   const void *probs = nullptr;          // null: 0
-  int64_t probs_stride = 1;             // between classes; only where lanes run over positions
+  int64_t probs_stride = 1;             // between columns, as GeneralTask::stride
   Dtype probs_dtype = kF32;
   Wide probs_factor;
   Wide share;
@@ -46,19 +46,6 @@ struct alignas(64) GeneralSums {
   Special special = Special::kNone;  // kNan or kInfinity: the rest is unspecified
 };
 
-struct GeneralTask {
-  const void *logits;  // the chunk's first
-  int64_t cols;        // of the chunk
-  int64_t first;       // the chunk's first column within its row
-  Transform transform;
-  Labels labels;   // pointers at the chunk's first column
-  int64_t target;  // relative to the chunk; outside [0, cols): not here
-  Wide target_value;
-  bool sums;  // others, entropy and what they need; without: only the maximum
-  bool entropy;
-  bool weighted;  // weight and weighted
-};
-
 // What turns a row into gradients: e^(z'_j - m') p_factor - y_j y_factor, with a cap times dz, whose constant the
 // factors hold otherwise. float32 takes the high parts.
 struct GeneralGradient {
@@ -70,39 +57,25 @@ struct GeneralGradient {
   double lift[2] = {1.0, 1.0};  // what is not 0 is multiplied by both: powers of two, or infinite where u is
 };
 
-struct GeneralGradientTask {
-  const void *logits;
-  int64_t cols;
+// Lanes run over the columns of one row, or, where `count` > 0, over so many <= kTile adjacent positions, each a row.
+// What is said to be one a row is one, or `count`.
+struct GeneralTask {
+  const void *logits = nullptr;  // of the first column
+  int64_t cols = 0;
+  int64_t first = 0;  // the first column within its row
+  int64_t count = 0;
+  int64_t stride = 1;  // between columns; 1 where lanes run over these
   Transform transform;
-  Labels labels;
-  int64_t target;
-  Wide target_value;
-  bool weighted;  // y_c is read from labels everywhere; otherwise it is 0 but at the target
-  GeneralGradient row;
-  void *gradient;        // may be logits, or null
-  void *label_gradient;  // of the dtype of probs, or null
-};
-
-// Lanes over positions: `count` <= kTile rows whose classes lie `stride` apart and whose positions are adjacent.
-struct TileTask {
-  const void *logits;  // first position of class 0
-  int64_t cols, stride, count;
-  Transform transform;
-  Labels labels;           // class_weights at class 0, probs at the first position of class 0
-  const int64_t *targets;  // [count]; outside [0, cols): none
-  const Wide *target_values;
-  bool weighted;
-  bool entropy;
-  bool sums = true;  // without: only the maximum, and no target is read
-};
-
-struct TileGradientTask {
-  TileTask tile;
-  const GeneralGradient *rows;  // [count]
-  void *gradient;               // may be logits, or null
-  int64_t gradient_stride;      // between classes
-  void *label_gradient;
-  int64_t label_gradient_stride;
+  Labels labels;                        // pointers at the first column
+  const int64_t *targets = nullptr;     // one a row: a column within the row, or none; null: none
+  const Wide *target_values = nullptr;  // one a row: y_t
+  bool sums = true;                     // others, entropy and what they need; without: only the maximum
+  bool entropy = false;
+  bool weighted = false;  // y_c is read from labels everywhere; otherwise it is 0 but at the target
+  // Of the gradients.
+  const GeneralGradient *rows = nullptr;  // one a row
+  void *gradient = nullptr;               // in the layout of the logits, which it may be; null: not wanted
+  void *label_gradient = nullptr;         // likewise, of the dtype of probs
 };
 
 struct RankedLogit {
@@ -111,10 +84,8 @@ struct RankedLogit {
 };
 
 struct GeneralKernels {
-  void (*sums[kDtypes])(const GeneralTask &, GeneralSums *);
-  void (*gradient[kDtypes])(const GeneralGradientTask &);
-  void (*tile_sums[kDtypes])(const TileTask &, GeneralSums *);
-  void (*tile_gradient[kDtypes])(const TileGradientTask &);
+  void (*sums[kDtypes])(const GeneralTask &, GeneralSums *);  // one a row
+  void (*gradient[kDtypes])(const GeneralTask &);
   // values = Transform's values of `count` logits, in place.
   void (*values)(const Transform &, double *values, int64_t count);
   // Columns of the block greater than `logit`, and those equal to it before column `before`.

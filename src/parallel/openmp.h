@@ -1,6 +1,5 @@
 // The OpenMP runtime, known to openmp.cc alone.
-#ifndef XENT_SRC_PARALLEL_OPENMP_H_
-#define XENT_SRC_PARALLEL_OPENMP_H_
+#pragma once
 
 #include <cstdint>
 
@@ -15,4 +14,3 @@ bool OpenMpUsable();
 void OpenMpFor(int32_t threads, int64_t n, xent_task task, void *arg);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_PARALLEL_OPENMP_H_

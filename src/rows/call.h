@@ -1,22 +1,56 @@
-// A checked cross-entropy call: what its rows have in common, whichever way they are computed.
-#ifndef XENT_SRC_ROWS_CALL_H_
-#define XENT_SRC_ROWS_CALL_H_
+// A checked cross-entropy call, and what its rows have in common, whichever path they take.
+#pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <limits>
 
-#include "api/validate.h"
 #include "dispatch/dispatch.h"
 #include "kernels/general.h"
-#include "numbers/elements.h"
+#include "numbers/compiler.h"
+#include "rows/plan.h"
+#include "rows/record.h"
 #include "rows/reduction.h"
 #include "rows/row_gradient.h"
-#include "rows/row_sum.h"
-#include "rows/run_rows.h"
 #include "rows/workspace.h"
 #include "xent/xent.h"
 
 namespace xent::internal {
+
+// What a call computes.
+enum class Mode { kForward, kForwardBackward, kBackward };
+
+// Columns of a row that are worked on at once: a chunk or, in a slice of a vocabulary, a part of one.
+struct Piece {
+  int64_t chunk;
+  int64_t first;  // column in the vocabulary
+  int64_t place;  // the same column in memory: in a slice less than `first`
+  int64_t cols;
+
+  bool Has(int64_t col) const { return col >= first && col < first + cols; }
+};
+
+// What the first pass leaves of a piece.
+template <class Part>
+struct PartAt {
+  const Part &part;
+  Piece piece;
+};
+
+struct RowShape {
+  int64_t rows, cols, inner, chunk_cols, chunks;
+
+  // Rows whose lanes run over positions (inner > 1) are one chunk each.
+  RowShape(int64_t row_count, int64_t col_count, int64_t inner_count = 1)
+      : rows(row_count),
+        cols(col_count),
+        inner(inner_count),
+        chunk_cols(inner > 1 ? col_count : ChunkCols(col_count)),
+        chunks((col_count - 1) / chunk_cols + 1) {}
+  Piece Chunk(int64_t i) const {
+    const int64_t first = i * chunk_cols;
+    return {i, first, first, std::min(chunk_cols, cols - first)};
+  }
+};
 
 // q' of an index target: at the target, and in every other column.
 template <class N>
@@ -24,7 +58,7 @@ struct Shares {
   N target{1.0};
   N other{};
 
-  Shares(const xent_options &options, int64_t cols) {
+  Shares(const xent_cross_entropy_options &options, int64_t cols) {
     const double epsilon = options.label_smoothing;
     if (epsilon == 0.0 || cols == 1) return;  // one column: the same loss, which is 0
     target = Subtract(N{1.0}, N{epsilon});
@@ -34,56 +68,10 @@ struct Shares {
   }
 };
 
-// What forward leaves of a row for backward; xent.h promises the size for ever and zeros in what is unused.
-struct Record {
-  static constexpr uint32_t kTag = 0x746e6578;  // "xent"
-  enum State : uint8_t { kLive = 1, kIgnored = 2, kNanRow = 3 };
-  enum Kind : uint8_t { kIndex = 0, kGeneral = 1 };  // of a live row: which of the two ways it went
-
-  uint32_t tag;
-  uint8_t dtype;  // xent_dtype
-  uint8_t state;
-  uint8_t logit_sums;  // kIndex; bit 0: of the others' sum, bit 1: of the target's term
-  uint8_t kind;
-  struct Index {
-    uint16_t logit_chunks;  // bit i: chunk i was summed relative to its maximum
-    uint16_t zeros[3];
-    double sums[2][3];  // others, target: sum, its low part, reference
-  };
-  struct General {
-    int64_t argmax;
-    double value, others[2], weight[2], max;
-  };
-  union {
-    Index index;
-    General general;
-  };
-
-  static Record Make(int32_t dtype, State state, Kind kind = kIndex) {
-    Record record{};
-    record.tag = kTag;
-    record.dtype = static_cast<uint8_t>(dtype);
-    record.state = state;
-    record.kind = kind;
-    return record;
-  }
-  template <class T>
-  void Set(int i, const RowSum<T> &s) {
-    const Wide sum{s.sum};
-    index.sums[i][0] = sum.hi;
-    index.sums[i][1] = sum.lo;
-    index.sums[i][2] = s.reference;
-    if (s.logit) logit_sums = static_cast<uint8_t>(logit_sums | 1 << i);
-  }
-  template <class T>
-  RowSum<T> Get(int i) const {
-    return {ToNumber<T>({index.sums[i][0], index.sums[i][1]}), index.sums[i][2], (logit_sums >> i & 1) != 0};
-  }
-};
-static_assert(sizeof(Record) == XENT_RECORD_BYTES);
-
 // What a row's gradient is by rule, or that it has to be computed.
 enum class Fill : uint8_t { kCompute, kZero, kNan };
+// The number that a gradient by rule is filled with.
+inline double NumberOf(Fill fill) { return fill == Fill::kNan ? kNan : 0.0; }
 
 // The i-th number of an array of the arithmetic type.
 inline double NumberAt(const void *values, bool wide, int64_t i) {
@@ -93,80 +81,125 @@ inline double NumberAt(const void *values, bool wide, int64_t i) {
 inline double WeightAt(const void *weights, bool wide, int64_t i) {
   return weights == nullptr ? 1.0 : NumberAt(weights, wide, i);
 }
-// One number a call or a row.
-inline double UpstreamOf(const void *upstream, int32_t kind, bool wide, int64_t row) {
-  return kind == XENT_UPSTREAM_ONE ? 1.0 : NumberAt(upstream, wide, kind == XENT_UPSTREAM_ROWS ? row : 0);
-}
-// What a row's gradient is if it is given by rule; else kCompute, and u r over the denominator.
-inline Fill FillOf(Factor denominator, double u, double row_weight, bool nan_row, Factor *g) {
-  if (denominator.mantissa == 0.0) return Fill::kZero;
-  if (nan_row || u != u) return Fill::kNan;
-  *g = Quotient(Decompose(u), denominator);
-  if (row_weight != 1.0) *g = Product(*g, Decompose(row_weight));
-  return g->mantissa == 0.0 ? Fill::kZero : Fill::kCompute;
-}
-// Columns [first, end) of a gradient, which lie `step` apart.
-template <class Out>
-void FillColumns(Out *row, int64_t step, int64_t first, int64_t end, double value) {
-  for (int64_t col = first; col < end; ++col) row[col * step] = Narrow<Out>(static_cast<Arithmetic<Out>>(value));
-}
 
-// The first that is wanted of the statistics that need a look at the row of their own, or null. Not inline: inlined
-// into the checks it makes a call of one row of 10 a fifth slower (Zen 5, g++ 12; bench/compare).
-const char *FirstStatistic(const xent_cross_entropy &args);
+// What the calls of all functions over rows have in common.
+struct RowCall {
+  xent_exec exec;        // given, and checked
+  RowShape shape{0, 1};  // of the valid columns
+  const Kernels *kernels;
+  Workspace workspace;
+  Plan plan;
 
-// What a row's targets and weights are.
-struct CallInputs {
-  const xent_cross_entropy &args;
-  const xent_options &options;
+  // Returns where column `col` of a row lies in a matrix, null where that is absent. A row's columns are `inner` apart.
+  template <class In>
+  In *At(const xent_matrix &matrix, int64_t row, int64_t col = 0) const {
+    return matrix.data == nullptr ? nullptr : static_cast<In *>(matrix.data) + Offset(matrix.stride, row, col);
+  }
+  // The same of a matrix whose type is no template's.
+  void *BytesAt(const xent_matrix &matrix, int64_t row, int64_t col) const {
+    if (matrix.data == nullptr) return nullptr;
+    const int64_t size = static_cast<int64_t>(ElementSize(matrix.dtype));
+    return static_cast<char *>(matrix.data) + Offset(matrix.stride, row, col) * size;
+  }
+  int64_t Offset(int64_t stride, int64_t row, int64_t col) const {
+    const int64_t inner = shape.inner;
+    return (inner == 1 ? row * stride : row / inner * stride + row % inner) + col * inner;
+  }
 
-  bool HasIndexTargets() const { return args.targets != nullptr; }
-  int64_t Target(int64_t row) const { return HasIndexTargets() ? Targets{args.targets, args.targets_type}[row] : -1; }
-  bool IsIgnored(int64_t target) const { return HasIndexTargets() && target == options.ignore_index; }
+  // Returns a task over a piece of a matrix, of one row (count 0) or of `count` adjacent positions.
+  GeneralTask TaskOf(const xent_matrix &matrix, int64_t row, int64_t count, const Piece &piece) const {
+    GeneralTask task;
+    task.logits = BytesAt(matrix, row, piece.place);
+    task.cols = piece.cols;
+    task.first = piece.first;
+    task.count = count;
+    task.stride = shape.inner;
+    return task;
+  }
 
-  double RowWeight(int64_t row) const { return WeightAt(args.row_weights, args.dtype == XENT_F64, row); }
-  double TargetWeight(int64_t target) const {
-    return target < 0 ? 1.0 : WeightAt(args.class_weights, args.dtype == XENT_F64, target);
+  // Fills `cols` columns from `first` on of a row of a gradient, if that is wanted.
+  XENT_NOINLINE void FillGradient(const xent_matrix &gradient, int64_t row, int64_t first, int64_t cols,
+                                  double value) const {
+    if (gradient.data == nullptr) return;
+    DispatchDtype(gradient.dtype, [&](auto storage) {
+      FillColumns(At<decltype(storage)>(gradient, row, first), cols, value, shape.inner);
+    });
   }
 };
 
-struct Call : CallInputs {
-  const Kernels &kernels;
-  const Mode mode;
-  const RowShape shape;  // of the valid columns
-  const int64_t logits_stride, grad_stride, probs_stride, target_grad_stride;
-  const Factor denominator;
-  const Shares<double> shares;
-  const Transform transform;
-  const bool wants_statistics;
-  const bool streams;  // gradients go past the caches where they can
-  const Workspace workspace;
+// The matrix whose dtype says in which type a call computes, and whose place a gradient may take.
+inline const xent_matrix &InputOf(const xent_cross_entropy &args) { return args.logits; }
+inline const xent_matrix &InputOf(const xent_divergence &args) { return args.student; }
+inline const xent_matrix &InputOf(const xent_binary_cross_entropy &args) { return args.input; }
 
-  bool InPlace() const { return args.grad == args.logits; }
+// What the calls of losses have in common.
+template <class Args, class Options>
+struct LossCall : RowCall {
+  // Given, and checked: strides are resolved and inner is at least 1.
+  Args args;
+  Options options;
+  Mode mode;
+
+  Factor denominator;  // of the reduced loss and of gradients; follows from what is given
+
+  bool IsWide() const { return InputOf(args).dtype == XENT_F64; }
   bool WritesGradients() const { return mode != Mode::kForward; }
-  int64_t Inner() const { return args.inner > 1 ? args.inner : 1; }
+  double RowWeight(int64_t row) const { return WeightAt(args.row_weights, IsWide(), row); }
+  // u of a row; not of XENT_UPSTREAM_ELEMENTS.
+  double Upstream(int64_t row) const {
+    return WeightAt(args.upstream.data, IsWide(), args.upstream.kind == XENT_UPSTREAM_ROWS ? row : 0);
+  }
+  // Returns what the row's gradient is by rule, or kCompute and in *g u r over the denominator.
+  Fill FillOf(int64_t row, bool nan_row, Factor *g) const {
+    if (denominator.mantissa == 0.0) return Fill::kZero;
+    const double u = Upstream(row), weight = RowWeight(row);
+    if (nan_row || u != u) return Fill::kNan;
+    *g = Quotient(Decompose(u), denominator);
+    if (weight != 1.0) *g = Product(*g, Decompose(weight));
+    return g->mantissa == 0.0 ? Fill::kZero : Fill::kCompute;
+  }
+  // Writes the reduced loss, if that is wanted.
+  void WriteReducedLoss(Wide sum) const {
+    if (args.reduced_loss != nullptr) {
+      WriteReduced(args.reduced_loss, IsWide(), sum, options.reduction, denominator);
+    }
+  }
+};
 
-  // Where a row of the matrix begins (its columns lie Inner() apart).
-  int64_t Offset(int64_t row, int64_t stride) const {
-    if (args.inner <= 1) return row * stride;
-    return row / args.inner * stride + row % args.inner;
+struct Call : LossCall<xent_cross_entropy, xent_cross_entropy_options> {
+  // Given, and checked.
+  xent_statistics statistics;
+  int64_t valid_cols;  // of the whole vocabulary
+  int64_t live_rows;
+  Wide weight;  // sum of r w_t over the live rows: the mean's denominator
+
+  // Follows from what is given: Prepare.
+  Shares<double> shares{{}, 1};
+  Transform transform;
+
+  // Computes what follows from what is given. The floating-point mode is one that rounds to nearest.
+  void Prepare();
+
+  bool HasIndexTargets() const { return args.targets.data != nullptr; }
+  int64_t Target(int64_t row) const { return HasIndexTargets() ? TargetAt(args.targets, row) : -1; }
+  bool IsIgnored(int64_t target) const { return HasIndexTargets() && target == options.ignore_index; }
+  double TargetWeight(int64_t target) const {
+    return target < 0 ? 1.0 : WeightAt(args.class_weights, IsWide(), target);
+  }
+  bool InPlace() const { return args.grad.data == args.logits.data; }
+
+  template <class In>
+  const In *Logits(int64_t row, int64_t col = 0) const {
+    return At<const In>(args.logits, row, col);
   }
   template <class In>
-  const In *Logits(int64_t row) const {
-    return static_cast<const In *>(args.logits) + Offset(row, logits_stride);
+  double Logit(int64_t row, int64_t col) const {
+    return static_cast<double>(Widen(*Logits<In>(row, col)));
   }
   template <class In>
-  In *Grad(int64_t row) const {
-    return args.grad == nullptr ? nullptr : static_cast<In *>(args.grad) + Offset(row, grad_stride);
+  In *Grad(int64_t row, int64_t col = 0) const {
+    return At<In>(args.grad, row, col);
   }
-  const void *Probs(int64_t row) const {
-    return static_cast<const char *>(args.target_probs) + Offset(row, probs_stride) * ProbsSize();
-  }
-  void *TargetGrad(int64_t row) const {
-    if (args.target_grad == nullptr) return nullptr;
-    return static_cast<char *>(args.target_grad) + Offset(row, target_grad_stride) * ProbsSize();
-  }
-  int64_t ProbsSize() const { return static_cast<int64_t>(ElementSize(args.target_probs_dtype)); }
   Record *RecordOf(int64_t row) const {
     return args.records == nullptr ? nullptr : static_cast<Record *>(args.records) + row;
   }
@@ -175,28 +208,30 @@ struct Call : CallInputs {
     if (array != nullptr) static_cast<T *>(array)[row] = value;
   }
 
-  // What the row's gradient is if it is given by rule; else kCompute, and u r over the denominator.
-  Fill FillOf(int64_t row, bool nan_row, Factor *g) const {
-    const double u = UpstreamOf(args.upstream, args.upstream_kind, args.dtype == XENT_F64, row);
-    return internal::FillOf(denominator, u, RowWeight(row), nan_row, g);
+  // Writes what forward gives of every row, as far as it is wanted.
+  template <class T>
+  void WriteRow(int64_t row, T loss, T lse, T log_probability) const {
+    Write(args.row_losses, row, loss);
+    Write(statistics.lse, row, lse);
+    Write(statistics.logprobs, row, log_probability);
   }
 
-  // Columns [first, end) of the gradients.
-  template <class In>
-  void FillGradients(int64_t row, int64_t first, int64_t end, double value) const {
-    if (args.grad != nullptr) FillColumns(Grad<In>(row), Inner(), first, end, value);
-    if (args.target_grad != nullptr) {
-      DispatchDtype(args.target_probs_dtype, [&](auto storage) {
-        FillColumns(static_cast<decltype(storage) *>(TargetGrad(row)), Inner(), first, end, value);
-      });
-    }
+  // Fills `cols` columns from `first` on of both gradients.
+  void FillGradients(int64_t row, int64_t first, int64_t cols, double value) const {
+    FillGradient(args.grad, row, first, cols, value);
+    FillGradient(args.target_grad, row, first, cols, value);
   }
-  // The columns past valid_cols.
-  template <class In>
+  // Fills the gradients of the columns past valid_cols with zeros.
   void FillPadding(int64_t row) const {
-    if (shape.cols < args.cols) FillGradients<In>(row, shape.cols, args.cols, 0.0);
+    if (shape.cols < args.cols) FillGradients(row, shape.cols, args.cols - shape.cols, 0.0);
   }
+
+  // Writes the reduced outputs that are wanted.
+  void WriteTotals(const Totals &totals) const;
 };
+
+// Prepares the call and runs it over whole rows. False: the caller's parallel_for left a task out.
+bool RunCrossEntropy(Call *call);
 
 // lambda lse^2.
 template <class N>
@@ -210,4 +245,3 @@ N Weighted(N a, double b) {
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_CALL_H_

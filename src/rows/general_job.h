@@ -1,13 +1,13 @@
-// Rows with any options, in double lanes; see kernels/general.h. Lanes run over columns where these are adjacent, else
-// over positions.
-#ifndef XENT_SRC_ROWS_GENERAL_JOB_H_
-#define XENT_SRC_ROWS_GENERAL_JOB_H_
+// The general path and the path over positions: rows with any options, in double lanes (kernels/general.h). Lanes run
+// over columns where these are adjacent, else over positions.
+#pragma once
 
 #include <algorithm>
 #include <cstdint>
 
 #include "rows/call.h"
 #include "rows/general_row.h"
+#include "rows/run_rows.h"
 #include "rows/statistics.h"
 
 namespace xent::internal {
@@ -15,12 +15,11 @@ namespace xent::internal {
 // Where the labels have to be read in every column.
 inline bool IsWeighted(const Call &call) { return !call.HasIndexTargets() || call.shares.other != 0.0; }
 
-// The labels of a row from column `first` on; target_probs begin with column `probs_first`.
-inline Labels LabelsOf(const Call &call, int64_t row, int64_t first, int64_t probs_first = 0) {
+// The labels of a row from a piece's first column on.
+inline Labels LabelsOf(const Call &call, int64_t row, const Piece &piece) {
   Labels labels;
   if (call.args.class_weights != nullptr) {
-    labels.class_weights =
-        static_cast<const char *>(call.args.class_weights) + first * (call.args.dtype == XENT_F64 ? 8 : 4);
+    labels.class_weights = static_cast<const char *>(call.args.class_weights) + piece.first * (call.IsWide() ? 8 : 4);
   }
   if (call.HasIndexTargets()) {
     labels.share = Shares<Wide>(call.options, call.shape.cols).other;
@@ -28,322 +27,215 @@ inline Labels LabelsOf(const Call &call, int64_t row, int64_t first, int64_t pro
     const double epsilon = call.options.label_smoothing;
     labels.probs_factor = TwoSum(1.0, -epsilon);
     labels.share = Divide(Wide{epsilon}, Wide{static_cast<double>(call.shape.cols)});
-    labels.probs_dtype = static_cast<Dtype>(call.args.target_probs_dtype);
-    labels.probs_stride = call.Inner();
-    if (call.args.target_probs != nullptr) {
-      labels.probs =
-          static_cast<const char *>(call.Probs(row)) + (first - probs_first) * call.Inner() * call.ProbsSize();
-    }
+    labels.probs_dtype = static_cast<Dtype>(call.args.target_probs.dtype);
+    labels.probs_stride = call.shape.inner;
+    labels.probs = call.BytesAt(call.args.target_probs, row, piece.place);
   }
   return labels;
 }
-
-template <class T>
-struct GeneralRowState {
-  int64_t target;       // -1: probability targets
-  double target_logit;  // as stored
-  Wide target_value;    // y_t
-  GeneralRow<T> row;
-  T loss;
-  Number<T> nll;
-  Fill fill;
-  GeneralGradient gradient;
-  bool exact;           // the target's gradient is the others' sum alone,
-  double exact_target;  // times this
-};
-
+// y_t; 0 where there is no target.
 inline Wide LabelOfTarget(const Call &call, int64_t target) {
   if (target < 0) return {};
   return MultiplyAny(Shares<Wide>(call.options, call.shape.cols).target, Wide{call.TargetWeight(target)});
 }
 
-// Writes what forward gives of a live row.
+// A row of the general path: its sums, and what follows from them.
 template <class T>
-XENT_NOINLINE void FinishGeneralRow(const Call &call, int64_t row, GeneralRowState<T> &state) {
+struct GeneralRowState {
   using N = Number<T>;
-  const double factor = call.transform.Factor();
-  T lse = std::numeric_limits<T>::quiet_NaN();
-  T log_probability = lse;
-  state.loss = lse;
-  state.nll = Number<T>{kNan};
-  if (!state.row.IsNan()) {
-    const N wide_lse = LogSumExp(state.row, factor);
-    lse = RoundTo<T>(wide_lse);
-    N gap{};
-    if (state.target >= 0) {
-      double value = state.target_logit;
-      call.kernels.general->values(call.transform, &value, 1);
-      gap = Gap(state.row, factor, value);
-      state.nll = gap;
-      log_probability = T{0} - RoundTo<T>(gap);
+
+  int64_t target;       // -1: probability targets
+  double target_logit;  // as stored
+  GeneralRow<T> row;
+  T loss;
+  N nll;
+  Fill fill;
+  GeneralGradient gradient;
+  bool exact;           // the target's gradient is the others' sum alone,
+  double exact_target;  // times this
+
+  // Merges the parts and writes what forward gives. part_of(i) is the i-th GeneralSums and its piece.
+  template <class PartOf>
+  XENT_NOINLINE void Finish(const Call &call, int64_t index, int64_t parts, const PartOf &part_of) {
+    const double factor = call.transform.Factor();
+    row = {};
+    for (int64_t i = 0; i < parts; ++i) row.Merge(part_of(i).part, factor);
+    loss = std::numeric_limits<T>::quiet_NaN();
+    nll = N{kNan};
+    T lse = loss, log_probability = loss;
+    if (!row.IsNan()) {
+      const N wide_lse = row.LogSumExp(factor);
+      lse = RoundTo<T>(wide_lse);
+      N gap{};
+      if (target >= 0) {
+        double value = target_logit;
+        call.kernels->general->values(call.transform, &value, 1);
+        nll = gap = row.Gap(factor, value);
+        log_probability = T{0} - RoundTo<T>(gap);
+      }
+      int64_t scale = 0;
+      N wide_loss = IsWeighted(call) ? row.WeightedGap(&scale) : Weighted(gap, call.TargetWeight(target));
+      const double lambda = call.options.z_loss;
+      if (lambda != 0.0) wide_loss = AddOrOverflow(wide_loss, Scale(ZLoss(wide_lse, lambda), scale));
+      loss = RoundTo<T>(Scale(Weighted(wide_loss, call.RowWeight(index)), -scale));
     }
-    int64_t scale = 0;
-    N loss = IsWeighted(call) ? WeightedGap(state.row, &scale) : Weighted(gap, call.TargetWeight(state.target));
-    if (call.options.z_loss != 0.0) loss = AddOrOverflow(loss, Scale(ZLoss(wide_lse, call.options.z_loss), scale));
-    state.loss = RoundTo<T>(Scale(Weighted(loss, call.RowWeight(row)), -scale));
-  }
-  Call::Write(call.args.losses, row, state.loss);
-  Call::Write(call.args.lse, row, lse);
-  Call::Write(call.args.logprobs, row, log_probability);
-  if (call.args.records != nullptr) {
-    Record record =
-        Record::Make(call.args.dtype, state.row.IsNan() ? Record::kNanRow : Record::kLive, Record::kGeneral);
-    if (!state.row.IsNan()) {
-      const Wide others{state.row.others}, weight{state.row.weight};
-      record.general = {
-          state.row.argmax, state.row.value, {others.hi, others.lo}, {weight.hi, weight.lo}, state.row.max};
+    call.WriteRow(index, loss, lse, log_probability);
+    if (call.args.records == nullptr) return;
+    const Record::State state = row.IsNan() ? Record::kNanRow : Record::kLive;
+    Record record = Record::Make(call.args.logits.dtype, state, Record::kGeneral);
+    if (!row.IsNan()) {
+      const auto others = StoredWide::Of(Wide{row.others}), weight = StoredWide::Of(Wide{row.weight});
+      record.general = {row.argmax, row.value, others, weight, row.max};
     }
-    *call.RecordOf(row) = record;
+    *call.RecordOf(index) = record;
   }
-}
 
-template <class T>
-void RestoreGeneralRow(const Call &call, int64_t row, GeneralRow<T> &sums) {
-  const Record &record = *call.RecordOf(row);
-  sums = {};
-  if (record.state == Record::kNanRow) {
-    sums.special = Special::kNan;
-    return;
+  // Takes a row as forward left it, and prepares its gradient.
+  void Restore(const Call &call, int64_t index) {
+    const Record &record = *call.RecordOf(index);
+    row = {};
+    if (record.state == Record::kNanRow) {
+      row.special = Special::kNan;
+    } else {
+      row.argmax = record.general.argmax;
+      row.value = record.general.value;
+      row.max = record.general.max;
+      row.others = ToNumber<T>(record.general.others);
+      row.weight = ToNumber<T>(record.general.weight);
+    }
+    PrepareGradient(call, index);
   }
-  sums.argmax = record.general.argmax;
-  sums.value = record.general.value;
-  sums.max = record.general.max;
-  sums.others = ToNumber<T>({record.general.others[0], record.general.others[1]});
-  sums.weight = ToNumber<T>({record.general.weight[0], record.general.weight[1]});
-}
 
-template <class T>
-XENT_NOINLINE void PrepareGeneralGradient(const Call &call, int64_t row, GeneralRowState<T> &state) {
-  using N = Number<T>;
-  Factor g;
-  state.exact = false;
-  state.fill = call.FillOf(row, state.row.IsNan(), &g);
-  if (state.fill != Fill::kCompute) return;
-  GeneralGradient &gradient = state.gradient;
-  // Beyond what leaves room for the other factors the exponent goes its own way.
-  const bool tame = g.exponent >= -400 && g.exponent <= 400;
-  const double u = tame ? Scale(g.mantissa, g.exponent) : g.mantissa;
-  gradient.lift[0] = PowerOfTwo(tame ? 0 : g.exponent / 2);
-  gradient.lift[1] = PowerOfTwo(tame ? 0 : g.exponent - g.exponent / 2);
-  const bool weighted = IsWeighted(call);
-  const double lambda = call.options.z_loss;
-  N mass = weighted ? state.row.weight : N{call.TargetWeight(state.target)};
-  if (lambda != 0.0) {
-    mass = AddOrOverflow(mass, Scale(MultiplyAny(LogSumExp(state.row, call.transform.Factor()), N{lambda}), 1));
+  XENT_NOINLINE void PrepareGradient(const Call &call, int64_t index) {
+    Factor g;
+    exact = false;
+    fill = call.FillOf(index, row.IsNan(), &g);
+    if (fill != Fill::kCompute) return;
+    // Beyond what leaves room for the other factors the exponent goes its own way.
+    const bool tame = g.exponent >= -400 && g.exponent <= 400;
+    const double u = tame ? Scale(g.mantissa, g.exponent) : g.mantissa;
+    gradient.lift[0] = PowerOfTwo(tame ? 0 : g.exponent / 2);
+    gradient.lift[1] = PowerOfTwo(tame ? 0 : g.exponent - g.exponent / 2);
+    const bool weighted = IsWeighted(call);
+    const double lambda = call.options.z_loss;
+    N mass = weighted ? row.weight : N{call.TargetWeight(target)};
+    if (lambda != 0.0) {
+      mass = AddOrOverflow(mass, Scale(MultiplyAny(row.LogSumExp(call.transform.Factor()), N{lambda}), 1));
+    }
+    const N total = Add(row.others, N{1.0});
+    // Without a cap dz is logit_scale throughout.
+    const N with_dz = MultiplyAny(N{u}, N{call.transform.cap > 0.0 ? 1.0 : call.transform.scale});
+    gradient.value = row.value;
+    gradient.p_factor = Wide{MultiplyAny(Divide(mass, total), with_dz)};
+    gradient.y_factor = Wide{with_dz};
+    gradient.log_total = Value(row.LogTotal());
+    gradient.label_factor = u * (1.0 - call.options.label_smoothing);
+    if (!weighted && lambda == 0.0 && target == row.argmax) {
+      exact = true;
+      const N share = MultiplyAny(Divide(row.others, total), N{call.TargetWeight(target)});
+      exact_target = Value(MultiplyAny(share, with_dz));
+    }
   }
-  const N total = Add(state.row.others, N{1.0});
-  // Without a cap dz is logit_scale throughout.
-  const N with_dz = MultiplyAny(N{u}, N{call.transform.cap > 0.0 ? 1.0 : call.transform.scale});
-  gradient.value = state.row.value;
-  gradient.p_factor = Wide{MultiplyAny(Divide(mass, total), with_dz)};
-  gradient.y_factor = Wide{with_dz};
-  gradient.log_total = Value(LogTotal(state.row));
-  gradient.label_factor = u * (1.0 - call.options.label_smoothing);
-  if (!weighted && lambda == 0.0 && state.target == state.row.argmax) {
-    state.exact = true;
-    const N share = MultiplyAny(Divide(state.row.others, total), N{call.TargetWeight(state.target)});
-    state.exact_target = Value(MultiplyAny(share, with_dz));
-  }
-}
-
-// p_t - 1 of the row's largest logit is -(the others' sum) / total: a task of that column alone, with no p in it.
-template <class In>
-XENT_NOINLINE void WriteExactTarget(const Call &call, const GeneralRowState<Arithmetic<In>> &state, In *grad) {
-  const In logit = Narrow<In>(static_cast<Arithmetic<In>>(state.target_logit));
-  GeneralGradientTask task{};
-  task.logits = &logit;
-  task.cols = 1;
-  task.transform = call.transform;
-  task.target = 0;
-  task.target_value = Wide{1.0};
-  task.row.value = state.gradient.value;
-  task.row.y_factor = Wide{state.exact_target};
-  std::copy(state.gradient.lift, state.gradient.lift + 2, task.row.lift);
-  task.gradient = grad;
-  call.kernels.general->gradient[kDtypeOf<In>](task);
-}
-
-// Adjacent columns: `cols` from `first` on, a chunk or a part of one.
-template <class In>
-void SumGeneralChunk(const Call &call, const In *logits, int64_t first, int64_t cols, int64_t target, Wide target_value,
-                     const Labels &labels, GeneralSums *sums) {
-  call.kernels.general->sums[kDtypeOf<In>]({logits, cols, first, call.transform, labels, target - first, target_value,
-                                            true, call.args.entropy != nullptr, IsWeighted(call)},
-                                           sums);
-}
-
-template <class In>
-void WriteGeneralGradient(const Call &call, const GeneralRowState<Arithmetic<In>> &state, int64_t first, int64_t cols,
-                          const In *logits, const Labels &labels, In *grad, void *label_grad) {
-  const int64_t target = state.target < 0 ? -1 : state.target - first;
-  call.kernels.general->gradient[kDtypeOf<In>]({logits, cols, call.transform, labels, target, state.target_value,
-                                                IsWeighted(call), state.gradient, grad, label_grad});
-  if (state.exact && grad != nullptr && target >= 0 && target < cols) {
-    WriteExactTarget(call, state, grad + target);
-  }
-}
+};
 
 template <class In>
 struct GeneralJob {
+  using Element = In;
   using T = Arithmetic<In>;
   static constexpr int kPasses = 2;
   using Part = GeneralSums;
-  using Sums = Totals;
   using Row = GeneralRowState<T>;
 
   const Call &call;
 
   bool Begin(int64_t row, Row &state) const {
-    const FpMode mode(Subnormals::kKeep);
     state.target = call.Target(row);
     if (call.IsIgnored(state.target)) {
-      WriteIgnoredRow<In>(call, row, [&] { return SumRow<In>(call, row, call.args.lse != nullptr); });
+      state.target = -1;
+      state.fill = Fill::kZero;
+      WriteIgnoredRow<In>(call, row);
       return false;
     }
-    state.target_logit = state.target < 0 ? 0.0 : static_cast<double>(Widen(call.Logits<In>(row)[state.target]));
-    state.target_value = LabelOfTarget(call, state.target);
-    if (call.mode == Mode::kBackward) {
-      RestoreGeneralRow(call, row, state.row);
-      PrepareGeneralGradient(call, row, state);
-    }
+    if (state.target >= 0) state.target_logit = call.Logit<In>(row, state.target);
+    if (call.mode == Mode::kBackward) state.Restore(call, row);
     return true;
   }
 
-  void Chunk(int pass, int64_t row, int64_t chunk, Row &state, GeneralSums &sums) const {
-    const FpMode mode(Subnormals::kKeep);
-    const int64_t first = chunk * call.shape.chunk_cols;
-    const int64_t cols = call.shape.ColsOf(chunk);
-    const In *const logits = call.Logits<In>(row) + first;
-    if (pass == 0) {
-      if (call.mode == Mode::kBackward) return;
-      const int64_t target = state.target < 0 ? first - 1 : state.target;
-      SumGeneralChunk(call, logits, first, cols, target, state.target_value, LabelsOf(call, row, first), &sums);
-    } else if (call.WritesGradients() && state.fill == Fill::kCompute) {
-      In *const grad = call.args.grad == nullptr ? nullptr : call.Grad<In>(row) + first;
-      void *const label_grad = call.args.target_grad == nullptr
-                                   ? nullptr
-                                   : static_cast<char *>(call.TargetGrad(row)) + first * call.ProbsSize();
-      WriteGeneralGradient(call, state, first, cols, logits, LabelsOf(call, row, first), grad, label_grad);
+  void Chunk(int pass, int64_t row, const Piece &piece, Row &state, GeneralSums &sums) const {
+    Tile(pass, row, 0, piece, &state, &sums);
+  }
+  // Also of one row (count 0).
+  XENT_NOINLINE void Tile(int pass, int64_t row, int64_t count, const Piece &piece, const Row *states,
+                          GeneralSums *sums) const {
+    if (pass == 0 ? call.mode == Mode::kBackward : call.mode == Mode::kForward) return;
+    const int64_t rows = std::max<int64_t>(count, 1);
+    int64_t targets[kTile];
+    Wide target_values[kTile];
+    GeneralGradient gradients[kTile];
+    bool computes = pass == 0;
+    for (int64_t i = 0; i < rows; ++i) {
+      targets[i] = states[i].target;
+      target_values[i] = LabelOfTarget(call, states[i].target);
+      if (pass == 0 || states[i].fill != Fill::kCompute) continue;
+      gradients[i] = states[i].gradient;
+      computes = true;
+    }
+    GeneralTask task = call.TaskOf(call.args.logits, row, count, piece);
+    task.transform = call.transform;
+    task.labels = LabelsOf(call, row, piece);
+    task.targets = targets;
+    task.target_values = target_values;
+    task.entropy = call.statistics.entropy != nullptr;
+    task.weighted = IsWeighted(call);
+    task.rows = gradients;
+    task.gradient = call.Grad<In>(row, piece.place);
+    task.label_gradient = call.BytesAt(call.args.target_grad, row, piece.place);
+    if (pass == 0) return call.kernels->general->sums[kDtypeOf<In>](task, sums);
+    if (computes) call.kernels->general->gradient[kDtypeOf<In>](task);
+    for (int64_t i = 0; i < rows; ++i) {
+      const Row &state = states[i];
+      if (state.fill != Fill::kCompute) {
+        call.FillGradients(row + i, piece.place, piece.cols, NumberOf(state.fill));
+      } else if (state.exact && piece.Has(state.target) && task.gradient != nullptr) {
+        WriteExactTarget(state, call.Grad<In>(row + i, piece.place + state.target - piece.first));
+      }
     }
   }
 
   void Between(int pass, int64_t row, Row &state, const GeneralSums *sums) const {
     if (pass != 0 || call.mode == Mode::kBackward) return;
-    const FpMode mode(Subnormals::kKeep);
-    state.row = {};
-    for (int64_t i = 0; i < call.shape.chunks; ++i) Merge<T>(sums[i], call.transform.Factor(), &state.row);
-    FinishGeneralRow(call, row, state);
-    if (call.wants_statistics) WriteStatistics<In>(call, row, state.row, state.target);
-    if (call.mode == Mode::kForwardBackward) PrepareGeneralGradient(call, row, state);
+    state.Finish(call, row, call.shape.chunks,
+                 [&](int64_t i) { return PartAt<GeneralSums>{sums[i], call.shape.Chunk(i)}; });
+    if (call.plan.statistics) WriteStatistics<In>(call, row, state.row, state.target);
+    if (call.mode == Mode::kForwardBackward) state.PrepareGradient(call, row);
   }
 
   void End(int64_t row, const Row &state, Totals &totals) const {
-    if (call.WritesGradients()) {
-      if (state.fill != Fill::kCompute) {
-        call.FillGradients<In>(row, 0, call.shape.cols, state.fill == Fill::kNan ? kNan : 0.0);
-      }
-      call.FillPadding<In>(row);
-    }
-    if (call.mode != Mode::kBackward) totals.Add({{static_cast<double>(state.loss), 0.0}, Wide{state.nll}});
+    if (call.WritesGradients()) call.FillPadding(row);
+    if (call.mode != Mode::kBackward) totals.AddRow(static_cast<double>(state.loss), Wide{state.nll});
+  }
+
+ private:
+  // p_t - 1 of the row's largest logit is -(the others' sum) / total: a task of that column alone, with no p in it.
+  XENT_NOINLINE void WriteExactTarget(const Row &state, In *grad) const {
+    const In logit = Narrow<In>(static_cast<T>(state.target_logit));
+    const int64_t target = 0;
+    const Wide target_value{1.0};
+    GeneralGradient row;
+    row.value = state.gradient.value;
+    row.y_factor = Wide{state.exact_target};
+    std::copy(state.gradient.lift, state.gradient.lift + 2, row.lift);
+    GeneralTask task;
+    task.logits = &logit;
+    task.cols = 1;
+    task.transform = call.transform;
+    task.targets = &target;
+    task.target_values = &target_value;
+    task.rows = &row;
+    task.gradient = grad;
+    call.kernels->general->gradient[kDtypeOf<In>](task);
   }
 };
-
-// Lanes over positions: rows [first, end), tile after tile, each row added to its group's totals in order.
-template <class In>
-XENT_NOINLINE void RunTiles(const Call &call, int64_t first_row, int64_t end_row, Groups<Totals> &groups) {
-  using T = Arithmetic<In>;
-  const FpMode mode(Subnormals::kKeep);
-  const int64_t inner = call.Inner();
-  const auto &kernels = *call.kernels.general;
-  GeneralSums sums[kTile];
-  GeneralGradient gradients[kTile];
-  int64_t targets[kTile];
-  Wide target_values[kTile];
-  double target_logits[kTile], exact_targets[kTile];
-  bool exact[kTile];
-  Fill fills[kTile];
-  for (int64_t first = first_row, count; first < end_row; first += count) {
-    count = std::min({kTile, end_row - first, inner - first % inner});
-    bool any = false;
-    for (int64_t i = 0; i < count; ++i) {
-      targets[i] = call.Target(first + i);
-      const bool ignored = call.IsIgnored(targets[i]);
-      any = any || !ignored || call.options.stats_of_ignored != 0;
-      if (ignored) targets[i] = -1;
-      target_values[i] = LabelOfTarget(call, targets[i]);
-      target_logits[i] =
-          targets[i] < 0 ? 0.0 : static_cast<double>(Widen(call.Logits<In>(first + i)[targets[i] * inner]));
-    }
-    const TileTask tile{call.Logits<In>(first),
-                        call.shape.cols,
-                        inner,
-                        count,
-                        call.transform,
-                        LabelsOf(call, first, 0),
-                        targets,
-                        target_values,
-                        IsWeighted(call),
-                        call.args.entropy != nullptr};
-    if (call.mode != Mode::kBackward && any) kernels.tile_sums[kDtypeOf<In>](tile, sums);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = first + i;
-      gradients[i] = {};
-      fills[i] = Fill::kZero;
-      exact[i] = false;
-      GeneralRowState<T> state{};
-      if (call.mode != Mode::kBackward && any) Merge<T>(sums[i], call.transform.Factor(), &state.row);
-      if (call.IsIgnored(call.Target(row))) continue;
-      state.target = targets[i];
-      state.target_logit = target_logits[i];
-      if (call.mode == Mode::kBackward) {
-        RestoreGeneralRow(call, row, state.row);
-      } else {
-        FinishGeneralRow(call, row, state);
-        if (call.wants_statistics) WriteStatistics<In>(call, row, state.row, state.target);
-        groups.Of(row).Add({{static_cast<double>(state.loss), 0.0}, Wide{state.nll}});
-      }
-      if (call.WritesGradients()) {
-        PrepareGeneralGradient(call, row, state);
-        fills[i] = state.fill;
-        if (state.fill == Fill::kCompute) {
-          gradients[i] = state.gradient;
-          exact[i] = state.exact;
-          exact_targets[i] = state.exact_target;
-        }
-      }
-    }
-    // Ignored rows' statistics, before gradients take the logits' place.
-    for (int64_t i = 0; i < count; ++i) {
-      if (!call.IsIgnored(call.Target(first + i))) continue;
-      WriteIgnoredRow<In>(call, first + i, [&] {
-        GeneralRow<T> row;
-        Merge<T>(sums[i], call.transform.Factor(), &row);
-        return row;
-      });
-    }
-    if (!call.WritesGradients()) continue;
-    kernels.tile_gradient[kDtypeOf<In>]({tile, gradients, call.Grad<In>(first), inner, call.TargetGrad(first), inner});
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = first + i;
-      if (fills[i] != Fill::kCompute) {
-        call.FillGradients<In>(row, 0, call.shape.cols, fills[i] == Fill::kNan ? kNan : 0.0);
-      } else if (exact[i] && call.args.grad != nullptr) {
-        GeneralRowState<T> state{};
-        state.target_logit = target_logits[i];
-        state.gradient = gradients[i];
-        state.exact_target = exact_targets[i];
-        WriteExactTarget(call, state, call.Grad<In>(row) + targets[i] * inner);
-      }
-      call.FillPadding<In>(row);
-    }
-  }
-}
-
-template <class In>
-bool RunTiledRows(const Call &call, const xent_exec &exec, Totals *totals) {
-  const auto run = [&](int64_t first, int64_t end, Groups<Totals> &groups) { RunTiles<In>(call, first, end, groups); };
-  return RunTiled(call.shape, exec, run, totals);
-}
+static_assert(TileJob<GeneralJob<float>>);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_GENERAL_JOB_H_

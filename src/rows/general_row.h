@@ -1,6 +1,5 @@
 // From the sums of general.h to a row's numbers, in Number<T> arithmetic, the same for every target.
-#ifndef XENT_SRC_ROWS_GENERAL_ROW_H_
-#define XENT_SRC_ROWS_GENERAL_ROW_H_
+#pragma once
 
 #include <cstdint>
 
@@ -20,25 +19,17 @@ struct GeneralRow {
 
   // NaN by rule: NaN or +inf in the row, or nothing but masked columns.
   bool IsNan() const { return special != Special::kNone || argmax < 0; }
+
+  // Merges chunks in the order of their columns.
+  void Merge(const GeneralSums &chunk, double factor);
+  // L = lse - m'.
+  N LogTotal() const;
+  N LogSumExp(double factor) const;
+  // lse - z'_c of a column's value: exact digits however small; +inf where it is masked.
+  N Gap(double factor, double of_value) const;
+  N Entropy() const;
+  // 2^*scale sum_c y_c (lse - z'_c); *scale is 0 unless the sum may be past the largest double.
+  N WeightedGap(int64_t *scale) const;
 };
 
-// Chunks are merged in the order of their columns.
-template <class T>
-void Merge(const GeneralSums &chunk, double factor, GeneralRow<T> *row);
-
-// L = lse - m'.
-template <class T>
-Number<T> LogTotal(const GeneralRow<T> &row);
-template <class T>
-Number<T> LogSumExp(const GeneralRow<T> &row, double factor);
-// lse - z'_c of a column's value: exact digits however small; +inf where it is masked.
-template <class T>
-Number<T> Gap(const GeneralRow<T> &row, double factor, double value);
-template <class T>
-Number<T> Entropy(const GeneralRow<T> &row);
-// 2^*scale sum_c y_c (lse - z'_c); *scale is 0 unless the sum may be past the largest double.
-template <class T>
-Number<T> WeightedGap(const GeneralRow<T> &row, int64_t *scale);
-
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_GENERAL_ROW_H_

@@ -1,6 +1,5 @@
 // g (p_j - y_j) for the columns of a chunk, from stored exponentials or from the logits again, with the same bits.
-#ifndef XENT_SRC_ROWS_ROW_GRADIENT_H_
-#define XENT_SRC_ROWS_ROW_GRADIENT_H_
+#pragma once
 
 #include <algorithm>
 #include <cstdint>
@@ -11,9 +10,12 @@
 
 namespace xent::internal {
 
+// Fills `cols` columns, which lie `step` apart.
 template <class In>
-void FillRow(In *row, int64_t cols, double value) {
-  std::fill(row, row + cols, Narrow<In>(static_cast<Arithmetic<In>>(value)));
+void FillColumns(In *columns, int64_t cols, double value, int64_t step = 1) {
+  const In number = Narrow<In>(static_cast<Arithmetic<In>>(value));
+  if (step == 1) return std::fill(columns, columns + cols, number);
+  for (int64_t i = 0; i < cols; ++i) columns[i * step] = number;
 }
 
 // Float32 and float64 can keep the exponentials in the output; half precision would round them twice.
@@ -52,12 +54,12 @@ RowGradient<T> MakeRowGradient(const RowSum<T> &total, Factor g, double others_w
 template <class In>
 void FillWithoutProbability(const RowGradient<Arithmetic<In>> &row, In *out, int64_t cols) {
   const bool zero = row.shift <= row.threshold && row.shift >= -row.threshold;
-  FillRow(out, cols, zero ? 0.0 : internal::Scale(-row.shift, row.lift));
+  FillColumns(out, cols, zero ? 0.0 : internal::Scale(-row.shift, row.lift));
 }
 
-// What turns a chunk's exponentials into its gradient; where none of them counts and all get the same number but 0,
-// that is done at once. (Zeros are the exponentials times 0: they are written as everything is, streamed or beside
-// other work.)
+// Returns what turns a chunk's exponentials into its gradient. Where none of them counts and all columns get one number
+// other than 0, it writes that number and returns an empty task. (Zeros are the exponentials times 0: they are written
+// as everything is, streamed or beside other work.)
 template <class In>
 ScaleTask GradientFromExponentials(const RowGradient<Arithmetic<In>> &row, const ChunkSum &chunk,
                                    Arithmetic<In> *exponentials, In *out, int64_t cols) {
@@ -65,7 +67,7 @@ ScaleTask GradientFromExponentials(const RowGradient<Arithmetic<In>> &row, const
   using F = Format<T>;
   ScaleTask task{};
   // Nothing but zeros, whose reference may be far above the row's.
-  const Factor factor = chunk.sum.hi == 0.0 ? Factor{} : FactorOf<T>(row.g, row.total, chunk.kind, chunk.reference);
+  const Factor factor = chunk.sum.hi == 0.0 ? Factor{} : row.total.FactorOf(row.g, chunk.kind, chunk.reference);
   const int64_t exponent = factor.exponent - F::kBias;
   const bool counts = factor.mantissa != 0.0 && exponent >= F::kSafeExponent - 2 * F::kMaxExponent;
   if (!counts && row.shift != 0.0) {
@@ -86,28 +88,36 @@ ScaleTask GradientFromExponentials(const RowGradient<Arithmetic<In>> &row, const
   return task;
 }
 
+// How the exponentials of a chunk are computed again, and whether their gradient is stored past the caches.
+struct Again {
+  Reference kind;
+  double origin;  // kLogit: the chunk's maximum
+  bool stream;
+};
+
+// Writes the gradient of a chunk from its logits.
 template <class In>
-void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithmetic<In>> &row, Reference kind,
-                        double origin, const In *logits, In *out, int64_t cols, bool stream = false) {
+void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithmetic<In>> &row, const Again &again,
+                        const In *logits, In *out, int64_t cols) {
   using T = Arithmetic<In>;
   using F = Format<T>;
-  if (kind == Reference::kExponent && row.total.logit) return FillWithoutProbability(row, out, cols);
+  if (again.kind == Reference::kExponent && row.total.logit) return FillWithoutProbability(row, out, cols);
   // Relative to the row's own reference; it is raised where the factor would come too near the smallest normal number.
-  const double reference = kind == Reference::kExponent ? row.total.reference : 0.0;
-  const Factor factor = FactorOf<T>(row.g, row.total, kind, kind == Reference::kExponent ? reference : origin);
+  const double reference = again.kind == Reference::kExponent ? row.total.reference : 0.0;
+  const Factor factor =
+      row.total.FactorOf(row.g, again.kind, again.kind == Reference::kExponent ? reference : again.origin);
   const int64_t exponent = factor.exponent - F::kBias;
   const int64_t raise = std::clamp<int64_t>(F::kSafeExponent - exponent, 0, F::kBias);
   if (factor.mantissa == 0.0 || exponent + raise < F::kMinExponent) return FillWithoutProbability(row, out, cols);
   const double scale = internal::Scale(factor.mantissa, exponent + raise);
-  kernels.gradient[kDtypeOf<In>]({logits,
-                                  out,
-                                  cols,
-                                  kind,
-                                  reference + static_cast<double>(raise),
-                                  origin,
-                                  {scale, row.shift, row.threshold, row.lift},
-                                  stream});
+  kernels.gradient[kDtypeOf<In>]({.logits = logits,
+                                  .gradient = out,
+                                  .cols = cols,
+                                  .kind = again.kind,
+                                  .reference = reference + static_cast<double>(raise),
+                                  .origin = again.origin,
+                                  .map = {scale, row.shift, row.threshold, row.lift},
+                                  .stream = again.stream});
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_ROW_GRADIENT_H_

@@ -78,15 +78,15 @@ int64_t Clamped(double exponent) {
 }  // namespace
 
 template <class T>
-RowSum<T> SumOfLogit(double z) {
-  if (z == -std::numeric_limits<double>::infinity()) return {};
-  return Folded<T>({Number<T>{1.0}, z, true});
+RowSum<T> RowSum<T>::OfLogit(double z) {
+  if (z == -kInfinity) return {};
+  return Folded<T>({N{1.0}, z, true});
 }
 
 template <class T>
-RowSum<T> SumOfChunk(const ChunkSum &chunk) {
+RowSum<T> RowSum<T>::OfChunk(const ChunkSum &chunk) {
   if (chunk.sum.hi == 0.0) return {};
-  const Number<T> sum = ToNumber<T>(chunk.sum);
+  const N sum = ToNumber<T>(chunk.sum);
   const int64_t bias = Format<T>::kBias;
   // A logit reference is the chunk's maximum: its sum lies between 1 and the number of columns.
   if (chunk.kind == Reference::kLogit) return Folded<T>({Scale(sum, -bias), chunk.reference, true});
@@ -94,61 +94,58 @@ RowSum<T> SumOfChunk(const ChunkSum &chunk) {
 }
 
 template <class T>
-RowSum<T> Merge(const RowSum<T> &a, const RowSum<T> &b) {
-  if (b.IsZero()) return a;
-  if (a.IsZero()) return b;
-  if (a.logit != b.logit) {
+RowSum<T> RowSum<T>::Merge(const RowSum &other) const {
+  if (other.IsZero()) return *this;
+  if (IsZero()) return other;
+  if (logit != other.logit) {
     // The logit reference is beyond kFoldLimit, above or below everything the other counts.
-    const RowSum<T> &logit = a.logit ? a : b;
-    const RowSum<T> &exponent = a.logit ? b : a;
-    return logit.reference > 0 ? logit : exponent;
+    const RowSum &of_logit = logit ? *this : other, &of_exponent = logit ? other : *this;
+    return of_logit.reference > 0 ? of_logit : of_exponent;
   }
-  const bool b_above = b.reference > a.reference;
-  const RowSum<T> &low = b_above ? a : b;
-  const RowSum<T> &high = b_above ? b : a;
+  const bool other_above = other.reference > reference;
+  const RowSum &low = other_above ? *this : other, &high = other_above ? other : *this;
   const NumberFactor<T> f = ReferenceRatio(low, high);
-  const Number<T> part = low.logit ? Multiply(low.sum, f.mantissa) : low.sum;
-  return Normalised<T>({Add(high.sum, Scale(part, Clamped(f.exponent))), high.reference, high.logit});
+  const N part = logit ? Multiply(low.sum, f.mantissa) : low.sum;
+  return Normalised<T>({Add(high.sum, Scale(part, Clamped(f.exponent))), high.reference, logit});
 }
 
 template <class T>
-Number<T> LogOfSum(const RowSum<T> &s) {
-  const Number<T> log_sum = Log(s.sum);
-  return Add(s.logit ? Number<T>{s.reference} : MultiplyLn2<Number<T>>(s.reference), log_sum);
+Number<T> RowSum<T>::LogOfSum() const {
+  const N log_sum = Log(sum);
+  return Add(logit ? N{reference} : MultiplyLn2<N>(reference), log_sum);
 }
 
 template <class T>
-Number<T> NegativeLogLikelihood(const RowSum<T> &others, const RowSum<T> &target) {
-  using N = Number<T>;
+Number<T> RowSum<T>::NegativeLogLikelihood(const RowSum &others) const {
   if (others.IsZero()) return {};
-  if (others.logit != target.logit) {
-    const bool others_prevail = others.logit ? others.reference > 0 : target.reference < 0;
+  if (others.logit != logit) {
+    const bool others_prevail = others.logit ? others.reference > 0 : reference < 0;
     if (!others_prevail) return {};
-    const N a = LogOfSum(others), b = LogOfSum(target);
+    const N a = others.LogOfSum(), b = LogOfSum();
     const double plain = Value(a) - Value(b);
     return IsFinite(plain) ? Subtract(a, b) : N{plain};
   }
-  if (others.logit) {
-    const N d = Difference<N>(others.reference, target.reference);
+  if (logit) {
+    const N d = Difference<N>(others.reference, reference);
     if (!IsFinite(Value(d))) return Value(d) > 0 ? d : N{};
-    if (Value(d) > kVast) return Add(d, Log(Divide(others.sum, target.sum)));
+    if (Value(d) > kVast) return Add(d, Log(Divide(others.sum, sum)));
   }
-  const NumberFactor<T> ratio = Ratio(others, target);
+  const NumberFactor<T> ratio = Ratio(others, *this);
   if (Value(ratio.mantissa) == 0.0 || ratio.exponent < -1100.0) return {};
   if (ratio.exponent > 500.0) return Add(MultiplyLn2<N>(ratio.exponent), Log(ratio.mantissa));
   return Log1p(Scale(ratio.mantissa, static_cast<int64_t>(ratio.exponent)));
 }
 
 template <class T>
-T ScaledRatio(Factor g, const RowSum<T> &part, const RowSum<T> &total, double times, double minus) {
-  using N = Number<T>;
+T RowSum<T>::ScaledRatio(Factor g, const RowSum &part, double times, double minus) const {
   N x{};
   if (!part.IsZero()) {
-    const NumberFactor<T> r = Ratio(part, total);
+    const NumberFactor<T> r = Ratio(part, *this);
     // Nothing is subtracted: the quotient may lie below the normal range, and g bring it back.
-    if (minus == 0.0)
-      return RoundTo<T>(Scale(MultiplyAny(MultiplyAny(r.mantissa, N{times}), N{g.mantissa}),
-                              Clamped(r.exponent + static_cast<double>(g.exponent))));
+    if (minus == 0.0) {
+      const N product = MultiplyAny(MultiplyAny(r.mantissa, N{times}), N{g.mantissa});
+      return RoundTo<T>(Scale(product, Clamped(r.exponent + static_cast<double>(g.exponent))));
+    }
     x = MultiplyAny(Scale(r.mantissa, Clamped(r.exponent)), N{times});
   }
   if (minus != 0.0) x = Add(x, N{-minus});
@@ -159,26 +156,17 @@ T ScaledRatio(Factor g, const RowSum<T> &part, const RowSum<T> &total, double ti
 }
 
 template <class T>
-Factor FactorOf(Factor g, const RowSum<T> &total, Reference kind, double reference) {
-  const RowSum<T> unit = Folded<T>({Number<T>{1.0}, reference, kind == Reference::kLogit});
-  const NumberFactor<T> ratio = Ratio(unit, total);
+Factor RowSum<T>::FactorOf(Factor g, Reference kind, double of_reference) const {
+  const RowSum unit = Folded<T>({N{1.0}, of_reference, kind == Reference::kLogit});
+  const NumberFactor<T> ratio = Ratio(unit, *this);
   if (Value(ratio.mantissa) == 0.0 || ratio.exponent < -100000.0) return {};
-  const double product = Value(Multiply(ratio.mantissa, Number<T>{g.mantissa}));
+  const double product = Value(Multiply(ratio.mantissa, N{g.mantissa}));
   const int64_t exponent = ExponentOf(product);
   const double mantissa = static_cast<double>(static_cast<T>(Scale(product, -exponent)));
   return {mantissa, static_cast<int64_t>(ratio.exponent) + exponent + g.exponent};
 }
 
-#define XENT_INSTANTIATE(T)                                                                \
-  template RowSum<T> SumOfLogit<T>(double);                                                \
-  template RowSum<T> SumOfChunk<T>(const ChunkSum &);                                      \
-  template RowSum<T> Merge<T>(const RowSum<T> &, const RowSum<T> &);                       \
-  template Number<T> LogOfSum<T>(const RowSum<T> &);                                       \
-  template Number<T> NegativeLogLikelihood<T>(const RowSum<T> &, const RowSum<T> &);       \
-  template T ScaledRatio<T>(Factor, const RowSum<T> &, const RowSum<T> &, double, double); \
-  template Factor FactorOf<T>(Factor, const RowSum<T> &, Reference, double);
-XENT_INSTANTIATE(float)
-XENT_INSTANTIATE(double)
-#undef XENT_INSTANTIATE
+template struct RowSum<float>;
+template struct RowSum<double>;
 
 }  // namespace xent::internal

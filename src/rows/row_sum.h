@@ -1,7 +1,6 @@
 // From chunk sums to a row's numbers: merging, loss, lse, and the factors that turn exponentials into a gradient.
 // Scalar, in Number<T> arithmetic, the same for every target; T is the arithmetic type (float or double).
-#ifndef XENT_SRC_ROWS_ROW_SUM_H_
-#define XENT_SRC_ROWS_ROW_SUM_H_
+#pragma once
 
 #include <cstdint>
 
@@ -14,20 +13,29 @@ namespace xent::internal {
 // reference a chunk happened to be summed with leaves no trace.
 template <class T>
 struct RowSum {
-  Number<T> sum{};
+  using N = Number<T>;
+
+  N sum{};
   double reference = 0.0;
   bool logit = false;
 
+  // e^z; zero for -inf.
+  static RowSum OfLogit(double z);
+  static RowSum OfChunk(const ChunkSum &chunk);
+
   bool IsZero() const { return Value(sum) == 0.0; }
+  RowSum Merge(const RowSum &other) const;
+  // log of the sum, which is not zero.
+  N LogOfSum() const;
+  // log(1 + others / target) of a target's term that is not zero, exact digits however small.
+  N NegativeLogLikelihood(const RowSum &others) const;
+  // Returns g (times part / total - minus) of a row's total, rounded to T once; zero where it is no larger than T's
+  // smallest normal number.
+  T ScaledRatio(Factor g, const RowSum &part, double times, double minus) const;
+  // Returns what e^z relative to the reference is multiplied by to give g e^z / total, of a row's total.
+  Factor FactorOf(Factor g, Reference kind, double of_reference) const;
 };
 
-// e^z; zero for -inf.
-template <class T>
-RowSum<T> SumOfLogit(double z);
-template <class T>
-RowSum<T> SumOfChunk(const ChunkSum &chunk);
-template <class T>
-RowSum<T> Merge(const RowSum<T> &a, const RowSum<T> &b);
 // Merge in order of `count` chunks, sum_of(i) the i-th; none is special.
 template <class T, class SumOf>
 RowSum<T> MergeChunks(int64_t count, const SumOf &sum_of) {
@@ -45,24 +53,10 @@ RowSum<T> MergeChunks(int64_t count, const SumOf &sum_of) {
       if (chunk.kind == Reference::kLogit || !(above > -400.0 && above < 400.0)) break;
       sum += chunk.sum.hi * PowerOfTwo(static_cast<int64_t>(above));
     }
-    total = SumOfChunk<T>({reference, {sum, 0.0}, {}, 0.0, Reference::kExponent, Special::kNone});
+    total = RowSum<T>::OfChunk({reference, {sum, 0.0}, {}, 0.0, Reference::kExponent, Special::kNone});
   }
-  for (; i < count; ++i) total = Merge<T>(total, SumOfChunk<T>(sum_of(i)));
+  for (; i < count; ++i) total = total.Merge(RowSum<T>::OfChunk(sum_of(i)));
   return total;
 }
-// log of the sum, which is not zero.
-template <class T>
-Number<T> LogOfSum(const RowSum<T> &sum);
-// log(1 + others / target), exact digits however small; target not zero.
-template <class T>
-Number<T> NegativeLogLikelihood(const RowSum<T> &others, const RowSum<T> &target);
-
-// g (times part / total - minus), rounded to T once; zero where it is no larger than T's smallest normal number.
-template <class T>
-T ScaledRatio(Factor g, const RowSum<T> &part, const RowSum<T> &total, double times, double minus);
-// What e^z relative to the reference is multiplied by to give g e^z / total.
-template <class T>
-Factor FactorOf(Factor g, const RowSum<T> &total, Reference kind, double reference);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_ROW_SUM_H_

@@ -1,28 +1,31 @@
 // Row statistics: what evaluation and reinforcement learning ask of a row beside its loss. They touch no bit of it.
-#ifndef XENT_SRC_ROWS_STATISTICS_H_
-#define XENT_SRC_ROWS_STATISTICS_H_
+#pragma once
 
 #include <algorithm>
 #include <cstdint>
 
-#include "numbers/fp_mode.h"
 #include "rows/call.h"
 #include "rows/general_row.h"
 
 namespace xent::internal {
 
-inline constexpr int32_t kMaxTopK = 64;
+inline constexpr int64_t kMaxTopK = 64;
 
-// Statistics that need the row's exponentials.
-inline bool WantsExponentials(const xent_cross_entropy &args) {
-  return args.entropy != nullptr || args.topk_logprobs != nullptr || args.gathered != nullptr;
+// Whether statistics need a look at the row of their own; lse, logprobs and the reduced ones come with the loss.
+inline bool NeedLook(const xent_statistics &s) {
+  return s.argmax != nullptr || s.hits != nullptr || s.entropy != nullptr || s.rank != nullptr ||
+         s.topk_logprobs != nullptr || s.topk_indices != nullptr || s.gathered != nullptr;
+}
+// Whether they need the row's exponentials.
+inline bool NeedExponentials(const xent_statistics &s) {
+  return s.entropy != nullptr || s.topk_logprobs != nullptr || s.gathered != nullptr;
 }
 
-// function(block, cols, first column) over the row in the order of its columns, which lie Inner() apart.
+// Calls function(block, cols, first column) over the row in the order of its columns, which lie `inner` apart.
 template <class In, class Function>
 void ForEachBlock(const Call &call, int64_t row, const Function &function) {
   const In *const logits = call.Logits<In>(row);
-  const int64_t step = call.Inner();
+  const int64_t step = call.shape.inner;
   if (step == 1) return function(logits, call.shape.cols, int64_t{0});
   constexpr int64_t kBlockCols = 256;
   In block[kBlockCols];
@@ -33,117 +36,109 @@ void ForEachBlock(const Call &call, int64_t row, const Function &function) {
   }
 }
 
-// The sums of a row that is not computed by them otherwise, chunk after chunk; its columns are adjacent.
+// Returns the sums of a row whose path does not compute them, chunk after chunk where its columns are adjacent.
 template <class In>
-XENT_NOINLINE GeneralRow<Arithmetic<In>> SumRow(const Call &call, int64_t row, bool with_lse = false) {
-  using T = Arithmetic<In>;
-  const FpMode mode(Subnormals::kKeep);
-  const RowShape &shape = call.shape;
-  GeneralRow<T> result;
-  for (int64_t chunk = 0; chunk < shape.chunks; ++chunk) {
-    const int64_t first = chunk * shape.chunk_cols;
+XENT_NOINLINE GeneralRow<Arithmetic<In>> SumRow(const Call &call, int64_t row, bool with_lse) {
+  GeneralRow<Arithmetic<In>> result;
+  for (int64_t i = 0; i < call.shape.chunks; ++i) {
+    GeneralTask task = call.TaskOf(call.args.logits, row, call.shape.inner > 1 ? 1 : 0, call.shape.Chunk(i));
+    task.transform = call.transform;
+    task.sums = with_lse || NeedExponentials(call.statistics);
+    task.entropy = call.statistics.entropy != nullptr;
     GeneralSums sums;
-    call.kernels.general->sums[kDtypeOf<In>](
-        {call.Logits<In>(row) + first, shape.ColsOf(chunk), first, call.transform, Labels{}, -1, Wide{},
-         with_lse || WantsExponentials(call.args), call.args.entropy != nullptr, false},
-        &sums);
-    Merge<T>(sums, call.transform.Factor(), &result);
+    call.kernels->general->sums[kDtypeOf<In>](task, &sums);
+    result.Merge(sums, call.transform.Factor());
   }
   return result;
 }
 
-// `target` is -1 where there is none. The lowest index among equals is the larger one throughout.
+// Writes what statistics are of a row that has none: `value`, and -1 for indices.
+template <class T>
+void WriteNoStatistics(const Call &call, int64_t row, T value) {
+  const xent_statistics &out = call.statistics;
+  Call::Write(out.argmax, row, int64_t{-1});
+  Call::Write(out.hits, row, uint8_t{0});
+  Call::Write(out.entropy, row, value);
+  Call::Write(out.rank, row, int64_t{-1});
+  for (int64_t i = row * out.top_k; i < (row + 1) * out.top_k; ++i) {
+    Call::Write(out.topk_logprobs, i, value);
+    Call::Write(out.topk_indices, i, int64_t{-1});
+  }
+  for (int64_t i = row * out.gather_count; i < (row + 1) * out.gather_count; ++i) {
+    Call::Write(out.gathered, i, value);
+  }
+}
+
+// Writes the statistics that are wanted of a row. `target` is -1 where there is none. The floating-point mode keeps
+// subnormals: logits that differ by one do differ.
 template <class In>
 XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const GeneralRow<Arithmetic<In>> &sums,
                                    int64_t target) {
   using T = Arithmetic<In>;
-  const FpMode mode(Subnormals::kKeep);  // subnormal logits differ too
-  using N = Number<T>;
-  const xent_cross_entropy &args = call.args;
-  const GeneralKernels &kernels = *call.kernels.general;
-  const double factor = call.transform.Factor();
-  const bool nan = sums.IsNan();
+  if (sums.IsNan()) return WriteNoStatistics(call, row, static_cast<T>(kNan));
+  const xent_statistics &out = call.statistics;
+  const GeneralKernels &kernels = *call.kernels->general;
   const auto log_probability = [&](double logit) -> T {
-    if (nan) return static_cast<T>(kNan);
     kernels.values(call.transform, &logit, 1);
-    const N gap = Gap(sums, factor, logit);
-    return T{0} - RoundTo<T>(gap);
+    return T{0} - RoundTo<T>(sums.Gap(call.transform.Factor(), logit));
   };
-  Call::Write(args.argmax, row, nan ? int64_t{-1} : sums.argmax);
-  Call::Write(args.hits, row, static_cast<uint8_t>(!nan && target >= 0 && sums.argmax == target));
-  if (args.entropy != nullptr) Call::Write(args.entropy, row, nan ? static_cast<T>(kNan) : RoundTo<T>(Entropy(sums)));
-  if (args.rank != nullptr) {
+  Call::Write(out.argmax, row, sums.argmax);
+  Call::Write(out.hits, row, static_cast<uint8_t>(target >= 0 && sums.argmax == target));
+  if (out.entropy != nullptr) Call::Write(out.entropy, row, RoundTo<T>(sums.Entropy()));
+  if (out.rank != nullptr) {
     int64_t rank = -1;
-    if (!nan && target >= 0) {
+    if (target >= 0) {
       rank = 0;
-      const double logit = static_cast<double>(Widen(call.Logits<In>(row)[target * call.Inner()]));
+      const double logit = call.Logit<In>(row, target);
       ForEachBlock<In>(call, row, [&](const In *block, int64_t cols, int64_t first) {
         rank += kernels.rank[kDtypeOf<In>](block, cols, logit, target - first);
       });
     }
-    args.rank[row] = rank;
+    out.rank[row] = rank;
   }
-  if (args.topk_logprobs != nullptr || args.topk_indices != nullptr) {
-    const int64_t k = args.top_k;
+  if (out.topk_logprobs != nullptr || out.topk_indices != nullptr) {
     RankedLogit best[kMaxTopK];
     int64_t count = 0;
-    if (!nan) {
-      ForEachBlock<In>(call, row, [&](const In *block, int64_t cols, int64_t first) {
-        kernels.top_k[kDtypeOf<In>](block, cols, first, k, best, &count);
-      });
-    }
-    for (int64_t i = 0; i < k; ++i) {
-      Call::Write(args.topk_indices, row * k + i, nan ? int64_t{-1} : best[i].column);
-      if (args.topk_logprobs != nullptr) Call::Write(args.topk_logprobs, row * k + i, log_probability(best[i].logit));
+    ForEachBlock<In>(call, row, [&](const In *block, int64_t cols, int64_t first) {
+      kernels.top_k[kDtypeOf<In>](block, cols, first, out.top_k, best, &count);
+    });
+    for (int64_t i = 0, place = row * out.top_k; i < out.top_k; ++i, ++place) {
+      Call::Write(out.topk_indices, place, best[i].column);
+      if (out.topk_logprobs != nullptr) Call::Write(out.topk_logprobs, place, log_probability(best[i].logit));
     }
   }
-  if (args.gathered == nullptr) return;
-  for (int64_t i = row * args.gather_count; i < (row + 1) * args.gather_count; ++i) {
-    const double logit = static_cast<double>(Widen(call.Logits<In>(row)[args.gather_cols[i] * call.Inner()]));
-    Call::Write(args.gathered, i, log_probability(logit));
+  if (out.gathered == nullptr) return;
+  for (int64_t i = row * out.gather_count; i < (row + 1) * out.gather_count; ++i) {
+    Call::Write(out.gathered, i, log_probability(call.Logit<In>(row, out.gather_cols[i])));
   }
 }
 
-// What forward gives of an ignored row: zeros, and -1 for indices.
+// Writes what forward gives of an ignored row: zeros, and -1 for indices.
 template <class T>
 XENT_NOINLINE void WriteIgnoredOutputs(const Call &call, int64_t row) {
-  const xent_cross_entropy &args = call.args;
-  Call::Write(args.losses, row, T{0});
-  Call::Write(args.lse, row, T{0});
-  Call::Write(args.logprobs, row, T{0});
-  if (args.records != nullptr) *call.RecordOf(row) = Record::Make(args.dtype, Record::kIgnored);
-  Call::Write(args.argmax, row, int64_t{-1});
-  Call::Write(args.hits, row, uint8_t{0});
-  Call::Write(args.entropy, row, T{0});
-  Call::Write(args.rank, row, int64_t{-1});
-  for (int64_t i = row * args.top_k; i < (row + 1) * args.top_k; ++i) {
-    Call::Write(args.topk_logprobs, i, T{0});
-    Call::Write(args.topk_indices, i, int64_t{-1});
+  call.WriteRow(row, T{0}, T{0}, T{0});
+  if (Record *const record = call.RecordOf(row)) {
+    *record = Record::Make(call.args.logits.dtype, Record::kIgnored, Record::kIndex);
   }
-  for (int64_t i = row * args.gather_count; i < (row + 1) * args.gather_count; ++i) {
-    Call::Write(args.gathered, i, T{0});
-  }
+  WriteNoStatistics(call, row, T{0});
 }
 
-// An ignored row, with the statistics that need no target where options say so: sum_row() gives what they need.
-template <class In, class SumRowFunction>
-XENT_NOINLINE void WriteIgnoredRow(const Call &call, int64_t row, const SumRowFunction &sum_row) {
+// Writes all outputs of an ignored row, with the statistics that need no target where the caller wants them.
+template <class In>
+XENT_NOINLINE void WriteIgnoredRow(const Call &call, int64_t row) {
   using T = Arithmetic<In>;
   if (call.mode != Mode::kBackward) {
     WriteIgnoredOutputs<T>(call, row);
-    if (call.options.stats_of_ignored != 0 && (call.args.lse != nullptr || call.wants_statistics)) {
-      const GeneralRow<T> sums = sum_row();
-      const bool nan = sums.IsNan();
-      if (call.args.lse != nullptr) {
-        const T lse = nan ? static_cast<T>(kNan) : RoundTo<T>(LogSumExp(sums, call.transform.Factor()));
-        Call::Write(call.args.lse, row, lse);
-      }
+    const bool wants_lse = call.statistics.lse != nullptr;
+    if (call.statistics.of_ignored != 0 && (wants_lse || call.plan.statistics)) {
+      const GeneralRow<T> sums = SumRow<In>(call, row, wants_lse);
+      const T lse = sums.IsNan() ? static_cast<T>(kNan) : RoundTo<T>(sums.LogSumExp(call.transform.Factor()));
+      Call::Write(call.statistics.lse, row, lse);
       WriteStatistics<In>(call, row, sums, -1);
     }
   }
-  if (call.WritesGradients())
-    call.FillGradients<In>(row, 0, call.args.cols, 0.0);  // last: in place the logits end here
+  // Last: in place the logits end here.
+  call.FillGradients(row, 0, call.args.cols, 0.0);
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_STATISTICS_H_

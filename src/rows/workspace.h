@@ -1,7 +1,6 @@
 // The caller's workspace: room for the exponentials of one row, for as many tasks at once as it holds, and before it a
 // bit for each that is free. A task that finds none does without, with the same bits.
-#ifndef XENT_SRC_ROWS_WORKSPACE_H_
-#define XENT_SRC_ROWS_WORKSPACE_H_
+#pragma once
 
 #include <algorithm>
 #include <atomic>
@@ -18,11 +17,15 @@ class Workspace {
  public:
   // What a row's exponentials take.
   static int64_t RowBytes(int64_t cols, int32_t dtype) { return cols * (dtype == XENT_F64 ? 8 : 4); }
-  // With which every task of as many threads finds a slot, wherever the memory begins.
+  // Returns the bytes with which every task of as many threads finds a slot, wherever the memory begins; 0 where they
+  // exceed 2^63 - 1.
   static size_t Bytes(int64_t row_bytes, int32_t threads) {
-    return static_cast<size_t>(kHeader + SlotBytes(row_bytes) * std::min<int64_t>(threads, kMaxSlots) + kAlignment - 1);
+    const int64_t slots = std::min<int64_t>(threads, kMaxSlots);
+    if (row_bytes > (INT64_MAX - kHeader - kAlignment) / slots - kAlignment) return 0;
+    return static_cast<size_t>(kHeader + SlotBytes(row_bytes) * slots + kAlignment - 1);
   }
 
+  Workspace() = default;
   Workspace(void *memory, size_t bytes, int64_t row_bytes) : slot_bytes_(SlotBytes(row_bytes)) {
     const size_t skip = (~reinterpret_cast<uintptr_t>(memory) + 1) % kAlignment;
     if (memory == nullptr || bytes < skip + kHeader + static_cast<size_t>(slot_bytes_)) return;
@@ -35,11 +38,13 @@ class Workspace {
     }
   }
 
-  // A row's memory, held for as long as the object lives; null: none was free.
+  bool HasRoom() const { return base_ != nullptr; }
+
+  // A row's memory, held for as long as the object lives; null: none was wanted or free.
   class Slot {
    public:
-    explicit Slot(const Workspace &workspace) : workspace_(workspace) {
-      for (int64_t i = 0; workspace.base_ != nullptr && index_ < 0 && i < kWords; ++i) {
+    Slot(const Workspace &workspace, bool wanted) : workspace_(workspace) {
+      for (int64_t i = 0; wanted && index_ < 0 && i < kWords; ++i) {
         std::atomic<uint64_t> &word = workspace.Word(i);
         uint64_t free = word.load(std::memory_order_relaxed);
         while (free != 0 && !word.compare_exchange_weak(free, free & (free - 1), std::memory_order_acquire)) {
@@ -73,9 +78,8 @@ class Workspace {
     return *std::launder(reinterpret_cast<std::atomic<uint64_t> *>(base_ + i * 8));
   }
 
-  int64_t slot_bytes_;
+  int64_t slot_bytes_ = 0;
   char *base_ = nullptr;
 };
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_ROWS_WORKSPACE_H_

@@ -11,13 +11,13 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "testing/assertions.h"
 
 namespace xent::test {
 namespace {
-
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 // Whether an element has exactly the bits of `value` in its dtype.
 ::testing::AssertionResult Is(const Binary &call, const Matrix &matrix, int64_t row, int64_t col, double value) {
@@ -34,7 +34,7 @@ Binary Row(xent_dtype dtype, const std::vector<double> &x, const std::vector<dou
     call.x.Set(0, static_cast<int64_t>(c), x[c]);
     call.y.Set(0, static_cast<int64_t>(c), y[c]);
   }
-  call.options.reduction = XENT_REDUCTION_SUM;
+  call.options.reduction.kind = XENT_REDUCTION_SUM;
   return call;
 }
 
@@ -54,13 +54,13 @@ TEST(BinaryGolden, Probabilities) {
   for (const xent_dtype dtype : {XENT_F32, XENT_F64}) {
     for (const auto &row : rows) {
       Binary p = Row(dtype, {row.p}, {1});
-      p.probabilities = true;
+      p.options.input = XENT_BINARY_PROBABILITIES;
       p.MustRun(Pass::kForwardBackward);
-      EXPECT_NEAR(p.losses.Get(0, 0), row.loss, row.half_unit);
+      EXPECT_NEAR(p.element_losses.Get(0, 0), row.loss, row.half_unit);
       EXPECT_NEAR(p.grad.Get(0, 0), -1 / row.p, 1e-4 / row.p);
       Binary z = Row(dtype, {std::log(row.p / (1 - row.p))}, {1});
       z.MustRun(Pass::kForwardBackward);
-      EXPECT_NEAR(z.losses.Get(0, 0), row.loss, row.half_unit);
+      EXPECT_NEAR(z.element_losses.Get(0, 0), row.loss, row.half_unit);
       EXPECT_NEAR(z.grad.Get(0, 0), row.p - 1, 1e-6);
     }
   }
@@ -69,7 +69,7 @@ TEST(BinaryGolden, Probabilities) {
 TEST(BinaryGolden, LogitZeroIsLog2) {
   Binary call = Row(XENT_F64, {0, 0}, {0, 1});
   call.MustRun(Pass::kForwardBackward);
-  for (int64_t c = 0; c < 2; ++c) EXPECT_EQ(call.losses.Get(0, c), std::log(2.0));
+  for (int64_t c = 0; c < 2; ++c) EXPECT_EQ(call.element_losses.Get(0, c), std::log(2.0));
   EXPECT_EQ(call.grad.Get(0, 0), 0.5);
   EXPECT_EQ(call.grad.Get(0, 1), -0.5);
 }
@@ -77,15 +77,14 @@ TEST(BinaryGolden, LogitZeroIsLog2) {
 TEST(BinaryGolden, Focal) {
   // Lin et al. 2017: p_t 0.9 with gamma 2 has a loss 100 times smaller than bce's; alpha 0.25 is the positives' weight.
   Binary call = Row(XENT_F64, {std::log(9.0), -std::log(9.0)}, {1, 0});
-  call.gamma = 2;
+  call.options.focal_gamma = 2;
   call.MustRun(Pass::kForward);
-  EXPECT_NEAR(call.losses.Get(0, 0), -std::log(0.9) / 100, 1e-15);
-  EXPECT_NEAR(call.losses.Get(0, 1), -std::log(0.9) / 100, 1e-15);
-  call.has_alpha = true;
-  call.alpha = 0.25;
+  EXPECT_NEAR(call.element_losses.Get(0, 0), -std::log(0.9) / 100, 1e-15);
+  EXPECT_NEAR(call.element_losses.Get(0, 1), -std::log(0.9) / 100, 1e-15);
+  call.options.focal_alpha = 0.25;
   call.MustRun(Pass::kForward);
-  EXPECT_NEAR(call.losses.Get(0, 0), -0.25 * std::log(0.9) / 100, 1e-15);
-  EXPECT_NEAR(call.losses.Get(0, 1), -0.75 * std::log(0.9) / 100, 1e-15);
+  EXPECT_NEAR(call.element_losses.Get(0, 0), -0.25 * std::log(0.9) / 100, 1e-15);
+  EXPECT_NEAR(call.element_losses.Get(0, 1), -0.75 * std::log(0.9) / 100, 1e-15);
 }
 
 // ---- options, layouts, dtypes: an ignored one is far from the oracle ----
@@ -96,7 +95,7 @@ TEST_P(BinaryApi, EveryTargetTypeAndLayout) {
       for (const int64_t pad : {0, 3}) {
         for (const bool probabilities : {false, true}) {
           Binary call(dtype(), targets_dtype, 140, 9, inner, pad, pad);
-          call.probabilities = probabilities;
+          call.options.input = probabilities ? XENT_BINARY_PROBABILITIES : XENT_BINARY_LOGITS;
           call.FillNormal(static_cast<uint64_t>(inner), 3);
           call.FillWeights(3);
           call.MustRun(Pass::kForwardBackward);
@@ -119,8 +118,8 @@ TEST_P(BinaryApi, EachFactorCountsByItself) {
       if (factor == 1) call.class_weights = all.class_weights;
       if (factor == 2) call.row_weights = all.row_weights;
       if (factor == 3) call.element_weights = all.element_weights;
-      if (factor == 4) call.gamma = 2;
-      if (factor == 5) call.has_alpha = true, call.alpha = 0.25;
+      if (factor == 4) call.options.focal_gamma = 2;
+      if (factor == 5) call.options.focal_alpha = 0.25;
       if (factor == 6) {
         call.upstream_kind = XENT_UPSTREAM_SCALAR;
         call.upstream = call.Vector({-1.75});
@@ -141,18 +140,17 @@ TEST_P(BinaryApi, EachFactorCountsByItself) {
 
 TEST_P(BinaryApi, Reductions) {
   for (const double divisor : {0.0, 12.5, 1e-3}) {
-    for (const xent_reduction reduction : {XENT_REDUCTION_NONE, XENT_REDUCTION_SUM, XENT_REDUCTION_MEAN}) {
+    for (const xent_reduction_kind reduction : {XENT_REDUCTION_NONE, XENT_REDUCTION_SUM, XENT_REDUCTION_MEAN}) {
       if (reduction == XENT_REDUCTION_NONE && divisor != 0) continue;
       Binary call(dtype(), dtype(), 37, 11);
       call.FillNormal(4, 3);
       call.FillWeights(5);
-      call.options.reduction = reduction;
-      call.options.divisor = divisor;
-      call.options.has_divisor = divisor != 0 ? 1 : 0;
+      call.options.reduction.kind = reduction;
+      call.options.reduction.divisor = divisor;
       call.MustRun(Pass::kForwardBackward);
       call.ExpectAccurate();
       if (reduction == XENT_REDUCTION_NONE) {
-        EXPECT_EQ(call.loss.GetBits(0, 0), call.loss.PoisonBits());
+        EXPECT_EQ(call.reduced_loss.GetBits(0, 0), call.reduced_loss.PoisonBits());
       }
     }
   }
@@ -180,30 +178,30 @@ TEST_P(BinaryApi, PassesAgreeBitByBit) {
       Binary both(dtype(), XENT_F32, 60, 29, inner, 2);
       both.FillNormal(8, 4);
       both.FillWeights(9);
-      both.gamma = gamma;
+      both.options.focal_gamma = gamma;
       Binary forward = both, backward = both, in_place = both, grad_alone = both, target_alone = both;
       both.MustRun(Pass::kForwardBackward);
       forward.MustRun(Pass::kForward);
-      EXPECT_EQ(FirstDifference(both.losses, forward.losses), "");
-      EXPECT_EQ(FirstDifference(both.loss, forward.loss), "");
+      EXPECT_EQ(FirstDifference(both.element_losses, forward.element_losses), "");
+      EXPECT_EQ(FirstDifference(both.reduced_loss, forward.reduced_loss), "");
       backward.MustRun(Pass::kBackward);
       EXPECT_EQ(FirstDifference(both.grad, backward.grad), "");
       EXPECT_EQ(FirstDifference(both.target_grad, backward.target_grad), "");
-      EXPECT_EQ(backward.losses.GetBits(0, 0), backward.losses.PoisonBits());
+      EXPECT_EQ(backward.element_losses.GetBits(0, 0), backward.element_losses.PoisonBits());
       in_place.in_place = true;
       in_place.MustRun(Pass::kForwardBackward);
       EXPECT_EQ(FirstDifference(both.grad, in_place.x), "");
       EXPECT_EQ(FirstDifference(both.target_grad, in_place.target_grad), "");
-      EXPECT_EQ(FirstDifference(both.losses, in_place.losses), "");
+      EXPECT_EQ(FirstDifference(both.element_losses, in_place.element_losses), "");
       EXPECT_TRUE(in_place.PaddingIntact());
-      grad_alone.want_target_grad = grad_alone.want_losses = false;
+      grad_alone.want_target_grad = grad_alone.want_element_losses = false;
       grad_alone.MustRun(Pass::kForwardBackward);
       EXPECT_EQ(FirstDifference(both.grad, grad_alone.grad), "");
-      EXPECT_EQ(FirstDifference(both.loss, grad_alone.loss), "");
-      target_alone.want_grad = target_alone.want_loss = false;
+      EXPECT_EQ(FirstDifference(both.reduced_loss, grad_alone.reduced_loss), "");
+      target_alone.want_grad = target_alone.want_reduced_loss = false;
       target_alone.MustRun(Pass::kForwardBackward);
       EXPECT_EQ(FirstDifference(both.target_grad, target_alone.target_grad), "");
-      EXPECT_EQ(FirstDifference(both.losses, target_alone.losses), "");
+      EXPECT_EQ(FirstDifference(both.element_losses, target_alone.element_losses), "");
     }
   }
 }
@@ -219,16 +217,16 @@ TEST_P(BinaryApi, ThreadsStridesAndAlignmentChangeNothing) {
   serial.MustRun(Pass::kForwardBackward);
   for (const int32_t threads : {0, 2, 3, 7}) {
     Binary call = make(threads, threads);
-    call.exec = {sizeof(xent_exec), XENT_EXEC_OPENMP, threads, nullptr, nullptr};
+    call.exec = TeamOf(threads);
     call.MustRun(Pass::kForwardBackward);
     EXPECT_EQ(FirstDifference(serial, call), "") << threads << " threads";
   }
   Binary pool = make(5, 1);
-  pool.exec = {sizeof(xent_exec), XENT_EXEC_CALLER, 4,
-               [](void *, int64_t n, xent_task task, void *arg) {
-                 for (int64_t i = n - 1; i >= 0; --i) task(arg, i);
-               },
-               nullptr};
+  pool.exec = PoolOf(
+      [](void *, int64_t n, xent_task task, void *arg) {
+        for (int64_t i = n - 1; i >= 0; --i) task(arg, i);
+      },
+      nullptr, 4);
   pool.MustRun(Pass::kForwardBackward);
   EXPECT_EQ(FirstDifference(serial, pool), "");
   pool.exec.parallel_for = [](void *, int64_t n, xent_task task, void *arg) {
@@ -243,7 +241,7 @@ TEST_P(BinaryApi, OrderOfTheSumDoesNotDependOnThreads) {
   const int64_t rows = 200, cols = 701;
   const auto make = [&] {
     Binary call(dtype(), dtype(), rows, cols);
-    call.want_grad = call.want_target_grad = call.want_losses = false;
+    call.want_grad = call.want_target_grad = call.want_element_losses = false;
     call.element_weights = call.Make(call.Float());
     Random random(20);
     for (int64_t k = 0; k < rows * cols / 2; ++k) {
@@ -261,13 +259,13 @@ TEST_P(BinaryApi, OrderOfTheSumDoesNotDependOnThreads) {
   Binary serial = make();
   serial.MustRun(Pass::kForward);
   if (dtype() != XENT_F64) {
-    EXPECT_NE(serial.loss.Get(0, 0), 0);
+    EXPECT_NE(serial.reduced_loss.Get(0, 0), 0);
   }
   for (const int32_t threads : {2, 3, 7}) {
     Binary call = make();
-    call.exec = {sizeof(xent_exec), XENT_EXEC_OPENMP, threads, nullptr, nullptr};
+    call.exec = TeamOf(threads);
     call.MustRun(Pass::kForward);
-    EXPECT_EQ(FirstDifference(serial.loss, call.loss), "") << threads << " threads";
+    EXPECT_EQ(FirstDifference(serial.reduced_loss, call.reduced_loss), "") << threads << " threads";
   }
 }
 
@@ -287,7 +285,7 @@ TEST_P(BinaryApi, ElementsAreIndependentOfTheirPlace) {
   middle.class_weights = flat.class_weights;
   middle.row_weights = flat.row_weights;
   for (Binary *call : {&flat, &middle}) {
-    call->options.reduction = XENT_REDUCTION_SUM;
+    call->options.reduction.kind = XENT_REDUCTION_SUM;
     call->element_weights.reset();
     call->upstream_kind = XENT_UPSTREAM_ROWS;
     call->upstream = *flat.row_weights;
@@ -295,7 +293,7 @@ TEST_P(BinaryApi, ElementsAreIndependentOfTheirPlace) {
   }
   for (int64_t i = 0; i < rows; ++i) {
     Binary alone(dtype(), dtype(), 1, cols);
-    alone.options.reduction = XENT_REDUCTION_SUM;
+    alone.options.reduction.kind = XENT_REDUCTION_SUM;
     alone.pos_weight = flat.pos_weight;
     alone.class_weights = flat.class_weights;
     alone.row_weights = alone.Vector({flat.row_weights->Get(0, i)});
@@ -307,7 +305,7 @@ TEST_P(BinaryApi, ElementsAreIndependentOfTheirPlace) {
     }
     alone.MustRun(Pass::kForwardBackward);
     for (int64_t c = 0; c < cols; ++c) {
-      for (const auto member : {&Binary::losses, &Binary::grad, &Binary::target_grad}) {
+      for (const auto member : {&Binary::element_losses, &Binary::grad, &Binary::target_grad}) {
         const uint64_t want = flat.GetBits(flat.*member, i, c);
         EXPECT_EQ(middle.GetBits(middle.*member, i, c), want) << i << "," << c;
         EXPECT_EQ(alone.GetBits(alone.*member, 0, c), want) << i << "," << c;
@@ -334,7 +332,7 @@ TEST_P(BinaryApi, FocalWithoutGammaAndAlphaIsPlain) {
   Binary plain(dtype(), dtype(), 11, 17);
   plain.FillNormal(14, 3);
   Binary focal = plain;
-  focal.gamma = 0;
+  focal.options.focal_gamma = 0;
   plain.MustRun(Pass::kForwardBackward);
   focal.MustRun(Pass::kForwardBackward);
   EXPECT_EQ(FirstDifference(plain, focal), "");
@@ -345,10 +343,10 @@ TEST_P(BinaryApi, FocalWithoutGammaAndAlphaIsPlain) {
 TEST_P(BinaryApi, InfiniteLogits) {
   for (const double gamma : {0.0, 0.5, 2.0}) {
     Binary call = Row(dtype(), {kInf, kInf, -kInf, -kInf, kInf, -kInf}, {1, 0, 0, 1, 0.5, 0.5});
-    call.gamma = gamma;
+    call.options.focal_gamma = gamma;
     call.MustRun(Pass::kForwardBackward);
     const double losses[] = {0, kInf, 0, kInf, kInf, kInf};
-    for (int64_t c = 0; c < 6; ++c) EXPECT_TRUE(Is(call, call.losses, 0, c, losses[c])) << gamma;
+    for (int64_t c = 0; c < 6; ++c) EXPECT_TRUE(Is(call, call.element_losses, 0, c, losses[c])) << gamma;
     EXPECT_TRUE(Is(call, call.grad, 0, 0, 0));
     EXPECT_TRUE(Is(call, call.grad, 0, 1, 1));
     EXPECT_TRUE(Is(call, call.grad, 0, 2, 0));
@@ -365,7 +363,7 @@ TEST_P(BinaryApi, InfiniteLogits) {
 TEST_P(BinaryApi, FocalGradientIsFiniteWhereTheProbabilityIsOne) {
   for (const double gamma : {1e-3, 0.5, 0.999}) {
     Binary call = Row(dtype(), {kInf, -kInf, 3000, -3000, 60, -60, 20, -20}, {1, 0, 1, 0, 1, 0, 1, 0});
-    call.gamma = gamma;
+    call.options.focal_gamma = gamma;
     call.MustRun(Pass::kForwardBackward);
     call.ExpectAccurate();
     for (int64_t c = 0; c < 8; ++c) {
@@ -378,7 +376,7 @@ TEST_P(BinaryApi, FocalGradientIsFiniteWhereTheProbabilityIsOne) {
 TEST_P(BinaryApi, NanStaysInItsElement) {
   for (const double gamma : {0.0, 2.0}) {
     Binary call = Row(dtype(), {0.5, kNan, 1, -2, kNan}, {1, 0, kNan, 1, kNan});
-    call.gamma = gamma;
+    call.options.focal_gamma = gamma;
     // A weight of 0 does not hide it.
     call.class_weights = call.Vector({1, 0, 0, 1, 1});
     call.upstream_kind = XENT_UPSTREAM_ELEMENTS;
@@ -388,9 +386,9 @@ TEST_P(BinaryApi, NanStaysInItsElement) {
     const bool nan_loss[] = {false, true, true, false, true}, nan_grad[] = {false, true, true, true, true};
     for (int64_t c = 0; c < 5; ++c) {
       if (nan_loss[c]) {
-        EXPECT_TRUE(Is(call, call.losses, 0, c, kNan));
+        EXPECT_TRUE(Is(call, call.element_losses, 0, c, kNan));
       } else {
-        EXPECT_TRUE(std::isfinite(call.losses.Get(0, c)));
+        EXPECT_TRUE(std::isfinite(call.element_losses.Get(0, c)));
       }
       for (const Matrix *m : {&call.grad, &call.target_grad}) {
         if (nan_grad[c]) {
@@ -400,21 +398,21 @@ TEST_P(BinaryApi, NanStaysInItsElement) {
         }
       }
     }
-    EXPECT_TRUE(Is(call, call.loss, 0, 0, kNan));
+    EXPECT_TRUE(Is(call, call.reduced_loss, 0, 0, kNan));
   }
 }
 
 TEST_P(BinaryApi, ZeroWeightBeatsInfinity) {
   for (const double gamma : {0.0, 2.0}) {
     Binary call = Row(dtype(), {-kInf, kInf, -kInf, 2}, {1, 0, 1, 1});
-    call.gamma = gamma;
+    call.options.focal_gamma = gamma;
     call.class_weights = call.Vector({0, 0, 1, 0});
     call.pos_weight = call.Vector({1, 1, 0, 1});
     call.upstream_kind = XENT_UPSTREAM_ELEMENTS;
     call.upstream = call.Vector({kInf, 1, 1, kInf});
     call.MustRun(Pass::kForwardBackward);
     for (int64_t c = 0; c < 4; ++c) {
-      EXPECT_TRUE(Is(call, call.losses, 0, c, 0));
+      EXPECT_TRUE(Is(call, call.element_losses, 0, c, 0));
       EXPECT_TRUE(Is(call, call.grad, 0, c, 0));
     }
   }
@@ -445,9 +443,9 @@ TEST_P(BinaryApi, TinyResultsAreZeroAndHugeOnesInfinite) {
   call.upstream = call.Vector({1, 1, 4, 1});
   call.MustRun(Pass::kForwardBackward);
   call.ExpectAccurate();
-  EXPECT_TRUE(Is(call, call.losses, 0, 0, 0));
-  EXPECT_GT(call.losses.Get(0, 1), 0);
-  EXPECT_TRUE(Is(call, call.losses, 0, 3, 0));
+  EXPECT_TRUE(Is(call, call.element_losses, 0, 0, 0));
+  EXPECT_GT(call.element_losses.Get(0, 1), 0);
+  EXPECT_TRUE(Is(call, call.element_losses, 0, 3, 0));
   EXPECT_TRUE(Is(call, call.grad, 0, 0, 0));
   EXPECT_TRUE(Is(call, call.grad, 0, 1, 0)) << "exactly the smallest normal number";
   EXPECT_TRUE(Is(call, call.grad, 0, 2, kInf));
@@ -466,7 +464,7 @@ TEST(BinaryRounding, HalfPrecisionGradientsOfFloat64AreRoundedOnce) {
       call.x.Set(0, c, z[c]);
       call.y.Set(0, c, 0.5);
     }
-    call.options.reduction = XENT_REDUCTION_NONE;
+    call.options.reduction.kind = XENT_REDUCTION_NONE;
     call.MustRun(Pass::kForwardBackward);
     for (int64_t c = 0; c < 4; ++c) EXPECT_TRUE(Is(call, call.target_grad, 0, c, want[c])) << c;
   }
@@ -479,16 +477,16 @@ TEST_P(BinaryApi, SubnormalInputsCountForWhatTheyAre) {
   Binary call = Row(dtype(), {-largest, -largest}, {subnormal, 0});
   call.MustRun(Pass::kForward);
   call.ExpectAccurate();
-  EXPECT_NEAR(call.losses.Get(0, 0) / (largest * subnormal), 1, 1e-6);
+  EXPECT_NEAR(call.element_losses.Get(0, 0) / (largest * subnormal), 1, 1e-6);
 }
 
 TEST_P(BinaryApi, ProbabilitiesAtBothEnds) {
   // PyTorch's clamps: logarithms at -100, the gradient's divisor at 1e-12.
   Binary call = Row(dtype(), {0, 1, 0, 1}, {0, 1, 1, 0});
-  call.probabilities = true;
+  call.options.input = XENT_BINARY_PROBABILITIES;
   call.MustRun(Pass::kForwardBackward);
   const double losses[] = {0, 0, 100, 100};
-  for (int64_t c = 0; c < 4; ++c) EXPECT_TRUE(Is(call, call.losses, 0, c, losses[c]));
+  for (int64_t c = 0; c < 4; ++c) EXPECT_TRUE(Is(call, call.element_losses, 0, c, losses[c]));
   const double grad[] = {0, 0, -1e12, 1e12};
   for (int64_t c = 0; c < 4; ++c) EXPECT_TRUE(Is(call, call.grad, 0, c, grad[c])) << c;
   const double target_grad[] = {100, -100, 100, -100};
@@ -496,20 +494,19 @@ TEST_P(BinaryApi, ProbabilitiesAtBothEnds) {
 }
 
 TEST_P(BinaryApi, EmptyBatches) {
-  for (const xent_reduction reduction : {XENT_REDUCTION_NONE, XENT_REDUCTION_SUM, XENT_REDUCTION_MEAN}) {
+  for (const xent_reduction_kind reduction : {XENT_REDUCTION_NONE, XENT_REDUCTION_SUM, XENT_REDUCTION_MEAN}) {
     for (const bool zero : {false, true}) {
       for (const bool divisor : {false, true}) {
         if (divisor && reduction == XENT_REDUCTION_NONE) continue;
-        xent_options options = XENT_OPTIONS_INIT;
-        options.reduction = reduction;
-        options.empty_mean = zero ? XENT_EMPTY_MEAN_ZERO : XENT_EMPTY_MEAN_NAN;
-        options.has_divisor = divisor ? 1 : 0;
-        options.divisor = divisor ? 3 : 0;
+        xent_binary_cross_entropy_options options = XENT_BINARY_CROSS_ENTROPY_OPTIONS_INIT;
+        options.reduction.kind = reduction;
+        options.reduction.empty_mean = zero ? XENT_EMPTY_MEAN_ZERO : XENT_EMPTY_MEAN_NAN;
+        options.reduction.divisor = divisor ? 3 : 0;
         xent_binary_cross_entropy args = XENT_BINARY_CROSS_ENTROPY_INIT;
         args.cols = 5;
-        args.dtype = dtype();
+        args.input.dtype = args.targets.dtype = args.grad.dtype = dtype();
         Matrix loss(reference::ArithmeticType(dtype()), 1, 1);
-        if (reduction != XENT_REDUCTION_NONE) args.loss = loss.data();
+        if (reduction != XENT_REDUCTION_NONE) args.reduced_loss = loss.data();
         xent_error error = XENT_ERROR_INIT;
         ASSERT_EQ(xent_binary_cross_entropy_forward_backward(&args, &options, nullptr, &error), XENT_OK)
             << error.message;
@@ -524,110 +521,175 @@ TEST_P(BinaryApi, EmptyBatches) {
 // ---- errors ----
 
 struct BadCall {
-  const char *what;  // must be part of the message
-  Pass pass;
-  std::function<void(Binary &, xent_binary_cross_entropy &, xent_options &)> change;
+  std::vector<std::string> words;  // of the message; "a|b" is one or the other
+  std::vector<Pass> passes;
+  std::function<void(Binary &, xent_binary_cross_entropy &, xent_binary_cross_entropy_options &)> spoil;
 };
 
+xent_status Call(Pass pass, const xent_binary_cross_entropy *args, const xent_binary_cross_entropy_options *options,
+                 xent_error *error) {
+  const auto function = pass == Pass::kForward           ? xent_binary_cross_entropy_forward
+                        : pass == Pass::kForwardBackward ? xent_binary_cross_entropy_forward_backward
+                                                         : xent_binary_cross_entropy_backward;
+  return function(args, options, nullptr, error);
+}
+
 TEST_P(BinaryApi, RefusedCallsChangeNothing) {
-  using Args = xent_binary_cross_entropy;
-  using Options = xent_options;
-  const Pass kAny = Pass::kForwardBackward;
-  static float unaligned[16];
+  using A = xent_binary_cross_entropy &;
+  using O = xent_binary_cross_entropy_options &;
+  using B = Binary &;
+  const std::vector<Pass> all(std::begin(kPasses), std::end(kPasses));
+  const std::vector<Pass> forward = {Pass::kForward};
+  const std::vector<Pass> forwards = {Pass::kForward, Pass::kForwardBackward};
+  const std::vector<Pass> backward = {Pass::kBackward};
+  const std::vector<Pass> backwards = {Pass::kForwardBackward, Pass::kBackward};
+  static double unaligned[16];
+  const auto bend = [](const void *pointer) -> void * {
+    return const_cast<char *>(static_cast<const char *>(pointer) + 1);
+  };
+  const xent_dtype other = dtype() == XENT_F64 ? XENT_F16 : XENT_F64;
+  const int32_t not_float = dtype() == XENT_F64 ? XENT_F32 : XENT_F64;
+  const xent_matrix none = XENT_NO_MATRIX;
   const BadCall calls[] = {
-      {"struct_size", kAny, [](Binary &, Args &a, Options &) { a.struct_size = 0; }},
-      {"rows is -1", kAny, [](Binary &, Args &a, Options &) { a.rows = -1; }},
-      {"cols is 0", kAny, [](Binary &, Args &a, Options &) { a.cols = 0; }},
-      {"dtype is 9", kAny, [](Binary &, Args &a, Options &) { a.dtype = 9; }},
-      {"targets_dtype is 0", kAny, [](Binary &, Args &a, Options &) { a.targets_dtype = 0; }},
-      {"inner is -2", kAny, [](Binary &, Args &a, Options &) { a.inner = -2; }},
-      {"multiple of inner, which is 4", kAny, [](Binary &, Args &a, Options &) { a.inner = 4; }},
-      {"input_stride is 4", kAny, [](Binary &, Args &a, Options &) { a.input_stride = 4; }},
-      {"cols times inner, which is 15", kAny,
-       [](Binary &, Args &a, Options &) { a.inner = 3, a.rows = 6, a.targets_stride = 14; }},
-      {"losses_stride is 4", kAny, [](Binary &, Args &a, Options &) { a.losses_stride = 4; }},
-      {"grad_stride is 4", kAny, [](Binary &, Args &a, Options &) { a.grad_stride = 4; }},
-      {"target_grad_stride is 4", kAny, [](Binary &, Args &a, Options &) { a.target_grad_stride = 4; }},
-      {"exceed 2^63", kAny, [](Binary &, Args &a, Options &) { a.input_stride = INT64_MAX / 2; }},
-      {"cols 4611686018427387904 times inner", kAny,
-       [](Binary &, Args &a, Options &) { a.cols = int64_t{1} << 62, a.inner = 6; }},
-      {"input is NULL", kAny, [](Binary &, Args &a, Options &) { a.input = nullptr; }},
-      {"targets is NULL", kAny, [](Binary &, Args &a, Options &) { a.targets = nullptr; }},
-      {"row_weights is not aligned", kAny,
-       [](Binary &, Args &a, Options &) { a.row_weights = reinterpret_cast<const char *>(unaligned) + 1; }},
-      {"element_weights_stride is set", kAny, [](Binary &, Args &a, Options &) { a.element_weights_stride = 9; }},
-      {"input_kind is 2", kAny, [](Binary &, Args &a, Options &) { a.input_kind = 2; }},
-      {"focal_gamma is -1", kAny, [](Binary &, Args &a, Options &) { a.focal_gamma = -1; }},
-      {"focal_gamma is nan", kAny, [](Binary &, Args &a, Options &) { a.focal_gamma = kNan; }},
-      {"focal_gamma is inf", kAny, [](Binary &, Args &a, Options &) { a.focal_gamma = kInf; }},
-      {"focal_alpha is 1.5", kAny, [](Binary &, Args &a, Options &) { a.has_focal_alpha = 1, a.focal_alpha = 1.5; }},
-      {"focal_alpha is nan", kAny, [](Binary &, Args &a, Options &) { a.has_focal_alpha = 1, a.focal_alpha = kNan; }},
-      {"has_focal_alpha is 0", kAny, [](Binary &, Args &a, Options &) { a.focal_alpha = 0.5; }},
-      {"has_focal_alpha is 2", kAny, [](Binary &, Args &a, Options &) { a.has_focal_alpha = 2; }},
-      {"pos_weight and input_kind probabilities", kAny,
-       [](Binary &b, Args &a, Options &) {
+      {{"struct_size", "0"}, all, [](B, A a, O) { a.struct_size = 0; }},
+      {{"options.struct_size|struct_size", "0"}, all, [](B, A, O o) { o.struct_size = 0; }},
+      {{"rows", "-1"}, all, [](B, A a, O) { a.rows = -1; }},
+      {{"cols", "0"}, all, [](B, A a, O) { a.cols = 0; }},
+      {{"inner", "-2"}, all, [](B, A a, O) { a.inner = -2; }},
+      {{"rows", "6", "inner", "4"}, all, [](B, A a, O) { a.inner = 4; }},
+      {{"input.dtype", "9"}, all, [](B, A a, O) { a.input.dtype = 9; }},
+      {{"targets.dtype", "-1"}, all, [](B, A a, O) { a.targets.dtype = -1; }},
+      {{"element_losses.dtype"}, forwards, [=](B, A a, O) { a.element_losses.dtype = not_float; }},
+      {{"element_weights.dtype"},
+       all,
+       [=](B b, A a, O) {
+         b.element_weights = b.Make(b.Float());
+         a.element_weights = View(*b.element_weights);
+         a.element_weights.dtype = not_float;
+       }},
+      {{"grad.dtype"}, backwards, [=](B, A a, O) { a.grad.dtype = other; }},
+      {{"target_grad.dtype"}, backwards, [=](B, A a, O) { a.target_grad.dtype = other; }},
+      {{"input.reserved"}, all, [](B, A a, O) { a.input.reserved = 1; }},
+      {{"targets.reserved"}, all, [](B, A a, O) { a.targets.reserved = 1; }},
+      {{"grad.reserved"}, backwards, [](B, A a, O) { a.grad.reserved = 1; }},
+      {{"upstream.reserved"}, backwards, [](B, A a, O) { a.upstream.reserved = 1; }},
+      {{"options.reserved", "1"}, all, [](B, A, O o) { o.reserved = 1; }},
+      {{"input.stride", "4"}, all, [](B, A a, O) { a.input.stride = 4; }},
+      {{"targets.stride", "14", "15"}, all, [](B, A a, O) { a.inner = 3, a.input.stride = 15, a.targets.stride = 14; }},
+      {{"element_losses.stride", "4"}, forwards, [](B, A a, O) { a.element_losses.stride = 4; }},
+      {{"grad.stride", "4"}, backwards, [](B, A a, O) { a.grad.stride = 4; }},
+      {{"target_grad.stride", "4"}, backwards, [](B, A a, O) { a.target_grad.stride = 4; }},
+      {{"input|input.stride"}, all, [](B, A a, O) { a.input.stride = INT64_MAX / 2; }},
+      {{"cols", "4611686018427387904"}, all, [](B, A a, O) { a.cols = int64_t{1} << 62; }},
+      {{"cols", "288230376151711744", "inner", "6"}, all, [](B, A a, O) { a.cols = int64_t{1} << 58, a.inner = 6; }},
+      {{"input|input.data"}, all, [=](B, A a, O) { a.input = none; }},
+      {{"targets|targets.data"}, all, [=](B, A a, O) { a.targets = none; }},
+      {{"input|input.data", "aligned"}, all, [=](B, A a, O) { a.input.data = bend(a.input.data); }},
+      {{"targets|targets.data", "aligned"}, all, [=](B, A a, O) { a.targets.data = bend(a.targets.data); }},
+      {{"grad|grad.data", "aligned"}, backwards, [=](B, A a, O) { a.grad.data = bend(a.grad.data); }},
+      {{"target_grad|target_grad.data", "aligned"},
+       backwards,
+       [=](B, A a, O) { a.target_grad.data = bend(a.target_grad.data); }},
+      {{"element_losses|element_losses.data", "aligned"},
+       forwards,
+       [=](B, A a, O) { a.element_losses.data = bend(a.element_losses.data); }},
+      {{"reduced_loss", "aligned"}, forwards, [=](B, A a, O) { a.reduced_loss = bend(a.reduced_loss); }},
+      {{"pos_weight", "aligned"}, all, [=](B, A a, O) { a.pos_weight = bend(unaligned); }},
+      {{"class_weights", "aligned"}, all, [=](B, A a, O) { a.class_weights = bend(unaligned); }},
+      {{"row_weights", "aligned"}, all, [=](B, A a, O) { a.row_weights = bend(unaligned); }},
+      {{"element_weights|element_weights.data", "aligned"},
+       all,
+       [=](B b, A a, O) { a.element_weights = {bend(unaligned), 0, b.Float(), 0}; }},
+      {{"upstream|upstream.data", "aligned"}, backwards, [=](B, A a, O) { a.upstream.data = bend(unaligned); }},
+      {{"element_weights.stride"}, all, [](B, A a, O) { a.element_weights.stride = 9; }},
+      {{"input|options.input", "2"}, all, [](B, A, O o) { o.input = 2; }},
+      {{"input|options.input", "-1"}, all, [](B, A, O o) { o.input = -1; }},
+      {{"focal_gamma", "-1"}, all, [](B, A, O o) { o.focal_gamma = -1; }},
+      {{"focal_gamma", "nan|-nan"}, all, [](B, A, O o) { o.focal_gamma = kNan; }},
+      {{"focal_gamma", "inf"}, all, [](B, A, O o) { o.focal_gamma = kInf; }},
+      {{"focal_alpha", "1.5"}, all, [](B, A, O o) { o.focal_alpha = 1.5; }},
+      {{"focal_alpha", "-0.5"}, all, [](B, A, O o) { o.focal_alpha = -0.5; }},
+      {{"focal_alpha", "-2"}, all, [](B, A, O o) { o.focal_alpha = -2; }},
+      {{"focal_alpha", "nan|-nan"}, all, [](B, A, O o) { o.focal_alpha = kNan; }},
+      {{"focal_alpha", "-inf"}, all, [](B, A, O o) { o.focal_alpha = -kInf; }},
+      {{"pos_weight", "XENT_BINARY_PROBABILITIES"},
+       all,
+       [](B b, A a, O o) {
          b.pos_weight = b.Vector(std::vector<double>(5, 1.0));
          a.pos_weight = b.pos_weight->data();
-         a.input_kind = XENT_BCE_PROBABILITIES;
+         o.input = XENT_BINARY_PROBABILITIES;
        }},
-      {"focal_gamma and input_kind probabilities", kAny,
-       [](Binary &, Args &a, Options &) { a.focal_gamma = 1, a.input_kind = XENT_BCE_PROBABILITIES; }},
-      {"focal_alpha and input_kind probabilities", kAny,
-       [](Binary &, Args &a, Options &) { a.has_focal_alpha = 1, a.input_kind = XENT_BCE_PROBABILITIES; }},
-      {"upstream_kind is 4", kAny, [](Binary &, Args &a, Options &) { a.upstream_kind = 4; }},
-      {"upstream is NULL", kAny, [](Binary &, Args &a, Options &) { a.upstream_kind = XENT_UPSTREAM_ELEMENTS; }},
-      {"upstream is NULL", kAny, [](Binary &, Args &a, Options &) { a.upstream_kind = XENT_UPSTREAM_ROWS; }},
-      {"upstream is set", kAny, [](Binary &b, Args &a, Options &) { a.upstream = b.loss.data(); }},
-      {"upstream_stride is set", kAny, [](Binary &, Args &a, Options &) { a.upstream_stride = 5; }},
-      {"in_place is 2", kAny, [](Binary &, Args &a, Options &) { a.in_place = 2; }},
-      {"expected in_place to be 1", kAny,
-       [](Binary &, Args &a, Options &) { a.grad = const_cast<void *>(a.input), a.grad_stride = a.input_stride; }},
-      {"input_stride and grad_stride to be equal", kAny,
-       [](Binary &, Args &a, Options &) {
-         a.grad = const_cast<void *>(a.input), a.in_place = 1, a.input_stride = 5, a.grad_stride = 6;
+      {{"focal_gamma", "XENT_BINARY_PROBABILITIES"}, all, [](B, A, O o) { o.focal_gamma = 1, o.input = XENT_BINARY_PROBABILITIES; }},
+      {{"focal_alpha", "XENT_BINARY_PROBABILITIES"}, all, [](B, A, O o) { o.focal_alpha = 0, o.input = XENT_BINARY_PROBABILITIES; }},
+      {{"upstream.kind", "3"},
+       backwards,
+       [](B b, A a, O) { a.upstream.data = b.reduced_loss.data(), a.upstream.kind = 3; }},
+      {{"upstream.kind", "-1"},
+       backwards,
+       [](B b, A a, O) { a.upstream.data = b.reduced_loss.data(), a.upstream.kind = -1; }},
+      {{"upstream|upstream.data|upstream.kind"}, backwards, [](B, A a, O) { a.upstream.kind = XENT_UPSTREAM_ELEMENTS; }},
+      {{"upstream|upstream.data|upstream.kind"}, backwards, [](B, A a, O) { a.upstream.kind = XENT_UPSTREAM_ROWS; }},
+      {{"upstream.stride"}, backwards, [](B, A a, O) { a.upstream.stride = 5; }},
+      {{"upstream.stride"},
+       backwards,
+       [](B b, A a, O) { a.upstream.data = b.reduced_loss.data(), a.upstream.stride = 5; }},
+      {{"upstream.stride", "4"},
+       backwards,
+       [](B b, A a, O) {
+         b.upstream = b.Make(b.Float());
+         a.upstream = {b.upstream->data(), 4, XENT_UPSTREAM_ELEMENTS, 0};
        }},
-      {"grad is NULL, and so is target_grad", Pass::kBackward,
-       [](Binary &, Args &a, Options &) {
-         a.grad = a.target_grad = nullptr;
-         a.grad_stride = a.target_grad_stride = 0;
+      {{"grad", "input", "strides", "5", "6"},
+       backwards,
+       [](B, A a, O) { a.grad.data = a.input.data, a.input.stride = 5, a.grad.stride = 6; }},
+      {{"grad", "target_grad"}, backwards, [=](B, A a, O) { a.grad = a.target_grad = none; }},
+      {{"grad|grad.data"}, forward, [](B b, A a, O) { a.grad = View(b.grad); }},
+      {{"grad.stride"}, forward, [](B, A a, O) { a.grad.stride = 5; }},
+      {{"target_grad|target_grad.data"}, forward, [](B b, A a, O) { a.target_grad = View(b.target_grad); }},
+      {{"upstream|upstream.data"}, forward, [](B b, A a, O) { a.upstream.data = b.reduced_loss.data(); }},
+      {{"upstream|upstream.kind"}, forward, [](B, A a, O) { a.upstream.kind = XENT_UPSTREAM_ROWS; }},
+      {{"element_losses|element_losses.data"},
+       backward,
+       [](B b, A a, O) { a.element_losses = View(b.element_losses); }},
+      {{"reduced_loss"}, backward, [](B b, A a, O) { a.reduced_loss = b.reduced_loss.data(); }},
+      {{"reduced_loss", "reduction.kind", "XENT_REDUCTION_NONE"},
+       forwards,
+       [](B, A, O o) { o.reduction.kind = XENT_REDUCTION_NONE; }},
+      {{"reduction.kind", "3"}, all, [](B, A, O o) { o.reduction.kind = 3; }},
+      {{"reduction.empty_mean", "2"}, all, [](B, A, O o) { o.reduction.empty_mean = 2; }},
+      {{"reduction.divisor", "-1"}, all, [](B, A, O o) { o.reduction.divisor = -1; }},
+      {{"reduction.divisor", "inf"}, all, [](B, A, O o) { o.reduction.divisor = kInf; }},
+      {{"reduction.divisor", "nan|-nan"}, all, [](B, A, O o) { o.reduction.divisor = kNan; }},
+      {{"reduction.divisor", "XENT_REDUCTION_NONE"},
+       all,
+       [](B, A a, O o) {
+         o.reduction = {.kind = XENT_REDUCTION_NONE, .empty_mean = XENT_EMPTY_MEAN_NAN, .divisor = 2};
+         a.reduced_loss = nullptr;
        }},
-      {"grad is set", Pass::kForward, [](Binary &b, Args &a, Options &) { a.grad = b.grad.data(); }},
-      {"target_grad is set", Pass::kForward,
-       [](Binary &b, Args &a, Options &) { a.target_grad = b.target_grad.data(); }},
-      {"upstream_kind is set", Pass::kForward,
-       [](Binary &, Args &a, Options &) { a.upstream_kind = XENT_UPSTREAM_SCALAR; }},
-      {"in_place is set", Pass::kForward, [](Binary &, Args &a, Options &) { a.in_place = 1; }},
-      {"losses is set", Pass::kBackward, [](Binary &b, Args &a, Options &) { a.losses = b.losses.data(); }},
-      {"loss is set", Pass::kBackward, [](Binary &b, Args &a, Options &) { a.loss = b.loss.data(); }},
-      {"reduction is none", kAny, [](Binary &, Args &, Options &o) { o.reduction = XENT_REDUCTION_NONE; }},
-      {"divisor is", kAny, [](Binary &, Args &, Options &o) { o.has_divisor = 1, o.divisor = -1; }},
-      {"label_smoothing and binary cross-entropy", kAny, [](Binary &, Args &, Options &o) { o.label_smoothing = 0.1; }},
-      {"ignore_index and binary cross-entropy", kAny, [](Binary &, Args &, Options &o) { o.ignore_index = 0; }},
-      {"z_loss and binary cross-entropy", kAny, [](Binary &, Args &, Options &o) { o.z_loss = 1e-4; }},
-      {"softcap and binary cross-entropy", kAny, [](Binary &, Args &, Options &o) { o.softcap = 30; }},
-      {"logit_scale and binary cross-entropy", kAny, [](Binary &, Args &, Options &o) { o.logit_scale = 2; }},
-      {"valid_cols and binary cross-entropy", kAny, [](Binary &, Args &, Options &o) { o.valid_cols = 3; }},
   };
   for (const BadCall &bad : calls) {
-    Binary call(dtype(), dtype(), 6, 5);
-    call.FillNormal(1, 1);
-    for (int64_t i = 0; i < 6; ++i) {
-      for (int64_t c = 0; c < 5; ++c) call.x.Set(i, c, 0.5);  // a probability too
+    for (const Pass pass : bad.passes) {
+      Binary call(dtype(), dtype(), 6, 5);
+      call.FillNormal(1, 1);
+      for (int64_t i = 0; i < 6; ++i) {
+        for (int64_t c = 0; c < 5; ++c) call.x.Set(i, c, 0.5);  // a probability too
+      }
+      xent_binary_cross_entropy args = call.Args(pass);
+      xent_binary_cross_entropy_options options = XENT_BINARY_CROSS_ENTROPY_OPTIONS_INIT;
+      bad.spoil(call, args, options);
+      const std::string what = bad.words[0] + ", pass " + std::to_string(static_cast<int>(pass));
+      xent_error error = XENT_ERROR_INIT;
+      EXPECT_EQ(Call(pass, &args, &options, &error), XENT_INVALID_ARGUMENT) << what;
+      EXPECT_TRUE(Tells(error, XENT_INVALID_ARGUMENT, {}, bad.words)) << what;
+      EXPECT_EQ(Call(pass, &args, &options, nullptr), XENT_INVALID_ARGUMENT) << what;
+      EXPECT_TRUE(call.OutputsUntouched()) << what;
     }
-    xent_binary_cross_entropy args = call.Args(bad.pass);
-    xent_options options = XENT_OPTIONS_INIT;
-    bad.change(call, args, options);
-    xent_error error = XENT_ERROR_INIT;
-    const auto function = bad.pass == Pass::kForward           ? xent_binary_cross_entropy_forward
-                          : bad.pass == Pass::kForwardBackward ? xent_binary_cross_entropy_forward_backward
-                                                               : xent_binary_cross_entropy_backward;
-    EXPECT_EQ(function(&args, &options, nullptr, &error), XENT_INVALID_ARGUMENT) << bad.what;
-    EXPECT_EQ(error.status, XENT_INVALID_ARGUMENT) << bad.what;
-    EXPECT_NE(std::strstr(error.message, bad.what), nullptr) << error.message << ", expected " << bad.what;
-    EXPECT_TRUE(call.OutputsUntouched()) << bad.what;
   }
-  xent_error error = XENT_ERROR_INIT;
-  EXPECT_EQ(xent_binary_cross_entropy_forward(nullptr, nullptr, nullptr, &error), XENT_INVALID_ARGUMENT);
+  for (const Pass pass : kPasses) {
+    xent_error error = XENT_ERROR_INIT;
+    EXPECT_EQ(Call(pass, nullptr, nullptr, &error), XENT_INVALID_ARGUMENT);
+    EXPECT_TRUE(Tells(error, XENT_INVALID_ARGUMENT, {}, {"args"}));
+  }
 }
 
 TEST_P(BinaryApi, WeightsMustBeFinite) {
@@ -637,18 +699,28 @@ TEST_P(BinaryApi, WeightsMustBeFinite) {
         Binary call(dtype(), dtype(), 6, 5, inner);
         call.FillNormal(1, 1);
         call.FillWeights(2);
-        std::string text;
-        if (which == 0) call.pos_weight->Set(0, 3, bad), text = "pos_weight: element 3 is ";
-        if (which == 1) call.class_weights->Set(0, 4, bad), text = "class_weights: element 4 is ";
-        if (which == 2) call.row_weights->Set(0, 5, bad), text = "row_weights: element 5 is ";
-        if (which == 3) {
+        std::vector<std::string> words;
+        Position position;
+        if (which == 0) {
+          call.pos_weight->Set(0, 3, bad);
+          words = {"pos_weight", "3"};
+          position = {.row = -1, .column = 3, .value = bad};
+        } else if (which == 1) {
+          call.class_weights->Set(0, 4, bad);
+          words = {"class_weights", "4"};
+          position = {.row = -1, .column = 4, .value = bad};
+        } else if (which == 2) {
+          call.row_weights->Set(0, 5, bad);
+          words = {"row_weights", "5"};
+          position = {.row = 5, .column = -1, .value = bad};
+        } else {
           call.Set(*call.element_weights, 4, 2, bad);
-          text = "element_weights: row 4, column 2 is ";
+          words = {"element_weights", "row 4", "column 2"};
+          position = {.row = 4, .column = 2, .value = bad};
         }
-        ASSERT_EQ(call.Run(Pass::kForwardBackward), XENT_INVALID_ARGUMENT) << text << bad;
-        EXPECT_NE(std::string(call.error.message).find(text), std::string::npos) << call.error.message;
-        EXPECT_EQ(call.error.row, which == 3 ? 4 : which == 2 ? 5 : -1);
-        EXPECT_EQ(call.error.value, which == 0 ? 3 : which == 1 ? 4 : which == 2 ? 0 : 2);
+        words.push_back(std::isnan(bad) ? "nan|-nan" : bad > 0 ? "inf" : "-inf");
+        ASSERT_EQ(call.Run(Pass::kForwardBackward), XENT_INVALID_ARGUMENT) << words[0] << " " << bad;
+        EXPECT_TRUE(Tells(call.error, XENT_INVALID_ARGUMENT, position, words));
         EXPECT_TRUE(call.OutputsUntouched());
       }
     }
@@ -656,18 +728,17 @@ TEST_P(BinaryApi, WeightsMustBeFinite) {
 }
 
 TEST_P(BinaryApi, ProbabilitiesOutsideTheirDomain) {
-  for (const double bad : {kNan, -0.25, 1.5, kInf}) {
+  const std::pair<double, const char *> bads[] = {{kNan, "nan|-nan"}, {-0.25, "-0.25"}, {1.5, "1.5"}, {kInf, "inf"}};
+  for (const auto &[bad, text] : bads) {
     for (const int64_t inner : {0, 3}) {
       for (const Pass pass : kPasses) {
         Binary call(dtype(), dtype(), 6, 5, inner, 2);
-        call.probabilities = true;
+        call.options.input = XENT_BINARY_PROBABILITIES;
         call.FillNormal(1, 1);
         call.Set(call.x, 4, 3, bad);
         ASSERT_EQ(call.Run(pass), XENT_DOMAIN_ERROR);
-        EXPECT_EQ(call.error.status, XENT_DOMAIN_ERROR);
-        EXPECT_EQ(call.error.row, 4);
-        EXPECT_EQ(call.error.value, 3);
-        EXPECT_NE(std::strstr(call.error.message, "row 4, column 3 is "), nullptr) << call.error.message;
+        EXPECT_TRUE(Tells(call.error, XENT_DOMAIN_ERROR, {.row = 4, .column = 3, .value = bad},
+                          {"input", "row 4", "column 3", text}));
         EXPECT_TRUE(call.OutputsUntouched());
       }
     }
@@ -686,16 +757,16 @@ TEST(BinaryDifferences, GradientsAreTheLossesSlopes) {
   constexpr double kStep = 1e-5;
   for (int variant = 0; variant < 8; ++variant) {
     Binary call(XENT_F64, XENT_F64, 4, 6);
-    call.probabilities = variant == 7;
+    call.options.input = variant == 7 ? XENT_BINARY_PROBABILITIES : XENT_BINARY_LOGITS;
     call.FillNormal(static_cast<uint64_t>(variant), 2);
     if (variant % 2 == 1) call.FillWeights(3);
-    if (variant >= 2 && variant < 7) call.gamma = 0.5 * variant;
-    if (variant >= 4 && variant < 7) call.has_alpha = true, call.alpha = 0.3;
-    call.upstream_kind = XENT_UPSTREAM_ONE;
+    if (variant >= 2 && variant < 7) call.options.focal_gamma = 0.5 * variant;
+    if (variant >= 4 && variant < 7) call.options.focal_alpha = 0.3;
+    call.upstream.reset();
     for (int64_t i = 0; i < 4; ++i) {
       for (int64_t c = 0; c < 6; ++c) {
         call.y.Set(i, c, 0.1 + 0.8 * call.y.Get(i, c));
-        if (call.probabilities) call.x.Set(i, c, 0.1 + 0.8 * call.x.Get(i, c));
+        if (call.TakesProbabilities()) call.x.Set(i, c, 0.1 + 0.8 * call.x.Get(i, c));
       }
     }
     call.MustRun(Pass::kForwardBackward);
@@ -705,7 +776,7 @@ TEST(BinaryDifferences, GradientsAreTheLossesSlopes) {
       m.Set(i, c, value);
       moved.MustRun(Pass::kForward);
       m.Set(i, c, before);
-      return moved.loss.Get(0, 0);
+      return moved.reduced_loss.Get(0, 0);
     };
     for (int64_t i = 0; i < 4; ++i) {
       for (int64_t c = 0; c < 6; ++c) {
@@ -733,26 +804,26 @@ TEST(BinaryLarge, OutputsHaveTheBitsOfSmallCalls) {
     x[i] = static_cast<float>(random.Uniform() * 20 - 10);
     y[i] = static_cast<float>(i % 3 == 0);
   }
-  xent_options options = XENT_OPTIONS_INIT;
-  options.reduction = XENT_REDUCTION_NONE;
+  xent_binary_cross_entropy_options options = XENT_BINARY_CROSS_ENTROPY_OPTIONS_INIT;
+  options.reduction.kind = XENT_REDUCTION_NONE;
   for (const size_t misaligned : {0, 3}) {
     xent_binary_cross_entropy args = XENT_BINARY_CROSS_ENTROPY_INIT;
     args.rows = rows;
     args.cols = cols;
-    args.dtype = args.targets_dtype = XENT_F32;
-    args.input = x.data();
-    args.targets = y.data();
-    args.losses = losses;
+    const auto matrix = [](float *data) { return xent_matrix{data, 0, XENT_F32, 0}; };
+    args.input = matrix(x.data());
+    args.targets = matrix(y.data());
+    args.element_losses = matrix(losses);
     float *const grad = aligned(more_grad) + misaligned;
-    args.grad = grad;
+    args.grad = matrix(grad);
     ASSERT_EQ(xent_binary_cross_entropy_forward_backward(&args, &options, nullptr, nullptr), XENT_OK);
     std::vector<float> part_losses(static_cast<size_t>(cols)), part_grad(static_cast<size_t>(cols));
     for (int64_t row = 0; row < rows; ++row) {
       args.rows = 1;
-      args.input = x.data() + row * cols;
-      args.targets = y.data() + row * cols;
-      args.losses = part_losses.data();
-      args.grad = part_grad.data();
+      args.input = matrix(x.data() + row * cols);
+      args.targets = matrix(y.data() + row * cols);
+      args.element_losses = matrix(part_losses.data());
+      args.grad = matrix(part_grad.data());
       ASSERT_EQ(xent_binary_cross_entropy_forward_backward(&args, &options, nullptr, nullptr), XENT_OK);
       const size_t bytes = static_cast<size_t>(cols) * sizeof(float);
       EXPECT_EQ(std::memcmp(part_losses.data(), losses + row * cols, bytes), 0) << row;

@@ -32,8 +32,8 @@ struct Tensors {
         row_weights(Uniform(kArithmetic, 1, kRows, 0, 6)),
         element_weights(Uniform(kArithmetic, kRows, kCols, kCols + 3 * padding, 7)),
         upstream(Uniform(kArithmetic, kRows, kCols, kCols + 4 * padding, 8)),
-        losses(kArithmetic, kRows, kCols, kCols + 5 * padding),
-        loss(kArithmetic, 1, 1),
+        element_losses(kArithmetic, kRows, kCols, kCols + 5 * padding),
+        reduced_loss(kArithmetic, 1, 1),
         grad(kDtype, kRows, kCols, kCols + 6 * padding),
         target_grad(kDtypeOf<Y>, kRows, kCols, kCols + 7 * padding) {}
 
@@ -41,30 +41,23 @@ struct Tensors {
     xent_binary_cross_entropy c = XENT_BINARY_CROSS_ENTROPY_INIT;
     c.rows = kRows;
     c.cols = kCols;
-    c.input = input.data();
-    c.input_stride = input.stride();
-    c.dtype = kDtype;
-    c.targets = targets.data();
-    c.targets_stride = targets.stride();
-    c.targets_dtype = kDtypeOf<Y>;
+    c.input = View(input);
+    c.targets = View(targets);
     if (function != Function::kBackward) {
-      c.losses = losses.data();
-      c.losses_stride = losses.stride();
-      c.loss = loss.data();
+      c.element_losses = View(element_losses);
+      c.reduced_loss = reduced_loss.data();
     }
     if (function != Function::kForward) {
-      c.grad = grad.data();
-      c.grad_stride = grad.stride();
-      c.target_grad = target_grad.data();
-      c.target_grad_stride = target_grad.stride();
+      c.grad = View(grad);
+      c.target_grad = View(target_grad);
     }
     return c;
   }
   Args Cpp(Function function) {
     Args args = {.input = View<T>(input), .targets = View<Y>(targets)};
     if (function != Function::kBackward) {
-      args.losses = View<A>(losses);
-      args.loss = Scalar<A>(loss);
+      args.element_losses = View<A>(element_losses);
+      args.reduced_loss = Scalar<A>(reduced_loss);
     }
     if (function != Function::kForward) {
       args.grad = View<T>(grad);
@@ -74,8 +67,8 @@ struct Tensors {
   }
   Snapshot Outputs() const {
     Snapshot out;
-    out.Add("losses", losses);
-    out.Add("loss", loss);
+    out.Add("element_losses", element_losses);
+    out.Add("reduced_loss", reduced_loss);
     out.Add("grad", grad);
     out.Add("target_grad", target_grad);
     out.Add("input", input);
@@ -83,10 +76,11 @@ struct Tensors {
   }
 
   Matrix input, probs, targets, pos_weight, class_weights, row_weights, element_weights, upstream;
-  Matrix losses, loss, grad, target_grad;
+  Matrix element_losses, reduced_loss, grad, target_grad;
 };
 
-xent_status RunC(Function function, const xent_binary_cross_entropy &args, const xent_options &options) {
+xent_status RunC(Function function, const xent_binary_cross_entropy &args,
+                 const xent_binary_cross_entropy_options &options) {
   switch (function) {
     case Function::kForward:
       return xent_binary_cross_entropy_forward(&args, &options, nullptr, nullptr);
@@ -98,7 +92,7 @@ xent_status RunC(Function function, const xent_binary_cross_entropy &args, const
 }
 
 template <class Args>
-Status RunCpp(Function function, const Args &args, const Options &options) {
+Status RunCpp(Function function, const Args &args, const BinaryCrossEntropyOptions &options) {
   switch (function) {
     case Function::kForward:
       return BinaryCrossEntropyForward(args, options);
@@ -117,17 +111,18 @@ class CppBce : public ::testing::Test {
   using A = Arithmetic<T>;
   using Tensors = test::Tensors<T, Y>;
   using Args = typename Tensors::Args;
-  using Case = test::Case<Tensors, xent_binary_cross_entropy, Args>;
+  using Case = test::Case<Tensors, xent_binary_cross_entropy, xent_binary_cross_entropy_options, Args,
+                          BinaryCrossEntropyOptions>;
 
   void CheckOne(const Case &what, Function function, int64_t padding = 1) {
     SCOPED_TRACE(std::string(what.name) + ", " + NameOf(function));
     Tensors c(padding), cpp(padding), plain(padding);
-    xent_options c_options = XENT_OPTIONS_INIT;
+    xent_binary_cross_entropy_options c_options = XENT_BINARY_CROSS_ENTROPY_OPTIONS_INIT;
     ASSERT_EQ(RunC(function, plain.C(function), c_options), XENT_OK);
     xent_binary_cross_entropy c_args = c.C(function);
     what.c(c, c_args, c_options);
     ASSERT_EQ(RunC(function, c_args, c_options), XENT_OK);
-    Options options;
+    BinaryCrossEntropyOptions options;
     Args args = cpp.Cpp(function);
     what.cpp(cpp, args, options);
     const Status status = RunCpp(function, args, options);
@@ -163,7 +158,8 @@ using Elements = ::testing::Types<Types<float, float>, Types<double, double>, Ty
 TYPED_TEST_SUITE(CppBce, Elements);
 
 TYPED_TEST(CppBce, EveryOutputReachesTheLibrary) {
-  const char *const written[] = {"losses loss ", "losses loss grad target_grad ", "grad target_grad "};
+  const char *const written[] = {"element_losses reduced_loss ", "element_losses reduced_loss grad target_grad ",
+                                 "grad target_grad "};
   for (int i = 0; i < 3; ++i) {
     typename TestFixture::Tensors tensors;
     const Snapshot before = tensors.Outputs();
@@ -176,14 +172,14 @@ TYPED_TEST(CppBce, EveryOutputReachesTheLibrary) {
 TYPED_TEST(CppBce, Members) {
   using A = typename TestFixture::A;
   using T = typename TestFixture::T;
-  this->Check({"input_kind",
-               [](auto &t, auto &args, auto &) {
-                 args.input = t.probs.data();
-                 args.input_kind = XENT_BCE_PROBABILITIES;
+  this->Check({"input",
+               [](auto &t, auto &args, auto &options) {
+                 args.input = View(t.probs);
+                 options.input = XENT_BINARY_PROBABILITIES;
                },
-               [](auto &t, auto &args, auto &) {
+               [](auto &t, auto &args, auto &options) {
                  args.input = View<T>(t.probs);
-                 args.input_kind = BceInput::kProbabilities;
+                 options.input = BinaryInput::kProbabilities;
                }});
   this->Check({"pos_weight", [](auto &t, auto &args, auto &) { args.pos_weight = t.pos_weight.data(); },
                [](auto &t, auto &args, auto &) { args.pos_weight = Span<A>(t.pos_weight); }});
@@ -191,32 +187,35 @@ TYPED_TEST(CppBce, Members) {
                [](auto &t, auto &args, auto &) { args.class_weights = Span<A>(t.class_weights); }});
   this->Check({"row_weights", [](auto &t, auto &args, auto &) { args.row_weights = t.row_weights.data(); },
                [](auto &t, auto &args, auto &) { args.row_weights = Span<A>(t.row_weights); }});
-  this->Check({"element_weights",
-               [](auto &t, auto &args, auto &) {
-                 args.element_weights = t.element_weights.data();
-                 args.element_weights_stride = t.element_weights.stride();
-               },
+  this->Check({"element_weights", [](auto &t, auto &args, auto &) { args.element_weights = View(t.element_weights); },
                [](auto &t, auto &args, auto &) { args.element_weights = View<A>(t.element_weights); }});
-  this->Check({"focal_gamma", [](auto &, auto &args, auto &) { args.focal_gamma = 2; },
-               [](auto &, auto &args, auto &) { args.focal_gamma = 2; }});
-  this->Check({"focal_alpha",
-               [](auto &, auto &args, auto &) {
-                 args.focal_alpha = 0.25;
-                 args.has_focal_alpha = 1;
-               },
-               [](auto &, auto &args, auto &) { args.focal_alpha = 0.25; }});
-  this->Check({"focal_alpha 0", [](auto &, auto &args, auto &) { args.has_focal_alpha = 1; },
-               [](auto &, auto &args, auto &) { args.focal_alpha = 0.0; }});
-  this->Check({"reduction",
-               [](auto &, auto &, auto &options) {
-                 options.reduction = XENT_REDUCTION_SUM;
-                 options.divisor = 3;
-                 options.has_divisor = 1;
-               },
-               [](auto &, auto &, auto &options) {
-                 options.reduction = ::xent::Reduction::kSum;
-                 options.divisor = 3;
-               }});
+}
+
+TYPED_TEST(CppBce, Options) {
+  this->Check({"focal_gamma", [](auto &, auto &, auto &options) { options.focal_gamma = 2; },
+               [](auto &, auto &, auto &options) { options.focal_gamma = 2; }});
+  this->Check({"focal_alpha", [](auto &, auto &, auto &options) { options.focal_alpha = 0.25; },
+               [](auto &, auto &, auto &options) { options.focal_alpha = 0.25; }});
+  this->Check({"focal_alpha 0", [](auto &, auto &, auto &options) { options.focal_alpha = 0; },
+               [](auto &, auto &, auto &options) { options.focal_alpha = 0.0; }});
+  this->Check(
+      {"reduction",
+       [](auto &, auto &, auto &options) {
+         options.reduction.kind = XENT_REDUCTION_SUM;
+         options.reduction.divisor = 3;
+       },
+       [](auto &, auto &, auto &options) { options.reduction = {.kind = ReductionKind::kSum, .divisor = 3.0}; }});
+}
+
+// C takes an alpha of -1 and a divisor of 0 for none, which is not what was said here.
+TYPED_TEST(CppBce, RefusesWhatCTakesForNone) {
+  typename TestFixture::Tensors tensors;
+  const Snapshot before = tensors.Outputs();
+  const typename TestFixture::Args args = tensors.Cpp(Function::kForward);
+  EXPECT_TRUE(Refused(BinaryCrossEntropyForward(args, {.focal_alpha = -1.0}), "focal_alpha"));
+  EXPECT_TRUE(Refused(BinaryCrossEntropyForward(args, {.focal_alpha = -2.0}), "focal_alpha"));
+  EXPECT_TRUE(Refused(BinaryCrossEntropyForward(args, {.reduction = {.divisor = 0.0}}), "reduction.divisor"));
+  EXPECT_EQ(tensors.Outputs().Differences(before), "");
 }
 
 // Row weights show which layout was meant; without strides, since those of rows are not those of blocks.
@@ -226,16 +225,17 @@ TYPED_TEST(CppBce, Inner) {
                [](auto &t, auto &args, auto &) {
                  args.inner = 2;
                  args.row_weights = t.row_weights.data();
-                 args.element_weights = t.element_weights.data();
-                 args.input_stride = args.targets_stride = args.losses_stride = 0;
-                 args.grad_stride = args.target_grad_stride = 0;
+                 args.element_weights = View(t.element_weights);
+                 args.element_weights.stride = 0;
+                 args.input.stride = args.targets.stride = args.element_losses.stride = 0;
+                 args.grad.stride = args.target_grad.stride = 0;
                },
                [](auto &t, auto &args, auto &) {
                  args.inner = 2;
                  args.row_weights = Span<A>(t.row_weights);
                  args.element_weights = View<A>(t.element_weights);
                  args.element_weights.stride = 0;
-                 args.input.stride = args.targets.stride = args.losses.stride = 0;
+                 args.input.stride = args.targets.stride = args.element_losses.stride = 0;
                  args.grad.stride = args.target_grad.stride = 0;
                }},
               0);
@@ -244,35 +244,20 @@ TYPED_TEST(CppBce, Inner) {
 TYPED_TEST(CppBce, Upstream) {
   using A = typename TestFixture::A;
   using T = typename TestFixture::T;
-  this->CheckGradients({"upstream",
+  this->CheckGradients(
+      {"one number",
+       [](auto &t, auto &args, auto &) { args.upstream = {t.upstream.data(), 0, XENT_UPSTREAM_SCALAR, 0}; },
+       [](auto &t, auto &args, auto &) { args.upstream = *Scalar<A>(t.upstream); }});
+  this->CheckGradients(
+      {"one a row", [](auto &t, auto &args, auto &) { args.upstream = {t.upstream.data(), 0, XENT_UPSTREAM_ROWS, 0}; },
+       [](auto &t, auto &args, auto &) { args.upstream = Span<A>(t.upstream).first(kRows); }});
+  this->CheckGradients({"one an element",
                         [](auto &t, auto &args, auto &) {
-                          args.upstream = t.upstream.data();
-                          args.upstream_kind = XENT_UPSTREAM_SCALAR;
+                          args.upstream = {t.upstream.data(), t.upstream.stride(), XENT_UPSTREAM_ELEMENTS, 0};
                         },
-                        [](auto &t, auto &args, auto &) { args.upstream = *Scalar<A>(t.upstream); }});
-  this->CheckGradients({"upstream_rows",
-                        [](auto &t, auto &args, auto &) {
-                          args.upstream = t.upstream.data();
-                          args.upstream_kind = XENT_UPSTREAM_ROWS;
-                        },
-                        [](auto &t, auto &args, auto &) { args.upstream_rows = Span<A>(t.upstream).first(kRows); }});
-  this->CheckGradients({"upstream_elements",
-                        [](auto &t, auto &args, auto &) {
-                          args.upstream = t.upstream.data();
-                          args.upstream_stride = t.upstream.stride();
-                          args.upstream_kind = XENT_UPSTREAM_ELEMENTS;
-                        },
-                        [](auto &t, auto &args, auto &) { args.upstream_elements = View<A>(t.upstream); }});
-  this->CheckGradients({"in_place",
-                        [](auto &t, auto &args, auto &) {
-                          args.grad = t.input.data();
-                          args.grad_stride = t.input.stride();
-                          args.in_place = 1;
-                        },
-                        [](auto &t, auto &args, auto &) {
-                          args.grad = View<T>(t.input);
-                          args.in_place = true;
-                        }});
+                        [](auto &t, auto &args, auto &) { args.upstream = View<A>(t.upstream); }});
+  this->CheckGradients({"in place", [](auto &t, auto &args, auto &) { args.grad = View(t.input); },
+                        [](auto &t, auto &args, auto &) { args.grad = View<T>(t.input); }});
 }
 
 TYPED_TEST(CppBce, SizesMustAgree) {
@@ -284,15 +269,12 @@ TYPED_TEST(CppBce, SizesMustAgree) {
   this->CheckRefused("class_weights", [&](auto &args) { args.class_weights = five; });
   this->CheckRefused("row_weights", [&](auto &args) { args.row_weights = five; });
   this->CheckRefused("element_weights", [&](auto &args) { args.element_weights = {five.data(), 1, 5}; });
-  this->CheckRefused("losses", [](auto &args) { args.losses.rows = 5; });
+  this->CheckRefused("element_losses", [](auto &args) { args.element_losses.rows = 5; });
   this->CheckRefused("grad", [](auto &args) { args.grad.cols = 39; });
   this->CheckRefused("target_grad", [](auto &args) { args.target_grad.cols = 39; });
-  this->CheckRefused("upstream_rows", [&](auto &args) { args.upstream_rows = five; });
-  this->CheckRefused("upstream_elements", [&](auto &args) { args.upstream_elements = {five.data(), 1, 5}; });
-  this->CheckRefused("upstream", [](auto &args) {
-    args.upstream = A{1};
-    args.upstream_elements = args.losses;
-  });
+  this->CheckRefused("upstream", [&](auto &args) { args.upstream = five; });
+  this->CheckRefused("upstream", [&](auto &args) { args.upstream = MatrixView<A>{five.data(), 1, 5}; });
+  this->CheckRefused("upstream", [&](auto &args) { args.upstream = MatrixView<A>{nullptr, kRows, kCols}; });
 }
 
 TYPED_TEST(CppBce, DomainErrorComesThrough) {
@@ -301,11 +283,11 @@ TYPED_TEST(CppBce, DomainErrorComesThrough) {
   const Snapshot before = tensors.Outputs();
   typename TestFixture::Args args = tensors.Cpp(Function::kForward);
   args.input = View<typename TestFixture::T>(tensors.probs);
-  args.input_kind = BceInput::kProbabilities;
-  const Status status = BinaryCrossEntropyForward(args);
+  const Status status = BinaryCrossEntropyForward(args, {.input = BinaryInput::kProbabilities});
   EXPECT_EQ(status.code(), Code::kDomainError);
   EXPECT_EQ(status.row(), 4);
-  EXPECT_EQ(status.value(), 7);
+  EXPECT_EQ(status.column(), 7);
+  EXPECT_EQ(status.value(), 1.5);
   EXPECT_EQ(tensors.Outputs().Differences(before), "");
 }
 

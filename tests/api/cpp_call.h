@@ -13,7 +13,10 @@
 #include <utility>
 #include <vector>
 
-#include "api/call.h"
+#include "testing/assertions.h"
+#include "testing/data.h"
+#include "testing/loss_call.h"
+#include "testing/tensor.h"
 #include "xent/xent.hpp"
 
 namespace xent::test {
@@ -103,11 +106,11 @@ class Snapshot {
 };
 
 // One thing to say in C and in C++, which must change some output. The tensors are those of the call.
-template <class Tensors, class CArgs, class CppArgs>
+template <class Tensors, class CArgs, class COptions, class CppArgs, class CppOptions>
 struct Case {
   const char *name;
-  std::function<void(Tensors &, CArgs &, xent_options &)> c;
-  std::function<void(Tensors &, CppArgs &, Options &)> cpp;
+  std::function<void(Tensors &, CArgs &, COptions &)> c;
+  std::function<void(Tensors &, CppArgs &, CppOptions &)> cpp;
 };
 
 }  // namespace xent::test

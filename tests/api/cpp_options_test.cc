@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "api/cpp_call.h"
+#include "api/cpp_cross_entropy.h"
 
 namespace xent::test {
 namespace {
@@ -20,171 +21,17 @@ struct Types {
   using Q = Probs;
 };
 
-constexpr int64_t kRows = 6;
-constexpr int64_t kCols = 40;
-constexpr int32_t kTopK = 3;
-constexpr int64_t kGather = 2;
-
-// Inputs and outputs of one call; the outputs poisoned.
-template <class T, class Q>
-struct Tensors {
-  using A = Arithmetic<T>;
-  static constexpr xent_dtype kDtype = kDtypeOf<T>;
-  static constexpr xent_dtype kArithmetic = kDtypeOf<A>;
-  using Args = CrossEntropy<T, int64_t, Q>;
-
-  explicit Tensors(int64_t stride = kCols + 3)
-      : logits(Normal(kDtype, kRows, kCols, stride, 1)),
-        probs(Uniform(kDtypeOf<Q>, kRows, kCols, stride == kCols ? stride : stride + 1, 2)),
-        class_weights(Uniform(kArithmetic, 1, kCols, 0, 3)),
-        row_weights(Uniform(kArithmetic, 1, kRows, 0, 4)),
-        upstream(Uniform(kArithmetic, 1, kRows, 0, 5)),
-        grad(kDtype, kRows, kCols, stride == kCols ? stride : stride + 2),
-        target_grad(kDtypeOf<Q>, kRows, kCols, stride == kCols ? stride : stride + 3) {}
-
-  xent_cross_entropy C(Function function) {
-    xent_cross_entropy c = XENT_CROSS_ENTROPY_INIT;
-    c.rows = kRows;
-    c.cols = kCols;
-    c.logits = logits.data();
-    c.logits_stride = logits.stride();
-    c.dtype = kDtype;
-    c.targets = targets.data();
-    c.records = records.data();
-    c.target_probs_dtype = kDtypeOf<Q>;
-    if (function != Function::kBackward) {
-      c.losses = losses.data();
-      c.lse = lse.data();
-      c.loss = loss.data();
-      c.perplexity = &perplexity;
-      c.live_rows = &live_rows;
-      c.logprobs = logprobs.data();
-      c.argmax = argmax.data();
-      c.hits = hits.data();
-      c.entropy = entropy.data();
-      c.rank = rank.data();
-      c.top_k = kTopK;
-      c.topk_logprobs = topk_logprobs.data();
-      c.topk_indices = topk_indices.data();
-      c.gather_cols = gather_cols.data();
-      c.gathered = gathered.data();
-      c.gather_count = kGather;
-    }
-    if (function != Function::kForward) {
-      c.grad = grad.data();
-      c.grad_stride = grad.stride();
-    }
-    return c;
-  }
-
-  Args Cpp(Function function) {
-    Args args = {.logits = View<T>(logits), .targets = targets, .records = records};
-    if (function != Function::kBackward) {
-      args.losses = Span<A>(losses);
-      args.lse = Span<A>(lse);
-      args.loss = Scalar<A>(loss);
-      args.perplexity = &perplexity;
-      args.live_rows = &live_rows;
-      args.logprobs = Span<A>(logprobs);
-      args.argmax = argmax;
-      args.hits = hits;
-      args.entropy = Span<A>(entropy);
-      args.rank = rank;
-      args.top_k = kTopK;
-      args.topk_logprobs = Span<A>(topk_logprobs);
-      args.topk_indices = topk_indices;
-      args.gather_cols = gather_cols;
-      args.gathered = Span<A>(gathered);
-    }
-    if (function != Function::kForward) args.grad = View<T>(grad);
-    return args;
-  }
-
-  // Probability targets have no target column, so no statistics of it.
-  void UseProbs(xent_cross_entropy &c) {
-    c.targets = nullptr;
-    c.target_probs = probs.data();
-    c.target_probs_stride = probs.stride();
-    c.logprobs = nullptr;
-    c.hits = nullptr;
-    c.rank = nullptr;
-  }
-  void UseProbs(Args &args) {
-    args.targets = {};
-    args.target_probs = View<Q>(probs);
-    args.logprobs = {};
-    args.hits = {};
-    args.rank = {};
-  }
-
-  Snapshot Outputs() const {
-    Snapshot out;
-    out.Add("losses", losses);
-    out.Add("lse", lse);
-    out.Add("loss", loss);
-    out.Add("logprobs", logprobs);
-    out.Add("entropy", entropy);
-    out.Add("topk_logprobs", topk_logprobs);
-    out.Add("gathered", gathered);
-    out.Add("grad", grad);
-    out.Add("target_grad", target_grad);
-    out.Add("perplexity", std::span(&perplexity, 1));
-    out.Add("live_rows", std::span(&live_rows, 1));
-    out.Add("argmax", std::span(argmax));
-    out.Add("hits", std::span(hits));
-    out.Add("rank", std::span(rank));
-    out.Add("topk_indices", std::span(topk_indices));
-    out.Add("records", std::span(records));
-    return out;
-  }
-
-  Matrix logits, probs, class_weights, row_weights, upstream;
-  std::vector<int64_t> targets = {7, 0, -100, 33, 12, 12};
-  std::vector<int64_t> gather_cols = {0, 1, 2, 3, 35, 34, 33, 32, 31, 30, 29, 28};
-  Matrix losses{kArithmetic, 1, kRows}, lse = losses, logprobs = losses, entropy = losses;
-  Matrix loss{kArithmetic, 1, 1};
-  Matrix topk_logprobs{kArithmetic, 1, kRows *kTopK}, gathered{kArithmetic, 1, kRows *kGather};
-  Matrix grad, target_grad;
-  double perplexity = -77;
-  int64_t live_rows = -77;
-  std::vector<int64_t> argmax = std::vector<int64_t>(kRows, -77), rank = argmax;
-  std::vector<uint8_t> hits = std::vector<uint8_t>(kRows, 77);
-  std::vector<int64_t> topk_indices = std::vector<int64_t>(kRows * kTopK, -77);
-  std::vector<::xent::Record> records = std::vector<::xent::Record>(kRows);
-};
-
-xent_status RunC(Function function, const xent_cross_entropy &args, const xent_options &options) {
-  switch (function) {
-    case Function::kForward:
-      return xent_cross_entropy_forward(&args, &options, nullptr, nullptr);
-    case Function::kForwardBackward:
-      return xent_cross_entropy_forward_backward(&args, &options, nullptr, nullptr);
-    default:
-      return xent_cross_entropy_backward(&args, &options, nullptr, nullptr);
-  }
-}
-
-template <class Args>
-Status RunCpp(Function function, const Args &args, const Options &options) {
-  switch (function) {
-    case Function::kForward:
-      return CrossEntropyForward(args, options);
-    case Function::kForwardBackward:
-      return CrossEntropyForwardBackward(args, options);
-    default:
-      return CrossEntropyBackward(args, options);
-  }
-}
-
 template <class P>
 class CppOptions : public ::testing::Test {
  protected:
   using T = typename P::T;
   using Q = typename P::Q;
   using A = Arithmetic<T>;
-  using Tensors = test::Tensors<T, Q>;
+  using Tensors = CrossEntropyTensors<T, Q>;
   using Args = typename Tensors::Args;
-  using Case = test::Case<Tensors, xent_cross_entropy, Args>;
+  using Case = test::Case<Tensors, xent_cross_entropy, xent_cross_entropy_options, Args, CrossEntropyOptions>;
+  static constexpr int64_t kRows = Tensors::kRows;
+  static constexpr int64_t kCols = Tensors::kCols;
 
   // The case said in C, in C++ and not at all, each from fresh tensors; backward after a forward that was told the
   // same.
@@ -200,21 +47,20 @@ class CppOptions : public ::testing::Test {
   }
 
   void RunAll(const Case &what, Function function, Tensors &c, Tensors &cpp, Tensors &plain) {
-    xent_options c_options = XENT_OPTIONS_INIT;
+    xent_cross_entropy_options c_options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
     xent_cross_entropy c_args = c.C(function);
     what.c(c, c_args, c_options);
-    Options options;
+    CrossEntropyOptions options;
     Args args = cpp.Cpp(function);
     what.cpp(cpp, args, options);
     if (function == Function::kForward) {
-      c_args.target_grad = nullptr;
-      c_args.target_grad_stride = 0;
+      c_args.target_grad = {};
       args.target_grad = {};
     }
     ASSERT_EQ(RunC(function, c_args, c_options), XENT_OK);
     const Status status = RunCpp(function, args, options);
     ASSERT_TRUE(status.ok()) << status.message();
-    c_options = XENT_OPTIONS_INIT;
+    c_options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
     ASSERT_EQ(RunC(function, plain.C(function), c_options), XENT_OK);
   }
 
@@ -242,14 +88,14 @@ TYPED_TEST_SUITE(CppOptions, Elements, ElementNames);
 TYPED_TEST(CppOptions, EveryOutputReachesTheLibrary) {
   for (const Function function : {Function::kForward, Function::kForwardBackward}) {
     typename TestFixture::Tensors c, cpp;
-    const xent_options defaults = XENT_OPTIONS_INIT;
+    const xent_cross_entropy_options defaults = XENT_CROSS_ENTROPY_OPTIONS_INIT;
     const Snapshot before = cpp.Outputs();
     ASSERT_EQ(RunC(function, c.C(function), defaults), XENT_OK);
     const Status status = RunCpp(function, cpp.Cpp(function), {});
     ASSERT_TRUE(status.ok()) << status.message();
     EXPECT_EQ(c.Outputs().Differences(cpp.Outputs()), "");
     EXPECT_EQ(before.Differences(cpp.Outputs()),
-              std::string("losses lse loss logprobs entropy topk_logprobs gathered ") +
+              std::string("row_losses reduced_loss lse logprobs entropy topk_logprobs gathered ") +
                   (function == Function::kForward ? "" : "grad ") +
                   "perplexity live_rows argmax hits rank topk_indices records ");
   }
@@ -266,12 +112,12 @@ TYPED_TEST(CppOptions, LossOptions) {
                [](auto &, auto &, auto &options) { options.valid_cols = 36; }});
 }
 
-TYPED_TEST(CppOptions, StatsOfIgnored) {
+TYPED_TEST(CppOptions, StatisticsOfIgnored) {
   const auto run = [](bool wanted) {
     typename TestFixture::Tensors tensors;
-    Options options;
-    options.stats_of_ignored = wanted;
-    EXPECT_TRUE(CrossEntropyForward(tensors.Cpp(Function::kForward), options).ok());
+    typename TestFixture::Args args = tensors.Cpp(Function::kForward);
+    args.statistics.of_ignored = wanted;
+    EXPECT_TRUE(CrossEntropyForward(args).ok());
     return tensors.argmax[2];
   };
   EXPECT_EQ(run(false), -1);
@@ -293,8 +139,7 @@ TYPED_TEST(CppOptions, ProbabilityTargets) {
   this->Check({"target_grad",
                [](auto &t, auto &args, auto &) {
                  t.UseProbs(args);
-                 args.target_grad = t.target_grad.data();
-                 args.target_grad_stride = t.target_grad.stride();
+                 args.target_grad = View(t.target_grad);
                },
                [](auto &t, auto &args, auto &) {
                  t.UseProbs(args);
@@ -317,23 +162,24 @@ TYPED_TEST(CppOptions, Inner) {
   this->Check({"inner",
                [](auto &, auto &args, auto &) {
                  args.inner = 2;
-                 args.logits_stride = 0;
-                 args.grad_stride = 0;
+                 args.logits.stride = 0;
+                 args.grad.stride = 0;
                },
                [](auto &, auto &args, auto &) {
                  args.inner = 2;
                  args.logits.stride = 0;
                  args.grad.stride = 0;
                }},
-              kCols);
+              TestFixture::kCols);
   this->Check({"inner with target_probs",
                [](auto &t, auto &args, auto &) {
                  t.UseProbs(args);
                  args.inner = 3;
-                 args.logits_stride = 0;
-                 args.grad_stride = 0;
-                 args.target_probs_stride = 0;
-                 args.target_grad = t.target_grad.data();
+                 args.logits.stride = 0;
+                 args.grad.stride = 0;
+                 args.target_probs.stride = 0;
+                 args.target_grad = View(t.target_grad);
+                 args.target_grad.stride = 0;
                },
                [](auto &t, auto &args, auto &) {
                  t.UseProbs(args);
@@ -344,30 +190,75 @@ TYPED_TEST(CppOptions, Inner) {
                  args.target_grad = View<Q>(t.target_grad);
                  args.target_grad.stride = 0;
                }},
-              kCols);
+              TestFixture::kCols);
 }
 
 TYPED_TEST(CppOptions, TopK) {
   using A = typename TestFixture::A;
+  using T = typename TestFixture::T;
   this->Check({"top_k 2",
-               [](auto &, auto &args, auto &) {
-                 if (args.topk_logprobs != nullptr) args.top_k = 2;
+               [](auto &t, auto &args, auto &) {
+                 if (args.statistics != nullptr) t.statistics.top_k = 2;
                },
                [](auto &, auto &args, auto &) {
-                 if (args.top_k == 0) return;
-                 args.top_k = 2;
-                 args.topk_logprobs = args.topk_logprobs.first(2 * kRows);
-                 args.topk_indices = args.topk_indices.first(2 * kRows);
+                 if (args.statistics.top_k == 0) return;
+                 args.statistics.top_k = 2;
+                 args.statistics.topk_logprobs = args.statistics.topk_logprobs.first(2 * TestFixture::kRows);
+                 args.statistics.topk_indices = args.statistics.topk_indices.first(2 * TestFixture::kRows);
                }});
   // One of the two alone.
   typename TestFixture::Tensors tensors;
-  const CrossEntropy<typename TestFixture::T> args = {.logits = View<typename TestFixture::T>(tensors.logits),
-                                                      .targets = tensors.targets,
-                                                      .top_k = kTopK,
-                                                      .topk_logprobs = Span<A>(tensors.topk_logprobs)};
+  const CrossEntropy<T> args = {
+      .logits = View<T>(tensors.logits),
+      .targets = tensors.targets,
+      .statistics = {.top_k = tensors.kTopK, .topk_logprobs = Span<A>(tensors.topk_logprobs)}};
   const Status status = CrossEntropyForward(args);
   EXPECT_TRUE(status.ok()) << status.message();
   EXPECT_FALSE(Untouched(tensors.topk_logprobs));
+}
+
+// A statistic alone makes the struct of statistics reach the library, of each kind.
+TYPED_TEST(CppOptions, OneStatistic) {
+  using Tensors = typename TestFixture::Tensors;
+  using Statistics = ::xent::Statistics<typename TestFixture::T>;
+  const auto only = [](const char *written, Statistics (*pick)(const Statistics &)) {
+    Tensors tensors;
+    const Snapshot before = tensors.Outputs();
+    typename TestFixture::Args args = tensors.Cpp(Function::kForward);
+    args.row_losses = {};
+    args.reduced_loss = nullptr;
+    args.records = {};
+    args.statistics = pick(args.statistics);
+    const Status status = CrossEntropyForward(args);
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(before.Differences(tensors.Outputs()), written);
+  };
+  only("lse ", [](const Statistics &all) { return Statistics{.lse = all.lse}; });
+  only("logprobs ", [](const Statistics &all) { return Statistics{.logprobs = all.logprobs}; });
+  only("argmax ", [](const Statistics &all) { return Statistics{.argmax = all.argmax}; });
+  only("hits ", [](const Statistics &all) { return Statistics{.hits = all.hits}; });
+  only("rank ", [](const Statistics &all) { return Statistics{.rank = all.rank}; });
+  only("entropy ", [](const Statistics &all) { return Statistics{.entropy = all.entropy}; });
+  only("topk_indices ",
+       [](const Statistics &all) { return Statistics{.top_k = all.top_k, .topk_indices = all.topk_indices}; });
+  only("gathered ",
+       [](const Statistics &all) { return Statistics{.gather_cols = all.gather_cols, .gathered = all.gathered}; });
+  only("perplexity ", [](const Statistics &all) { return Statistics{.perplexity = all.perplexity}; });
+  only("live_rows ", [](const Statistics &all) { return Statistics{.live_rows = all.live_rows}; });
+}
+
+// A statistic reaches backward too, whose place it is to refuse it.
+TYPED_TEST(CppOptions, BackwardRefusesStatistics) {
+  using A = typename TestFixture::A;
+  typename TestFixture::Tensors tensors;
+  EXPECT_TRUE(CrossEntropyForward(tensors.Cpp(Function::kForward)).ok());
+  const Snapshot before = tensors.Outputs();
+  typename TestFixture::Args args = tensors.Cpp(Function::kBackward);
+  args.statistics.live_rows = &tensors.live_rows;
+  EXPECT_TRUE(Refused(CrossEntropyBackward(args), "statistics.live_rows"));
+  args.statistics = {.lse = Span<A>(tensors.lse)};
+  EXPECT_TRUE(Refused(CrossEntropyBackward(args), "statistics.lse"));
+  EXPECT_EQ(before.Differences(tensors.Outputs()), "");
 }
 
 TYPED_TEST(CppOptions, SizesMustAgree) {
@@ -377,21 +268,24 @@ TYPED_TEST(CppOptions, SizesMustAgree) {
   std::vector<uint8_t> five_bytes(5);
   this->CheckRefused("class_weights", [&](auto &t, auto &args) { args.class_weights = Span<A>(t.row_weights); });
   this->CheckRefused("row_weights", [&](auto &t, auto &args) { args.row_weights = Span<A>(t.class_weights); });
-  this->CheckRefused("logprobs", [&](auto &, auto &args) { args.logprobs = five; });
-  this->CheckRefused("argmax", [&](auto &, auto &args) { args.argmax = five_indices; });
-  this->CheckRefused("hits", [&](auto &, auto &args) { args.hits = five_bytes; });
-  this->CheckRefused("entropy", [&](auto &, auto &args) { args.entropy = five; });
-  this->CheckRefused("rank", [&](auto &, auto &args) { args.rank = five_indices; });
-  this->CheckRefused("topk_logprobs", [&](auto &, auto &args) { args.topk_logprobs = five; });
-  this->CheckRefused("topk_indices", [&](auto &, auto &args) { args.topk_indices = five_indices; });
-  this->CheckRefused("topk_logprobs", [&](auto &, auto &args) { args.top_k = 4; });
-  this->CheckRefused("topk_logprobs", [&](auto &, auto &args) { args.top_k = 0; });
-  this->CheckRefused("top_k", [&](auto &, auto &args) { args.top_k = -1; });
-  this->CheckRefused("gathered", [&](auto &, auto &args) { args.gathered = five; });
-  this->CheckRefused("gathered", [&](auto &, auto &args) { args.gather_cols = {}; });
-  this->CheckRefused("gather_cols", [&](auto &, auto &args) {
-    args.gather_cols = five_indices;
-    args.gathered = five;
+  this->CheckRefused("row_losses", [&](auto &, auto &args) { args.row_losses = five; });
+  this->CheckRefused("statistics.lse", [&](auto &, auto &args) { args.statistics.lse = five; });
+  this->CheckRefused("statistics.logprobs", [&](auto &, auto &args) { args.statistics.logprobs = five; });
+  this->CheckRefused("statistics.argmax", [&](auto &, auto &args) { args.statistics.argmax = five_indices; });
+  this->CheckRefused("statistics.hits", [&](auto &, auto &args) { args.statistics.hits = five_bytes; });
+  this->CheckRefused("statistics.entropy", [&](auto &, auto &args) { args.statistics.entropy = five; });
+  this->CheckRefused("statistics.rank", [&](auto &, auto &args) { args.statistics.rank = five_indices; });
+  this->CheckRefused("statistics.topk_logprobs", [&](auto &, auto &args) { args.statistics.topk_logprobs = five; });
+  this->CheckRefused("statistics.topk_indices",
+                     [&](auto &, auto &args) { args.statistics.topk_indices = five_indices; });
+  this->CheckRefused("statistics.topk_logprobs", [&](auto &, auto &args) { args.statistics.top_k = 4; });
+  this->CheckRefused("statistics.topk_logprobs", [&](auto &, auto &args) { args.statistics.top_k = 0; });
+  this->CheckRefused("statistics.top_k", [&](auto &, auto &args) { args.statistics.top_k = -1; });
+  this->CheckRefused("statistics.gathered", [&](auto &, auto &args) { args.statistics.gathered = five; });
+  this->CheckRefused("statistics.gathered", [&](auto &, auto &args) { args.statistics.gather_cols = {}; });
+  this->CheckRefused("statistics.gather_cols", [&](auto &, auto &args) {
+    args.statistics.gather_cols = five_indices;
+    args.statistics.gathered = five;
   });
   const auto probs = [&](const char *word, auto &&spoil) {
     this->CheckRefused(word, [&](auto &t, auto &args) {
@@ -409,56 +303,80 @@ TYPED_TEST(CppOptions, SizesMustAgree) {
 TYPED_TEST(CppOptions, NoRows) {
   using A = typename TestFixture::A;
   A loss = -77;
-  const CrossEntropy<typename TestFixture::T> args = {.logits = {nullptr, 0, 3}, .loss = &loss};
-  ASSERT_TRUE(CrossEntropyForward(args, {.reduction = ::xent::Reduction::kSum}).ok());
+  const CrossEntropy<typename TestFixture::T> args = {.logits = {nullptr, 0, 3}, .reduced_loss = &loss};
+  ASSERT_TRUE(CrossEntropyForward(args, {.reduction = {.kind = ReductionKind::kSum}}).ok());
   EXPECT_EQ(loss, 0);
   CrossEntropy<typename TestFixture::T> gathering = args;
   const std::array<int64_t, 2> columns = {0, 1};
-  gathering.gather_cols = columns;
+  gathering.statistics.gather_cols = columns;
   EXPECT_TRUE(Refused(CrossEntropyForward(gathering), "gather_cols"));
 }
 
-TEST(CppReduceWeighted, ReachesTheLibrary) {
-  const std::vector<double> losses = {1, 2, 0, 3};
-  const std::vector<float> narrow = {1, 2, 0, 3};
-  const std::vector<double> rows = {1, 0.5, 7, 3};
-  const std::vector<float> narrow_rows = {1, 0.5, 7, 3};
-  const std::vector<double> classes = {4, 2, 1};
-  const std::vector<float> narrow_classes = {4, 2, 1};
+using ArithmeticTypes = ::testing::Types<float, double>;
+struct ArithmeticNames {
+  template <class T>
+  static std::string GetName(int) {
+    return reference::NameOf(kDtypeOf<T>);
+  }
+};
+template <class T>
+class CppReduceWeighted : public ::testing::Test {};
+TYPED_TEST_SUITE(CppReduceWeighted, ArithmeticTypes, ArithmeticNames);
+
+TYPED_TEST(CppReduceWeighted, ReachesTheLibrary) {
+  using T = TypeParam;
+  const std::vector<T> losses = {1, 2, 0, 3};
+  const std::vector<T> rows = {1, 0.5, 7, 3};
+  const std::vector<T> classes = {4, 2, 1};
   const std::vector<int64_t> targets = {0, 1, -100, 2};
-  const std::vector<int32_t> narrow_targets = {0, 1, -100, 2};
-  double loss = 0;
-  float narrow_loss = 0;
-  ASSERT_TRUE(Reduce(losses, targets, {.row_weights = rows, .class_weights = classes}, &loss).ok());
-  EXPECT_EQ(loss, 6.0 / 8);
-  ASSERT_TRUE(Reduce(losses, narrow_targets, {.row_weights = rows}, &loss).ok());
-  EXPECT_EQ(loss, 6 / 4.5);
-  ASSERT_TRUE(Reduce(losses, targets, {.class_weights = classes}, &loss).ok());
-  EXPECT_EQ(loss, 6.0 / 7);
-  ASSERT_TRUE(Reduce(losses, {.row_weights = rows}, &loss).ok());
-  EXPECT_EQ(loss, 6 / 11.5);
-  ASSERT_TRUE(Reduce(narrow, targets, {.class_weights = narrow_classes}, &narrow_loss).ok());
-  EXPECT_EQ(narrow_loss, 6.0f / 7);
-  ASSERT_TRUE(Reduce(narrow, narrow_targets, {.row_weights = narrow_rows}, &narrow_loss).ok());
-  EXPECT_EQ(narrow_loss, 6 / 4.5f);
-  ASSERT_TRUE(Reduce(narrow, {.row_weights = narrow_rows}, &narrow_loss).ok());
-  EXPECT_EQ(narrow_loss, 6 / 11.5f);
-  ASSERT_TRUE(Reduce(narrow, narrow_targets, {.row_weights = narrow_rows}, &narrow_loss, {.divisor = 12.0}).ok());
-  EXPECT_EQ(narrow_loss, 0.5f);
+  const std::vector<int32_t> narrow = {0, 1, -100, 2};
+  T loss = 0;
+  StoredLosses<T> wide = {
+      .row_losses = losses, .targets = targets, .class_weights = classes, .row_weights = rows, .reduced_loss = &loss};
+  ASSERT_TRUE(Reduce(wide).ok());
+  EXPECT_EQ(loss, T{6} / 8);
+  wide.row_weights = {};
+  ASSERT_TRUE(Reduce(wide).ok());
+  EXPECT_EQ(loss, T{6} / 7);
+  const StoredLosses<T, int32_t> small = {
+      .row_losses = losses, .targets = narrow, .row_weights = rows, .reduced_loss = &loss};
+  ASSERT_TRUE(Reduce(small).ok());
+  EXPECT_EQ(loss, 6 / T{4.5});
+  ASSERT_TRUE(Reduce(small, {.reduction = {.divisor = 12.0}}).ok());
+  EXPECT_EQ(loss, T{0.5});
+  ASSERT_TRUE(Reduce<T>({.row_losses = losses, .row_weights = rows, .reduced_loss = &loss}).ok());
+  EXPECT_EQ(loss, 6 / T{11.5});
 }
 
-TEST(CppReduceWeighted, Refuses) {
-  const std::vector<double> losses = {1, 2, 0, 3};
-  const std::vector<double> three = {1, 2, 3};
+TYPED_TEST(CppReduceWeighted, Refuses) {
+  using T = TypeParam;
+  const std::vector<T> losses = {1, 2, 0, 3};
+  const std::vector<T> three = {1, 2, 3};
   const std::vector<int64_t> targets = {0, 1, -100, 2};
-  double loss = -77;
-  EXPECT_TRUE(Refused(Reduce(losses, targets, {.row_weights = three}, &loss), "row_weights"));
-  EXPECT_TRUE(Refused(Reduce(losses, {.row_weights = three}, &loss), "row_weights"));
-  EXPECT_TRUE(Refused(Reduce(losses, std::span(targets).first(3), {.row_weights = losses}, &loss), "targets"));
-  EXPECT_TRUE(Refused(Reduce(losses, {.class_weights = three}, &loss), "targets"));
-  const Status status = Reduce(losses, targets, {.class_weights = std::span(three).first(2)}, &loss);
+  T loss = -77;
+  const auto refused = [&](const char *word, auto &&spoil) {
+    StoredLosses<T> args = {.row_losses = losses, .targets = targets, .reduced_loss = &loss};
+    spoil(args);
+    EXPECT_TRUE(Refused(Reduce(args), word)) << word;
+  };
+  refused("row_weights", [&](auto &args) { args.row_weights = three; });
+  refused("row_weights", [&](auto &args) {
+    args.targets = {};
+    args.row_weights = three;
+  });
+  refused("targets", [&](auto &args) {
+    args.targets = args.targets.first(3);
+    args.row_weights = losses;
+  });
+  refused("targets", [&](auto &args) {
+    args.targets = {};
+    args.class_weights = three;
+  });
+  const Status status = Reduce<T>(
+      {.row_losses = losses, .targets = targets, .class_weights = std::span(three).first(2), .reduced_loss = &loss});
   EXPECT_EQ(status.code(), Code::kTargetOutOfRange);
   EXPECT_EQ(status.row(), 3);
+  EXPECT_EQ(status.column(), -1);
   EXPECT_EQ(status.value(), 2);
   EXPECT_EQ(loss, -77);
 }

@@ -26,21 +26,22 @@ class CppShards : public ::testing::Test {
   static constexpr xent_dtype kArithmetic = kDtypeOf<A>;
 
   struct Result {
-    Matrix losses{kArithmetic, 1, kRows}, lse = losses, logprobs = losses;
-    Matrix loss{kArithmetic, 1, 1};
+    Matrix row_losses{kArithmetic, 1, kRows}, lse = row_losses, logprobs = row_losses;
+    Matrix reduced_loss{kArithmetic, 1, 1};
     Matrix grad{kDtype, kRows, kCols, kCols + 2};
     Matrix target_grad{kDtypeOf<Q>, kRows, kCols, kCols + 3};
     double perplexity = -77;
     int64_t live_rows = -77;
     std::vector<::xent::Record> records = std::vector<::xent::Record>(kRows);
     std::vector<::xent::ChunkRecord> lists[3];
+    xent_statistics statistics = XENT_STATISTICS_INIT;  // as C passes it
 
     Snapshot Outputs(bool chunks) const {
       Snapshot out;
-      out.Add("losses", losses);
+      out.Add("row_losses", row_losses);
       out.Add("lse", lse);
       out.Add("logprobs", logprobs);
-      out.Add("loss", loss);
+      out.Add("reduced_loss", reduced_loss);
       out.Add("grad", grad);
       out.Add("target_grad", target_grad);
       out.Add("perplexity", std::span(&perplexity, 1));
@@ -77,13 +78,13 @@ class CppShards : public ::testing::Test {
             .targets = probabilities ? std::span<const int64_t>() : std::span<const int64_t>(targets),
             .class_weights = Span<A>(class_weights),
             .row_weights = Span<A>(row_weights),
-            .losses = Span<A>(r.losses),
-            .lse = Span<A>(r.lse),
-            .loss = Scalar<A>(r.loss),
-            .perplexity = &r.perplexity,
-            .live_rows = &r.live_rows,
-            .records = r.records,
-            .logprobs = probabilities ? std::span<A>() : Span<A>(r.logprobs)};
+            .row_losses = Span<A>(r.row_losses),
+            .reduced_loss = Scalar<A>(r.reduced_loss),
+            .statistics = {.lse = Span<A>(r.lse),
+                           .logprobs = probabilities ? std::span<A>() : Span<A>(r.logprobs),
+                           .perplexity = &r.perplexity,
+                           .live_rows = &r.live_rows},
+            .records = r.records};
   }
   CrossEntropy<T, int64_t, Q> BackwardArgs(Result &r, int slice) {
     CrossEntropy<T, int64_t, Q> args = Args(slice);
@@ -91,7 +92,7 @@ class CppShards : public ::testing::Test {
     args.records = r.records;
     args.grad = Slice<T>(r.grad, slice);
     if (probabilities) args.target_grad = Slice<Q>(r.target_grad, slice);
-    args.upstream_rows = Span<A>(upstream);
+    args.upstream = Span<A>(upstream);
     return args;
   }
 
@@ -113,8 +114,8 @@ class CppShards : public ::testing::Test {
   }
 
   int64_t CountedCols() const { return options.valid_cols > 0 ? options.valid_cols : kCols; }
-  xent_options COptions() const {
-    xent_options c = XENT_OPTIONS_INIT;
+  xent_cross_entropy_options COptions() const {
+    xent_cross_entropy_options c = XENT_CROSS_ENTROPY_OPTIONS_INIT;
     c.label_smoothing = options.label_smoothing;
     c.z_loss = options.z_loss;
     c.valid_cols = options.valid_cols;
@@ -124,43 +125,41 @@ class CppShards : public ::testing::Test {
     xent_cross_entropy c = XENT_CROSS_ENTROPY_INIT;
     c.rows = kRows;
     c.cols = kFirst[slice + 1] - kFirst[slice];
-    c.logits = Slice<T>(logits, slice).data;
-    c.logits_stride = logits.stride();
-    c.dtype = kDtype;
+    c.logits = View(logits);
+    c.logits.data = Slice<T>(logits, slice).data;
     c.class_weights = class_weights.data();
-    c.target_probs_dtype = kDtypeOf<Q>;
     if (probabilities) {
-      c.target_probs = Slice<Q>(probs, slice).data;
-      c.target_probs_stride = probs.stride();
+      c.target_probs = View(probs);
+      c.target_probs.data = Slice<Q>(probs, slice).data;
     } else {
-      c.targets = targets.data();
+      c.targets.data = targets.data();
     }
     return c;
   }
   void SetOutputs(Result &r, xent_cross_entropy &c) {
     c.row_weights = row_weights.data();
-    c.losses = r.losses.data();
-    c.lse = r.lse.data();
-    c.loss = r.loss.data();
-    c.perplexity = &r.perplexity;
-    c.live_rows = &r.live_rows;
+    c.row_losses = r.row_losses.data();
+    c.reduced_loss = r.reduced_loss.data();
     c.records = r.records.data();
-    if (!probabilities) c.logprobs = r.logprobs.data();
+    r.statistics.lse = r.lse.data();
+    r.statistics.perplexity = &r.perplexity;
+    r.statistics.live_rows = &r.live_rows;
+    if (!probabilities) r.statistics.logprobs = r.logprobs.data();
+    c.statistics = &r.statistics;
   }
   void SetGradients(Result &r, int slice, xent_cross_entropy &c) {
     c.row_weights = row_weights.data();
     c.records = r.records.data();
-    c.grad = Slice<T>(r.grad, slice).data;
-    c.grad_stride = r.grad.stride();
-    c.upstream = upstream.data();
-    c.upstream_kind = XENT_UPSTREAM_ROWS;
+    c.grad = View(r.grad);
+    c.grad.data = Slice<T>(r.grad, slice).data;
+    c.upstream = {upstream.data(), 0, XENT_UPSTREAM_ROWS, 0};
     if (!probabilities) return;
-    c.target_grad = Slice<Q>(r.target_grad, slice).data;
-    c.target_grad_stride = r.target_grad.stride();
+    c.target_grad = View(r.target_grad);
+    c.target_grad.data = Slice<Q>(r.target_grad, slice).data;
   }
 
   void RunC(Result &r) {
-    const xent_options c_options = COptions();
+    const xent_cross_entropy_options c_options = COptions();
     const void *lists[3];
     int64_t chunks[3];
     xent_shard shard = XENT_SHARD_INIT;
@@ -175,10 +174,8 @@ class CppShards : public ::testing::Test {
     }
     xent_cross_entropy c = CSlice(0);
     c.cols = kCols;
-    c.logits = nullptr;
-    c.logits_stride = 0;
-    c.target_probs = nullptr;
-    c.target_probs_stride = 0;
+    c.logits = {nullptr, 0, kDtype, 0};
+    c.target_probs = {};
     SetOutputs(r, c);
     ASSERT_EQ(xent_shard_combine(&c, &c_options, lists, chunks, 3, nullptr), XENT_OK);
     for (int s = 0; s < 3; ++s) {
@@ -190,7 +187,7 @@ class CppShards : public ::testing::Test {
   }
 
   void RunUnsharded(Result &r) {
-    const xent_options c_options = COptions();
+    const xent_cross_entropy_options c_options = COptions();
     xent_cross_entropy c = CSlice(0);
     c.cols = kCols;
     SetOutputs(r, c);
@@ -205,7 +202,7 @@ class CppShards : public ::testing::Test {
     RunUnsharded(whole);
     EXPECT_EQ(c.Outputs(true).Differences(cpp.Outputs(true)), "");
     EXPECT_EQ(whole.Outputs(false).Differences(cpp.Outputs(false)), "");
-    EXPECT_EQ(std::isfinite(cpp.loss.Get(0, 0)), true);
+    EXPECT_EQ(std::isfinite(cpp.reduced_loss.Get(0, 0)), true);
     EXPECT_FALSE(Untouched(cpp.grad));
   }
 
@@ -216,7 +213,7 @@ class CppShards : public ::testing::Test {
   Matrix upstream = Uniform(kArithmetic, 1, kRows, 0, 5);
   std::vector<int64_t> targets = {0, 1023, -100, 1024, 2999};
   bool probabilities = false;
-  Options options;
+  CrossEntropyOptions options;
 };
 
 template <class Logits, class Probs>
@@ -273,7 +270,8 @@ TYPED_TEST(CppShards, SizesMustAgree) {
   combine("class_weights", [](auto &spoiled, auto &) { spoiled.class_weights = spoiled.class_weights.first(1024); });
   combine("row_weights", [](auto &spoiled, auto &) { spoiled.row_weights = spoiled.row_weights.first(4); });
   combine("targets", [](auto &spoiled, auto &) { spoiled.targets = spoiled.targets.first(4); });
-  combine("losses", [](auto &spoiled, auto &) { spoiled.losses = spoiled.losses.first(4); });
+  combine("row_losses", [](auto &spoiled, auto &) { spoiled.row_losses = spoiled.row_losses.first(4); });
+  combine("statistics.lse", [](auto &spoiled, auto &) { spoiled.statistics.lse = spoiled.statistics.lse.first(4); });
 
   args = this->BackwardArgs(r, 0);
   args.grad.cols = kCols;

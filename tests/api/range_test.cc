@@ -7,159 +7,134 @@
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
-#include "xent/xent.h"
+#include "testing/assertions.h"
+#include "testing/loss_call.h"
 
 namespace xent::test {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-template <class T>
-constexpr xent_dtype kDtype = sizeof(T) == 8 ? XENT_F64 : XENT_F32;
-template <class T>
-constexpr double kTolerance = sizeof(T) == 8 ? 1e-14 : 1e-6;
+double Tolerance(xent_dtype dtype) { return dtype == XENT_F64 ? 1e-14 : 1e-6; }
 
 // One row, target 0, reduction sum.
-template <class T>
-struct OneRow {
-  explicit OneRow(std::vector<T> z) : logits(std::move(z)), grad(logits.size()) {
-    options.reduction = XENT_REDUCTION_SUM;
-    args.rows = 1;
-    args.cols = static_cast<int64_t>(logits.size());
-    args.logits = logits.data();
-    args.dtype = kDtype<T>;
-    args.targets = &target;
-    args.loss = &loss;
-    args.lse = &lse;
-    args.grad = grad.data();
-  }
-  xent_status Run() { return xent_cross_entropy_forward_backward(&args, &options, nullptr, &error); }
+LossCall OneRow(xent_dtype dtype, const std::vector<double> &logits) {
+  LossCall call(dtype, {logits}, {0});
+  call.options.reduction.kind = XENT_REDUCTION_SUM;
+  return call;
+}
 
-  std::vector<T> logits, grad;
-  int64_t target = 0;
-  T loss = -1, lse = -1;
-  xent_options options = XENT_OPTIONS_INIT;
-  xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
-  xent_error error = XENT_ERROR_INIT;
+class Range : public ::testing::TestWithParam<xent_dtype> {
+ protected:
+  xent_dtype dtype() const { return GetParam(); }
+  double tolerance() const { return Tolerance(dtype()); }
 };
 
-template <class T>
-class Range : public ::testing::Test {};
-using Types = ::testing::Types<float, double>;
-TYPED_TEST_SUITE(Range, Types);
-
-TYPED_TEST(Range, SoftcapSoLargeThatItDoesNothing) {
+TEST_P(Range, SoftcapSoLargeThatItDoesNothing) {
   for (const double cap : {1e30, 1e299, 1e301, DBL_MAX}) {
-    OneRow<TypeParam> row({1, 2, 3});
+    LossCall row = OneRow(dtype(), {1, 2, 3});
     row.options.softcap = cap;
-    ASSERT_EQ(row.Run(), XENT_OK);
+    ASSERT_EQ(row.ForwardBackward(), XENT_OK) << row.error.message;
     const double lse = std::log(std::exp(1.0) + std::exp(2.0) + std::exp(3.0));
-    EXPECT_NEAR(row.loss, lse - 1, 4 * kTolerance<TypeParam>) << cap;
-    EXPECT_NEAR(row.lse, lse, 4 * kTolerance<TypeParam>) << cap;
-    EXPECT_NEAR(row.grad[1], std::exp(2 - lse), kTolerance<TypeParam>) << cap;
+    EXPECT_NEAR(row.reduced_loss.Get(0, 0), lse - 1, 4 * tolerance()) << cap;
+    EXPECT_NEAR(row.lse.Get(0, 0), lse, 4 * tolerance()) << cap;
+    EXPECT_NEAR(row.grad.Get(0, 1), std::exp(2 - lse), tolerance()) << cap;
   }
 }
 
-TYPED_TEST(Range, SubnormalSoftcapIsACapAllTheSame) {
-  OneRow<TypeParam> row({0, 2, 3});
+TEST_P(Range, SubnormalSoftcapIsACapAllTheSame) {
+  LossCall row = OneRow(dtype(), {0, 2, 3});
   row.options.softcap = 1e-310;
-  ASSERT_EQ(row.Run(), XENT_OK);
-  EXPECT_NEAR(row.loss, std::log(3.0), 2 * kTolerance<TypeParam>);
+  ASSERT_EQ(row.ForwardBackward(), XENT_OK) << row.error.message;
+  EXPECT_NEAR(row.reduced_loss.Get(0, 0), std::log(3.0), 2 * tolerance());
 }
 
-TYPED_TEST(Range, ScaleOverCapPastTheLargestDouble) {
-  OneRow<TypeParam> row({0, 2, 3});
+TEST_P(Range, ScaleOverCapPastTheLargestDouble) {
+  LossCall row = OneRow(dtype(), {0, 2, 3});
   row.options.logit_scale = 1e308;
   row.options.softcap = 30;
-  ASSERT_EQ(row.Run(), XENT_OK);
-  EXPECT_NEAR(row.loss, 30 + std::log(2.0), 40 * kTolerance<TypeParam>);
-  EXPECT_EQ(row.grad[1], 0);
-  EXPECT_FALSE(std::isnan(row.grad[0]));
+  ASSERT_EQ(row.ForwardBackward(), XENT_OK) << row.error.message;
+  EXPECT_NEAR(row.reduced_loss.Get(0, 0), 30 + std::log(2.0), 40 * tolerance());
+  EXPECT_EQ(row.grad.Get(0, 1), 0);
+  EXPECT_FALSE(std::isnan(row.grad.Get(0, 0)));
 }
 
-TYPED_TEST(Range, SubnormalLogitsHaveAnOrder) {
-  const TypeParam unit = std::numeric_limits<TypeParam>::denorm_min();
+TEST_P(Range, SubnormalLogitsHaveAnOrder) {
+  const double unit = reference::Decode(dtype(), 1);
+  constexpr double kSteps[] = {0, 5, 3, 4};
   for (const int64_t inner : {1, 2}) {
-    std::vector<TypeParam> z = {0, 5 * unit, 3 * unit, 4 * unit};
-    if (inner == 2) z = {0, 0, 5 * unit, 5 * unit, 3 * unit, 3 * unit, 4 * unit, 4 * unit};
-    const std::vector<int64_t> targets(static_cast<size_t>(inner), 2);
-    std::vector<int64_t> argmax(static_cast<size_t>(inner)), rank(argmax), top(static_cast<size_t>(4 * inner));
-    xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
-    args.rows = args.inner = inner;
-    args.cols = 4;
-    args.logits = z.data();
-    args.dtype = kDtype<TypeParam>;
-    args.targets = targets.data();
-    args.argmax = argmax.data();
-    args.rank = rank.data();
-    args.top_k = 4;
-    args.topk_indices = top.data();
-    ASSERT_EQ(xent_cross_entropy_forward(&args, nullptr, nullptr, nullptr), XENT_OK);
-    EXPECT_EQ(argmax[0], 1);
-    EXPECT_EQ(rank[0], 2);
-    EXPECT_EQ(std::vector<int64_t>(top.begin(), top.begin() + 4), (std::vector<int64_t>{1, 3, 2, 0}));
+    LossCall call(dtype(), inner, 4, inner);
+    for (int64_t i = 0; i < inner; ++i) {
+      for (int64_t c = 0; c < 4; ++c) call.logits.Set(i, c, kSteps[c] * unit);
+      call.targets[static_cast<size_t>(i)] = 2;
+    }
+    call.WantEveryStatistic();
+    call.top_k = 4;
+    ASSERT_EQ(call.Forward(), XENT_OK) << call.error.message;
+    EXPECT_EQ(call.argmax[0], 1);
+    EXPECT_EQ(call.rank[0], 2);
+    EXPECT_EQ(std::vector<int64_t>(call.topk_indices.begin(), call.topk_indices.begin() + 4),
+              (std::vector<int64_t>{1, 3, 2, 0}));
   }
 }
 
-TYPED_TEST(Range, UpstreamAndDivisorPastTheRangeTogether) {
-  OneRow<TypeParam> row({0, 1, static_cast<TypeParam>(-kInfinity)});
+TEST_P(Range, UpstreamAndDivisorPastTheRangeTogether) {
+  LossCall row = OneRow(dtype(), {0, 1, -kInf});
   row.options.softcap = 30;
-  row.options.divisor = 1e-310;
-  row.options.has_divisor = 1;
-  ASSERT_EQ(row.Run(), XENT_OK);
-  EXPECT_EQ(row.grad[0], -kInfinity);
-  EXPECT_EQ(row.grad[1], kInfinity);
-  EXPECT_EQ(row.grad[2], 0);
+  row.options.reduction.divisor = 1e-310;
+  ASSERT_EQ(row.ForwardBackward(), XENT_OK) << row.error.message;
+  EXPECT_EQ(row.grad.Get(0, 0), -kInf);
+  EXPECT_EQ(row.grad.Get(0, 1), kInf);
+  EXPECT_EQ(row.grad.Get(0, 2), 0);
 }
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, Range, ::testing::Values(XENT_F32, XENT_F64),
+                         [](const auto &info) { return reference::NameOf(info.param); });
 
 TEST(RangeOfFloat64, FactorsWhoseProductsPartsOverflow) {
-  const double weight = 1e301;
   for (const bool smoothed : {false, true}) {
-    OneRow<double> row({0, 0});
-    std::vector<double> class_weights = {1, 1};
-    row.args.row_weights = &weight;
+    LossCall row = OneRow(XENT_F64, {0, 0});
+    row.SetRowWeights({1e301});
     if (smoothed) {
       row.options.label_smoothing = 0.5;
-      row.args.class_weights = class_weights.data();
+      row.SetClassWeights({1, 1});
     }
-    ASSERT_EQ(row.Run(), XENT_OK);
-    EXPECT_NEAR(row.loss / 1e301, std::log(2.0), 1e-14);
-    EXPECT_NEAR(row.grad[1] / 1e301, smoothed ? 0.25 : 0.5, 1e-14);
+    ASSERT_EQ(row.ForwardBackward(), XENT_OK) << row.error.message;
+    EXPECT_NEAR(row.reduced_loss.Get(0, 0) / 1e301, std::log(2.0), 1e-14);
+    EXPECT_NEAR(row.grad.Get(0, 1) / 1e301, smoothed ? 0.25 : 0.5, 1e-14);
   }
-  OneRow<double> row({0, 0});
+  LossCall row = OneRow(XENT_F64, {0, 0});
   row.options.z_loss = 1e300;
-  ASSERT_EQ(row.Run(), XENT_OK);
-  EXPECT_NEAR(row.loss / 1e300, std::log(2.0) * std::log(2.0), 1e-14);
-  EXPECT_NEAR(row.grad[0] / 1e300, std::log(2.0), 1e-14);
+  ASSERT_EQ(row.ForwardBackward(), XENT_OK) << row.error.message;
+  EXPECT_NEAR(row.reduced_loss.Get(0, 0) / 1e300, std::log(2.0) * std::log(2.0), 1e-14);
+  EXPECT_NEAR(row.grad.Get(0, 0) / 1e300, std::log(2.0), 1e-14);
 }
 
 TEST(RangeOfFloat64, TinyLossesWithOptions) {
-  OneRow<double> row({680, 0});
+  LossCall row = OneRow(XENT_F64, {680, 0});
   row.options.softcap = 1e5;
-  ASSERT_EQ(row.Run(), XENT_OK);
+  ASSERT_EQ(row.ForwardBackward(), XENT_OK) << row.error.message;
   const double z = 1e5 * std::tanh(680 / 1e5);
-  EXPECT_NEAR(row.loss / std::exp(-z), 1, 1e-10);  // z' within 2 ULP moves e^-z' by 680 of them
+  EXPECT_NEAR(row.reduced_loss.Get(0, 0) / std::exp(-z), 1, 1e-10);  // z' within 2 ULP moves e^-z' by 680 of them
 }
 
 TEST(RangeOfArguments, GatherCountWithoutArrays) {
-  OneRow<float> row({1, 3, 2});
-  int64_t argmax = -7;
-  row.args.argmax = &argmax;
-  row.args.gather_count = 5;
-  ASSERT_EQ(row.Run(), XENT_OK);
-  EXPECT_EQ(argmax, 1);
+  LossCall row = OneRow(XENT_F32, {1, 3, 2});
+  row.wants_argmax = true;
+  const xent_cross_entropy args = row.Args(Function::kForwardBackward);
+  row.statistics.gather_count = 5;
+  ASSERT_EQ(xent_cross_entropy_forward_backward(&args, &row.options, nullptr, nullptr), XENT_OK);
+  EXPECT_EQ(row.argmax[0], 1);
 }
 
 #if defined(__GLIBC__) && defined(__x86_64__)
 TEST(RangeOfArguments, ChecksDoNotTrap) {
-  OneRow<float> row({1, 2});
-  row.options.logit_scale = kInfinity;
+  LossCall row = OneRow(XENT_F32, {1, 2});
+  row.options.logit_scale = kInf;
+  const xent_cross_entropy args = row.Args(Function::kForwardBackward);
   std::feclearexcept(FE_ALL_EXCEPT);
   feenableexcept(FE_INVALID | FE_OVERFLOW | FE_DIVBYZERO);
-  const xent_status status = row.Run();
+  const xent_status status = xent_cross_entropy_forward_backward(&args, &row.options, nullptr, nullptr);
   fedisableexcept(FE_ALL_EXCEPT);
   EXPECT_EQ(status, XENT_INVALID_ARGUMENT);
   EXPECT_EQ(std::fetestexcept(FE_ALL_EXCEPT), 0);

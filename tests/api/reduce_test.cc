@@ -6,7 +6,8 @@
 #include <limits>
 #include <vector>
 
-#include "api/call.h"
+#include "testing/assertions.h"
+#include "testing/loss_call.h"
 
 namespace xent::test {
 namespace {
@@ -16,28 +17,36 @@ class Reduce : public ::testing::TestWithParam<xent_dtype> {
   xent_dtype dtype() const { return GetParam(); }
 
   // The reduced loss, a 1x1 matrix, of losses and targets (empty: null).
-  Matrix Run(const std::vector<double> &losses, const std::vector<int64_t> &targets, const xent_options &options) {
+  Matrix Run(const std::vector<double> &losses, const std::vector<int64_t> &targets,
+             const xent_cross_entropy_options &options) {
     const int64_t rows = static_cast<int64_t>(losses.size());
     Matrix stored(dtype(), 1, rows, std::max<int64_t>(rows, 1));
     for (int64_t i = 0; i < rows; ++i) stored.Set(0, i, losses[static_cast<size_t>(i)]);
     Matrix loss(dtype(), 1, 1);
     xent_error error = XENT_ERROR_INIT;
-    EXPECT_EQ(xent_reduce(rows, stored.data(), dtype(), targets.empty() ? nullptr : targets.data(), XENT_I64, &options,
-                          loss.data(), &error),
-              XENT_OK)
-        << error.message;
+    const xent_stored_losses args = Args(stored, targets.empty() ? nullptr : targets.data(), XENT_I64, loss);
+    EXPECT_EQ(xent_reduce(&args, &options, &error), XENT_OK) << error.message;
     EXPECT_TRUE(loss.PaddingIntact());
     return loss;
   }
+
+  static xent_stored_losses Args(const Matrix &losses, const void *targets, xent_index_type type, Matrix &loss) {
+    xent_stored_losses args = XENT_STORED_LOSSES_INIT;
+    args.rows = losses.cols();
+    args.row_losses = losses.data();
+    args.targets = {.data = targets, .type = type, .reserved = 0};
+    args.reduced_loss = loss.data();
+    args.dtype = losses.dtype();
+    return args;
+  }
 };
 
-const xent_options kSum = WithReduction(XENT_REDUCTION_SUM);
-const xent_options kMean = WithReduction(XENT_REDUCTION_MEAN);
+const xent_cross_entropy_options kSum = WithReduction(XENT_REDUCTION_SUM);
+const xent_cross_entropy_options kMean = WithReduction(XENT_REDUCTION_MEAN);
 
-xent_options Divided(xent_reduction reduction, double divisor) {
-  xent_options options = WithReduction(reduction);
-  options.has_divisor = 1;
-  options.divisor = divisor;
+xent_cross_entropy_options Divided(xent_reduction_kind reduction, double divisor) {
+  xent_cross_entropy_options options = WithReduction(reduction);
+  options.reduction.divisor = divisor;
   return options;
 }
 
@@ -75,9 +84,11 @@ TEST_P(Reduce, RandomLossesStayWithinTheBound) {
       losses.push_back(reference::Decode(dtype(), reference::Encode(dtype(), value)));
       targets.push_back(random.Below(4) == 0 ? -100 : 3);
     }
-    for (const xent_options &options : {kSum, kMean, Divided(XENT_REDUCTION_MEAN, 17)}) {
-      EXPECT_TRUE(Within(Run(losses, {}, options), 0, 0, reference::Reduce(losses, {}, options), kLossUlp)) << n;
-      EXPECT_TRUE(Within(Run(losses, targets, options), 0, 0, reference::Reduce(losses, targets, options), kLossUlp))
+    for (const xent_cross_entropy_options &options : {kSum, kMean, Divided(XENT_REDUCTION_MEAN, 17)}) {
+      EXPECT_TRUE(Within(Run(losses, {}, options), 0, 0, reference::Reduce(losses, {}, options.reduction), kLossUlp))
+          << n;
+      EXPECT_TRUE(
+          Within(Run(losses, targets, options), 0, 0, reference::Reduce(losses, targets, options.reduction), kLossUlp))
           << n;
     }
   }
@@ -86,7 +97,7 @@ TEST_P(Reduce, RandomLossesStayWithinTheBound) {
 TEST_P(Reduce, IgnoredRowsDoNotCount) {
   EXPECT_TRUE(Is(Run({1, 2, 0, 3}, {0, 1, -100, 7}, kMean), 0, 0, 2));
   EXPECT_TRUE(Is(Run({1, 2, 0, 3}, {0, 1, -100, 7}, kSum), 0, 0, 6));
-  xent_options options = kMean;
+  xent_cross_entropy_options options = kMean;
   options.ignore_index = 7;
   EXPECT_TRUE(Is(Run({1, 2, 3, 9}, {0, 1, -100, 7}, options), 0, 0, 2));
 }
@@ -99,39 +110,40 @@ TEST_P(Reduce, LossesOfIgnoredRowsAreNotLookedAt) {
 TEST_P(Reduce, TargetsAreNotRangeChecked) { EXPECT_TRUE(Is(Run({1, 2, 3}, {-5, int64_t{1} << 50, 0}, kSum), 0, 0, 6)); }
 
 TEST_P(Reduce, TargetsInt32) {
-  const float f32[] = {1, 2, 4};
-  const double f64[] = {1, 2, 4};
   const int32_t targets[] = {0, -100, 5};
   Matrix loss(dtype(), 1, 1);
-  const void *losses = dtype() == XENT_F64 ? static_cast<const void *>(f64) : f32;
-  ASSERT_EQ(xent_reduce(3, losses, dtype(), targets, XENT_I32, &kSum, loss.data(), nullptr), XENT_OK);
+  const Matrix losses = MatrixOf(dtype(), {{1, 2, 4}});
+  const xent_stored_losses args = Args(losses, targets, XENT_I32, loss);
+  ASSERT_EQ(xent_reduce(&args, &kSum, nullptr), XENT_OK);
   EXPECT_TRUE(Is(loss, 0, 0, 5));
 }
 
 TEST_P(Reduce, NullOptionsAreTheMean) {
-  const float f32[] = {1, 2, 6};
-  const double f64[] = {1, 2, 6};
   Matrix loss(dtype(), 1, 1);
-  const void *losses = dtype() == XENT_F64 ? static_cast<const void *>(f64) : f32;
-  ASSERT_EQ(xent_reduce(3, losses, dtype(), nullptr, XENT_I64, nullptr, loss.data(), nullptr), XENT_OK);
+  const Matrix losses = MatrixOf(dtype(), {{1, 2, 6}});
+  const xent_stored_losses args = Args(losses, nullptr, XENT_I64, loss);
+  ASSERT_EQ(xent_reduce(&args, nullptr, nullptr), XENT_OK);
   EXPECT_TRUE(Is(loss, 0, 0, 3));
 }
 
 TEST_P(Reduce, NoRows) {
-  xent_options zero = kMean;
-  zero.empty_mean = XENT_EMPTY_MEAN_ZERO;
+  xent_cross_entropy_options zero = kMean;
+  zero.reduction.empty_mean = XENT_EMPTY_MEAN_ZERO;
   EXPECT_TRUE(Is(Run({}, {}, kSum), 0, 0, 0));
   EXPECT_TRUE(Is(Run({}, {}, kMean), 0, 0, kNan));
   EXPECT_TRUE(Is(Run({}, {}, zero), 0, 0, 0));
   EXPECT_TRUE(Is(Run({}, {}, Divided(XENT_REDUCTION_MEAN, 3)), 0, 0, 0));
   Matrix loss(dtype(), 1, 1);
-  EXPECT_EQ(xent_reduce(0, nullptr, dtype(), nullptr, XENT_I64, &kSum, loss.data(), nullptr), XENT_OK);
+  xent_stored_losses args = XENT_STORED_LOSSES_INIT;
+  args.reduced_loss = loss.data();
+  args.dtype = dtype();
+  EXPECT_EQ(xent_reduce(&args, &kSum, nullptr), XENT_OK);
   EXPECT_TRUE(Is(loss, 0, 0, 0));
 }
 
 TEST_P(Reduce, EveryRowIgnored) {
-  xent_options zero = kMean;
-  zero.empty_mean = XENT_EMPTY_MEAN_ZERO;
+  xent_cross_entropy_options zero = kMean;
+  zero.reduction.empty_mean = XENT_EMPTY_MEAN_ZERO;
   EXPECT_TRUE(Is(Run({0, 0}, {-100, -100}, kSum), 0, 0, 0));
   EXPECT_TRUE(Is(Run({0, 0}, {-100, -100}, kMean), 0, 0, kNan));
   EXPECT_TRUE(Is(Run({0, 0}, {-100, -100}, zero), 0, 0, 0));
@@ -140,7 +152,7 @@ TEST_P(Reduce, EveryRowIgnored) {
 
 TEST_P(Reduce, InfinityAndNan) {
   // Where a sum carries its rounding error along, inf - inf must not make a NaN of an infinite sum.
-  for (const xent_options &options : {kSum, kMean, Divided(XENT_REDUCTION_SUM, 2)}) {
+  for (const xent_cross_entropy_options &options : {kSum, kMean, Divided(XENT_REDUCTION_SUM, 2)}) {
     EXPECT_TRUE(Is(Run({kInf, 1, 2}, {}, options), 0, 0, kInf));
     EXPECT_TRUE(Is(Run({1, 2, kInf}, {}, options), 0, 0, kInf));
     EXPECT_TRUE(Is(Run({kInf, kInf, 1}, {}, options), 0, 0, kInf));
@@ -162,7 +174,8 @@ TEST_P(Reduce, EveryNanBecomesTheCanonicalOne) {
   losses.Set(0, 0, 1);
   losses.SetBits(0, 1, losses.PoisonBits());
   Matrix loss(dtype(), 1, 1);
-  ASSERT_EQ(xent_reduce(2, losses.data(), dtype(), nullptr, XENT_I64, &kSum, loss.data(), nullptr), XENT_OK);
+  const xent_stored_losses args = Args(losses, nullptr, XENT_I64, loss);
+  ASSERT_EQ(xent_reduce(&args, &kSum, nullptr), XENT_OK);
   EXPECT_TRUE(Is(loss, 0, 0, kNan));
 }
 
@@ -186,7 +199,11 @@ TEST(ReduceFloat32, MeanOfLargestNumbersIsTheLargestNumber) {
   const float big = std::numeric_limits<float>::max();
   const float losses[] = {big, big, big, big};
   float loss = 0;
-  ASSERT_EQ(xent_reduce(4, losses, XENT_F32, nullptr, XENT_I64, &kMean, &loss, nullptr), XENT_OK);
+  xent_stored_losses args = XENT_STORED_LOSSES_INIT;
+  args.rows = 4;
+  args.row_losses = losses;
+  args.reduced_loss = &loss;
+  ASSERT_EQ(xent_reduce(&args, &kMean, nullptr), XENT_OK);
   EXPECT_EQ(loss, big);
 }
 

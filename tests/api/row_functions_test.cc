@@ -5,7 +5,8 @@
 #include <cmath>
 #include <vector>
 
-#include "api/call.h"
+#include "testing/assertions.h"
+#include "testing/loss_call.h"
 
 namespace xent::test {
 namespace {
@@ -29,33 +30,25 @@ class RowFunctions : public ::testing::TestWithParam<xent_dtype> {
   static Matrix LogSumExp(const Matrix &x) {
     Matrix lse(ArithmeticType(x.dtype()), 1, x.rows(), std::max<int64_t>(x.rows(), 1));
     xent_error error = XENT_ERROR_INIT;
-    EXPECT_EQ(xent_logsumexp(x.rows(), x.cols(), x.data(), x.dtype(), x.stride(), lse.data(), nullptr, &error), XENT_OK)
-        << error.message;
+    EXPECT_EQ(xent_logsumexp(x.rows(), x.cols(), 0, View(x), lse.data(), nullptr, &error), XENT_OK) << error.message;
     EXPECT_TRUE(lse.PaddingIntact());
     return lse;
   }
 
-  using Forward = xent_status (*)(int64_t, int64_t, const void *, xent_dtype, int64_t, void *, int64_t,
-                                  const xent_exec *, xent_error *);
+  using Forward = decltype(&xent_softmax);
   static Matrix Run(Forward function, const Matrix &x, int64_t y_stride = 0) {
     Matrix y(x.dtype(), x.rows(), x.cols(), y_stride);
     xent_error error = XENT_ERROR_INIT;
-    EXPECT_EQ(function(x.rows(), x.cols(), x.data(), x.dtype(), x.stride(), y.data(), y.stride(), nullptr, &error),
-              XENT_OK)
-        << error.message;
+    EXPECT_EQ(function(x.rows(), x.cols(), 0, View(x), View(y), nullptr, &error), XENT_OK) << error.message;
     EXPECT_TRUE(y.PaddingIntact());
     return y;
   }
 
-  using Backward = xent_status (*)(int64_t, int64_t, const void *, int64_t, const void *, int64_t, xent_dtype, void *,
-                                   int64_t, const xent_exec *, xent_error *);
+  using Backward = decltype(&xent_softmax_backward);
   static Matrix Run(Backward function, const Matrix &g, const Matrix &y, int64_t dx_stride = 0) {
     Matrix dx(y.dtype(), y.rows(), y.cols(), dx_stride);
     xent_error error = XENT_ERROR_INIT;
-    EXPECT_EQ(function(y.rows(), y.cols(), g.data(), g.stride(), y.data(), y.stride(), y.dtype(), dx.data(),
-                       dx.stride(), nullptr, &error),
-              XENT_OK)
-        << error.message;
+    EXPECT_EQ(function(y.rows(), y.cols(), 0, View(g), View(y), View(dx), nullptr, &error), XENT_OK) << error.message;
     EXPECT_TRUE(dx.PaddingIntact());
     return dx;
   }
@@ -247,7 +240,7 @@ TEST_P(RowFunctions, InPlaceAndStridesGiveTheSameBits) {
       EXPECT_EQ(FirstDifference(want, Run(function, wide, cols + 2)), "");
       for (const Matrix *source : {&tight, &wide}) {
         Matrix x = *source;
-        ASSERT_EQ(function(3, cols, x.data(), dtype(), x.stride(), x.data(), x.stride(), nullptr, nullptr), XENT_OK);
+        ASSERT_EQ(function(3, cols, 0, View(x), View(x), nullptr, nullptr), XENT_OK);
         EXPECT_EQ(FirstDifference(want, x), "");
         EXPECT_TRUE(x.PaddingIntact());
       }
@@ -256,31 +249,37 @@ TEST_P(RowFunctions, InPlaceAndStridesGiveTheSameBits) {
 }
 
 TEST_P(RowFunctions, StrideZeroMeansV) {
+  const auto tight = [](const Matrix &matrix) {
+    xent_matrix view = View(matrix);
+    view.stride = 0;
+    return view;
+  };
   Matrix x = Normal(3, 21, 0, 4, 2);
   Matrix lse(ArithmeticType(dtype()), 1, 3);
-  ASSERT_EQ(xent_logsumexp(3, 21, x.data(), dtype(), 0, lse.data(), nullptr, nullptr), XENT_OK);
+  ASSERT_EQ(xent_logsumexp(3, 21, 0, tight(x), lse.data(), nullptr, nullptr), XENT_OK);
   EXPECT_EQ(FirstDifference(lse, LogSumExp(x)), "");
   const Matrix g = Normal(3, 21, 0, 1, 3);
   for (const Forward function : {&xent_softmax, &xent_log_softmax}) {
     Matrix y(dtype(), 3, 21);
-    ASSERT_EQ(function(3, 21, x.data(), dtype(), 0, y.data(), 0, nullptr, nullptr), XENT_OK);
+    ASSERT_EQ(function(3, 21, 0, tight(x), tight(y), nullptr, nullptr), XENT_OK);
     EXPECT_EQ(FirstDifference(y, Run(function, x)), "");
   }
   for (const Backward function : {&xent_softmax_backward, &xent_log_softmax_backward}) {
     const Matrix y = Run(xent_softmax, x);
     Matrix dx(dtype(), 3, 21);
-    ASSERT_EQ(function(3, 21, g.data(), 0, y.data(), 0, dtype(), dx.data(), 0, nullptr, nullptr), XENT_OK);
+    ASSERT_EQ(function(3, 21, 0, tight(g), tight(y), tight(dx), nullptr, nullptr), XENT_OK);
     EXPECT_EQ(FirstDifference(dx, Run(function, g, y)), "");
   }
 }
 
 TEST_P(RowFunctions, NoRows) {
-  EXPECT_EQ(xent_logsumexp(0, 3, nullptr, dtype(), 0, nullptr, nullptr, nullptr), XENT_OK);
+  const xent_matrix none = {nullptr, 0, dtype(), 0};
+  EXPECT_EQ(xent_logsumexp(0, 3, 0, none, nullptr, nullptr, nullptr), XENT_OK);
   for (const Forward function : {&xent_softmax, &xent_log_softmax}) {
-    EXPECT_EQ(function(0, 3, nullptr, dtype(), 0, nullptr, 0, nullptr, nullptr), XENT_OK);
+    EXPECT_EQ(function(0, 3, 0, none, none, nullptr, nullptr), XENT_OK);
   }
   for (const Backward function : {&xent_softmax_backward, &xent_log_softmax_backward}) {
-    EXPECT_EQ(function(0, 3, nullptr, 0, nullptr, 0, dtype(), nullptr, 0, nullptr, nullptr), XENT_OK);
+    EXPECT_EQ(function(0, 3, 0, none, none, none, nullptr, nullptr), XENT_OK);
   }
 }
 
@@ -355,15 +354,11 @@ TEST_P(RowFunctions, BackwardInPlaceGivesTheSameBits) {
       const Matrix y = Run(forward, x, cols + 3);
       const Matrix want = Run(backward, g, y);
       Matrix over_g = g;
-      ASSERT_EQ(backward(3, cols, over_g.data(), over_g.stride(), y.data(), y.stride(), dtype(), over_g.data(),
-                         over_g.stride(), nullptr, nullptr),
-                XENT_OK);
+      ASSERT_EQ(backward(3, cols, 0, View(over_g), View(y), View(over_g), nullptr, nullptr), XENT_OK);
       EXPECT_EQ(FirstDifference(want, over_g), "");
       EXPECT_TRUE(over_g.PaddingIntact());
       Matrix over_y = y;
-      ASSERT_EQ(backward(3, cols, g.data(), g.stride(), over_y.data(), over_y.stride(), dtype(), over_y.data(),
-                         over_y.stride(), nullptr, nullptr),
-                XENT_OK);
+      ASSERT_EQ(backward(3, cols, 0, View(g), View(over_y), View(over_y), nullptr, nullptr), XENT_OK);
       EXPECT_EQ(FirstDifference(want, over_y), "");
       EXPECT_TRUE(over_y.PaddingIntact());
     }

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "api/call.h"
+#include "testing/assertions.h"
 #include "testing/loss_call.h"
 
 namespace xent::test {
@@ -65,8 +65,8 @@ LossCall MakeCall(xent_dtype dtype, int64_t rows, int64_t cols, const Layout &la
     }
     call.targets[Size(i)] = random.Below(8) == 0 ? -100 : random.Below(valid);
   }
-  call.options.stats_of_ignored = random.Below(2) == 0 ? 1 : 0;
-  call.options.reduction = XENT_REDUCTION_SUM;
+  call.of_ignored = random.Below(2) == 0 ? 1 : 0;
+  call.options.reduction.kind = XENT_REDUCTION_SUM;
   switch (random.Below(4)) {
     case 0:
       call.options.softcap = 30;
@@ -82,8 +82,7 @@ LossCall MakeCall(xent_dtype dtype, int64_t rows, int64_t cols, const Layout &la
       break;
   }
   call.wants_argmax = call.wants_rank = call.wants_logprobs = call.wants_entropy = true;
-  call.top_k = static_cast<int32_t>(random.Below(3) == 0 ? std::min<int64_t>(valid, 64)
-                                                         : 1 + random.Below(std::min<int64_t>(valid, 64)));
+  call.top_k = random.Below(3) == 0 ? std::min<int64_t>(valid, 64) : 1 + random.Below(std::min<int64_t>(valid, 64));
   // Some columns twice, masked ones among them.
   call.gather_count = 5;
   call.gather_cols.clear();
@@ -101,7 +100,7 @@ struct Sorted {
     const int64_t valid = call.options.valid_cols == 0 ? call.cols : call.options.valid_cols;
     for (int64_t c = 0; c < valid; ++c) logits.push_back(call.logits.Get(row, c));
     is_ignored = call.targets[Size(row)] == call.options.ignore_index;
-    is_read = !is_ignored || call.options.stats_of_ignored != 0;
+    is_read = !is_ignored || call.of_ignored != 0;
     bool has_finite = false;
     for (const double z : logits) {
       is_nan = is_nan || std::isnan(z) || z == kInf;
@@ -208,12 +207,11 @@ class Statistics : public ::testing::TestWithParam<xent_dtype> {
     EXPECT_EQ(both.PaddingTrouble(), "") << name;
     LossCall in_place = call;
     in_place.in_place = true;
-    in_place.exec.mode = XENT_EXEC_OPENMP;
-    in_place.exec.threads = 3;
+    in_place.exec = TeamOf(3);
     ASSERT_EQ(in_place.ForwardBackward(), XENT_OK) << in_place.error.message;
     EXPECT_EQ(in_place.StatisticsDifference(forward), "") << name << ", in place by three threads";
 
-    // They change no bit of the rest. Only stats_of_ignored gives ignored rows an lse, with or without statistics.
+    // They change no bit of the rest. Only of_ignored gives ignored rows an lse, with or without statistics.
     for (const LossCall *with : {&both, &in_place}) {
       EXPECT_EQ(with->ForwardDifference(without), "") << name;
       EXPECT_EQ(with->GradientDifference(without), "") << name;
@@ -221,6 +219,15 @@ class Statistics : public ::testing::TestWithParam<xent_dtype> {
     }
     EXPECT_EQ(forward.ForwardDifference(without), "") << name << ", forward";
     EXPECT_TRUE(forward.records == without.records) << name << ": records of forward";
+    LossCall bare = call;
+    xent_cross_entropy args = bare.Args(Function::kForwardBackward);
+    args.statistics = nullptr;
+    ASSERT_EQ(xent_cross_entropy_forward_backward(&args, &bare.options, &bare.exec, &bare.error), XENT_OK)
+        << bare.error.message;
+    EXPECT_EQ(FirstDifference(bare.row_losses, without.row_losses), "") << name << ", no statistics at all";
+    EXPECT_EQ(FirstDifference(bare.reduced_loss, without.reduced_loss), "") << name << ", no statistics at all";
+    EXPECT_EQ(bare.GradientDifference(without), "") << name << ", no statistics at all";
+    EXPECT_TRUE(bare.records == without.records) << name << ": records without statistics at all";
   }
 
   static std::string NameOfCall(const LossCall &call) {

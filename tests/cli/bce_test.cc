@@ -1,11 +1,11 @@
-// `xent bce` against the formulas in long double.
-#include <algorithm>
+// `xent bce` against the oracle of tests/reference/binary.h.
 #include <cmath>
 #include <string>
 #include <vector>
 
 #include "numbers.h"
 #include "program.h"
+#include "reference/binary.h"
 
 namespace xent_cli_test {
 namespace {
@@ -14,14 +14,11 @@ namespace {
 constexpr size_t kBlocks = 2, kCols = 3, kInner = 4, kRows = kBlocks * kInner, kElements = kRows * kCols;
 
 struct BceOptions {
-  std::vector<double> pos_weight = {}, element_weights = {}, row_weights = {}, class_weights = {};
-  long double gamma = 0;
-  double alpha = -1;  // below 0: none
+  std::vector<double> pos_weight = {}, element_weights = {}, row_weights = {}, class_weights = {};  // empty: 1
+  double gamma = 0;
+  double alpha = -1;  // -1: none
   bool from_probabilities = false;
 };
-
-long double Softplus(long double x) { return std::max(x, 0.0L) + std::log1p(std::exp(-std::fabs(x))); }
-long double Sigmoid(long double x) { return 1 / (1 + std::exp(-x)); }
 
 class BceTest : public DirectoryTest {
  protected:
@@ -45,46 +42,31 @@ class BceTest : public DirectoryTest {
     targets_ = Write("targets.npy", NpyOf(descr, shape, targets_numbers_));
   }
 
-  Result Bce(const std::vector<std::string> &options) {
-    std::vector<std::string> arguments = {"bce", logits_, targets_, "--json"};
-    arguments.insert(arguments.end(), options.begin(), options.end());
-    return Xent(arguments);
-  }
+  Result Bce(const Words &options) { return Xent(Joined({"bce", logits_, targets_, "--json"}, options)); }
 
-  void ExpectBce(const std::vector<std::string> &flags, const BceOptions &options) {
+  void ExpectBce(const Words &flags, const BceOptions &options) {
     SCOPED_TRACE(::testing::PrintToString(flags));
-    std::vector<long double> losses, gradient;
+    const auto weight = [](const std::vector<double> &weights, size_t at) { return weights.empty() ? 1 : weights[at]; };
+    std::vector<reference::Value> losses, gradient;
     long double sum = 0;
     for (size_t i = 0; i < kElements; ++i) {
       const size_t c = i / kInner % kCols, row = i / (kCols * kInner) * kInner + i % kInner;
-      const auto weight = [](const std::vector<double> &weights, size_t at) -> long double {
-        return weights.empty() ? 1 : weights[at];
-      };
-      const long double w =
-          weight(options.element_weights, i) * weight(options.row_weights, row) * weight(options.class_weights, c);
-      const long double y = targets_numbers_[i];
-      const auto loss_of = [&](long double x) {
-        if (options.from_probabilities) {
-          return -w * (y * std::max(std::log(x), -100.0L) + (1 - y) * std::max(std::log1p(-x), -100.0L));
-        }
-        const long double bce = (1 - y) * Softplus(x) + weight(options.pos_weight, c) * y * Softplus(-x);
-        const long double hit = y * Sigmoid(x) + (1 - y) * Sigmoid(-x);
-        const long double alpha = options.alpha < 0 ? 1 : options.alpha * y + (1 - options.alpha) * (1 - y);
-        return w * alpha * std::pow(1 - hit, options.gamma) * bce;
-      };
-      const long double x = options.from_probabilities ? probabilities_[i] : numbers_[i];
-      losses.push_back(loss_of(x));
-      sum += losses.back();
-      // The derivative by differences of the fourth order: about 13 digits.
-      constexpr long double kStep = 0x1p-11L;
-      gradient.push_back(options.from_probabilities ? w * (x - y) / (x * (1 - x)) / kElements
-                                                    : (8 * (loss_of(x + kStep) - loss_of(x - kStep)) -
-                                                       loss_of(x + 2 * kStep) + loss_of(x - 2 * kStep)) /
-                                                          (12 * kStep) / kElements);
+      reference::BinaryElement element;
+      element.x = options.from_probabilities ? probabilities_[i] : numbers_[i];
+      element.y = targets_numbers_[i];
+      element.probabilities = options.from_probabilities;
+      element.pos_weight = weight(options.pos_weight, c);
+      element.weight = static_cast<long double>(weight(options.element_weights, i)) * weight(options.row_weights, row) *
+                       weight(options.class_weights, c);
+      element.upstream = 1.0L / kElements;
+      element.gamma = options.gamma;
+      element.alpha = options.alpha;
+      const reference::BinaryResult result = reference::EvaluateBinary(element);
+      losses.push_back(result.loss);
+      gradient.push_back(result.grad);
+      sum += result.loss.exact;
     }
-    std::vector<std::string> with_outputs = flags;
-    with_outputs.insert(with_outputs.end(), {"--per-element", Path("losses.npy"), "--grad", Path("grad.npy")});
-    const Result result = Bce(with_outputs);
+    const Result result = Bce(Joined(flags, {"--per-element", Path("losses.npy"), "--grad", Path("grad.npy")}));
     ExpectSuccess(result);
     ExpectClose(JsonNumber(result.out, "loss"), sum / kElements);
     EXPECT_EQ(JsonText(result.out, "rows"), "8");
@@ -92,18 +74,11 @@ class BceTest : public DirectoryTest {
     ExpectClose(NumbersIn(Path("losses.npy"), "<f8", "(2, 3, 4)"), losses);
     ExpectClose(NumbersIn(Path("grad.npy"), "<f8", "(2, 3, 4)"), gradient);
     for (const auto &[option, file] : {std::pair("--per-element", "losses.npy"), {"--grad", "grad.npy"}}) {
-      std::vector<std::string> in_place = flags;
-      in_place.insert(in_place.end(), {option, "/dev/stdout"});
-      EXPECT_TRUE(Bce(in_place).out == ReadFile(Path(file))) << option;
+      EXPECT_TRUE(Bce(Joined(flags, {option, "/dev/stdout"})).out == ReadFile(Path(file))) << option;
     }
     ExpectClose(JsonNumber(Bce(Joined(flags, {"--reduction", "sum"})).out, "loss"), sum);
     ExpectClose(JsonNumber(Bce(Joined(flags, {"--divisor", "2.5"})).out, "loss"), sum / 2.5L);
     EXPECT_EQ(JsonText(Bce(Joined(flags, {"--reduction", "none"})).out, "loss"), "null");
-  }
-
-  static std::vector<std::string> Joined(std::vector<std::string> a, const std::vector<std::string> &b) {
-    a.insert(a.end(), b.begin(), b.end());
-    return a;
   }
 
   std::vector<double> numbers_ = RandomNumbers(4, kElements);
@@ -142,6 +117,31 @@ TEST_F(BceTest, Probabilities) {
        .row_weights = row_weights_,
        .class_weights = class_weights_,
        .from_probabilities = true});
+}
+
+// Blocks of more than one batch of 8 MB, each with its own weights.
+TEST_F(BceTest, InPlaceGivesTheSameBytes) {
+  constexpr int64_t kManyBlocks = 45, kClasses = 6, kPositions = 10000;
+  Random random(5);
+  const auto numbers = [&random](int64_t count, double low, double high) {
+    std::vector<float> values(static_cast<size_t>(count));
+    for (float &value : values) value = static_cast<float>(random.Uniform(low, high));
+    return Bytes(values);
+  };
+  const std::vector<int64_t> shape = {kManyBlocks, kClasses, kPositions};
+  constexpr int64_t kCount = kManyBlocks * kClasses * kPositions;
+  logits_ = Write("logits.npy", Npy("<f4", shape, numbers(kCount, -6, 6)));
+  targets_ = Write("targets.npy", Npy("<f4", shape, numbers(kCount, 0, 1)));
+  const std::string elements = Write("element.npy", Npy("<f4", shape, numbers(kCount, 0, 2)));
+  const std::string rows =
+      Write("row.npy", Npy("<f4", {kManyBlocks * kPositions}, numbers(kManyBlocks * kPositions, 0, 2)));
+  for (const Words &options : {Words{"--element-weights", elements}, {"--row-weights", rows}}) {
+    for (const char *output : {"--per-element", "--grad"}) {
+      ExpectSuccess(Bce(Joined(options, {output, Path("file.npy")})));
+      EXPECT_TRUE(Bce(Joined(options, {output, "/dev/stdout"})).out == ReadFile(Path("file.npy")))
+          << output << ::testing::PrintToString(options);
+    }
+  }
 }
 
 TEST_F(BceTest, OutsideTheDomain) {
@@ -221,7 +221,7 @@ TEST_F(BceTest, WrongInputs) {
 }
 
 TEST_F(BceTest, WrongUsage) {
-  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+  const std::vector<std::pair<Words, std::string>> cases = {
       {{"--from", "p"}, "--from"},
       {{"--focal-gamma", "-1"}, "--focal-gamma"},
       {{"--focal-gamma", "inf"}, "--focal-gamma"},

@@ -1,10 +1,11 @@
-// `xent divergence` against the formulas in long double.
+// `xent divergence` against the oracle of tests/reference/divergence.h.
 #include <cmath>
 #include <string>
 #include <vector>
 
 #include "numbers.h"
 #include "program.h"
+#include "reference/divergence.h"
 
 namespace xent_cli_test {
 namespace {
@@ -19,55 +20,30 @@ class DivergenceTest : public DirectoryTest {
     teacher_path_ = Write("teacher.npy", NpyOf("<f8", {kRows, kCols}, teacher_));
   }
 
-  Result Divergence(const std::vector<std::string> &options) {
-    std::vector<std::string> arguments = {"divergence", student_path_, teacher_path_, "--json"};
-    arguments.insert(arguments.end(), options.begin(), options.end());
-    return Xent(arguments);
+  Result Divergence(const Words &options) {
+    return Xent(Joined({"divergence", student_path_, teacher_path_, "--json"}, options));
   }
 
-  void ExpectDivergence(const std::string &kind, const std::vector<std::string> &flags, long double beta = 0.5,
-                        long double temperature = 1) {
-    SCOPED_TRACE(kind + ::testing::PrintToString(flags));
+  void ExpectDivergence(xent_divergence_kind kind, const Words &flags, double beta = 0.5, double temperature = 1) {
+    SCOPED_TRACE(::testing::PrintToString(flags));
     std::vector<long double> losses, gradient;
     long double sum = 0;
     for (size_t i = 0; i < kRows; ++i) {
-      const RowOptions options = {.scale = 1 / temperature};
-      const auto log_q = RowOf(RowIn(student_, kCols, i), 0, options).log_p;
-      const auto log_p = RowOf(RowIn(teacher_, kCols, i), 0, options).log_p;
-      long double loss = 0, student_part = 0;
-      std::vector<long double> log_m(kCols);
-      for (size_t c = 0; c < kCols; ++c) {
-        const long double p = std::exp(log_p[c]), q = std::exp(log_q[c]);
-        log_m[c] = std::log(beta * p + (1 - beta) * q);
-        student_part += q * (log_q[c] - log_m[c]);
-        loss += kind == "forward-kl"   ? p * (log_p[c] - log_q[c])
-                : kind == "reverse-kl" ? q * (log_q[c] - log_p[c])
-                : kind == "js"         ? beta * p * (log_p[c] - log_m[c]) + (1 - beta) * q * (log_q[c] - log_m[c])
-                                       : -p * log_q[c];
-      }
-      for (size_t c = 0; c < kCols; ++c) {
-        const long double p = std::exp(log_p[c]), q = std::exp(log_q[c]);
-        const long double by_logit = kind == "reverse-kl" ? q * (log_q[c] - log_p[c] - loss)
-                                     : kind == "js"       ? (1 - beta) * q * (log_q[c] - log_m[c] - student_part)
-                                                          : q - p;
-        gradient.push_back(by_logit / temperature / kRows);
-      }
-      losses.push_back(loss);
-      sum += loss;
+      const reference::Divergence row =
+          reference::EvaluateDivergence(RowIn(student_, kCols, i), RowIn(teacher_, kCols, i), kind, temperature, beta);
+      losses.push_back(row.loss.exact);
+      sum += row.loss.exact;
+      for (const reference::Value &number : row.gradient) gradient.push_back(number.exact / kRows);
     }
-    std::vector<std::string> with_outputs = flags;
-    with_outputs.insert(with_outputs.end(), {"--per-row", Path("losses.npy"), "--grad", Path("grad.npy")});
-    const Result result = Divergence(with_outputs);
+    const Result result = Divergence(Joined(flags, {"--per-row", Path("losses.npy"), "--grad", Path("grad.npy")}));
     ExpectSuccess(result);
     ExpectClose(JsonNumber(result.out, "loss"), sum / kRows);
     EXPECT_EQ(JsonText(result.out, "rows"), "6");
     ExpectClose(NumbersIn(Path("losses.npy"), "<f8", "(6,)"), losses);
     ExpectClose(NumbersIn(Path("grad.npy"), "<f8", "(6, 5)"), gradient);
-    std::vector<std::string> in_place = flags;
-    in_place.insert(in_place.end(), {"--grad", "/dev/stdout"});
-    EXPECT_TRUE(Divergence(in_place).out == ReadFile(Path("grad.npy")));
-    in_place[in_place.size() - 2] = "--per-row";
-    EXPECT_TRUE(Divergence(in_place).out == ReadFile(Path("losses.npy")));
+    for (const auto &[option, file] : {std::pair("--per-row", "losses.npy"), {"--grad", "grad.npy"}}) {
+      EXPECT_TRUE(Divergence(Joined(flags, {option, "/dev/stdout"})).out == ReadFile(Path(file))) << option;
+    }
   }
 
   std::vector<double> student_ = RandomNumbers(1, kRows *kCols), teacher_ = RandomNumbers(2, kRows *kCols);
@@ -75,12 +51,31 @@ class DivergenceTest : public DirectoryTest {
 };
 
 TEST_F(DivergenceTest, Kinds) {
-  ExpectDivergence("forward-kl", {});
-  for (const char *kind : {"forward-kl", "reverse-kl", "js", "cross-entropy"}) {
-    ExpectDivergence(kind, {"--kind", kind});
-    ExpectDivergence(kind, {"--kind", kind, "--temperature", "2.5"}, 0.5, 2.5);
+  ExpectDivergence(XENT_DIVERGENCE_FORWARD_KL, {});
+  for (const auto &[word, kind] : {std::pair("forward-kl", XENT_DIVERGENCE_FORWARD_KL),
+                                   {"reverse-kl", XENT_DIVERGENCE_REVERSE_KL},
+                                   {"js", XENT_DIVERGENCE_JENSEN_SHANNON},
+                                   {"cross-entropy", XENT_DIVERGENCE_CROSS_ENTROPY}}) {
+    ExpectDivergence(kind, {"--kind", word});
+    ExpectDivergence(kind, {"--kind", word, "--temperature", "2.5"}, 0.5, 2.5);
   }
-  ExpectDivergence("js", {"--kind", "js", "--beta", "0.125"}, 0.125);
+  ExpectDivergence(XENT_DIVERGENCE_JENSEN_SHANNON, {"--kind", "js", "--beta", "0.125"}, 0.125);
+}
+
+// Rows of more than one batch of 8 MB.
+TEST_F(DivergenceTest, InPlaceGivesTheSameBytes) {
+  constexpr int64_t kManyRows = 300'000, kNarrow = 9;
+  Random random(5);
+  for (std::string *path : {&student_path_, &teacher_path_}) {
+    std::vector<float> logits(kManyRows * kNarrow);
+    for (float &logit : logits) logit = static_cast<float>(random.Uniform(-6, 6));
+    WriteFile(*path, Npy("<f4", {kManyRows, kNarrow}, Bytes(logits)));
+  }
+  for (const Words &options : {Words{}, {"--reduction", "sum"}, {"--divisor", "7"}}) {
+    ExpectSuccess(Divergence(Joined(options, {"--grad", Path("file.npy")})));
+    EXPECT_TRUE(Divergence(Joined(options, {"--grad", "/dev/stdout"})).out == ReadFile(Path("file.npy")))
+        << ::testing::PrintToString(options);
+  }
 }
 
 TEST_F(DivergenceTest, Reductions) {
@@ -123,7 +118,7 @@ TEST_F(DivergenceTest, WrongInputs) {
 }
 
 TEST_F(DivergenceTest, WrongUsage) {
-  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+  const std::vector<std::pair<Words, std::string>> cases = {
       {{"--beta", "0.25"}, "--beta: only with --kind js"},
       {{"--kind", "forward-kl", "--beta", "0.5"}, "--beta: only with --kind js"},
       {{"--kind", "js", "--beta", "0"}, "--beta"},

@@ -1,5 +1,6 @@
 // `xent --version`, `xent info`, `xent check`, help, and how all commands fail on a standard output that takes nothing.
 #include <fcntl.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -14,10 +15,8 @@ namespace {
 class InfoTest : public DirectoryTest {};
 class CheckTest : public DirectoryTest {
  protected:
-  Result Check(const std::string &logits, const std::vector<std::string> &options = {"--json"}) {
-    std::vector<std::string> arguments = {"check", Write("logits.npy", logits)};
-    arguments.insert(arguments.end(), options.begin(), options.end());
-    return Xent(arguments);
+  Result Check(const std::string &logits, const Words &options = {"--json"}) {
+    return Xent(Joined({"check", Write("logits.npy", logits)}, options));
   }
 };
 
@@ -40,16 +39,21 @@ TEST_F(InfoTest, Json) {
   EXPECT_NE(JsonText(result.out, "targets_compiled").find(target), std::string::npos);
   EXPECT_EQ(JsonText(result.out, "unknown_max_target"), "null");
   EXPECT_GE(JsonNumber(result.out, "threads"), 1);
-  for (const char *key : {"l1d_bytes", "l2_bytes", "l3_bytes", "highway", "compiler"}) {
+  EXPECT_EQ(JsonText(result.out, "dtypes"), R"(["float32", "float64", "bfloat16", "float16"])");
+  for (const char *key : {"processor", "system", "l1d_bytes", "l2_bytes", "l3_bytes", "highway", "compiler"}) {
     EXPECT_NE(JsonText(result.out, key), "") << key;
   }
+  struct utsname system;
+  ASSERT_EQ(uname(&system), 0);
+  EXPECT_EQ(JsonText(result.out, "system"),
+            std::string("\"") + system.sysname + " " + system.release + " " + system.machine + "\"");
 }
 
 TEST_F(InfoTest, Text) {
   const Result result = Xent({"info"});
   ExpectSuccess(result);
-  for (const char *label :
-       {"xent  ", "\ntarget  ", "\navailable  ", "\ncompiled  ", "\nthreads  ", "\ncaches  ", "\nHighway  "}) {
+  for (const char *label : {"xent  ", "\ntarget  ", "\navailable  ", "\ncompiled  ", "\ndtypes  ", "\nthreads  ",
+                            "\nprocessor  ", "\nsystem  ", "\ncaches  ", "\nHighway  ", "\ncompiler  "}) {
     EXPECT_NE(result.out.find(label), std::string::npos) << label << " in " << result.out;
   }
 }
@@ -90,7 +94,7 @@ TEST_F(InfoTest, Help) {
     const Result all = Xent({"--help"});
     EXPECT_NE(all.out.find("\n  " + std::string(command) + " "), std::string::npos) << all.out;
   }
-  const std::vector<std::pair<std::string, std::vector<std::string>>> commands = {
+  const std::vector<std::pair<std::string, Words>> commands = {
       {"loss", {"--reduction",  "--ignore-index",  "--label-smoothing", "--smoothing",   "--divisor",
                 "--empty-mean", "--class-weights", "--row-weights",     "--logit-scale", "--softcap",
                 "--z-loss",     "--valid-cols",    "--class-axis",      "--per-row",     "--lse",
@@ -141,13 +145,13 @@ TEST_F(InfoTest, StandardOutputThatTakesNothing) {
                                close(ends[0]);
                                close(ends[1]);
                              }};
-  for (const std::vector<std::string> &arguments : std::vector<std::vector<std::string>>{{"--version"},
-                                                                                         {"--help"},
-                                                                                         {"loss", "--help"},
-                                                                                         {"info"},
-                                                                                         {"info", "--json"},
-                                                                                         {"check", logits_},
-                                                                                         {"loss", logits_, targets_}}) {
+  for (const Words &arguments : std::vector<Words>{{"--version"},
+                                                   {"--help"},
+                                                   {"loss", "--help"},
+                                                   {"info"},
+                                                   {"info", "--json"},
+                                                   {"check", logits_},
+                                                   {"loss", logits_, targets_}}) {
     SCOPED_TRACE(::testing::PrintToString(arguments));
     ExpectFailure(Xent(arguments, full), 1, "cannot write standard output: No space left on device");
     ExpectFailure(Xent(arguments, closed), 1, "cannot write standard output: Bad file descriptor");
@@ -171,6 +175,17 @@ TEST_F(CheckTest, Probabilities) {
   EXPECT_EQ(text.exit_code, 3);
   EXPECT_EQ(text.out.substr(0, 26), "diagnosis   probabilities\n");
   EXPECT_NE(text.out.find("pass the logits, or log p in their place"), std::string::npos) << text.out;
+}
+
+// Parts of 64 MB, of which the second has the row that is no distribution.
+TEST_F(CheckTest, PartsThatDisagree) {
+  constexpr int64_t kRows = 8'500'000;  // 68 MB
+  std::vector<float> logits(2 * kRows, 0.5f);
+  EXPECT_EQ(Check(Npy("<f4", {kRows, 2}, Bytes(logits))).exit_code, 3);
+  logits.back() = 3;
+  const Result result = Check(Npy("<f4", {kRows, 2}, Bytes(logits)));
+  ExpectSuccess(result);
+  EXPECT_EQ(JsonText(result.out, "diagnosis"), "\"logits\"");
 }
 
 TEST_F(CheckTest, LogProbabilities) {

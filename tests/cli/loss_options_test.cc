@@ -1,13 +1,12 @@
 // `xent loss`: weights, what is done to the logits, probability targets, and arrays of other shapes than [N, V].
-#include <sys/stat.h>
-
 #include <cmath>
-#include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "numbers.h"
 #include "program.h"
+#include "reference/losses.h"
 
 namespace xent_cli_test {
 namespace {
@@ -16,6 +15,15 @@ constexpr size_t kRows = 7, kCols = 5;
 const std::vector<double> kTargets = {0, 3, -100, 2, 1, 1, 3};  // below the four valid columns of one of the tests
 const std::vector<double> kClassWeights = {0.5, 2, 0, 1.25, 3};
 const std::vector<double> kRowWeights = {1, 0.25, 7, 0, 2, -0.5, 1.5};
+
+// Returns the gradient of every element, row by row.
+std::vector<reference::Value> GradientOf(const reference::LossInputs &inputs, const reference::Losses &losses) {
+  std::vector<reference::Value> gradient;
+  for (int64_t i = 0; i < inputs.rows; ++i) {
+    for (int64_t c = 0; c < inputs.cols; ++c) gradient.push_back(reference::GradientOf(inputs, losses, i, c));
+  }
+  return gradient;
+}
 
 class LossOptionsTest : public DirectoryTest {
  protected:
@@ -27,56 +35,30 @@ class LossOptionsTest : public DirectoryTest {
     row_weights_ = Write("row.npy", NpyOf("<f8", {kRows}, kRowWeights));
   }
 
-  Result Loss(const std::vector<std::string> &options) {
-    std::vector<std::string> arguments = {"loss", logits_, targets_, "--json"};
-    arguments.insert(arguments.end(), options.begin(), options.end());
-    return Xent(arguments);
-  }
+  Result Loss(const Words &options) { return Xent(Joined({"loss", logits_, targets_, "--json"}, options)); }
 
-  // Everything that the program says of the index targets, with and without a gradient in place.
-  void ExpectLoss(const std::vector<std::string> &flags, const RowOptions &options, bool weigh_rows = false) {
+  // Expects the oracle's numbers everywhere: index targets, sum and mean, with and without a gradient in place.
+  // `change` gives the oracle what `flags` give the program.
+  void ExpectLoss(const Words &flags, const std::function<void(reference::LossInputs &)> &change) {
     SCOPED_TRACE(::testing::PrintToString(flags));
-    std::vector<long double> losses, lse, gradient;
-    long double sum = 0, weight = 0, nll = 0;
-    for (size_t i = 0; i < kRows; ++i) {
-      const auto target = static_cast<int64_t>(kTargets[i]);
-      Row row;
-      row.gradient.resize(kCols);
-      if (target >= 0) {
-        RowOptions of_row = options;
-        if (weigh_rows) of_row.weight = kRowWeights[i];
-        row = RowOf(RowIn(numbers_, kCols, i), target, of_row);
-        weight +=
-            of_row.weight * (options.class_weights.empty() ? 1 : options.class_weights[static_cast<size_t>(target)]);
-      }
-      sum += row.loss;
-      nll += row.nll;
-      losses.push_back(row.loss);
-      lse.push_back(row.lse);
-      gradient.insert(gradient.end(), row.gradient.begin(), row.gradient.end());
+    reference::LossInputs inputs = LossInputsOf(kRows, kCols, numbers_);
+    inputs.targets.assign(kTargets.begin(), kTargets.end());
+    change(inputs);
+    const Words outputs = {"--per-row", Path("losses.npy"), "--lse", Path("lse.npy"), "--grad", Path("grad.npy")};
+    for (const auto &[word, reduction] : {std::pair("sum", XENT_REDUCTION_SUM), {"mean", XENT_REDUCTION_MEAN}}) {
+      SCOPED_TRACE(word);
+      inputs.options.reduction.kind = reduction;
+      const reference::Losses want = reference::EvaluateLosses(inputs);
+      const Result result = Loss(Joined(Joined(flags, outputs), {"--reduction", word}));
+      ExpectSuccess(result);
+      ExpectClose(JsonNumber(result.out, "loss"), want.loss.exact);
+      ExpectClose(JsonNumber(result.out, "perplexity"), want.perplexity);
+      EXPECT_EQ(JsonText(result.out, "ignored"), "1");
+      ExpectClose(NumbersIn(Path("losses.npy"), "<f8", "(7,)"), want.losses);
+      ExpectClose(NumbersIn(Path("lse.npy"), "<f8", "(7,)"), want.lse);
+      ExpectClose(NumbersIn(Path("grad.npy"), "<f8", "(7, 5)"), GradientOf(inputs, want));
     }
-    std::vector<std::string> with_outputs = flags;
-    with_outputs.insert(with_outputs.end(), {"--per-row", Path("losses.npy"), "--lse", Path("lse.npy"), "--grad",
-                                             Path("grad.npy"), "--reduction", "sum"});
-    const Result result = Loss(with_outputs);
-    ExpectSuccess(result);
-    ExpectClose(JsonNumber(result.out, "loss"), sum);
-    ExpectClose(NumbersIn(Path("losses.npy"), "<f8", "(7,)"), losses);
-    ExpectClose(NumbersIn(Path("lse.npy"), "<f8", "(7,)"), lse);
-    ExpectClose(NumbersIn(Path("grad.npy"), "<f8", "(7, 5)"), gradient);
-
-    with_outputs.back() = "mean";
-    const Result mean = Loss(with_outputs);
-    ExpectSuccess(mean);
-    ExpectClose(JsonNumber(mean.out, "loss"), sum / weight);
-    ExpectClose(JsonNumber(mean.out, "perplexity"), std::exp(nll / 6));
-    EXPECT_EQ(JsonText(mean.out, "ignored"), "1");
-    for (long double &number : gradient) number /= weight;
-    ExpectClose(NumbersIn(Path("grad.npy"), "<f8", "(7, 5)"), gradient);
-
-    std::vector<std::string> in_place = flags;
-    in_place.insert(in_place.end(), {"--grad", "/dev/stdout"});
-    EXPECT_TRUE(Loss(in_place).out == ReadFile(Path("grad.npy")));
+    EXPECT_TRUE(Loss(Joined(flags, {"--grad", "/dev/stdout"})).out == ReadFile(Path("grad.npy")));
   }
 
   std::vector<double> numbers_ = RandomNumbers(21, kRows *kCols);
@@ -84,30 +66,46 @@ class LossOptionsTest : public DirectoryTest {
 };
 
 TEST_F(LossOptionsTest, EachAlone) {
-  ExpectLoss({}, {});
-  ExpectLoss({"--logit-scale", "0.7"}, {.scale = 0.7});
-  ExpectLoss({"--softcap", "3"}, {.cap = 3});
-  ExpectLoss({"--softcap", "0"}, {});
-  ExpectLoss({"--z-loss", "0.125"}, {.z_loss = 0.125});
-  ExpectLoss({"--class-weights", class_weights_}, {.class_weights = kClassWeights});
-  ExpectLoss({"--row-weights", row_weights_}, {}, true);
+  ExpectLoss({}, [](auto &) {});
+  ExpectLoss({"--logit-scale", "0.7"}, [](auto &inputs) { inputs.options.logit_scale = 0.7; });
+  ExpectLoss({"--softcap", "3"}, [](auto &inputs) { inputs.options.softcap = 3; });
+  ExpectLoss({"--softcap", "0"}, [](auto &) {});
+  ExpectLoss({"--z-loss", "0.125"}, [](auto &inputs) { inputs.options.z_loss = 0.125; });
+  ExpectLoss({"--class-weights", class_weights_}, [](auto &inputs) { inputs.class_weights = kClassWeights; });
+  ExpectLoss({"--row-weights", row_weights_}, [](auto &inputs) { inputs.row_weights = kRowWeights; });
 }
 
 TEST_F(LossOptionsTest, AllTogether) {
   ExpectLoss({"--logit-scale", "0.5", "--softcap", "4", "--z-loss", "0.0625", "--class-weights", class_weights_,
               "--row-weights", row_weights_, "--label-smoothing", "0.125"},
-             {.scale = 0.5, .cap = 4, .z_loss = 0.0625, .smoothing = 0.125, .class_weights = kClassWeights}, true);
+             [](auto &inputs) {
+               inputs.options.logit_scale = 0.5;
+               inputs.options.softcap = 4;
+               inputs.options.z_loss = 0.0625;
+               inputs.options.label_smoothing = 0.125;
+               inputs.class_weights = kClassWeights;
+               inputs.row_weights = kRowWeights;
+             });
   ExpectLoss({"--class-weights", class_weights_, "--label-smoothing", "0.125", "--smoothing", "exclusive"},
-             {.smoothing = 0.125, .exclusive = true, .class_weights = kClassWeights});
+             [](auto &inputs) {
+               inputs.options.label_smoothing = 0.125;
+               inputs.options.smoothing = XENT_SMOOTHING_EXCLUSIVE;
+               inputs.class_weights = kClassWeights;
+             });
 }
 
 TEST_F(LossOptionsTest, PaddingIsNotRead) {
   for (size_t i = 0; i < kRows; ++i) numbers_[i * kCols + 4] = kNan;
   logits_ = Write("logits.npy", NpyOf("<f8", {kRows, kCols}, numbers_));
-  ExpectLoss({"--valid-cols", "4"}, {.valid_cols = 4});
-  ExpectLoss({"--valid-cols", "4", "--label-smoothing", "0.5"}, {.smoothing = 0.5, .valid_cols = 4});
-  ExpectLoss({"--valid-cols", "4", "--class-weights", class_weights_},
-             {.valid_cols = 4, .class_weights = kClassWeights});
+  ExpectLoss({"--valid-cols", "4"}, [](auto &inputs) { inputs.options.valid_cols = 4; });
+  ExpectLoss({"--valid-cols", "4", "--label-smoothing", "0.5"}, [](auto &inputs) {
+    inputs.options.valid_cols = 4;
+    inputs.options.label_smoothing = 0.5;
+  });
+  ExpectLoss({"--valid-cols", "4", "--class-weights", class_weights_}, [](auto &inputs) {
+    inputs.options.valid_cols = 4;
+    inputs.class_weights = kClassWeights;
+  });
   ExpectFailure(Loss({"--valid-cols", "3"}), 1, "the target of row 1 is 3, expected 0 to 2 or the ignored -100");
   ExpectFailure(Loss({"--valid-cols", "6"}), 1, logits_ + ": --valid-cols is 6, expected at most 5, the number");
 }
@@ -183,33 +181,27 @@ class ProbabilitiesTest : public LossOptionsTest {
 };
 
 TEST_F(ProbabilitiesTest, AgainstTheFormula) {
-  const RowOptions options = {.scale = 0.5, .z_loss = 0.25, .smoothing = 0.125, .class_weights = kClassWeights};
-  long double sum = 0;
-  std::vector<long double> gradient;
-  for (size_t i = 0; i < kRows; ++i) {
-    RowOptions of_row = options;
-    of_row.weight = kRowWeights[i];
-    const Row row = RowOf(RowIn(numbers_, kCols, i), RowIn(q_, kCols, i), of_row);
-    sum += row.loss;
-    for (const long double number : row.gradient) gradient.push_back(number / kRows);
-  }
+  reference::LossInputs inputs = LossInputsOf(kRows, kCols, numbers_);
+  inputs.target_probs = q_;
+  inputs.class_weights = kClassWeights;
+  inputs.row_weights = kRowWeights;
+  inputs.options.logit_scale = 0.5;
+  inputs.options.z_loss = 0.25;
+  inputs.options.label_smoothing = 0.125;
+  const reference::Losses want = reference::EvaluateLosses(inputs);
+  const Words flags = {"--logit-scale",   "0.5",          "--z-loss",      "0.25",      "--label-smoothing", "0.125",
+                       "--class-weights", class_weights_, "--row-weights", row_weights_};
   for (const char *descr : {"<f8", "<f4", "<f2", "<V2"}) {
     SCOPED_TRACE(descr);
     targets_ = Write("targets.npy", NpyOf(descr, {kRows, kCols}, q_));
-    const std::vector<std::string> flags = {"--logit-scale",     "0.5",       "--z-loss",        "0.25",
-                                            "--label-smoothing", "0.125",     "--class-weights", class_weights_,
-                                            "--row-weights",     row_weights_};
-    std::vector<std::string> with_file = flags;
-    with_file.insert(with_file.end(), {"--grad", Path("grad.npy")});
-    const Result result = Loss(with_file);
+    const Result result = Loss(Joined(flags, {"--grad", Path("grad.npy")}));
     ExpectSuccess(result);
-    ExpectClose(JsonNumber(result.out, "loss"), sum / kRows);
+    ExpectClose(JsonNumber(result.out, "loss"), want.loss.exact);
     EXPECT_EQ(JsonText(result.out, "perplexity"), "null");
     EXPECT_EQ(JsonText(result.out, "rows"), "7");
     EXPECT_EQ(JsonText(result.out, "ignored"), "0");
-    ExpectClose(NumbersIn(Path("grad.npy"), "<f8", "(7, 5)"), gradient);
-    with_file.back() = "/dev/stdout";
-    EXPECT_TRUE(Loss(with_file).out == ReadFile(Path("grad.npy")));
+    ExpectClose(NumbersIn(Path("grad.npy"), "<f8", "(7, 5)"), GradientOf(inputs, want));
+    EXPECT_TRUE(Loss(Joined(flags, {"--grad", "/dev/stdout"})).out == ReadFile(Path("grad.npy")));
   }
   const Result text = Xent({"loss", logits_, targets_});
   ExpectSuccess(text);
@@ -236,66 +228,56 @@ TEST_F(ProbabilitiesTest, OfAnotherShape) {
 // Rows along a class axis, beside the same rows brought into a matrix.
 class ClassAxisTest : public DirectoryTest {
  protected:
-  // logits of `shape` whose classes are dimension `axis`, and targets, against the naive rows.
-  void ExpectAxis(const std::vector<int64_t> &shape, size_t axis, const std::vector<std::string> &flags) {
+  // Expects the oracle's numbers of logits of `shape` whose classes are dimension `axis`.
+  void ExpectAxis(const std::vector<int64_t> &shape, size_t axis, const Words &flags) {
     SCOPED_TRACE(::testing::PrintToString(shape) + " " + ::testing::PrintToString(flags));
     size_t outer = 1, inner = 1;
     std::vector<int64_t> row_shape;
-    std::string row_text, text;
     for (size_t i = 0; i < shape.size(); ++i) {
-      text += std::to_string(shape[i]) + ", ";
       if (i == axis) continue;
       (i < axis ? outer : inner) *= static_cast<size_t>(shape[i]);
       row_shape.push_back(shape[i]);
-      row_text += std::to_string(shape[i]) + ", ";
     }
-    const auto tuple = [](std::string numbers, size_t dimensions) {
-      if (dimensions > 0) numbers.resize(numbers.size() - (dimensions == 1 ? 1 : 2));
-      return "(" + numbers + ")";
-    };
     const auto cols = static_cast<size_t>(shape[axis]), rows = outer * inner;
     const std::vector<double> logits = RandomNumbers(33, rows * cols);
-    std::vector<double> targets(rows);
-    for (size_t i = 0; i < rows; ++i) targets[i] = i == 1 ? -100 : static_cast<double>(i * 7 % cols);
-    std::vector<double> weights(rows);
-    for (size_t i = 0; i < rows; ++i) weights[i] = 0.5 + static_cast<double>(i % 3);
-    std::vector<long double> losses(rows), gradient(rows * cols);
-    long double sum = 0, weight = 0;
+    // The place of an element of the matrix of rows in the file.
+    const auto place = [&](size_t row, size_t c) { return row / inner * cols * inner + c * inner + row % inner; };
+    reference::LossInputs inputs = LossInputsOf(rows, cols, {});
+    inputs.inner = static_cast<int64_t>(inner);
     for (size_t i = 0; i < rows; ++i) {
-      if (targets[i] < 0) continue;
-      const size_t first = i / inner * cols * inner + i % inner;
-      std::vector<double> row(cols);
-      for (size_t c = 0; c < cols; ++c) row[c] = logits[first + c * inner];
-      RowOptions options;
-      options.weight = weights[i];
-      const Row expected = RowOf(row, static_cast<int64_t>(targets[i]), options);
-      losses[i] = expected.loss;
-      sum += expected.loss;
-      weight += weights[i];
-      for (size_t c = 0; c < cols; ++c) gradient[first + c * inner] = expected.gradient[c];
+      inputs.targets.push_back(i == 1 ? -100 : static_cast<int64_t>(i * 7 % cols));
+      inputs.row_weights.push_back(0.5 + static_cast<double>(i % 3));
+      for (size_t c = 0; c < cols; ++c) inputs.logits.push_back(logits[place(i, c)]);
     }
-    for (long double &number : gradient) number /= weight;
+    const reference::Losses want = reference::EvaluateLosses(inputs);
+    const std::vector<reference::Value> by_row = GradientOf(inputs, want);
+    std::vector<reference::Value> gradient(by_row.size());
+    for (size_t i = 0; i < rows; ++i) {
+      for (size_t c = 0; c < cols; ++c) gradient[place(i, c)] = by_row[i * cols + c];
+    }
     logits_ = Write("logits.npy", NpyOf("<f8", shape, logits));
-    targets_ = Write("targets.npy", NpyOf("<i8", row_shape, targets));
+    targets_ = Write("targets.npy", Npy("<i8", row_shape, Bytes(inputs.targets)));
     // Row weights as a vector, and as the rows lie.
-    for (const std::vector<int64_t> &weights_shape : {row_shape, std::vector<int64_t>{static_cast<int64_t>(rows)}}) {
-      if (weights_shape.empty()) continue;
-      const std::string weights_path = Write("row.npy", NpyOf("<f8", weights_shape, weights));
-      const auto loss = [&](const std::vector<std::string> &outputs) {
-        std::vector<std::string> arguments = {"loss", logits_, targets_, "--json", "--row-weights", weights_path};
-        arguments.insert(arguments.end(), flags.begin(), flags.end());
-        arguments.insert(arguments.end(), outputs.begin(), outputs.end());
-        return Xent(arguments);
-      };
-      const Result result = loss({"--per-row", Path("losses.npy"), "--grad", Path("grad.npy")});
+    for (const std::vector<int64_t> &weights_shape : {row_shape, std::vector<int64_t>{inputs.rows}}) {
+      const Words arguments = Joined({"loss", logits_, targets_, "--json", "--row-weights",
+                                      Write("row.npy", NpyOf("<f8", weights_shape, inputs.row_weights))},
+                                     flags);
+      const Result result = Xent(Joined(arguments, {"--per-row", Path("losses.npy"), "--grad", Path("grad.npy")}));
       ExpectSuccess(result);
-      ExpectClose(JsonNumber(result.out, "loss"), sum / weight);
-      EXPECT_EQ(JsonNumber(result.out, "rows"), static_cast<double>(rows));
-      ExpectClose(NumbersIn(Path("losses.npy"), "<f8", tuple(row_text, row_shape.size())), losses);
-      ExpectClose(NumbersIn(Path("grad.npy"), "<f8", tuple(text, shape.size())), gradient);
-      EXPECT_TRUE(loss({"--per-row", "/dev/stdout"}).out == ReadFile(Path("losses.npy")));
-      EXPECT_TRUE(loss({"--grad", "/dev/stdout"}).out == ReadFile(Path("grad.npy")));
+      ExpectClose(JsonNumber(result.out, "loss"), want.loss.exact);
+      EXPECT_EQ(JsonText(result.out, "rows"), std::to_string(rows));
+      ExpectClose(NumbersIn(Path("losses.npy"), "<f8", Tuple(row_shape)), want.losses);
+      ExpectClose(NumbersIn(Path("grad.npy"), "<f8", Tuple(shape)), gradient);
+      EXPECT_TRUE(Xent(Joined(arguments, {"--per-row", "/dev/stdout"})).out == ReadFile(Path("losses.npy")));
+      EXPECT_TRUE(Xent(Joined(arguments, {"--grad", "/dev/stdout"})).out == ReadFile(Path("grad.npy")));
     }
+  }
+
+  // Returns "(2, 3)", as Python writes a tuple of at least one number.
+  static std::string Tuple(const std::vector<int64_t> &numbers) {
+    std::string text;
+    for (const int64_t number : numbers) text += (text.empty() ? "" : ", ") + std::to_string(number);
+    return "(" + text + (numbers.size() == 1 ? ",)" : ")");
   }
 };
 
@@ -322,30 +304,29 @@ TEST_F(ClassAxisTest, InPlaceGivesTheSameBytes) {
   Write("logits.npy", Npy("<f4", {kBlocks, kClasses, kPositions}, Bytes(logits)));
   Write("targets.npy", Npy("<i4", {kBlocks, kPositions}, Bytes(targets)));
   Write("weights.npy", Npy("<f4", {kBlocks, kPositions}, Bytes(weights)));
-  for (const std::vector<std::string> &options : std::vector<std::vector<std::string>>{
+  for (const Words &options : std::vector<Words>{
            {}, {"--row-weights", Path("weights.npy")}, {"--row-weights", Path("weights.npy"), "--divisor", "7"}}) {
     for (const char *output : {"--per-row", "--grad"}) {
-      std::vector<std::string> arguments = {"loss", Path("logits.npy"), Path("targets.npy")};
-      arguments.insert(arguments.end(), options.begin(), options.end());
-      arguments.insert(arguments.end(), {output, Path("file.npy")});
-      ExpectSuccess(Xent(arguments));
-      arguments.back() = "/dev/stdout";
-      EXPECT_TRUE(Xent(arguments).out == ReadFile(Path("file.npy"))) << ::testing::PrintToString(arguments);
+      const Words arguments = Joined({"loss", Path("logits.npy"), Path("targets.npy")}, options);
+      ExpectSuccess(Xent(Joined(arguments, {output, Path("file.npy")})));
+      EXPECT_TRUE(Xent(Joined(arguments, {output, "/dev/stdout"})).out == ReadFile(Path("file.npy")))
+          << output << ::testing::PrintToString(arguments);
     }
   }
 }
 
 TEST_F(ClassAxisTest, OneRow) {
-  const std::vector<double> logits = RandomNumbers(3, 6);
-  const Row row = RowOf(logits, 4);
+  reference::LossInputs inputs = LossInputsOf(1, 6, RandomNumbers(3, 6));
+  inputs.targets = {4};
+  const reference::Losses want = reference::EvaluateLosses(inputs);
   for (const std::vector<int64_t> &shape : {std::vector<int64_t>{}, {1}}) {
-    const Result result =
-        Xent({"loss", Write("logits.npy", NpyOf("<f8", {6}, logits)), Write("targets.npy", NpyOf("<i8", shape, {4})),
-              "--json", "--per-row", Path("losses.npy"), "--grad", Path("grad.npy")});
+    const Result result = Xent({"loss", Write("logits.npy", NpyOf("<f8", {6}, inputs.logits)),
+                                Write("targets.npy", NpyOf("<i8", shape, {4})), "--json", "--per-row",
+                                Path("losses.npy"), "--grad", Path("grad.npy")});
     ExpectSuccess(result);
-    ExpectClose(JsonNumber(result.out, "loss"), row.loss);
-    ExpectClose(NumbersIn(Path("losses.npy"), "<f8", "()"), {row.loss});
-    ExpectClose(NumbersIn(Path("grad.npy"), "<f8", "(6,)"), row.gradient);
+    ExpectClose(JsonNumber(result.out, "loss"), want.loss.exact);
+    ExpectClose(NumbersIn(Path("losses.npy"), "<f8", "()"), want.losses);
+    ExpectClose(NumbersIn(Path("grad.npy"), "<f8", "(6,)"), GradientOf(inputs, want));
   }
   ExpectFailure(Xent({"loss", Path("logits.npy"), Write("targets.npy", NpyOf("<i8", {2}, {4, 4}))}), 1,
                 "the shape is (2,), expected ()");
@@ -355,14 +336,17 @@ TEST_F(ClassAxisTest, ProbabilitiesAlongIt) {
   const std::vector<double> logits = RandomNumbers(3, 12);
   std::vector<double> q(12);
   for (size_t i = 0; i < 12; ++i) q[i] = static_cast<double>(i % 5) / 8;
-  long double sum = 0;
+  reference::LossInputs inputs = LossInputsOf(4, 3, {});
   for (size_t s = 0; s < 4; ++s) {
-    sum += RowOf({logits[s], logits[4 + s], logits[8 + s]}, std::vector<double>{q[s], q[4 + s], q[8 + s]}).loss;
+    for (size_t c = 0; c < 3; ++c) {
+      inputs.logits.push_back(logits[4 * c + s]);
+      inputs.target_probs.push_back(q[4 * c + s]);
+    }
   }
   const Result result = Xent({"loss", Write("logits.npy", NpyOf("<f8", {3, 4}, logits)),
                               Write("targets.npy", NpyOf("<f8", {3, 4}, q)), "--json", "--class-axis", "0"});
   ExpectSuccess(result);
-  ExpectClose(JsonNumber(result.out, "loss"), sum / 4);
+  ExpectClose(JsonNumber(result.out, "loss"), reference::EvaluateLosses(inputs).loss.exact);
 }
 
 TEST_F(ClassAxisTest, NoSuchThing) {
@@ -395,7 +379,7 @@ TEST_F(ClassAxisTest, NoRows) {
 }
 
 TEST_F(LossOptionsTest, WrongUsage) {
-  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+  const std::vector<std::pair<Words, std::string>> cases = {
       {{"--logit-scale", "0"}, "--logit-scale"},
       {{"--logit-scale", "inf"}, "--logit-scale"},
       {{"--softcap", "-1"}, "--softcap"},
@@ -410,10 +394,8 @@ TEST_F(LossOptionsTest, WrongUsage) {
   };
   const std::string names = Names();
   for (const auto &[options, part] : cases) {
-    std::vector<std::string> arguments = options;
-    arguments.insert(arguments.begin(), {"--per-row", Path("losses.npy")});
     SCOPED_TRACE(::testing::PrintToString(options));
-    ExpectFailure(Loss(arguments), 2, part);
+    ExpectFailure(Loss(Joined({"--per-row", Path("losses.npy")}, options)), 2, part);
     EXPECT_EQ(Names(), names);
   }
 }

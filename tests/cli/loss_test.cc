@@ -1,5 +1,5 @@
-// `xent loss`: the numbers. The oracle is the three naive loops in long double on the values as the file stores them;
-// the bounds are those of include/xent/xent.h (loss and lse 4 ULP, gradient 6 ULP, one rounding for half precision).
+// `xent loss`: the numbers. The oracle is tests/reference/losses.h on the values as the file stores them, the bounds
+// are those of include/xent/xent.h, counted as they are for the library itself.
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -8,109 +8,72 @@
 
 #include "numbers.h"
 #include "program.h"
+#include "reference/losses.h"
+#include "testing/bounds.h"
 
 namespace xent_cli_test {
 namespace {
 
-struct Expected {
-  std::vector<long double> losses, lse, gradient;  // of the sum
-};
-
-Expected Reference(const std::vector<double> &logits, const std::vector<int64_t> &targets, size_t cols) {
-  Expected expected;
-  for (size_t i = 0; i < targets.size(); ++i) {
-    const double *row = &logits[i * cols];
-    long double maximum = row[0], sum = 0;
-    for (size_t j = 0; j < cols; ++j) maximum = std::max<long double>(maximum, row[j]);
-    for (size_t j = 0; j < cols; ++j) sum += std::exp(row[j] - maximum);
-    const long double lse = maximum + std::log(sum);
-    const bool ignored = targets[i] == -100;
-    expected.losses.push_back(ignored ? 0 : lse - row[targets[i]]);
-    expected.lse.push_back(ignored ? 0 : lse);
-    for (size_t j = 0; j < cols; ++j) {
-      const auto onehot = static_cast<long double>(targets[i] == static_cast<int64_t>(j));
-      expected.gradient.push_back(ignored ? 0 : std::exp(row[j] - lse) - onehot);
-    }
-  }
-  return expected;
-}
-
 class LossTest : public DirectoryTest {
  protected:
   // One row of float32 with target 0.
-  std::string JsonOfRow(const std::vector<float> &row, std::vector<std::string> options = {}) {
+  std::string JsonOfRow(const std::vector<float> &row, const Words &options = {}) {
     return JsonOf(Npy("<f4", {1, static_cast<int64_t>(row.size())}, Bytes(row)), Npy("<i4", {1}, Bytes<int32_t>({0})),
-                  std::move(options));
+                  options);
   }
 
-  std::string JsonOf(const std::string &logits, const std::string &targets, std::vector<std::string> options = {}) {
-    options.insert(options.begin(), {"loss", Write("logits.npy", logits), Write("targets.npy", targets), "--json"});
-    const Result result = Xent(options);
+  std::string JsonOf(const std::string &logits, const std::string &targets, const Words &options = {}) {
+    const Result result =
+        Xent(Joined({"loss", Write("logits.npy", logits), Write("targets.npy", targets), "--json"}, options));
     ExpectSuccess(result);
     return result.out;
   }
 };
 
-TEST_F(LossTest, EveryDtypeAgainstLongDouble) {
+TEST_F(LossTest, EveryDtype) {
   constexpr size_t kRows = 23, kCols = 300;
   for (const Dtype &dtype : kDtypes) {
     for (const bool wide_targets : {false, true}) {
       SCOPED_TRACE(std::string(dtype.descr) + (wide_targets ? ", int64" : ", int32") + ", seed 7");
-      Random random(7);
-      std::vector<double> logits(kRows * kCols);
-      for (double &logit : logits) {
-        // bfloat16 holds multiples of 1/16 below 16, float16 multiples of 1/64.
-        logit = std::round(random.Uniform(-7.9, 7.9) * 16) / 16;
-      }
-      std::vector<int64_t> targets(kRows);
-      for (int64_t &target : targets) target = static_cast<int64_t>(random.Next() % kCols);
-      targets[5] = -100;
-      std::vector<int32_t> narrow(targets.begin(), targets.end());
-      const Result result =
-          Xent({"loss", Write("logits.npy", Npy(dtype.descr, {kRows, kCols}, Encode(dtype.descr, logits))),
-                Write("targets.npy",
-                      wide_targets ? Npy("<i8", {kRows}, Bytes(targets)) : Npy("<i4", {kRows}, Bytes(narrow))),
-                "--reduction", "sum", "--per-row", Path("losses.npy"), "--lse", Path("lse.npy"), "--grad",
-                Path("grad.npy"), "--json"});
+      reference::LossInputs inputs = LossInputsOf(kRows, kCols, RandomNumbers(7, kRows * kCols));
+      inputs.dtype = dtype.type;
+      inputs.options.reduction.kind = XENT_REDUCTION_SUM;
+      Random random(8);
+      for (size_t i = 0; i < kRows; ++i) inputs.targets.push_back(static_cast<int64_t>(random.Next() % kCols));
+      inputs.targets[5] = -100;
+      const std::vector<int32_t> narrow(inputs.targets.begin(), inputs.targets.end());
+      const Result result = Xent({"loss", Write("logits.npy", NpyOf(dtype.descr, {kRows, kCols}, inputs.logits)),
+                                  Write("targets.npy", wide_targets ? Npy("<i8", {kRows}, Bytes(inputs.targets))
+                                                                    : Npy("<i4", {kRows}, Bytes(narrow))),
+                                  "--reduction", "sum", "--per-row", Path("losses.npy"), "--lse", Path("lse.npy"),
+                                  "--grad", Path("grad.npy"), "--json"});
       ExpectSuccess(result);
-      const ReadNpy losses = SplitNpy(ReadFile(Path("losses.npy")));
-      const ReadNpy lse = SplitNpy(ReadFile(Path("lse.npy")));
-      const ReadNpy gradient = SplitNpy(ReadFile(Path("grad.npy")));
-      EXPECT_EQ(losses.descr, dtype.arithmetic);
-      EXPECT_EQ(lse.descr, dtype.arithmetic);
-      EXPECT_EQ(gradient.descr, dtype.descr);
-      EXPECT_EQ(losses.shape, "(23,)");
-      EXPECT_EQ(lse.shape, "(23,)");
-      EXPECT_EQ(gradient.shape, "(23, 300)");
-      const std::vector<double> got_losses = Decode(dtype.arithmetic, losses.data);
-      const std::vector<double> got_lse = Decode(dtype.arithmetic, lse.data);
-      const std::vector<double> got_gradient = Decode(dtype.descr, gradient.data);
-      ASSERT_EQ(got_losses.size(), kRows);
-      ASSERT_EQ(got_lse.size(), kRows);
-      ASSERT_EQ(got_gradient.size(), kRows * kCols);
+      const std::string losses = DataIn(Path("losses.npy"), dtype.arithmetic, "(23,)");
+      const std::string lse = DataIn(Path("lse.npy"), dtype.arithmetic, "(23,)");
+      const std::string gradient = DataIn(Path("grad.npy"), dtype.descr, "(23, 300)");
+      const xent_dtype arithmetic = reference::ArithmeticType(dtype.type);
+      const auto number_bytes = static_cast<size_t>(reference::FormatOf(arithmetic).bytes);
+      ASSERT_EQ(losses.size(), kRows * number_bytes);
+      ASSERT_EQ(lse.size(), kRows * number_bytes);
+      ASSERT_EQ(gradient.size(), kRows * kCols * static_cast<size_t>(reference::FormatOf(dtype.type).bytes));
 
-      const Expected want = Reference(logits, targets, kCols);
-      const int arithmetic_exponent = dtype.arithmetic_digits == 53 ? -1022 : -126;
+      const reference::Losses want = reference::EvaluateLosses(inputs);
       double worst_loss = 0, worst_lse = 0, worst_gradient = 0;
-      long double sum = 0;
-      for (size_t i = 0; i < kRows; ++i) {
-        worst_loss = std::max(worst_loss,
-                              ErrorInUlp(got_losses[i], want.losses[i], dtype.arithmetic_digits, arithmetic_exponent));
-        // 4 ULP of the larger of the maximum and log V = 5.7; the largest logit of these rows is above 4 too, and lse
-        // is above both and below 16, so that this is at most twice as strict.
-        worst_lse =
-            std::max(worst_lse, ErrorInUlp(got_lse[i], want.lse[i], dtype.arithmetic_digits, arithmetic_exponent));
-        sum += want.losses[i];
+      for (int64_t i = 0; i < inputs.rows; ++i) {
+        const auto at = static_cast<size_t>(i);
+        worst_loss = std::max(worst_loss, reference::ErrorInUlp(arithmetic, losses.data(), i, want.losses[at]));
+        worst_lse = std::max(worst_lse, reference::ErrorInUlp(arithmetic, lse.data(), i, want.lse[at]));
+        for (int64_t c = 0; c < inputs.cols; ++c) {
+          worst_gradient =
+              std::max(worst_gradient, reference::ErrorInUlp(dtype.type, gradient.data(), i * inputs.cols + c,
+                                                             reference::GradientOf(inputs, want, i, c)));
+        }
       }
-      for (size_t i = 0; i < kRows * kCols; ++i) {
-        worst_gradient = std::max(worst_gradient,
-                                  ErrorInUlp(got_gradient[i], want.gradient[i], dtype.digits, dtype.minimum_exponent));
-      }
-      EXPECT_LE(worst_loss, 4);
-      EXPECT_LE(worst_lse, 4);
-      // Half precision: half an ULP for the rounding, and 6 ULP of float32 are at most 2^-10 of its ULP before that.
-      EXPECT_LE(worst_gradient, dtype.digits < 24 ? 0.5 + 0x1p-10 : 6);
-      EXPECT_LE(ErrorInUlp(JsonNumber(result.out, "loss"), sum, dtype.arithmetic_digits, arithmetic_exponent), 4);
+      EXPECT_LE(worst_loss, xent::test::kLossUlp);
+      EXPECT_LE(worst_lse, xent::test::kLseUlp);
+      EXPECT_LE(worst_gradient, xent::test::kGradientUlp);
+      // No loss is negative, so that the sum of their magnitudes is the loss.
+      EXPECT_LE(ErrorInUlp(arithmetic, JsonNumber(result.out, "loss"), want.loss.exact), xent::test::kReducedLossUlp);
       EXPECT_EQ(JsonText(result.out, "rows"), "23");
       EXPECT_EQ(JsonText(result.out, "ignored"), "1");
     }
@@ -119,7 +82,7 @@ TEST_F(LossTest, EveryDtypeAgainstLongDouble) {
 
 TEST_F(LossTest, GoldenNumbers) {
   const std::vector<float> row = {2.0f, 1.2f, 0.3f, -0.8f, -2.0f};
-  const auto loss = [&](const std::vector<std::string> &options) {
+  const auto loss = [&](const Words &options) {
     char text[32];
     std::snprintf(text, sizeof(text), "%.5f", JsonNumber(JsonOfRow(row, options), "loss"));
     return std::string(text);
@@ -187,9 +150,8 @@ TEST_F(LossTest, TextForm) {
 
 TEST_F(LossTest, Reductions) {
   WriteSmallInputs();
-  const auto json = [&](std::vector<std::string> options) {
-    options.insert(options.begin(), {"loss", logits_, targets_, "--json"});
-    const Result result = Xent(options);
+  const auto json = [&](const Words &options) {
+    const Result result = Xent(Joined({"loss", logits_, targets_, "--json"}, options));
     ExpectSuccess(result);
     return result.out;
   };
@@ -266,10 +228,9 @@ TEST_F(LossTest, DefaultThreadsAreTheLibrarysDefault) {
   const RunOptions three = {{"OMP_NUM_THREADS=3"}, {}};
   WriteSmallInputs();
   const Result info = Xent({"info", "--json"}, three);
-  for (const std::vector<std::string> &options : {std::vector<std::string>{}, {"--threads", "0"}}) {
-    std::vector<std::string> arguments = {"loss", logits_, targets_, "--json"};
-    arguments.insert(arguments.end(), options.begin(), options.end());
-    EXPECT_EQ(JsonText(Xent(arguments, three).out, "threads"), JsonText(info.out, "threads"));
+  for (const Words &options : {Words{}, {"--threads", "0"}}) {
+    EXPECT_EQ(JsonText(Xent(Joined({"loss", logits_, targets_, "--json"}, options), three).out, "threads"),
+              JsonText(info.out, "threads"));
   }
 }
 
@@ -287,7 +248,7 @@ TEST_F(LossTest, TargetOutOfRange) {
 TEST_F(LossTest, ExclusiveSmoothingNeedsTwoClasses) {
   Write("logits.npy", Npy("<f4", {1, 1}, Bytes<float>({1})));
   Write("targets.npy", Npy("<i4", {1}, Bytes<int32_t>({0})));
-  const std::vector<std::string> arguments = {
+  const Words arguments = {
       "loss", Path("logits.npy"), Path("targets.npy"), "--smoothing", "exclusive", "--label-smoothing", "0.1"};
   const Result result = Xent(arguments);
   ExpectFailure(result, 1, "cols");
@@ -301,7 +262,7 @@ TEST_F(LossTest, MismatchedShapes) {
 
 TEST_F(LossTest, WrongUsage) {
   WriteSmallInputs();
-  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+  const std::vector<std::pair<Words, std::string>> cases = {
       {{"--reduction", "avg"}, "--reduction"},
       {{"--reduction"}, "--reduction"},
       {{"--reduction", "none", "--divisor", "2"}, "--divisor"},
@@ -331,10 +292,8 @@ TEST_F(LossTest, WrongUsage) {
       {{"a line\nfeed"}, "a line\\x0afeed"},
   };
   for (const auto &[options, part] : cases) {
-    std::vector<std::string> arguments = {"loss", logits_, targets_, "--per-row", Path("losses.npy")};
-    arguments.insert(arguments.end(), options.begin(), options.end());
     SCOPED_TRACE(::testing::PrintToString(options));
-    ExpectFailure(Xent(arguments), 2, part);
+    ExpectFailure(Xent(Joined({"loss", logits_, targets_, "--per-row", Path("losses.npy")}, options)), 2, part);
     EXPECT_EQ(Names(), "logits.npy targets.npy");
   }
   ExpectFailure(Xent({"loss", logits_}), 2, "TARGETS.npy");
@@ -342,7 +301,7 @@ TEST_F(LossTest, WrongUsage) {
 }
 
 TEST_F(LossTest, BordersOfOptions) {
-  for (const std::vector<std::string> &options : std::vector<std::vector<std::string>>{
+  for (const Words &options : std::vector<Words>{
            {"--label-smoothing", "0"}, {"--label-smoothing", "1"}, {"--divisor", "1e-300"}, {"--threads", "64"}}) {
     JsonOfRow({1, 2}, options);
   }
@@ -351,7 +310,7 @@ TEST_F(LossTest, BordersOfOptions) {
 // Words that are commands, or look like options, are file names where a file name belongs.
 TEST_F(LossTest, AwkwardFileNames) {
   WriteSmallInputs();
-  const auto in_directory = [&](const std::vector<std::string> &arguments) {
+  const auto in_directory = [&](const Words &arguments) {
     return Xent(arguments, {{}, [&] {
                               if (chdir(directory_.c_str()) != 0) _exit(125);
                             }});

@@ -30,18 +30,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kAddressSanitizer = true;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-constexpr bool kAddressSanitizer = true;
-#else
-constexpr bool kAddressSanitizer = false;
-#endif
-#else
-constexpr bool kAddressSanitizer = false;
-#endif
-
 // In the child: from now on open() says of O_TMPFILE what a file system that does not know it says.
 void ForbidUnnamedFiles() {
   constexpr uint32_t kUnnamed = O_TMPFILE & ~O_DIRECTORY;
@@ -74,15 +62,11 @@ class OutputTest : public DirectoryTest, public ::testing::WithParamInterface<bo
     if (fd >= 0) close(fd);
   }
 
-  Result Loss(const std::vector<std::string> &options, std::function<void()> in_child = {}) {
+  Result Loss(const Words &options, std::function<void()> in_child = {}) {
     return Xent(Arguments(options), Options(std::move(in_child)));
   }
 
-  std::vector<std::string> Arguments(const std::vector<std::string> &options) {
-    std::vector<std::string> arguments = {"loss", logits_, targets_};
-    arguments.insert(arguments.end(), options.begin(), options.end());
-    return arguments;
-  }
+  Words Arguments(const Words &options) { return Joined({"loss", logits_, targets_}, options); }
 
   RunOptions Options(std::function<void()> in_child = {}) {
     const bool unnamed = GetParam();
@@ -308,10 +292,8 @@ class DestinationTest : public DirectoryTest {
     WriteSmallInputs();
   }
 
-  Result Loss(const std::vector<std::string> &options, std::function<void()> in_child = {}) {
-    std::vector<std::string> arguments = {"loss", logits_, targets_};
-    arguments.insert(arguments.end(), options.begin(), options.end());
-    return Xent(arguments, {{}, std::move(in_child)});
+  Result Loss(const Words &options, std::function<void()> in_child = {}) {
+    return Xent(Joined({"loss", logits_, targets_}, options), {{}, std::move(in_child)});
   }
 };
 
@@ -320,10 +302,9 @@ TEST_F(DestinationTest, NoRowsOfATrillionColumns) {
   const std::string wide = Write("wide.npy", Npy("<f4", {0, int64_t{1} << 40}, {}));
   const std::string none = Write("none.npy", Npy("<i8", {0}, {}));
   const std::string manifest = Write("list.tsv", "wide.npy\twide.npy\n");
-  for (const std::vector<std::string> &arguments :
-       std::vector<std::vector<std::string>>{{"loss", wide, none, "--grad", "/dev/stdout"},
-                                             {"divergence", wide, wide, "--grad", "/dev/stdout"},
-                                             {"bce", wide, wide, "--per-element", "/dev/stdout"}}) {
+  for (const Words &arguments : std::vector<Words>{{"loss", wide, none, "--grad", "/dev/stdout"},
+                                                   {"divergence", wide, wide, "--grad", "/dev/stdout"},
+                                                   {"bce", wide, wide, "--per-element", "/dev/stdout"}}) {
     SCOPED_TRACE(arguments[0]);
     const Result result = Xent(arguments);
     EXPECT_EQ(result.exit_code, 0) << result.err;
@@ -430,15 +411,13 @@ TEST_F(DestinationTest, InPlaceGivesTheSameBytes) {
   logits_ = Write("logits.npy", Npy("<f4", {kRows, kCols}, Bytes(logits)));
   targets_ = Write("targets.npy", Npy("<i4", {kRows}, Bytes(targets)));
   const std::string all_ignored = Write("ignored.npy", Npy("<i4", {kRows}, Bytes(std::vector<int32_t>(kRows, -100))));
-  const auto compare = [&](const std::vector<std::string> &options) {
+  const auto compare = [&](const Words &options) {
     for (const char *output : {"--per-row", "--lse", "--grad"}) {
       SCOPED_TRACE(output + ::testing::PrintToString(options));
-      std::vector<std::string> arguments = options;
-      arguments.insert(arguments.end(), {"--json", output, Path("file.npy")});
-      const Result to_file = Loss(arguments);
+      const Words arguments = Joined(options, {"--json", output});
+      const Result to_file = Loss(Joined(arguments, {Path("file.npy")}));
       ExpectSuccess(to_file);
-      arguments.back() = "/dev/stdout";
-      const Result to_stdout = Loss(arguments);
+      const Result to_stdout = Loss(Joined(arguments, {"/dev/stdout"}));
       EXPECT_EQ(to_stdout.exit_code, 0);
       EXPECT_TRUE(to_stdout.out == ReadFile(Path("file.npy")));
       EXPECT_EQ(to_stdout.err, to_file.out);  // the report has moved

@@ -15,14 +15,18 @@
 
 namespace xent_cli_test {
 
-Process::Process(const std::vector<std::string> &arguments, const RunOptions &options) {
+Words Joined(Words words, const Words &more) {
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+Process::Process(const Words &arguments, const RunOptions &options) {
   int out[2], err[2];
   if (pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) {
     ADD_FAILURE() << "pipe: " << strerror(errno);
     return;
   }
-  std::vector<std::string> words = {XENT_CLI_PATH};
-  words.insert(words.end(), arguments.begin(), arguments.end());
+  Words words = Joined({XENT_CLI_PATH}, arguments);
   std::vector<char *> argv;
   for (std::string &word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
@@ -76,9 +80,7 @@ Result Process::Wait() {
   return result;
 }
 
-Result Xent(const std::vector<std::string> &arguments, const RunOptions &options) {
-  return Process(arguments, options).Wait();
-}
+Result Xent(const Words &arguments, const RunOptions &options) { return Process(arguments, options).Wait(); }
 
 void ExpectFailure(const Result &result, int exit_code, const std::string &part) {
   EXPECT_EQ(result.exit_code, exit_code) << "signal " << result.signal << "\n" << result.err;

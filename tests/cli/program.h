@@ -1,4 +1,4 @@
-// Running the program as a user would: its exit code, what it printed, the files that it left.
+// The program, run as a user runs it: its exit code, its output, the files that it leaves.
 #ifndef XENT_TESTS_CLI_PROGRAM_H_
 #define XENT_TESTS_CLI_PROGRAM_H_
 
@@ -15,6 +15,25 @@
 
 namespace xent_cli_test {
 
+// True where the tests run under AddressSanitizer.
+#if defined(__SANITIZE_ADDRESS__)
+inline constexpr bool kAddressSanitizer = true;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+inline constexpr bool kAddressSanitizer = true;
+#else
+inline constexpr bool kAddressSanitizer = false;
+#endif
+#else
+inline constexpr bool kAddressSanitizer = false;
+#endif
+
+// Words of a command line.
+using Words = std::vector<std::string>;
+
+// Returns the words of both.
+Words Joined(Words words, const Words &more);
+
 struct Result {
   int exit_code = -1;  // -1 when a signal ended it
   int signal = 0;
@@ -22,14 +41,14 @@ struct Result {
 };
 
 struct RunOptions {
-  std::vector<std::string> environment;  // added, "NAME=value"
-  std::function<void()> in_child;        // runs between fork and exec; standard output and error are in place
+  Words environment;               // added, "NAME=value"
+  std::function<void()> in_child;  // runs between fork and exec; standard output and error are in place
 };
 
 // The program while it runs.
 class Process {
  public:
-  explicit Process(const std::vector<std::string> &arguments, const RunOptions &options = {});
+  explicit Process(const Words &arguments, const RunOptions &options = {});
   ~Process();
   Process(const Process &) = delete;
   Process &operator=(const Process &) = delete;
@@ -42,13 +61,15 @@ class Process {
   int out_ = -1, err_ = -1;
 };
 
-Result Xent(const std::vector<std::string> &arguments, const RunOptions &options = {});
+// Runs the program to its end.
+Result Xent(const Words &arguments, const RunOptions &options = {});
 
-// The run failed as it should: this exit code, nothing on standard output, and one line "xent: ..." with `part` in it.
+// Expects a failure with this exit code, nothing on standard output, and one line "xent: ..." with `part` in it.
 void ExpectFailure(const Result &result, int exit_code, const std::string &part);
 void ExpectSuccess(const Result &result);
 
-// The value of a key in a flat JSON object as its text ("0.5", "\"nan\"", "null"); empty where the key is missing.
+// Returns the value of a key in a flat JSON object as its text ("0.5", "\"nan\"", "null"), empty where the key is
+// missing.
 std::string JsonText(const std::string &json, const std::string &key);
 double JsonNumber(const std::string &json, const std::string &key);
 
@@ -62,21 +83,21 @@ class DirectoryTest : public ::testing::Test {
   void TearDown() override;
 
   std::string Path(const std::string &name) const { return directory_ + "/" + name; }
-  // Names in the directory, hidden ones too, sorted and joined by blanks.
+  // Returns the names in the directory, hidden ones too, sorted and joined by blanks.
   std::string Names() const;
   std::string Write(const std::string &name, std::string_view bytes) const {
     WriteFile(Path(name), bytes);
     return Path(name);
   }
-  // logits.npy [7, 5] of float32 and targets.npy [7] of int64, row 2 ignored.
+  // Writes logits.npy [7, 5] of float32 and targets.npy [7] of int64, row 2 ignored.
   void WriteSmallInputs();
-  // The same two files with float32 logits [rows, cols] and int32 targets, all 0, and holes where the data are.
+  // Writes the same two files with float32 logits [rows, cols] and int32 targets, all 0 and all holes.
   void WriteZeros(int64_t rows, int64_t cols);
 
   std::string directory_, logits_, targets_;
 };
 
-// A .npy file whose header is `dictionary`, padded so that the data begin at a multiple of 64.
+// Returns a .npy file whose header is `dictionary`, padded so that the data begin at a multiple of 64.
 std::string NpyOfHeader(const std::string &dictionary, std::string_view data, int major_version = 1);
 std::string Npy(const std::string &descr, const std::vector<int64_t> &shape, std::string_view data);
 

@@ -1,15 +1,17 @@
-// `xent score`: totals and the numbers of each row.
+// `xent score`: totals and the numbers of each row, against the oracle of tests/reference/losses.h.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "numbers.h"
 #include "program.h"
+#include "reference/losses.h"
 
 namespace xent_cli_test {
 namespace {
@@ -33,48 +35,43 @@ class ScoreTest : public DirectoryTest {
     targets_ = Write("targets.npy", NpyOf("<i8", {kRows}, class_));
   }
 
-  Result Score(const std::vector<std::string> &options) {
-    std::vector<std::string> arguments = {"score", logits_, targets_, "--json"};
-    arguments.insert(arguments.end(), options.begin(), options.end());
-    return Xent(arguments);
-  }
+  Result Score(const Words &options) { return Xent(Joined({"score", logits_, targets_, "--json"}, options)); }
 
-  void ExpectScore(const std::vector<std::string> &flags, const RowOptions &options, size_t top_k = 0,
-                   int64_t ignored = -100) {
+  // `change` gives the oracle what `flags` give the program.
+  void ExpectScore(
+      const Words &flags, int64_t top_k = 0,
+      const std::function<void(xent_cross_entropy_options &)> &change = [](xent_cross_entropy_options &) {}) {
     SCOPED_TRACE(::testing::PrintToString(flags));
     const std::string directory = Path("out");
-    std::vector<std::string> with_outputs = flags;
-    with_outputs.insert(with_outputs.end(), {"--out", directory});
-    if (top_k > 0) with_outputs.insert(with_outputs.end(), {"--top-k", std::to_string(top_k)});
+    Words with_outputs = Joined(flags, {"--out", directory});
+    if (top_k > 0) with_outputs = Joined(with_outputs, {"--top-k", std::to_string(top_k)});
     const Result result = Score(with_outputs);
     ExpectSuccess(result);
-    std::vector<long double> lse, logprob, argmax, entropy, rank, topk_indices, topk_logprobs;
-    long double hits = 0, nll = 0, entropies = 0, ranks = 0, topk_hits = 0, live = 0;
-    for (size_t i = 0; i < kRows; ++i) {
-      const auto target = static_cast<int64_t>(class_[i]);
-      const bool is_live = target != ignored;
-      Row row;
-      if (is_live) row = RowOf(RowIn(numbers_, kCols, i), target, options);
-      lse.push_back(row.lse);
-      logprob.push_back(-row.nll);
-      argmax.push_back(is_live ? row.order[0] : -1);
+    reference::LossInputs inputs = LossInputsOf(kRows, kCols, numbers_);
+    inputs.targets.assign(class_.begin(), class_.end());
+    change(inputs.options);
+    const reference::Losses want = reference::EvaluateLosses(inputs);
+    std::vector<reference::Value> logprob, entropy, topk_logprobs;
+    std::vector<long double> argmax, rank, topk_indices;
+    const auto live = static_cast<long double>(want.live_rows);
+    long double hits = 0, entropies = 0, ranks = 0, topk_hits = 0;
+    for (int64_t i = 0; i < inputs.rows; ++i) {
+      const reference::RowStatistics row = reference::StatisticsOf(inputs, want, i, top_k, {});
+      logprob.push_back(row.logprob);
       entropy.push_back(row.entropy);
-      rank.push_back(is_live ? row.rank : -1);
-      for (size_t k = 0; k < top_k; ++k) {
-        topk_indices.push_back(is_live ? row.order[k] : -1);
-        topk_logprobs.push_back(is_live ? row.log_p[static_cast<size_t>(row.order[k])] : 0);
-      }
-      if (!is_live) continue;
-      live += 1;
-      hits += row.order[0] == target;
-      nll += row.nll;
-      entropies += row.entropy;
+      argmax.push_back(row.argmax);
+      rank.push_back(row.rank);
+      topk_indices.insert(topk_indices.end(), row.topk_indices.begin(), row.topk_indices.end());
+      topk_logprobs.insert(topk_logprobs.end(), row.topk_logprobs.begin(), row.topk_logprobs.end());
+      if (inputs.IsIgnored(i)) continue;
+      hits += row.hit;
+      entropies += row.entropy.exact;
       ranks += row.rank;
-      topk_hits += row.rank < static_cast<int64_t>(top_k);
+      topk_hits += row.rank < top_k;
     }
     ASSERT_TRUE(0 < hits && hits < live && live < kRows) << "a weak test";
     ExpectClose(JsonNumber(result.out, "accuracy"), hits / live);
-    ExpectClose(JsonNumber(result.out, "perplexity"), std::exp(nll / live));
+    ExpectClose(JsonNumber(result.out, "perplexity"), want.perplexity);
     ExpectClose(JsonNumber(result.out, "mean_entropy"), entropies / live);
     ExpectClose(JsonNumber(result.out, "mean_rank"), ranks / live);
     if (top_k > 0) {
@@ -84,7 +81,7 @@ class ScoreTest : public DirectoryTest {
     }
     EXPECT_EQ(JsonNumber(result.out, "rows"), kRows);
     EXPECT_EQ(JsonNumber(result.out, "ignored"), static_cast<double>(kRows - live));
-    ExpectClose(NumbersIn(directory + "/lse.npy", "<f8", "(40,)"), lse);
+    ExpectClose(NumbersIn(directory + "/lse.npy", "<f8", "(40,)"), want.lse);
     ExpectClose(NumbersIn(directory + "/logprob.npy", "<f8", "(40,)"), logprob);
     ExpectClose(NumbersIn(directory + "/argmax.npy", "<i8", "(40,)"), argmax);
     ExpectClose(NumbersIn(directory + "/entropy.npy", "<f8", "(40,)"), entropy);
@@ -103,16 +100,16 @@ class ScoreTest : public DirectoryTest {
 };
 
 TEST_F(ScoreTest, EachOption) {
-  ExpectScore({}, {});
-  ExpectScore({}, {}, 1);
-  ExpectScore({}, {}, 3);
-  ExpectScore({}, {}, kCols);
-  ExpectScore({"--logit-scale", "0.25"}, {.scale = 0.25}, 2);
-  ExpectScore({"--softcap", "5"}, {.cap = 5}, 2);
-  ExpectScore({"--valid-cols", "8"}, {.valid_cols = 8}, 2);
+  ExpectScore({});
+  ExpectScore({}, 1);
+  ExpectScore({}, 3);
+  ExpectScore({}, kCols);
+  ExpectScore({"--logit-scale", "0.25"}, 2, [](auto &options) { options.logit_scale = 0.25; });
+  ExpectScore({"--softcap", "5"}, 2, [](auto &options) { options.softcap = 5; });
+  ExpectScore({"--valid-cols", "8"}, 2, [](auto &options) { options.valid_cols = 8; });
   for (double &target : class_) target = target == -100 ? 8 : target;
   WriteInputs();
-  ExpectScore({"--ignore-index", "8"}, {}, 2, 8);
+  ExpectScore({"--ignore-index", "8"}, 2, [](auto &options) { options.ignore_index = 8; });
 }
 
 TEST_F(ScoreTest, Float32) {
@@ -221,8 +218,8 @@ TEST_F(ScoreTest, Directory) {
 }
 
 TEST_F(ScoreTest, WrongUsage) {
-  for (const std::vector<std::string> &options : std::vector<std::vector<std::string>>{
-           {"--top-k", "0"}, {"--top-k", "65"}, {"--top-k", "two"}, {"--grad", "x"}}) {
+  for (const Words &options :
+       std::vector<Words>{{"--top-k", "0"}, {"--top-k", "65"}, {"--top-k", "two"}, {"--grad", "x"}}) {
     ExpectFailure(Score(options), 2, options[0]);
   }
   ExpectFailure(Xent({"score", logits_}), 2, "TARGETS.npy");

@@ -9,9 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "reference/losses.h"
 #include "reference/rows.h"
-#include "testing/check.h"
+#include "testing/bounds.h"
 #include "testing/data.h"
+#include "testing/exec.h"
+#include "testing/loss_call.h"
 #include "testing/target.h"
 
 namespace xent::test {
@@ -34,60 +37,71 @@ double BoundOf(Objective objective) {
   switch (objective) {
     case Objective::kGradient:
     case Objective::kSmoothedGradient:
+      return kGradientUlp;
     case Objective::kSoftmax:
-      return 6;
+      return kSoftmaxUlp;
+    case Objective::kLogSoftmax:
+      return kLogSoftmaxUlp;
     default:
-      return 4;
+      return kLossUlp;
   }
 }
 
 class Climb : public TargetTest {
  protected:
   // Errors of the rows, the worst element each, with target 0.
-  static std::vector<double> Errors(Objective objective, const Matrix &logits) {
+  static std::vector<double> Errors(Objective objective, const Tensor &logits) {
+    switch (objective) {
+      case Objective::kSoftmax:
+        return MapErrors(logits, xent_softmax, &reference::Row::Softmax);
+      case Objective::kLogSoftmax:
+        return MapErrors(logits, xent_log_softmax, &reference::Row::LogSoftmax);
+      default:
+        return LossErrors(objective, logits);
+    }
+  }
+
+  using RowMap = xent_status (*)(int64_t, int64_t, int64_t, xent_matrix, xent_matrix, const xent_exec *, xent_error *);
+  static std::vector<double> MapErrors(const Tensor &logits, RowMap function,
+                                       Value (reference::Row::*value_of)(int64_t) const) {
     const int64_t rows = logits.rows();
     const int64_t cols = logits.cols();
-    const xent_dtype dtype = logits.dtype();
-    xent_options options = XENT_OPTIONS_INIT;
-    options.reduction = XENT_REDUCTION_NONE;
-    if (objective == Objective::kSmoothedLoss || objective == Objective::kSmoothedGradient)
-      options.label_smoothing = 0.1;
-    const bool is_loss = objective == Objective::kLoss || objective == Objective::kSmoothedLoss;
-    Matrix result(dtype, is_loss ? 1 : rows, is_loss ? rows : cols);
-    if (objective == Objective::kSoftmax || objective == Objective::kLogSoftmax) {
-      const auto function = objective == Objective::kSoftmax ? xent_softmax : xent_log_softmax;
-      EXPECT_EQ(function(rows, cols, logits.data(), dtype, 0, result.data(), 0, &kSerial, nullptr), XENT_OK);
-    } else {
-      const std::vector<int64_t> targets(static_cast<size_t>(rows), 0);
-      xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
-      args.rows = rows;
-      args.cols = cols;
-      args.logits = logits.data();
-      args.targets = targets.data();
-      args.dtype = dtype;
-      if (is_loss) {
-        args.losses = result.data();
-        EXPECT_EQ(xent_cross_entropy_forward(&args, &options, &kSerial, nullptr), XENT_OK);
-      } else {
-        args.grad = result.data();
-        EXPECT_EQ(xent_cross_entropy_forward_backward(&args, &options, &kSerial, nullptr), XENT_OK);
-      }
-    }
-    const std::vector<double> stored = reference::DecodeRows(dtype, logits.data(), rows, cols, 0);
-    const std::span<const double> values(stored);
+    Tensor result(logits.dtype(), rows, cols);
+    EXPECT_EQ(function(rows, cols, 0, View(logits), View(result), &kSerial, nullptr), XENT_OK);
+    const std::vector<double> stored = reference::DecodeRows(logits.dtype(), logits.data(), rows, cols, 0);
     std::vector<double> errors(static_cast<size_t>(rows), -1);
     for (int64_t i = 0; i < rows; ++i) {
-      const reference::Row row(values.subspan(static_cast<size_t>(i * cols), static_cast<size_t>(cols)), 0);
+      const reference::Row row(
+          std::span<const double>(stored).subspan(static_cast<size_t>(i * cols), static_cast<size_t>(cols)));
+      double &worst = errors[static_cast<size_t>(i)];
+      for (int64_t j = 0; j < cols; ++j) {
+        worst = std::max(worst, result.ErrorInUlp(logits.dtype(), i, j, (row.*value_of)(j)));
+      }
+    }
+    return errors;
+  }
+
+  static std::vector<double> LossErrors(Objective objective, const Tensor &logits) {
+    LossCall call(logits.dtype(), logits.rows(), logits.cols());
+    call.logits = logits;
+    call.exec = kSerial;
+    call.options.reduction.kind = XENT_REDUCTION_NONE;
+    if (objective == Objective::kSmoothedLoss || objective == Objective::kSmoothedGradient) {
+      call.options.label_smoothing = 0.1;
+    }
+    const bool is_loss = objective == Objective::kLoss || objective == Objective::kSmoothedLoss;
+    EXPECT_EQ(is_loss ? call.Forward() : call.ForwardBackward(), XENT_OK);
+    const reference::LossInputs inputs = call.Inputs();
+    const reference::Losses want = reference::EvaluateLosses(inputs);
+    std::vector<double> errors(static_cast<size_t>(call.rows), -1);
+    for (int64_t i = 0; i < call.rows; ++i) {
       double &worst = errors[static_cast<size_t>(i)];
       if (is_loss) {
-        worst = reference::ErrorInUlp(dtype, result.data(), i, row.Loss(options));
+        worst = reference::ErrorInUlp(call.dtype, call.row_losses.row(0), i, want.losses[static_cast<size_t>(i)]);
         continue;
       }
-      for (int64_t j = 0; j < cols; ++j) {
-        const Value want = objective == Objective::kSoftmax      ? row.Softmax(j)
-                           : objective == Objective::kLogSoftmax ? row.LogSoftmax(j)
-                                                                 : row.Gradient(j, options, 1);
-        worst = std::max(worst, reference::ErrorInUlp(dtype, result.row(i), j, want));
+      for (int64_t j = 0; j < call.cols; ++j) {
+        worst = std::max(worst, call.grad.ErrorInUlp(call.dtype, i, j, reference::GradientOf(inputs, want, i, j)));
       }
     }
     return errors;
@@ -102,13 +116,13 @@ class Climb : public TargetTest {
       std::string where;
       for (const int64_t cols : {2, 3, 10, 40}) {
         Random random(static_cast<uint64_t>(cols));
-        Matrix best(dtype, kRows, cols);
+        Tensor best(dtype, kRows, cols);
         for (int64_t i = 0; i < kRows; ++i) {
           for (int64_t j = 0; j < cols; ++j) best.Set(i, j, random.Normal(i % 3 == 0 ? 1 : i % 3 == 1 ? 8 : 40));
         }
         std::vector<double> errors = Errors(objective, best);
         for (int step = 0; step < kSteps; ++step) {
-          Matrix tried = best;
+          Tensor tried = best;
           for (int64_t i = 0; i < kRows; ++i) {
             // One logit moves: by a relative amount between 1 and 2^-precision, or to another's value, or anew; or all
             // do.

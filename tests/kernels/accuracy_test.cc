@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "reference/rows.h"
+#include "testing/bounds.h"
 #include "testing/check.h"
 #include "testing/data.h"
 #include "testing/target.h"
@@ -28,11 +29,11 @@ class Accuracy : public TargetTest {};
 XENT_INSTANTIATE_TARGETS(Accuracy);
 
 // The forms of the loss that the options offer, so that each problem meets another one.
-xent_options Options(int64_t index) {
-  xent_options options = XENT_OPTIONS_INIT;
+xent_cross_entropy_options Options(int64_t index) {
+  xent_cross_entropy_options options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
   switch (index % 6) {
     case 1:
-      options.reduction = XENT_REDUCTION_SUM;
+      options.reduction.kind = XENT_REDUCTION_SUM;
       options.label_smoothing = 0.1;
       break;
     case 2:
@@ -40,14 +41,13 @@ xent_options Options(int64_t index) {
       options.smoothing = XENT_SMOOTHING_EXCLUSIVE;
       break;
     case 3:
-      options.reduction = XENT_REDUCTION_SUM;
+      options.reduction.kind = XENT_REDUCTION_SUM;
       break;
     case 4:
-      options.has_divisor = 1;
-      options.divisor = 12.75;
+      options.reduction.divisor = 12.75;
       break;
     case 5:
-      options.reduction = XENT_REDUCTION_NONE;
+      options.reduction.kind = XENT_REDUCTION_NONE;
       options.label_smoothing = 1;
       break;
     default:
@@ -335,8 +335,8 @@ TEST_P(Accuracy, JustAboveTheSmallestNormalNumber) {
               return j == i / 60 ? 2 : 2 - margin;
             },
             [](int64_t) { return 0; });
-        problem.upstream = {upstream};
-        problem.options.reduction = XENT_REDUCTION_NONE;
+        problem.SetUpstream({upstream}, XENT_UPSTREAM_SCALAR);
+        problem.options.reduction.kind = XENT_REDUCTION_NONE;
         RunAndExpectAccurate(problem);
       }
     }
@@ -462,11 +462,10 @@ TEST_P(Accuracy, UpstreamGradients) {
           "upstream " + std::to_string(u), dtype, 4, cols,
           [&](int64_t, int64_t j) { return j % 5 == 0 ? -static_cast<double>(j) * 129 / 1200 : random.Normal(1); },
           [](int64_t i) { return i * 111; });
-      problem.upstream = {u};
+      problem.SetUpstream({u}, XENT_UPSTREAM_SCALAR);
       problem.options = Options(index++);
       RunAndExpectAccurate(problem);
-      problem.upstream_per_row = true;
-      problem.upstream = {u, 1, -u, 0.25};
+      problem.SetUpstream({u, 1, -u, 0.25}, XENT_UPSTREAM_ROWS);
       RunAndExpectAccurate(problem);
     }
     // Upstream and divisor each beyond what their quotient is.
@@ -478,9 +477,8 @@ TEST_P(Accuracy, UpstreamGradients) {
       Problem problem = MakeProblem(
           "upstream " + std::to_string(u) + " over " + std::to_string(divisor), dtype, 3, 40,
           [&](int64_t, int64_t) { return random.Normal(16); }, [](int64_t i) { return i; });
-      problem.upstream = {u};
-      problem.options.has_divisor = 1;
-      problem.options.divisor = divisor;
+      problem.SetUpstream({u}, XENT_UPSTREAM_SCALAR);
+      problem.options.reduction.divisor = divisor;
       RunAndExpectAccurate(problem);
     }
   }
@@ -503,9 +501,8 @@ TEST_P(Accuracy, BackwardOfSoftmaxAndLogSoftmax) {
       Matrix y(dtype, rows, cols);
       Matrix dx(dtype, rows, cols);
       const auto judge = [&](auto forward, auto backward, auto reference_of, const char *name) {
-        ASSERT_EQ(forward(rows, cols, x.data(), dtype, cols, y.data(), cols, nullptr, nullptr), XENT_OK);
-        ASSERT_EQ(backward(rows, cols, g.data(), cols, y.data(), cols, dtype, dx.data(), cols, nullptr, nullptr),
-                  XENT_OK);
+        ASSERT_EQ(forward(rows, cols, 0, View(x), View(y), nullptr, nullptr), XENT_OK);
+        ASSERT_EQ(backward(rows, cols, 0, View(g), View(y), View(dx), nullptr, nullptr), XENT_OK);
         const std::vector<double> upstream = reference::DecodeRows(dtype, g.data(), rows, cols, cols);
         const std::vector<double> output = reference::DecodeRows(dtype, y.data(), rows, cols, cols);
         double worst = -1;
@@ -523,15 +520,14 @@ TEST_P(Accuracy, BackwardOfSoftmaxAndLogSoftmax) {
                     " want " + std::to_string(want[static_cast<size_t>(j)].exact);
           }
         }
-        EXPECT_LE(worst, 4) << name << " " << where << ", " << reference::NameOf(dtype) << ", " << rows << "x" << cols
-                            << ", seed " << cols + 70 << ", target " << GetParam();
+        EXPECT_LE(worst, kBackwardUlp) << name << " " << where << ", " << reference::NameOf(dtype) << ", " << rows
+                                       << "x" << cols << ", seed " << cols + 70 << ", target " << GetParam();
         // In place of either input, and by the library's threads: the same bits.
         for (const bool over_output : {false, true}) {
           Matrix buffer = over_output ? y : g;
-          ASSERT_EQ(
-              backward(rows, cols, over_output ? g.data() : buffer.data(), cols, over_output ? buffer.data() : y.data(),
-                       cols, dtype, buffer.data(), cols, nullptr, nullptr),
-              XENT_OK);
+          ASSERT_EQ(backward(rows, cols, 0, View(over_output ? g : buffer), View(over_output ? buffer : y),
+                             View(buffer), nullptr, nullptr),
+                    XENT_OK);
           EXPECT_EQ(FirstDifference(dx, buffer), "") << name << " over its " << (over_output ? "output" : "upstream");
         }
       };

@@ -51,7 +51,7 @@ TEST_P(BinaryKernel, OrdinaryLogits) {
     for (const xent_dtype targets_dtype : kDtypes) {
       for (const double deviation : {1.0, 8.0, 64.0}) {
         Binary call(dtype, targets_dtype, 60, 67);
-        call.FillNormal(static_cast<uint64_t>(dtype * 10 + targets_dtype), deviation);
+        call.FillNormal(static_cast<uint64_t>(SeedOf(dtype) * 10 + SeedOf(targets_dtype)), deviation);
         Check(call);
         call.FillWeights(7);
         Check(call);
@@ -83,7 +83,7 @@ TEST_P(BinaryKernel, Probabilities) {
   for (const xent_dtype dtype : kDtypes) {
     for (const xent_dtype targets_dtype : kDtypes) {
       Binary call(dtype, targets_dtype, 40, 67);
-      call.probabilities = true;
+      call.options.input = XENT_BINARY_PROBABILITIES;
       call.FillNormal(5, 1);
       // Near both ends, and at them.
       Random random(9);
@@ -109,9 +109,8 @@ TEST_P(BinaryKernel, Focal) {
       for (const bool has_alpha : {false, true}) {
         Binary call(dtype, dtype, 30, 67);
         call.FillNormal(17, 4);
-        call.gamma = gamma;
-        call.has_alpha = has_alpha;
-        if (has_alpha) call.alpha = 0.25;
+        call.options.focal_gamma = gamma;
+        if (has_alpha) call.options.focal_alpha = 0.25;
         Check(call);
         call.FillWeights(19);
         Check(call);
@@ -149,7 +148,7 @@ Binary HardCall(xent_dtype dtype, double weight, double upstream) {
       call.Set(call.y, i, c, kHardTargets[i]);
     }
   }
-  call.options.reduction = XENT_REDUCTION_SUM;
+  call.options.reduction.kind = XENT_REDUCTION_SUM;
   if (weight != 1) call.row_weights = call.Vector(std::vector<double>(static_cast<size_t>(rows), weight));
   if (upstream != 1) {
     call.upstream_kind = XENT_UPSTREAM_SCALAR;
@@ -189,10 +188,9 @@ TEST_P(BinaryKernel, HugeAndTinyFactorsOfFloat64) {
     call.class_weights = call.Vector(std::vector<double>(67, w));
     call.upstream_kind = XENT_UPSTREAM_SCALAR;
     call.upstream = call.Vector({w > 1 ? 1e-308 : 1e308});
-    call.options.has_divisor = 1;
-    call.options.divisor = w > 1 ? 1e292 : 1e-292;
+    call.options.reduction.divisor = w > 1 ? 1e292 : 1e-292;
     for (const double gamma : {0.0, 2.0}) {
-      call.gamma = gamma;
+      call.options.focal_gamma = gamma;
       Check(call);
     }
   }
@@ -202,9 +200,8 @@ TEST_P(BinaryKernel, HardFocal) {
   for (const xent_dtype dtype : kDtypes) {
     for (const double gamma : {0.001, 0.5, 1.0, 2.0, 40.0, 1e6, 1e11}) {
       Binary call = HardCall(dtype, 1, 1);
-      call.gamma = gamma;
-      call.has_alpha = true;
-      call.alpha = 0.75;
+      call.options.focal_gamma = gamma;
+      call.options.focal_alpha = 0.75;
       Check(call);
       call.pos_weight = call.Vector(std::vector<double>(static_cast<size_t>(call.cols), 3));
       Check(call);
@@ -236,16 +233,15 @@ std::vector<Named> HashedCalls() {
   for (const xent_dtype dtype : kDtypes) {
     for (const int64_t inner : {0, 3, 50}) {
       for (const char *kind : {"plain", "weights", "probabilities", "focal", "hard"}) {
-        const xent_dtype targets_dtype = kDtypes[(dtype + inner) % 4];
+        const xent_dtype targets_dtype = kDtypes[(SeedOf(dtype) + inner) % 4];
         Binary call(dtype, targets_dtype, 300, 167, inner);
         const std::string name = kind;
-        call.probabilities = name == "probabilities";
-        call.FillNormal(static_cast<uint64_t>(dtype * 100 + inner), 8);
+        if (name == "probabilities") call.options.input = XENT_BINARY_PROBABILITIES;
+        call.FillNormal(static_cast<uint64_t>(SeedOf(dtype) * 100 + inner), 8);
         if (name == "weights" || name == "focal") call.FillWeights(31);
         if (name == "focal") {
-          call.gamma = 1.5;
-          call.has_alpha = true;
-          call.alpha = 0.25;
+          call.options.focal_gamma = 1.5;
+          call.options.focal_alpha = 0.25;
         }
         if (name == "hard") call = HardCall(dtype, 0x1p-30, 0x1p40);
         calls.push_back({std::string(reference::NameOf(dtype)) + "/" + std::to_string(inner) + "/" + kind, call});
@@ -259,7 +255,8 @@ std::string LineOf(Named &named, const xent_exec &exec) {
   named.call.exec = exec;
   named.call.MustRun(Pass::kForwardBackward);
   std::string line = named.name;
-  for (const Matrix *m : {&named.call.losses, &named.call.loss, &named.call.grad, &named.call.target_grad}) {
+  for (const Matrix *m :
+       {&named.call.element_losses, &named.call.reduced_loss, &named.call.grad, &named.call.target_grad}) {
     line += " " + Hash(*m).Text();
   }
   return line;

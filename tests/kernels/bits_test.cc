@@ -62,9 +62,9 @@ Problem MixedProblem(xent_dtype dtype, int64_t rows, int64_t cols, int64_t optio
   if (option % 3 == 2 && cols > 1) {
     problem.options.label_smoothing = 0.3;
     problem.options.smoothing = XENT_SMOOTHING_EXCLUSIVE;
-    problem.options.reduction = XENT_REDUCTION_SUM;
+    problem.options.reduction.kind = XENT_REDUCTION_SUM;
   }
-  problem.upstream = {0.75};
+  problem.SetUpstream({0.75}, XENT_UPSTREAM_SCALAR);
   return problem;
 }
 
@@ -90,8 +90,8 @@ TEST_P(SameBits, OnEveryTargetWithFusedMultiplyAdd) {
       if (!HasFusedMultiplyAdd(other) || other == GetParam()) continue;
       const ScopedTarget scope(other);
       EXPECT_EQ(FirstDifference(here, RunAll(problem)), "")
-          << GetParam() << " and " << other << ", " << reference::NameOf(problem.dtype()) << ", " << problem.rows()
-          << "x" << problem.cols();
+          << GetParam() << " and " << other << ", " << reference::NameOf(problem.dtype) << ", " << problem.rows << "x"
+          << problem.cols;
     }
   }
 }
@@ -118,19 +118,18 @@ void ThreadsOfOurOwn(void *ctx, int64_t n, xent_task task, void *arg) {
 // The problem serially, by 1, 2, 3 and 8 threads of the library's team, and by two pools of the caller's.
 void ExpectSameByAnyThreads(const Problem &problem, const std::string &target, bool expect_split) {
   const Outputs want = RunAll(problem);
-  const std::string where = std::string(", ") + reference::NameOf(problem.dtype()) + ", " +
-                            std::to_string(problem.rows()) + "x" + std::to_string(problem.cols()) + ", " + target;
-  EXPECT_EQ(FirstDifference(want, RunAll(problem, nullptr)), "") << "default policy" << where;
+  const std::string where = std::string(", ") + reference::NameOf(problem.dtype) + ", " + std::to_string(problem.rows) +
+                            "x" + std::to_string(problem.cols) + ", " + target;
+  EXPECT_EQ(FirstDifference(want, RunAll(problem, XENT_EXEC_INIT)), "") << "default policy" << where;
   for (const int32_t threads : {1, 2, 3, 8}) {
-    const xent_exec exec = {sizeof(xent_exec), XENT_EXEC_OPENMP, threads, nullptr, nullptr};
-    EXPECT_EQ(FirstDifference(want, RunAll(problem, &exec)), "") << threads << " threads" << where;
-    const xent_exec back_to_front = {sizeof(xent_exec), XENT_EXEC_CALLER, threads, BackToFront, nullptr};
-    EXPECT_EQ(FirstDifference(want, RunAll(problem, &back_to_front)), "") << threads << " tasks back to front" << where;
+    EXPECT_EQ(FirstDifference(want, RunAll(problem, TeamOf(threads))), "") << threads << " threads" << where;
+    EXPECT_EQ(FirstDifference(want, RunAll(problem, PoolOf(BackToFront, nullptr, threads))), "")
+        << threads << " tasks back to front" << where;
     int64_t most = 0;
-    const xent_exec own = {sizeof(xent_exec), XENT_EXEC_CALLER, threads, ThreadsOfOurOwn, &most};
-    EXPECT_EQ(FirstDifference(want, RunAll(problem, &own)), "") << threads << " own threads" << where;
+    EXPECT_EQ(FirstDifference(want, RunAll(problem, PoolOf(ThreadsOfOurOwn, &most, threads))), "")
+        << threads << " own threads" << where;
     if (expect_split && threads > 1) {
-      EXPECT_GT(most, 1) << "a row of " << problem.cols() << " was not split" << where;
+      EXPECT_GT(most, 1) << "a row of " << problem.cols << " was not split" << where;
     }
   }
 }
@@ -188,23 +187,25 @@ TEST_P(SameBits, OfALongRowWhoseChunksDiffer) {
 
 TEST_P(SameBits, OfARowAloneAndInABatch) {
   for (const Problem &problem : Battery()) {
-    if (problem.cols() > 4000) continue;
+    if (problem.cols > 4000) continue;
     Problem batch = problem;
     // A sum, so that the denominator does not depend on the batch.
-    batch.options.reduction = XENT_REDUCTION_SUM;
+    batch.options.reduction.kind = XENT_REDUCTION_SUM;
     const Outputs all = RunAll(batch);
-    for (int64_t i = 0; i < problem.rows(); ++i) {
-      Problem row = batch;
-      row.logits = Matrix(problem.dtype(), 1, problem.cols(), 0, i % 5);
-      for (int64_t j = 0; j < problem.cols(); ++j) row.logits.SetBits(0, j, problem.logits.GetBits(i, j));
+    for (int64_t i = 0; i < problem.rows; ++i) {
+      Problem row(problem.dtype, 1, problem.cols, 0, 0, i % 5);
+      row.name = problem.name + ", row " + std::to_string(i);
+      for (int64_t j = 0; j < problem.cols; ++j) row.logits.SetBits(0, j, problem.logits.GetBits(i, j));
       row.targets = {problem.targets[static_cast<size_t>(i)]};
+      row.options = batch.options;
+      row.upstream = batch.upstream;
       const Outputs one = RunAll(row);
-      ASSERT_EQ(one.losses.GetBits(0, 0), all.losses.GetBits(0, i)) << i << " of " << problem.rows();
+      ASSERT_EQ(one.row_losses.GetBits(0, 0), all.row_losses.GetBits(0, i)) << i << " of " << problem.rows;
       ASSERT_EQ(one.lse.GetBits(0, 0), all.lse.GetBits(0, i)) << i;
       ASSERT_EQ(one.logsumexp.GetBits(0, 0), all.logsumexp.GetBits(0, i)) << i;
-      for (int64_t j = 0; j < problem.cols(); ++j) {
+      for (int64_t j = 0; j < problem.cols; ++j) {
         ASSERT_EQ(one.grad.GetBits(0, j), all.grad.GetBits(i, j))
-            << i << "," << j << " of " << problem.cols() << " " << reference::NameOf(problem.dtype());
+            << i << "," << j << " of " << problem.cols << " " << reference::NameOf(problem.dtype);
         ASSERT_EQ(one.softmax.GetBits(0, j), all.softmax.GetBits(i, j)) << i << "," << j;
         ASSERT_EQ(one.log_softmax.GetBits(0, j), all.log_softmax.GetBits(i, j)) << i << "," << j;
       }
@@ -289,11 +290,11 @@ struct Raw {
 };
 
 Raw CallEverything(const Problem &problem, const NamedMode &mode, const xent_exec &exec) {
-  const int64_t rows = problem.rows();
-  const int64_t cols = problem.cols();
-  const xent_dtype dtype = problem.dtype();
+  const int64_t rows = problem.rows;
+  const int64_t cols = problem.cols;
+  const xent_dtype dtype = problem.dtype;
   const size_t row_bytes = static_cast<size_t>(rows) * sizeof(double);
-  const size_t matrix_bytes = static_cast<size_t>(rows * cols * problem.logits.Bytes());
+  const size_t matrix_bytes = static_cast<size_t>(rows * cols * problem.logits.matrix().Bytes());
   std::vector<unsigned char> losses(row_bytes), lse(row_bytes), logsumexp(row_bytes), loss(sizeof(double));
   std::vector<unsigned char> grad(matrix_bytes), grad_again(matrix_bytes), softmax(matrix_bytes),
       log_softmax(matrix_bytes);
@@ -305,26 +306,34 @@ Raw CallEverything(const Problem &problem, const NamedMode &mode, const xent_exe
   const double upstream64 = 0.7;
   const float upstream32 = 0.7f;
 
+  const auto view = [&](void *data) { return xent_matrix{data, 0, dtype, 0}; };
+  const xent_matrix logits = View(problem.logits);
   xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
   args.rows = rows;
   args.cols = cols;
-  args.logits = problem.logits.data();
-  args.targets = problem.targets.data();
-  args.dtype = dtype;
+  args.logits = logits;
+  args.targets = {.data = problem.targets.data(), .type = XENT_I64, .reserved = 0};
+  xent_statistics statistics = XENT_STATISTICS_INIT;
+  statistics.lse = lse.data();
+  statistics.perplexity = &perplexity;
   xent_cross_entropy forward = args;
-  forward.losses = losses.data();
-  forward.lse = lse.data();
-  forward.loss = loss.data();
-  forward.perplexity = &perplexity;
+  forward.row_losses = losses.data();
+  forward.reduced_loss = loss.data();
+  forward.statistics = &statistics;
   forward.records = records.data();
   xent_cross_entropy backward = args;
-  backward.upstream = dtype == XENT_F64 ? static_cast<const void *>(&upstream64) : &upstream32;
-  backward.upstream_kind = XENT_UPSTREAM_SCALAR;
+  backward.upstream.data = dtype == XENT_F64 ? static_cast<const void *>(&upstream64) : &upstream32;
   backward.records = records.data();
-  backward.grad = grad_again.data();
+  backward.grad = view(grad_again.data());
   xent_cross_entropy both = backward;
   both.records = nullptr;
-  both.grad = grad.data();
+  both.grad = view(grad.data());
+  xent_stored_losses stored = XENT_STORED_LOSSES_INIT;
+  stored.rows = rows;
+  stored.row_losses = losses.data();
+  stored.targets = args.targets;
+  stored.reduced_loss = reduced.data();
+  stored.dtype = reference::ArithmeticType(dtype);
 
   int failures = 0;
   CallUnder(mode, [&] {
@@ -332,16 +341,15 @@ Raw CallEverything(const Problem &problem, const NamedMode &mode, const xent_exe
     count(xent_cross_entropy_forward(&forward, &problem.options, &exec, nullptr));
     count(xent_cross_entropy_backward(&backward, &problem.options, &exec, nullptr));
     count(xent_cross_entropy_forward_backward(&both, &problem.options, &exec, nullptr));
-    count(xent_logsumexp(rows, cols, problem.logits.data(), dtype, 0, logsumexp.data(), &exec, nullptr));
-    count(xent_softmax(rows, cols, problem.logits.data(), dtype, 0, softmax.data(), 0, &exec, nullptr));
-    count(xent_log_softmax(rows, cols, problem.logits.data(), dtype, 0, log_softmax.data(), 0, &exec, nullptr));
-    count(xent_softmax_backward(rows, cols, problem.logits.data(), 0, softmax.data(), 0, dtype, softmax_backward.data(),
-                                0, &exec, nullptr));
-    count(xent_log_softmax_backward(rows, cols, problem.logits.data(), 0, log_softmax.data(), 0, dtype,
-                                    log_softmax_backward.data(), 0, &exec, nullptr));
-    count(xent_reduce(rows, losses.data(), reference::ArithmeticType(dtype), problem.targets.data(), XENT_I64,
-                      &problem.options, reduced.data(), nullptr));
-    count(xent_check_logits(rows, cols, problem.logits.data(), dtype, 0, &diagnosis, &exec, nullptr));
+    count(xent_logsumexp(rows, cols, 0, logits, logsumexp.data(), &exec, nullptr));
+    count(xent_softmax(rows, cols, 0, logits, view(softmax.data()), &exec, nullptr));
+    count(xent_log_softmax(rows, cols, 0, logits, view(log_softmax.data()), &exec, nullptr));
+    count(xent_softmax_backward(rows, cols, 0, logits, view(softmax.data()), view(softmax_backward.data()), &exec,
+                                nullptr));
+    count(xent_log_softmax_backward(rows, cols, 0, logits, view(log_softmax.data()), view(log_softmax_backward.data()),
+                                    &exec, nullptr));
+    count(xent_reduce(&stored, &problem.options, nullptr));
+    count(xent_check_logits(rows, cols, 0, logits, &diagnosis, &exec, nullptr));
   });
   EXPECT_EQ(failures, 0) << mode.name;
 
@@ -358,9 +366,8 @@ Raw CallEverything(const Problem &problem, const NamedMode &mode, const xent_exe
 
 TEST_P(SameBits, UnderAnyFloatingPointMode) {
   const NamedMode plain = {"default", Mode()};
-  const xent_exec execs[] = {kSerial,
-                             {sizeof(xent_exec), XENT_EXEC_OPENMP, 3, nullptr, nullptr},
-                             {sizeof(xent_exec), XENT_EXEC_CALLER, 3, BackToFront, nullptr}};
+  const std::pair<const char *, xent_exec> kPolicies[] = {
+      {"serial", kSerial}, {"team of 3", TeamOf(3)}, {"pool of 3", PoolOf(BackToFront, nullptr, 3)}};
   int64_t option = 0;
   for (const xent_dtype dtype : kDtypes) {
     const int64_t kShapes[][2] = {{18, 7}, {18, 300}, {9, 3000}, {1, 100003}};
@@ -369,13 +376,12 @@ TEST_P(SameBits, UnderAnyFloatingPointMode) {
       ++option;
       // Subnormal logits, which denormals-are-zero would change.
       problem.logits.SetBits(0, cols - 1, 1);
-      for (const xent_exec &exec : execs) {
+      for (const auto &[policy, exec] : kPolicies) {
         const Raw want = CallEverything(problem, plain, exec);
         for (const NamedMode &mode : Modes()) {
           const Raw got = CallEverything(problem, mode, exec);
-          EXPECT_TRUE(got.bytes == want.bytes)
-              << mode.name << ", exec mode " << exec.mode << ", " << reference::NameOf(dtype) << ", " << rows << "x"
-              << cols << ", " << GetParam();
+          EXPECT_TRUE(got.bytes == want.bytes) << mode.name << ", " << policy << ", " << reference::NameOf(dtype)
+                                               << ", " << rows << "x" << cols << ", " << GetParam();
         }
       }
     }

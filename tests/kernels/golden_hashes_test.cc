@@ -66,10 +66,10 @@ std::vector<Problem> Problems() {
       const int64_t cols = shape.cols;
       for (const Form form : {kPlain, kUniform, kExclusive}) {
         // The large shapes in one form each: another one for another dtype.
-        if (cols >= 32000 && form != (dtype + cols) % 3) continue;
+        if (cols >= 32000 && form != (SeedOf(dtype) + cols) % 3) continue;
         const char *const kForms[] = {"plain", "uniform", "exclusive"};
         if (cols == 1 && form == kExclusive) continue;
-        Random random(static_cast<uint64_t>(cols * 16 + dtype));
+        Random random(static_cast<uint64_t>(cols * 16 + SeedOf(dtype)));
         const auto target_of = [&](int64_t i) { return i % 10 == 9 ? -100 : (i * 7919 + 5) % cols; };
         Problem problem = MakeProblem(
             std::string(reference::NameOf(dtype)) + "/" + std::to_string(rows) + "x" + std::to_string(cols) + "/" +
@@ -84,9 +84,9 @@ std::vector<Problem> Problems() {
         if (form != kPlain) problem.options.label_smoothing = 0.1;
         if (form == kExclusive) {
           problem.options.smoothing = XENT_SMOOTHING_EXCLUSIVE;
-          problem.options.reduction = XENT_REDUCTION_SUM;
+          problem.options.reduction.kind = XENT_REDUCTION_SUM;
         }
-        problem.upstream = {0.75};
+        problem.SetUpstream({0.75}, XENT_UPSTREAM_SCALAR);
         problems.push_back(std::move(problem));
       }
     }
@@ -97,23 +97,19 @@ std::vector<Problem> Problems() {
 std::string HashOf(const Matrix &m) { return Hash(m).Text(); }
 
 std::string LineOf(const Problem &problem, const xent_exec &exec) {
-  const Outputs out = RunAll(problem, &exec);
-  const xent_dtype dtype = problem.dtype();
-  const int64_t rows = problem.rows();
-  const int64_t cols = problem.cols();
+  const Outputs out = RunAll(problem, exec);
+  const int64_t rows = problem.rows;
+  const int64_t cols = problem.cols;
   std::string line = problem.name;
-  for (const Matrix *m :
-       {&out.losses, &out.lse, &out.loss, &out.grad, &out.logsumexp, &out.softmax, &out.log_softmax}) {
+  for (const Matrix *m : {&out.row_losses, &out.lse, &out.reduced_loss, &out.grad.matrix(), &out.logsumexp,
+                          &out.softmax.matrix(), &out.log_softmax.matrix()}) {
     line += " " + HashOf(*m);
   }
   // The gradient serves as an upstream one.
-  Matrix dx(dtype, rows, cols);
-  EXPECT_EQ(
-      xent_softmax_backward(rows, cols, out.grad.data(), 0, out.softmax.data(), 0, dtype, dx.data(), 0, &exec, nullptr),
-      XENT_OK);
+  Matrix dx(problem.dtype, rows, cols);
+  EXPECT_EQ(xent_softmax_backward(rows, cols, 0, View(out.grad), View(out.softmax), View(dx), &exec, nullptr), XENT_OK);
   line += " " + HashOf(dx);
-  EXPECT_EQ(xent_log_softmax_backward(rows, cols, out.grad.data(), 0, out.log_softmax.data(), 0, dtype, dx.data(), 0,
-                                      &exec, nullptr),
+  EXPECT_EQ(xent_log_softmax_backward(rows, cols, 0, View(out.grad), View(out.log_softmax), View(dx), &exec, nullptr),
             XENT_OK);
   return line + " " + HashOf(dx);
 }
@@ -166,7 +162,7 @@ Matrix UniformRow(xent_dtype dtype, int64_t cols, uint64_t seed) {
 // Rows of all kinds but NaN and, with `finite_masks`, without -inf, so that the reduced loss is a number.
 LossCall MakeRows(xent_dtype dtype, int64_t rows, int64_t cols, int64_t inner, bool finite_masks) {
   LossCall call(dtype, rows, cols, inner);
-  Random random(static_cast<uint64_t>(rows * 1000003 + cols * 16 + dtype));
+  Random random(static_cast<uint64_t>(rows * 1000003 + cols * 16 + SeedOf(dtype)));
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t target = random.Below(cols);
     for (int64_t c = 0; c < cols; ++c) {
@@ -219,7 +215,7 @@ void AddProbs(LossCall &call, xent_dtype dtype) {
 
 void AskForStatistics(LossCall &call) {
   call.WantEveryStatistic();
-  call.top_k = static_cast<int32_t>(std::min<int64_t>(call.cols / 2, 20));
+  call.top_k = std::min<int64_t>(call.cols / 2, 20);
 }
 
 struct Option {
@@ -251,13 +247,12 @@ constexpr Option kOptions[] = {
        call.options.softcap = 50;
        call.options.logit_scale = 1.5;
        call.options.z_loss = 1e-3;
-       call.options.has_divisor = 1;
-       call.options.divisor = 7;
+       call.options.reduction.divisor = 7;
      }},
     {"probs", true, [](LossCall &call) { AddProbs(call, call.dtype); }},
     {"probs_weights_smoothing", true,
      [](LossCall &call) {
-       AddProbs(call, kDtypes[call.dtype % 4]);
+       AddProbs(call, kDtypes[SeedOf(call.dtype) % 4]);
        AddClassWeights(call);
        AskForStatistics(call);
        call.options.label_smoothing = 0.2;
@@ -272,8 +267,8 @@ constexpr Option kOptions[] = {
     {"statistics", false,
      [](LossCall &call) {
        AskForStatistics(call);
-       call.options.stats_of_ignored = 1;
-       call.options.reduction = XENT_REDUCTION_NONE;
+       call.of_ignored = 1;
+       call.options.reduction.kind = XENT_REDUCTION_NONE;
        call.logits.Set(0, call.cols / 2, std::numeric_limits<double>::quiet_NaN());
        for (int64_t c = 0; c < call.cols; ++c) call.logits.Set(1, c, -kInfinity);
      }},
@@ -311,9 +306,10 @@ std::string LineOf(NamedCall &named, const xent_exec &exec) {
   const bool has_target = !call.target_probs;
   Hash perplexity;
   perplexity.Add(std::bit_cast<uint64_t>(call.perplexity), 8);
-  std::string line = named.name + text(true, call.losses) + text(true, call.lse) +
-                     text(call.options.reduction != XENT_REDUCTION_NONE, call.loss) + " " + perplexity.Text() +
-                     text(true, call.grad.matrix()) + text(call.wants_target_grad, call.target_grad.matrix());
+  std::string line = named.name + text(true, call.row_losses) + text(true, call.lse) +
+                     text(call.options.reduction.kind != XENT_REDUCTION_NONE, call.reduced_loss) + " " +
+                     perplexity.Text() + text(true, call.grad.matrix()) +
+                     text(call.wants_target_grad, call.target_grad.matrix());
   line += text(call.wants_logprobs && has_target, call.logprobs) + text(call.wants_argmax, call.argmax) +
           text(call.wants_entropy, call.entropy) + text(call.wants_rank && has_target, call.rank) +
           text(call.top_k > 0, call.topk_indices) + text(call.top_k > 0, call.topk_logprobs) +

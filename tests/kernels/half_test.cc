@@ -5,8 +5,9 @@
 #include <cmath>
 #include <vector>
 
-#include "testing/check.h"
 #include "testing/data.h"
+#include "testing/exec.h"
+#include "testing/loss_call.h"
 #include "testing/target.h"
 
 namespace xent::test {
@@ -22,7 +23,7 @@ TEST_P(Half, EveryBitPatternIsReadRight) {
     Matrix x(dtype, kPatterns, 1);
     for (int64_t bits = 0; bits < kPatterns; ++bits) x.SetBits(bits, 0, static_cast<uint64_t>(bits));
     Matrix lse(XENT_F32, 1, kPatterns);
-    ASSERT_EQ(xent_logsumexp(kPatterns, 1, x.data(), dtype, 0, lse.data(), &kSerial, nullptr), XENT_OK);
+    ASSERT_EQ(xent_logsumexp(kPatterns, 1, 0, View(x), lse.data(), &kSerial, nullptr), XENT_OK);
     for (int64_t bits = 0; bits < kPatterns; ++bits) {
       const double want = x.Get(bits, 0);
       if (std::isnan(want)) {
@@ -62,17 +63,14 @@ TEST_P(Half, ResultsAreRoundedToNearestEven) {
     }
     const std::vector<int64_t> targets(static_cast<size_t>(rows), 0);
     Matrix grad(dtype, rows, 2);
-    xent_options options = XENT_OPTIONS_INIT;
-    options.reduction = XENT_REDUCTION_SUM;
+    const xent_cross_entropy_options options = WithReduction(XENT_REDUCTION_SUM);
     xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
     args.rows = rows;
     args.cols = 2;
-    args.logits = logits.data();
-    args.targets = targets.data();
-    args.dtype = dtype;
-    args.grad = grad.data();
-    args.upstream = upstream.data();
-    args.upstream_kind = XENT_UPSTREAM_ROWS;
+    args.logits = View(logits);
+    args.targets = {.data = targets.data(), .type = XENT_I64, .reserved = 0};
+    args.grad = View(grad);
+    args.upstream = {.data = upstream.data(), .stride = 0, .kind = XENT_UPSTREAM_ROWS, .reserved = 0};
     ASSERT_EQ(xent_cross_entropy_forward_backward(&args, &options, &kSerial, nullptr), XENT_OK);
     for (int64_t i = 0; i < rows; ++i) {
       const double half = halves[static_cast<size_t>(i)];

@@ -11,6 +11,7 @@
 
 #include "reference/losses.h"
 #include "reference/number.h"
+#include "testing/bounds.h"
 #include "testing/data.h"
 
 namespace xent::test {
@@ -72,7 +73,7 @@ struct Exact {
 // of softcap multiplied by `stretch` (both empty: as they are).
 Exact Formulas(const LossInputs &inputs, const std::vector<long double> &moves = {},
                const std::vector<long double> &stretch = {}) {
-  const xent_options &o = inputs.options;
+  const xent_cross_entropy_options &o = inputs.options;
   const int64_t v = inputs.valid_cols();
   std::vector<Big> z, dz, y, w;
   Big total, q_sum;
@@ -132,8 +133,8 @@ LossInputs RandomRow(uint64_t seed, xent_dtype dtype, bool capped) {
     inputs.logits.push_back(reference::Decode(dtype, reference::Encode(dtype, z)));
   }
   const auto any = [&] { return std::ldexp(random.Normal(1), static_cast<int>(random.Below(6)) - 2); };
-  xent_options &o = inputs.options;
-  o.reduction = XENT_REDUCTION_NONE;
+  xent_cross_entropy_options &o = inputs.options;
+  o.reduction.kind = XENT_REDUCTION_NONE;
   if (random.Below(2) == 0) o.valid_cols = 2 + random.Below(inputs.cols - 1);
   const int64_t valid = inputs.valid_cols();
   const bool probs = random.Below(3) == 0;
@@ -210,7 +211,7 @@ TEST(LossReference, SlackOfSoftcapCoversEveryMoveAndNotMuchMore) {
   Random random(5);
   for (uint64_t seed = 1; seed <= 400; ++seed) {
     const LossInputs inputs = RandomRow(seed, XENT_F32, true);
-    const xent_options &o = inputs.options;
+    const xent_cross_entropy_options &o = inputs.options;
     const Losses losses = reference::EvaluateLosses(inputs);
     const Exact exact = Formulas(inputs);
     for (int way = 0; way < 6; ++way) {
@@ -219,11 +220,12 @@ TEST(LossReference, SlackOfSoftcapCoversEveryMoveAndNotMuchMore) {
       for (int64_t c = 0; c < inputs.valid_cols(); ++c) {
         const size_t k = static_cast<size_t>(c);
         const long double x = o.logit_scale * static_cast<long double>(inputs.logits[k]) / o.softcap;
-        const long double h = 2 * UlpAt(XENT_F32, o.softcap * std::tanh(x));
+        const long double h = kSoftcapUlp * UlpAt(XENT_F32, o.softcap * std::tanh(x));
         const long double slope = o.logit_scale / (std::cosh(x) * std::cosh(x));
         const bool up = way == 0 ? (exact.gradient[k].Get() > 0) : random.Below(2) == 0;
         moves.push_back(up ? h : -h);
-        const long double relative = (4 + 4 * std::fabs(x)) * UlpAt(XENT_F32, slope) / slope;
+        const long double relative =
+            (kSoftcapSlopeUlp + kSoftcapSlopeUlpPerArgument * std::fabs(x)) * UlpAt(XENT_F32, slope) / slope;
         const long double most = std::min(1.0L, relative);  // of subnormal numbers an ULP is more than they are
         stretch.push_back(random.Below(2) == 0 ? 1 + most : 1 - most);
       }
@@ -286,8 +288,7 @@ TEST(LossReference, WeightsByHand) {
   inputs.options.smoothing = XENT_SMOOTHING_EXCLUSIVE;
   losses = reference::EvaluateLosses(inputs);
   ExpectNear(losses.losses[0].exact, (0.5L * 3 + 0.5L * 2) * kLog2);
-  inputs.options.has_divisor = 1;
-  inputs.options.divisor = 5;
+  inputs.options.reduction.divisor = 5;
   losses = reference::EvaluateLosses(inputs);
   ExpectNear(losses.loss.exact, (2.5L + 0.5L * 2.5L) * kLog2 / 5);
 }
@@ -300,7 +301,7 @@ TEST(LossReference, WeightsThatAddUpToNothing) {
   EXPECT_TRUE(losses.gradients_are_zero);
   EXPECT_EQ(reference::GradientOf(inputs, losses, 0, 1).exact, 0);
   ExpectNear(losses.losses[1].exact, -kLog2);
-  inputs.options.empty_mean = XENT_EMPTY_MEAN_ZERO;
+  inputs.options.reduction.empty_mean = XENT_EMPTY_MEAN_ZERO;
   EXPECT_EQ(reference::EvaluateLosses(inputs).loss.exact, 0);
 }
 
@@ -380,7 +381,7 @@ TEST(LossReference, StatisticsByHand) {
   EXPECT_EQ(s.entropy.exact, 0);
   EXPECT_EQ(s.topk_indices, (std::vector<int64_t>{-1, -1, -1}));
   LossInputs all = inputs;
-  all.options.stats_of_ignored = 1;
+  all.of_ignored = true;
   s = of(1, all);
   EXPECT_EQ(s.argmax, 0);
   EXPECT_EQ(s.rank, -1);

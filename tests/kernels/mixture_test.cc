@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "reference/rows.h"
+#include "testing/bounds.h"
 #include "testing/check.h"
 #include "testing/data.h"
 #include "testing/target.h"
@@ -66,35 +67,38 @@ Problem RandomProblem(uint64_t seed, bool long_rows) {
   const xent_dtype dtype = kDtypes[random.Below(4)];
   const int64_t rows = 1 + random.Below(long_rows ? 2 : 5);
   const int64_t cols = long_rows ? 1000 + random.Below(40000) : 1 + random.Below(random.Below(2) == 0 ? 5 : 300);
-  Problem problem;
+  const int64_t padding = random.Below(3);
+  Problem problem(dtype, rows, cols, 0, padding, random.Below(5));
   problem.name = "mixture, seed " + std::to_string(seed);
-  problem.logits = Matrix(dtype, rows, cols, cols + random.Below(3), random.Below(5));
   const int64_t stretch = 1 + random.Below(cols);
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t kinds[] = {random.Below(20), random.Below(20), random.Below(20)};
     for (int64_t j = 0; j < cols; ++j) {
       const int64_t kind = long_rows ? kinds[(j / stretch) % 3] : kinds[random.Below(3)];
-      problem.logits.SetInRange(i, j, Logit(kind, dtype, random));
+      problem.logits.Set(i, j, Logit(kind, dtype, random));
     }
     if (random.Below(40) == 0) problem.logits.SetBits(i, random.Below(cols), reference::InfinityBits(dtype) | 1);
     if (random.Below(40) == 0) problem.logits.SetBits(i, random.Below(cols), reference::InfinityBits(dtype));
-    problem.targets.push_back(random.Below(15) == 0 ? -100 : random.Below(cols));
+    problem.targets[static_cast<size_t>(i)] = random.Below(15) == 0 ? -100 : random.Below(cols);
   }
 
-  xent_options &options = problem.options;
+  xent_cross_entropy_options &options = problem.options;
   const double kSmoothing[] = {0, 0, 0.1, 0.5, 1};
   options.label_smoothing = kSmoothing[random.Below(5)];
   if (cols > 1 && random.Below(2) == 0) options.smoothing = XENT_SMOOTHING_EXCLUSIVE;
-  options.reduction = static_cast<int32_t>(random.Below(3));
-  if (options.reduction != XENT_REDUCTION_NONE && random.Below(4) == 0) {
-    options.has_divisor = 1;
-    options.divisor = std::ldexp(1 + random.Uniform(), static_cast<int>(random.Below(120)) - 60);
+  constexpr xent_reduction_kind kReductions[] = {XENT_REDUCTION_NONE, XENT_REDUCTION_SUM, XENT_REDUCTION_MEAN};
+  options.reduction.kind = kReductions[random.Below(3)];
+  if (options.reduction.kind != XENT_REDUCTION_NONE && random.Below(4) == 0) {
+    options.reduction.divisor = std::ldexp(1 + random.Uniform(), static_cast<int>(random.Below(120)) - 60);
   }
-  options.empty_mean = static_cast<int32_t>(random.Below(2));
-  problem.upstream_per_row = random.Below(2) == 0;
-  for (int64_t i = 0; i < (problem.upstream_per_row ? rows : random.Below(2)); ++i) {
-    problem.upstream.push_back(random.Normal(1) * std::ldexp(1.0, static_cast<int>(random.Below(60)) - 30));
+  options.reduction.empty_mean = static_cast<int32_t>(random.Below(2));
+  // None, one value, or one a row.
+  const bool per_row = random.Below(2) == 0;
+  std::vector<double> upstream;
+  for (int64_t i = 0; i < (per_row ? rows : random.Below(2)); ++i) {
+    upstream.push_back(random.Normal(1) * std::ldexp(1.0, static_cast<int>(random.Below(60)) - 30));
   }
+  if (!upstream.empty()) problem.SetUpstream(upstream, per_row ? XENT_UPSTREAM_ROWS : XENT_UPSTREAM_SCALAR);
   return problem;
 }
 
@@ -170,7 +174,7 @@ TEST_P(Mixture, OfBackwardRows) {
     if (random.Below(20) == 0) upstream.SetBits(0, random.Below(cols), reference::InfinityBits(dtype) | 1);
 
     const auto backward = log ? xent_log_softmax_backward : xent_softmax_backward;
-    ASSERT_EQ(backward(1, cols, upstream.data(), 0, output.data(), 0, dtype, dx.data(), 0, &kSerial, nullptr), XENT_OK);
+    ASSERT_EQ(backward(1, cols, 0, View(upstream), View(output), View(dx), &kSerial, nullptr), XENT_OK);
     ASSERT_TRUE(dx.PaddingIntact());
     const std::vector<double> g = reference::DecodeRows(dtype, upstream.data(), 1, cols, 0);
     const std::vector<double> y = reference::DecodeRows(dtype, output.data(), 1, cols, 0);
@@ -178,7 +182,7 @@ TEST_P(Mixture, OfBackwardRows) {
         log ? reference::LogSoftmaxBackward(g, y) : reference::SoftmaxBackward(g, y);
     for (int64_t j = 0; j < cols; ++j) {
       const reference::Value &value = want[static_cast<size_t>(j)];
-      ASSERT_LE(reference::ErrorInUlp(dtype, dx.row(0), j, value), 4)
+      ASSERT_LE(reference::ErrorInUlp(dtype, dx.row(0), j, value), kBackwardUlp)
           << (log ? "log_softmax" : "softmax") << "_backward " << reference::NameOf(dtype) << " [" << j << "] of "
           << cols << " got " << dx.Get(0, j) << " want " << static_cast<double>(value.exact) << " counted at "
           << static_cast<double>(value.scale) << ", g " << g[static_cast<size_t>(j)] << ", y "

@@ -12,6 +12,7 @@
 
 #include "reference/number.h"
 #include "testing/data.h"
+#include "testing/exec.h"
 #include "testing/target.h"
 #include "xent/xent.h"
 
@@ -66,17 +67,12 @@ void Run(const Case &c, int64_t first, int64_t rows, const Memory &memory, Resul
   xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
   args.rows = rows;
   args.cols = c.logits.cols();
-  args.dtype = c.logits.dtype();
-  args.logits = c.logits.row(first);
-  args.logits_stride = c.logits.stride();
-  args.targets = c.targets.data() + first;
-  args.losses = reinterpret_cast<char *>(result->losses.data()) + first * (args.dtype == XENT_F64 ? 8 : 4);
-  args.grad = result->grad.row(first);
-  args.grad_stride = result->grad.stride();
-  if (memory.in_place) {
-    args.logits = args.grad;
-    args.in_place = 1;
-  }
+  const xent_dtype dtype = c.logits.dtype();
+  args.logits = {const_cast<void *>(c.logits.row(first)), c.logits.stride(), dtype, 0};
+  args.targets = {.data = c.targets.data() + first, .type = XENT_I64, .reserved = 0};
+  args.row_losses = reinterpret_cast<char *>(result->losses.data()) + first * (dtype == XENT_F64 ? 8 : 4);
+  args.grad = {result->grad.row(first), result->grad.stride(), dtype, 0};
+  if (memory.in_place) args.logits = args.grad;
   constexpr unsigned char kPaint = 0xa5;
   std::vector<unsigned char> storage(static_cast<size_t>(memory.bytes + memory.skip) + 256, kPaint);
   const size_t aligned = (~reinterpret_cast<uintptr_t>(storage.data()) + 1) % 64;
@@ -85,10 +81,9 @@ void Run(const Case &c, int64_t first, int64_t rows, const Memory &memory, Resul
     args.workspace = workspace;
     args.workspace_bytes = static_cast<size_t>(memory.bytes);
   }
-  xent_options options = XENT_OPTIONS_INIT;
-  options.reduction = XENT_REDUCTION_NONE;
-  xent_exec exec = XENT_EXEC_INIT;
-  exec.threads = memory.threads;
+  xent_cross_entropy_options options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
+  options.reduction.kind = XENT_REDUCTION_NONE;
+  const xent_exec exec = TeamOf(memory.threads);
   ASSERT_EQ(xent_cross_entropy_forward_backward(&args, &options, &exec, nullptr), XENT_OK);
   for (const unsigned char *p = storage.data(); p < storage.data() + storage.size(); ++p) {
     if (p < workspace || p >= workspace + memory.bytes) {
@@ -161,7 +156,7 @@ TEST(Workspace, SizesAreThatOfARowAThread) {
   EXPECT_EQ(xent_workspace_bytes(0, XENT_F32, 1), 0u);
   EXPECT_EQ(xent_workspace_bytes(-1, XENT_F32, 1), 0u);
   EXPECT_EQ(xent_workspace_bytes(1000, XENT_F32, -1), 0u);
-  EXPECT_EQ(xent_workspace_bytes(1000, static_cast<xent_dtype>(0), 1), 0u);
+  EXPECT_EQ(xent_workspace_bytes(1000, static_cast<xent_dtype>(XENT_F16 + 1), 1), 0u);
   EXPECT_EQ(xent_workspace_bytes(std::numeric_limits<int64_t>::max(), XENT_F32, 1), 0u);
 }
 

@@ -1,6 +1,6 @@
-// The oracle itself (reference/rows.h), against MPFR with 600 bits on rows where long double might not be enough: it
-// must be right to 2^-55, far below the bounds that it judges. And the judge (reference/number.h) on numbers whose
-// error is known.
+// The oracle itself (reference/rows.h, and what losses.h makes of it without options), against MPFR with 600 bits on
+// rows where long double might not be enough: it must be right to 2^-55, far below the bounds that it judges. And the
+// judge (reference/number.h) on numbers whose error is known.
 #include <gtest/gtest.h>
 #include <mpfr.h>
 
@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "reference/losses.h"
 #include "reference/number.h"
 #include "reference/rows.h"
 #include "testing/data.h"
@@ -44,6 +45,21 @@ void ExpectNear(long double got, mpfr_ptr want, const std::string &what) {
       << what << " is " << static_cast<double>(got) << " instead of " << mpfr_get_d(want, MPFR_RNDN);
 }
 
+// One row with its target and these options, reduction none.
+reference::LossInputs InputsOf(const std::vector<double> &logits, int64_t target, double smoothing = 0,
+                               xent_smoothing kind = XENT_SMOOTHING_UNIFORM) {
+  reference::LossInputs inputs;
+  inputs.dtype = XENT_F64;
+  inputs.rows = 1;
+  inputs.cols = static_cast<int64_t>(logits.size());
+  inputs.logits = logits;
+  inputs.targets = {target};
+  inputs.options.label_smoothing = smoothing;
+  inputs.options.smoothing = kind;
+  inputs.options.reduction.kind = XENT_REDUCTION_NONE;
+  return inputs;
+}
+
 // Every output of one row, formed with 600 bits from the definitions: nothing here needs to avoid cancellation.
 void ExpectRowRight(const std::vector<double> &logits, int64_t target, const std::string &name) {
   const int64_t cols = static_cast<int64_t>(logits.size());
@@ -65,15 +81,16 @@ void ExpectRowRight(const std::vector<double> &logits, int64_t target, const std
   mpfr_sub(want, want, lse, MPFR_RNDN);
   EXPECT_LE(std::fabs(mpfr_get_d(want, MPFR_RNDN)), 0x1p-60 * static_cast<double>(row.LogSumExp().scale)) << name;
 
-  xent_options plain = XENT_OPTIONS_INIT;
-  xent_options uniform = plain;
-  uniform.label_smoothing = 0.25;
-  xent_options exclusive = uniform;
-  exclusive.smoothing = XENT_SMOOTHING_EXCLUSIVE;
+  const reference::LossInputs plain_inputs = InputsOf(logits, target);
+  const reference::LossRow plain(plain_inputs, 0);
+  const reference::LossInputs uniform_inputs = InputsOf(logits, target, 0.25);
+  const reference::LossRow uniform(uniform_inputs, 0);
+  const reference::LossInputs exclusive_inputs = InputsOf(logits, target, 0.25, XENT_SMOOTHING_EXCLUSIVE);
+  const reference::LossRow exclusive(exclusive_inputs, 0);
 
   mpfr_sub_d(want, lse, logits[static_cast<size_t>(target)], MPFR_RNDN);
-  ExpectNear(row.NegativeLogLikelihood(), want, name + " nll");
-  ExpectNear(row.Loss(plain).exact, want, name + " loss");
+  ExpectNear(plain.NegativeLogLikelihood().exact, want, name + " nll");
+  ExpectNear(plain.Loss().exact, want, name + " loss");
   for (const bool is_exclusive : {false, true}) {
     Real sum, loss;
     mpfr_set_ui(sum, 0, MPFR_RNDN);
@@ -86,7 +103,7 @@ void ExpectRowRight(const std::vector<double> &logits, int64_t target, const std
     mpfr_div_ui(sum, sum, static_cast<unsigned long>(is_exclusive ? cols - 1 : cols), MPFR_RNDN);
     mpfr_mul_d(loss, want, 0.75, MPFR_RNDN);
     mpfr_add(loss, loss, sum, MPFR_RNDN);
-    ExpectNear(row.Loss(is_exclusive ? exclusive : uniform).exact, loss, name + " smoothed loss");
+    ExpectNear((is_exclusive ? exclusive : uniform).Loss().exact, loss, name + " smoothed loss");
   }
   for (int64_t j = 0; j < cols; ++j) {
     Real p;
@@ -102,10 +119,10 @@ void ExpectRowRight(const std::vector<double> &logits, int64_t target, const std
       mpfr_set(term, p, MPFR_RNDN);
     }
     mpfr_mul_d(term, term, -0.375, MPFR_RNDN);
-    ExpectNear(row.Gradient(j, plain, -0.375L).exact, term, name + " gradient");
+    ExpectNear(plain.Gradient(j, -0.375L).exact, term, name + " gradient");
     // With smoothing the terms may cancel: compared at the larger of them.
     for (const bool is_exclusive : {false, true}) {
-      const Value got = row.Gradient(j, is_exclusive ? exclusive : uniform, 1);
+      const Value got = (is_exclusive ? exclusive : uniform).Gradient(j, 1);
       Real y;
       mpfr_set_d(y, 0.25, MPFR_RNDN);
       mpfr_div_ui(y, y, static_cast<unsigned long>(is_exclusive ? cols - 1 : cols), MPFR_RNDN);
@@ -143,28 +160,65 @@ TEST(Reference, ConfidentRowOfSemantics) {
   // A target 88 above 262143 equal others: 262143 * exp(-88) = 1.587e-33.
   std::vector<double> logits(262144, 0);
   logits[77] = 88;
-  xent_options options = XENT_OPTIONS_INIT;
-  const long double loss = Row(logits, 77).Loss(options).exact;
+  const reference::LossInputs inputs = InputsOf(logits, 77);
+  const long double loss = reference::LossRow(inputs, 0).Loss().exact;
   EXPECT_NEAR(static_cast<double>(loss / (262143 * std::exp(-88.0L))), 1, 1e-15);
   EXPECT_NEAR(static_cast<double>(loss), 1.6e-33, 0.05e-33);
 }
 
 TEST(Reference, MinusInfinityAndZeroCoefficients) {
   const double kInfinity = std::numeric_limits<double>::infinity();
-  xent_options options = XENT_OPTIONS_INIT;
-  const std::vector<double> two = {0, -kInfinity};
-  const Row masked(two, 0);
-  EXPECT_EQ(static_cast<double>(masked.Loss(options).exact), 0);
-  options.label_smoothing = 0.1;
-  EXPECT_EQ(static_cast<double>(masked.Loss(options).exact), kInfinity);
-  const std::vector<double> logits = {-kInfinity, 1, 1};
-  const Row target_masked(logits, 0);
-  options.label_smoothing = 0;
-  EXPECT_EQ(static_cast<double>(target_masked.Loss(options).exact), kInfinity);
+  const auto loss = [](const reference::LossInputs &inputs) {
+    return static_cast<double>(reference::LossRow(inputs, 0).Loss().exact);
+  };
+  EXPECT_EQ(loss(InputsOf({0, -kInfinity}, 0)), 0);
+  EXPECT_EQ(loss(InputsOf({0, -kInfinity}, 0, 0.1)), kInfinity);
+  EXPECT_EQ(loss(InputsOf({-kInfinity, 1, 1}, 0)), kInfinity);
   // All of the mass on the others: the target's term has the coefficient 0 and is 0, not 0 * infinity.
-  options.label_smoothing = 1;
-  options.smoothing = XENT_SMOOTHING_EXCLUSIVE;
-  EXPECT_NEAR(static_cast<double>(target_masked.Loss(options).exact), std::log(2.0), 1e-15);
+  EXPECT_NEAR(loss(InputsOf({-kInfinity, 1, 1}, 0, 1, XENT_SMOOTHING_EXCLUSIVE)), std::log(2.0), 1e-15);
+}
+
+TEST(Reference, RowsOfInfinitiesAndNan) {
+  const double kInfinity = std::numeric_limits<double>::infinity();
+  const double kNan = std::numeric_limits<double>::quiet_NaN();
+  const auto lse = [](const std::vector<double> &logits) { return Row(logits).LogSumExp().exact; };
+  EXPECT_EQ(lse({1, kInfinity}), kInfinity);
+  EXPECT_EQ(lse({-kInfinity, -kInfinity}), -kInfinity);
+  EXPECT_TRUE(std::isnan(lse({kInfinity, kNan})));
+  EXPECT_TRUE(std::isnan(lse({kNan, -kInfinity, 0})));
+  EXPECT_TRUE(std::isnan(Row(std::vector<double>{1, kInfinity}).Softmax(0).exact));
+  // The loss of such a row is NaN, whatever a softcap makes of the infinity.
+  for (const double cap : {0.0, 3.0}) {
+    for (const std::vector<double> &logits : {std::vector<double>{1, kInfinity}, {kNan, 1}, {-kInfinity, -kInfinity}}) {
+      reference::LossInputs inputs = InputsOf(logits, 0);
+      inputs.options.softcap = cap;
+      EXPECT_TRUE(std::isnan(reference::LossRow(inputs, 0).Loss().exact));
+      EXPECT_TRUE(std::isnan(reference::LossRow(inputs, 0).Lse().exact));
+    }
+  }
+}
+
+// xent.h: p below 2^-198, in float64 2^-1532, counts as 0 in lanes of the arithmetic type, below 2^-1022 in double
+// lanes.
+TEST(Reference, SmallProbabilitiesMayBeZero) {
+  for (const xent_dtype dtype : {XENT_F32, XENT_F64}) {
+    const long double border = dtype == XENT_F32 ? 198 : 1532;
+    for (const bool beyond : {false, true}) {
+      const double margin = static_cast<double>((border + (beyond ? 0.01L : -0.01L)) * std::log(2.0L));
+      reference::LossInputs inputs = InputsOf({0, -margin}, 0);
+      inputs.dtype = dtype;
+      EXPECT_EQ(reference::LossRow(inputs, 0).Gradient(1, 1e30L).may_be_zero, beyond);
+      // 1 - p of the target is as small.
+      EXPECT_EQ(reference::LossRow(inputs, 0).Gradient(0, 1e30L).may_be_zero, beyond);
+      EXPECT_EQ(reference::LossRow(inputs, 0).Gradient(1, 1e30L).slack, 0);
+      inputs.inner = 2;
+      EXPECT_FALSE(reference::LossRow(inputs, 0).Gradient(1, 1e30L).may_be_zero);
+      // A label's share is no probability: it must not vanish.
+      inputs.inner = 1;
+      inputs.options.label_smoothing = 0.1;
+      EXPECT_FALSE(reference::LossRow(inputs, 0).Gradient(1, 1e30L).may_be_zero);
+    }
+  }
 }
 
 TEST(Judge, CountsUlpOfTheArithmeticType) {
@@ -203,6 +257,13 @@ TEST(Judge, KnowsTheSpacingOfFloats) {
   EXPECT_EQ(reference::UlpAt(XENT_F64, 0), 0x1p-1074L);
 }
 
+TEST(Numbers, EndsOfTheRangesAreThoseOfTheFormats) {
+  for (const xent_dtype dtype : kDtypes) {
+    EXPECT_EQ(reference::SmallestNormal(dtype), std::ldexp(1.0L, reference::FormatOf(dtype).min_exponent));
+    EXPECT_EQ(reference::PastLargest(dtype), std::ldexp(1.0L, reference::FormatOf(dtype).max_exponent + 1));
+  }
+}
+
 TEST(Judge, NeverLetsNanOrInfinityPass) {
   const double kInfinity = std::numeric_limits<double>::infinity();
   const long double kNan = std::numeric_limits<long double>::quiet_NaN();
@@ -217,6 +278,17 @@ TEST(Judge, NeverLetsNanOrInfinityPass) {
   EXPECT_GT(error(0x7f800000, 1), 1e6);
   EXPECT_EQ(error(0x7f800000, 6e38L), 0);
   EXPECT_GT(error(0x7f7fffff, 6e38L), 1e6);
+}
+
+TEST(Judge, ForgivesZeroWhereItMayBeAndInfiniteMagnitudesNothing) {
+  const auto error = [](float got, Value want) { return ErrorInUlp(XENT_F32, &got, 0, want); };
+  const long double infinity = std::numeric_limits<long double>::infinity();
+  EXPECT_EQ(error(0, {1, 1, 0, true}), 0);
+  EXPECT_GT(error(0, {1, 1}), 1e6);
+  EXPECT_GT(error(1e-30f, {1, 1, 0, true}), 1e6);
+  EXPECT_TRUE(std::isinf(error(1, {0, infinity})));
+  EXPECT_EQ(error(0, {0, infinity}), 0);
+  EXPECT_TRUE(std::isinf(error(1, {0, std::numeric_limits<long double>::quiet_NaN()})));
 }
 
 TEST(Judge, TakesZeroForWhatIsTooSmallAndNothingElse) {

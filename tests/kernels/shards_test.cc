@@ -1,9 +1,8 @@
 // A vocabulary in slices gives what the whole call gives, on every target. The oracle is the unsharded call on the same
-// target: cut at chunk borders the merger adds the same numbers in the same order, so that every output, records
-// included but for their words for zero, has the same bits; cut elsewhere a chunk's sum is rounded in other places, for
-// which xent.h allows 2 ULP. Gradients have exponentials of their own, each side within its bound of the exact ones;
-// counted at the larger of their terms, as that bound is, they were seen 3 ULP apart (4 without fused multiply-add),
-// and 4 are allowed; in half precision the last rounding comes on top.
+// target. Cut at chunk borders the merger adds the same numbers in the same order, so that every output, records
+// included but for their words for zero, has the same bits. Cut elsewhere a chunk's sum is rounded in other places:
+// what xent.h allows for that stands in bounds.h, for gradients at the larger of their terms and, where logits lie far
+// apart, twice as much. In half precision the last rounding comes on top.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -15,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "testing/bounds.h"
+#include "testing/exec.h"
 #include "testing/golden.h"
 #include "testing/hash.h"
 #include "testing/loss_call.h"
@@ -28,13 +29,9 @@ using reference::UlpAt;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-constexpr double kUlp = 2;
-constexpr double kGradientUlp = 4;
 constexpr int64_t kWords = XENT_CHUNK_RECORD_BYTES / 8;
 
 size_t Size(int64_t n) { return static_cast<size_t>(n); }
-
-xent_exec Threads(int32_t threads) { return {sizeof(xent_exec), XENT_EXEC_OPENMP, threads, nullptr, nullptr}; }
 
 int64_t Counted(const LossCall &call) { return call.options.valid_cols == 0 ? call.cols : call.options.valid_cols; }
 
@@ -70,6 +67,11 @@ struct Slice {
   }
   const void *Element(const Matrix &whole, int64_t i) const {
     return static_cast<const char *>(whole.row(i)) + first * whole.Bytes();
+  }
+  // The slice's own matrix, or its part of the whole one.
+  xent_matrix ViewOf(const Matrix &part, const Matrix &whole) const {
+    if (own) return View(part);
+    return {const_cast<void *>(Element(whole, 0)), whole.stride(), whole.dtype(), 0};
   }
   void CopyBack(const Matrix &from, Matrix &whole) const {
     for (int64_t i = 0; i < whole.rows(); ++i) {
@@ -107,8 +109,8 @@ class Sharded {
       first = end;
     }
     const xent_dtype arithmetic = ArithmeticType(call.dtype);
-    out.losses = out.lse = out.logprobs = Matrix(arithmetic, 1, call.rows);
-    out.loss = Matrix(arithmetic, 1, 1);
+    out.row_losses = out.lse = out.logprobs = Matrix(arithmetic, 1, call.rows);
+    out.reduced_loss = Matrix(arithmetic, 1, 1);
     out.records.assign(Size(call.rows) * XENT_RECORD_BYTES / 8, Slice::kPoison);
     out.grad = Tensor(call.dtype, call.rows, call.cols);
     out.wants_target_grad = call.wants_target_grad;
@@ -121,49 +123,42 @@ class Sharded {
   xent_cross_entropy Common() const {
     xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
     args.rows = call_.rows;
-    args.dtype = call_.dtype;
-    if (!call_.target_probs) args.targets = call_.targets.data();
+    if (!call_.target_probs) args.targets = {.data = call_.targets.data(), .type = XENT_I64, .reserved = 0};
     if (call_.class_weights) args.class_weights = call_.class_weights->data();
     return args;
   }
   xent_cross_entropy SliceArgs(const Slice &slice) const {
     xent_cross_entropy args = Common();
     args.cols = slice.cols;
-    args.logits = slice.own ? slice.logits.data() : slice.Element(call_.logits.matrix(), 0);
-    args.logits_stride = slice.own ? slice.logits.stride() : call_.cols;
-    if (call_.target_probs) {
-      args.target_probs = slice.own ? slice.probs.data() : slice.Element(call_.target_probs->matrix(), 0);
-      args.target_probs_stride = slice.own ? slice.probs.stride() : call_.cols;
-      args.target_probs_dtype = call_.target_probs->dtype();
-    }
+    args.logits = slice.ViewOf(slice.logits, call_.logits.matrix());
+    if (call_.target_probs) args.target_probs = slice.ViewOf(slice.probs, call_.target_probs->matrix());
     return args;
   }
   xent_cross_entropy CombineArgs() {
     xent_cross_entropy args = Common();
     args.cols = call_.cols;
+    args.logits.dtype = call_.dtype;
     if (call_.row_weights) args.row_weights = call_.row_weights->data();
-    args.losses = out.losses.data();
-    args.lse = out.lse.data();
-    args.loss = call_.options.reduction == XENT_REDUCTION_NONE ? nullptr : out.loss.data();
-    args.perplexity = &out.perplexity;
-    args.live_rows = &out.live_rows;
+    args.row_losses = out.row_losses.data();
+    args.reduced_loss = call_.options.reduction.kind == XENT_REDUCTION_NONE ? nullptr : out.reduced_loss.data();
+    out.statistics = XENT_STATISTICS_INIT;
+    out.statistics.lse = out.lse.data();
+    out.statistics.perplexity = &out.perplexity;
+    out.statistics.live_rows = &out.live_rows;
+    if (!call_.target_probs) out.statistics.logprobs = out.logprobs.data();
+    args.statistics = &out.statistics;
     args.records = out.records.data();
-    if (!call_.target_probs) args.logprobs = out.logprobs.data();
     return args;
   }
   xent_cross_entropy BackwardArgs(Slice &slice) {
     xent_cross_entropy args = SliceArgs(slice);
     if (call_.row_weights) args.row_weights = call_.row_weights->data();
     args.records = out.records.data();
-    args.grad = slice.own ? slice.grad.data() : const_cast<void *>(slice.Element(out.grad.matrix(), 0));
-    args.grad_stride = slice.own ? slice.grad.stride() : call_.cols;
-    args.upstream_kind = call_.upstream_kind;
-    args.upstream = call_.upstream_kind == XENT_UPSTREAM_ONE ? nullptr : call_.upstream.data();
-    if (call_.wants_target_grad) {
-      args.target_grad =
-          slice.own ? slice.target_grad.data() : const_cast<void *>(slice.Element(out.target_grad.matrix(), 0));
-      args.target_grad_stride = slice.own ? slice.target_grad.stride() : call_.cols;
+    args.grad = slice.ViewOf(slice.grad, out.grad.matrix());
+    if (call_.upstream) {
+      args.upstream = {.data = call_.upstream->data(), .stride = 0, .kind = call_.upstream_kind, .reserved = 0};
     }
+    if (call_.wants_target_grad) args.target_grad = slice.ViewOf(slice.target_grad, out.target_grad.matrix());
     return args;
   }
 
@@ -255,11 +250,12 @@ bool IsNear(const Matrix &want, const Matrix &got, int64_t i, int64_t j, xent_dt
 }
 
 std::string NearDifference(const Matrix &want, const Matrix &got, xent_dtype arithmetic,
-                           const std::function<long double(int64_t, int64_t)> &scale, double ulp) {
+                           const std::function<long double(int64_t, int64_t)> &scale,
+                           const std::function<double(int64_t)> &ulp_of_row) {
   for (int64_t i = 0; i < want.rows(); ++i) {
     if (std::memcmp(want.row(i), got.row(i), Size(want.cols() * want.Bytes())) == 0) continue;
     for (int64_t j = 0; j < want.cols(); ++j) {
-      if (!IsNear(want, got, i, j, arithmetic, scale(i, j), ulp)) {
+      if (!IsNear(want, got, i, j, arithmetic, scale(i, j), ulp_of_row(i))) {
         char text[120];
         std::snprintf(text, sizeof(text), "[%lld,%lld] whole %.17g, sharded %.17g", static_cast<long long>(i),
                       static_cast<long long>(j), want.Get(i, j), got.Get(i, j));
@@ -275,9 +271,9 @@ std::string NearDifference(const Matrix &want, const Matrix &got, xent_dtype ari
 class LargerTerm {
  public:
   explicit LargerTerm(const LossCall &call) : call_(call) {
-    const bool mean = call.options.reduction == XENT_REDUCTION_MEAN;
-    if (call.options.has_divisor != 0) {
-      denominator_ = call.options.divisor;
+    const bool mean = call.options.reduction.kind == XENT_REDUCTION_MEAN;
+    if (call.options.reduction.divisor != 0) {
+      denominator_ = call.options.reduction.divisor;
     } else if (mean && call.target_probs) {
       denominator_ = static_cast<double>(call.rows);
     } else if (mean) {
@@ -289,7 +285,7 @@ class LargerTerm {
     }
   }
   double operator()(int64_t i, int64_t c) const {
-    const xent_options &options = call_.options;
+    const xent_cross_entropy_options &options = call_.options;
     const int64_t valid = Counted(call_);
     if (c >= valid || (!call_.target_probs && options.label_smoothing == 0 && options.z_loss == 0)) return 0;
     double label = 0;
@@ -299,9 +295,8 @@ class LargerTerm {
       label = 1 - options.label_smoothing;
     }
     label += options.label_smoothing / static_cast<double>(valid);
-    const double upstream = call_.upstream_kind == XENT_UPSTREAM_ONE      ? 1.0
-                            : call_.upstream_kind == XENT_UPSTREAM_SCALAR ? call_.upstream.Get(0, 0)
-                                                                          : call_.upstream.Get(0, i);
+    double upstream = 1;
+    if (call_.upstream) upstream = call_.upstream->Get(0, call_.upstream_kind == XENT_UPSTREAM_ROWS ? i : 0);
     double slope = options.logit_scale;
     if (options.softcap > 0) {
       const double cosh = std::cosh(options.logit_scale * call_.logits.Get(i, c) / options.softcap);
@@ -325,6 +320,23 @@ class LargerTerm {
   double denominator_ = 1;
 };
 
+// What gradients of a row may be apart: more where logits lie beyond 2^20 or hundreds apart (xent.h).
+std::vector<double> GradientUlps(const LossCall &call) {
+  std::vector<double> ulps;
+  for (int64_t i = 0; i < call.rows; ++i) {
+    double least = kInfinity, most = -kInfinity;
+    for (int64_t c = 0; c < Counted(call); ++c) {
+      const double z = call.options.logit_scale * call.logits.Get(i, c);
+      if (!std::isfinite(z)) continue;
+      least = std::fmin(least, z);
+      most = std::fmax(most, z);
+    }
+    const bool far = std::fmax(std::fabs(least), std::fabs(most)) >= 0x1p20 || most - least >= 200;
+    ulps.push_back(far ? kShardFarGradientUlp : kShardGradientUlp);
+  }
+  return ulps;
+}
+
 // lse may cross 0: it is counted at the larger of its largest logit's magnitude and log V.
 std::vector<double> LseScales(const LossCall &call) {
   std::vector<double> scales;
@@ -339,34 +351,45 @@ std::vector<double> LseScales(const LossCall &call) {
   return scales;
 }
 
-std::string NearDifference(const LossCall &want, const LossCall &got, const std::vector<double> &lse_scales) {
+// What counts where calls cut elsewhere are compared.
+struct Tolerances {
+  explicit Tolerances(const LossCall &call) : lse_scales(LseScales(call)), gradient_ulps(GradientUlps(call)) {}
+  std::vector<double> lse_scales, gradient_ulps;
+};
+
+std::string NearDifference(const LossCall &want, const LossCall &got, const Tolerances &tolerances) {
   const xent_dtype arithmetic = ArithmeticType(want.dtype);
   const auto at_value = [](int64_t, int64_t) { return 0.0L; };
+  const auto lse_scale = [&](int64_t, int64_t i) { return tolerances.lse_scales[Size(i)]; };
+  const auto in_general = [](int64_t) { return kShardUlp; };
+  const auto of_gradients = [&](int64_t i) { return tolerances.gradient_ulps[Size(i)]; };
   const auto prefixed = [](const char *name, const std::string &difference) {
     return difference.empty() ? "" : name + difference;
   };
-  std::string all = prefixed("losses ", NearDifference(want.losses, got.losses, arithmetic, at_value, kUlp));
-  all += prefixed(
-      " lse ",
-      NearDifference(want.lse, got.lse, arithmetic, [&](int64_t, int64_t i) { return lse_scales[Size(i)]; }, kUlp));
-  all += prefixed(" loss ", NearDifference(want.loss, got.loss, arithmetic, at_value, kUlp));
+  std::string all =
+      prefixed("row_losses ", NearDifference(want.row_losses, got.row_losses, arithmetic, at_value, in_general));
+  all += prefixed(" lse ", NearDifference(want.lse, got.lse, arithmetic, lse_scale, in_general));
+  all +=
+      prefixed(" reduced_loss ", NearDifference(want.reduced_loss, got.reduced_loss, arithmetic, at_value, in_general));
   if (!want.target_probs) {
-    all += prefixed(" logprobs ", NearDifference(want.logprobs, got.logprobs, arithmetic, at_value, kUlp));
+    all += prefixed(" logprobs ", NearDifference(want.logprobs, got.logprobs, arithmetic, at_value, in_general));
   }
   all += prefixed(" grad ",
-                  NearDifference(want.grad.matrix(), got.grad.matrix(), arithmetic, LargerTerm(want), kGradientUlp));
+                  NearDifference(want.grad.matrix(), got.grad.matrix(), arithmetic, LargerTerm(want), of_gradients));
   if (want.wants_target_grad) {
     // Of the narrower arithmetic type: its numbers below the smallest normal one are zeros.
     const xent_dtype narrow = want.target_grad.dtype() == XENT_F64 ? arithmetic : XENT_F32;
     all += prefixed(" target_grad ", NearDifference(want.target_grad.matrix(), got.target_grad.matrix(), narrow,
-                                                    at_value, kGradientUlp));
+                                                    at_value, of_gradients));
   }
   if (want.live_rows != got.live_rows) all += " live_rows";
   // exp of a mean that is off by 2 ULP.
   const double exponent = std::fmax(1, std::log(want.perplexity));
-  const double allowed = kUlp * static_cast<double>(UlpAt(arithmetic, exponent)) * want.perplexity;
-  if (want.perplexity != got.perplexity && !(std::fabs(want.perplexity - got.perplexity) <= allowed) &&
-      !(std::isnan(want.perplexity) && std::isnan(got.perplexity))) {
+  const double allowed = kShardUlp * static_cast<double>(UlpAt(arithmetic, exponent)) * want.perplexity;
+  const bool is_near = std::isfinite(want.perplexity) ? std::fabs(want.perplexity - got.perplexity) <= allowed
+                       : std::isnan(want.perplexity)  ? std::isnan(got.perplexity)
+                                                      : got.perplexity == want.perplexity;
+  if (!is_near) {
     all += " perplexity " + std::to_string(want.perplexity) + " and " + std::to_string(got.perplexity);
   }
   return all;
@@ -462,7 +485,7 @@ LossCall MakeRows(xent_dtype dtype, int64_t cols, Rows which, uint64_t seed = 1)
     call.targets[Size(i)] = i == 18 ? -100 : i == 14 ? cols / 7 : target;
   }
   call.wants_logprobs = true;
-  call.options.reduction = which == Rows::kAll ? XENT_REDUCTION_SUM : XENT_REDUCTION_MEAN;
+  call.options.reduction.kind = which == Rows::kAll ? XENT_REDUCTION_SUM : XENT_REDUCTION_MEAN;
   return call;
 }
 
@@ -514,8 +537,7 @@ constexpr Variant kVariants[] = {
     {"z-loss",
      [](LossCall &call) {
        call.options.z_loss = 1e-3;
-       call.options.has_divisor = 1;
-       call.options.divisor = 3;
+       call.options.reduction.divisor = 3;
      }},
     // Shows probabilities far below the smallest number.
     {"a vast upstream gradient",
@@ -535,7 +557,7 @@ constexpr Variant kVariants[] = {
     {"logit scale",
      [](LossCall &call) {
        call.options.logit_scale = 1 / 0.7;
-       call.options.reduction = XENT_REDUCTION_NONE;
+       call.options.reduction.kind = XENT_REDUCTION_NONE;
      }},
     {"probability targets",
      [](LossCall &call) {
@@ -573,12 +595,12 @@ std::vector<Cuts> Elsewhere(const LossCall &call) {
 
 class Shards : public TargetTest {
  protected:
-  void Check(const LossCall &whole, const Cuts &cuts, bool at_borders, const std::vector<double> &lse_scales,
+  void Check(const LossCall &whole, const Cuts &cuts, bool at_borders, const Tolerances &tolerances,
              const std::string &where) {
     Sharded sharded(whole, cuts);
     sharded.MustRun(kSerial);
     const std::string difference =
-        at_borders ? BitDifference(whole, sharded.out) : NearDifference(whole, sharded.out, lse_scales);
+        at_borders ? BitDifference(whole, sharded.out) : NearDifference(whole, sharded.out, tolerances);
     EXPECT_EQ(difference, "") << where << ", " << cuts.size() + 1 << " slices "
                               << (at_borders ? "at borders" : "cut elsewhere");
   }
@@ -587,11 +609,10 @@ class Shards : public TargetTest {
     variant.apply(call);
     ASSERT_EQ(call.ForwardBackward(), XENT_OK) << call.error.message;
     const std::string where = std::string(reference::NameOf(call.dtype)) + ", " + variant.name;
-    const std::vector<double> lse_scales = LseScales(call);
-    for (const Cuts &cuts : AtBorders(call)) Check(call, cuts, true, lse_scales, where);
-    for (const Cuts &cuts : Elsewhere(call)) Check(call, cuts, false, lse_scales, where);
+    const Tolerances tolerances(call);
+    for (const Cuts &cuts : AtBorders(call)) Check(call, cuts, true, tolerances, where);
+    for (const Cuts &cuts : Elsewhere(call)) Check(call, cuts, false, tolerances, where);
   }
-  static constexpr xent_exec kSerial = {sizeof(xent_exec), XENT_EXEC_SERIAL, 0, nullptr, nullptr};
 };
 XENT_INSTANTIATE_TARGETS(Shards);
 
@@ -635,7 +656,7 @@ TEST_P(Shards, CutAtRandomAreNearTheUnshardedResult) {
         }
         std::sort(cuts.begin(), cuts.end());
         cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
-        Check(call, cuts, at_borders, LseScales(call),
+        Check(call, cuts, at_borders, Tolerances(call),
               std::string(reference::NameOf(dtype)) + ", " + std::to_string(cols) + " columns, " + variant.name);
       }
     }
@@ -653,7 +674,7 @@ TEST_P(Shards, HaveTheSameBitsByAnyNumberOfThreads) {
       serial.MustRun(kSerial);
       for (const int32_t threads : {1, 2, 3, 8}) {
         Sharded parallel(call, cuts);
-        parallel.MustRun(Threads(threads));
+        parallel.MustRun(TeamOf(threads));
         EXPECT_EQ(BitDifference(serial.out, parallel.out), "")
             << reference::NameOf(dtype) << ", " << variant.name << ", " << threads << " threads";
         for (size_t s = 0; s < serial.slices.size(); ++s) {
@@ -692,7 +713,7 @@ TEST_P(ShardHashes, AreReproducedByAnyNumberOfThreads) {
                    }
                    const LossCall &out = sharded.out;
                    std::string line = name + " " + Hash(lists).Text();
-                   for (const Matrix *m : {&out.losses, &out.lse, &out.loss, &out.logprobs}) {
+                   for (const Matrix *m : {&out.row_losses, &out.lse, &out.reduced_loss, &out.logprobs}) {
                      line += " " + Hash(*m).Text();
                    }
                    line += " " + Hash(out.records).Text() + " " + Hash(out.grad.matrix()).Text();
@@ -709,7 +730,6 @@ class RefusedShards : public ::testing::Test {
  protected:
   using Lists = std::vector<const void *>;
   using Chunks = std::vector<int64_t>;
-  static constexpr xent_exec kSerial = {sizeof(xent_exec), XENT_EXEC_SERIAL, 0, nullptr, nullptr};
 
   // Slices of 1000, 1500 and 500 columns; chunks have 1024, so that the lists have 1, 3 and 1 records a row.
   RefusedShards() { Forward(lists_); }
@@ -881,8 +901,10 @@ TEST(ShardChunks, CountsThePiecesOfChunks) {
   EXPECT_EQ(xent_shard_chunks(0, 0, 1), 0);
   EXPECT_EQ(xent_shard_chunks(5, -1, 1), 0);
   EXPECT_EQ(xent_shard_chunks(5, 1, 0), 0);
-  const int64_t most = std::numeric_limits<int64_t>::max();
-  EXPECT_EQ(xent_shard_chunks(most, most - 1, most), 1);
+  // A row of float64 takes at most 2^63 - 1 bytes.
+  const int64_t most = std::numeric_limits<int64_t>::max() / 8;
+  EXPECT_EQ(xent_shard_chunks(most, most - 1, std::numeric_limits<int64_t>::max()), 1);
+  EXPECT_EQ(xent_shard_chunks(most + 1, 0, 1), 0);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-// Short rows are done many at once where the call is plain. Row weights of 1 change nothing and send every row the
-// other way: both must give the same bits, of everything that is written, whatever the rows hold and however they are
-// grouped.
+// Short rows are done many at once where the call is plain (rows/plan.h). Row weights of 1 change nothing but that: the
+// rows are then done one by one. Both must give the same bits, of everything that is written, whatever the rows hold
+// and however they are grouped.
 #include <gtest/gtest.h>
 
 #include <cstdint>
@@ -11,7 +11,9 @@
 
 #include "reference/number.h"
 #include "testing/data.h"
+#include "testing/exec.h"
 #include "testing/target.h"
+#include "testing/tensor.h"
 #include "xent/xent.h"
 
 namespace xent::test {
@@ -59,7 +61,7 @@ Inputs MakeInputs(xent_dtype dtype, int64_t rows, int64_t cols, Kind kind) {
 
 struct Options {
   bool gradient, in_place, everything;
-  xent_reduction reduction;
+  xent_reduction_kind reduction;
   int32_t threads;
   int64_t padding;  // columns past valid_cols
 };
@@ -79,25 +81,23 @@ std::string Outputs(const Inputs &in, const Options &o, bool weighted) {
   xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
   args.rows = rows;
   args.cols = in.logits.cols();
-  args.dtype = dtype;
-  args.logits = in.logits.data();
-  args.logits_stride = in.logits.stride();
-  args.targets = in.targets.data();
-  args.targets_type = XENT_I32;
-  args.losses = losses.data();
-  if (o.reduction != XENT_REDUCTION_NONE) args.loss = &loss;
+  args.logits = View(in.logits);
+  args.targets = {.data = in.targets.data(), .type = XENT_I32, .reserved = 0};
+  args.row_losses = losses.data();
+  if (o.reduction != XENT_REDUCTION_NONE) args.reduced_loss = &loss;
+  xent_statistics statistics = XENT_STATISTICS_INIT;
   if (o.everything) {
-    args.lse = lse.data();
-    args.logprobs = logprobs.data();
+    statistics.lse = lse.data();
+    statistics.logprobs = logprobs.data();
+    statistics.perplexity = &perplexity;
+    args.statistics = &statistics;
     args.records = records.data();
-    args.perplexity = &perplexity;
   }
   if (weighted) args.row_weights = dtype == XENT_F64 ? static_cast<const void *>(ones_f64.data()) : ones_f32.data();
-  xent_options options = XENT_OPTIONS_INIT;
-  options.reduction = o.reduction;
+  xent_cross_entropy_options options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
+  options.reduction.kind = o.reduction;
   if (o.padding > 0) options.valid_cols = args.cols - o.padding;
-  xent_exec exec = XENT_EXEC_INIT;
-  exec.threads = o.threads;
+  const xent_exec exec = TeamOf(o.threads);
   auto function = xent_cross_entropy_forward;
   if (o.gradient) {
     function = xent_cross_entropy_forward_backward;
@@ -107,14 +107,9 @@ std::string Outputs(const Inputs &in, const Options &o, bool weighted) {
       const float u = 0.3f;
       std::memcpy(&upstream, &u, sizeof(u));
     }
-    args.upstream = &upstream;
-    args.upstream_kind = XENT_UPSTREAM_SCALAR;
-    args.grad = grad.data();
-    args.grad_stride = grad.stride();
-    if (o.in_place) {
-      args.logits = grad.data();
-      args.in_place = 1;
-    }
+    args.upstream.data = &upstream;
+    args.grad = View(grad);
+    if (o.in_place) args.logits = args.grad;
   }
   xent_error error = XENT_ERROR_INIT;
   EXPECT_EQ(function(&args, &options, &exec, &error), XENT_OK) << error.message;

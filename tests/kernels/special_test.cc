@@ -46,7 +46,7 @@ Problem PoisonedRows(const std::string &name, xent_dtype dtype, int64_t cols, co
     // Now and then the target itself.
     if (k % 3 == 1) problem.targets[2 * k] = places[k];
   }
-  problem.options.reduction = XENT_REDUCTION_NONE;
+  problem.options.reduction.kind = XENT_REDUCTION_NONE;
   return problem;
 }
 
@@ -60,7 +60,7 @@ void ExpectAllNan(const Matrix &m, int64_t i, int64_t first, int64_t count, cons
   for (int64_t j = first; j < first + count; ++j) {
     ASSERT_EQ(m.GetBits(i, j), reference::CanonicalNanBits(m.dtype()))
         << what << " [" << i << "," << j << "] is " << m.Get(i, j) << " on " << xent_active_target() << ", "
-        << reference::NameOf(problem.dtype()) << ", " << problem.cols() << " columns, " << problem.name;
+        << reference::NameOf(problem.dtype) << ", " << problem.cols << " columns, " << problem.name;
   }
 }
 
@@ -68,22 +68,22 @@ void ExpectAllNan(const Matrix &m, int64_t i, int64_t first, int64_t count, cons
 void ExpectOnlyEvenRowsNan(const Problem &problem) {
   const Outputs out = RunAll(problem);
   Problem clean = problem;
-  for (int64_t i = 0; i < problem.rows(); i += 2) {
-    for (int64_t j = 0; j < problem.cols(); ++j) clean.logits.Set(i, j, 0.25);
+  for (int64_t i = 0; i < problem.rows; i += 2) {
+    for (int64_t j = 0; j < problem.cols; ++j) clean.logits.Set(i, j, 0.25);
   }
   const Outputs want = RunAll(clean);
-  for (int64_t i = 0; i < problem.rows(); ++i) {
+  for (int64_t i = 0; i < problem.rows; ++i) {
     if (i % 2 == 0) {
-      ExpectAllNan(out.losses, 0, i, 1, "loss", problem);
+      ExpectAllNan(out.row_losses, 0, i, 1, "loss", problem);
       ExpectAllNan(out.lse, 0, i, 1, "lse", problem);
-      ExpectAllNan(out.grad, i, 0, problem.cols(), "gradient", problem);
-      ExpectAllNan(out.softmax, i, 0, problem.cols(), "softmax", problem);
-      ExpectAllNan(out.log_softmax, i, 0, problem.cols(), "log_softmax", problem);
+      ExpectAllNan(out.grad.matrix(), i, 0, problem.cols, "gradient", problem);
+      ExpectAllNan(out.softmax.matrix(), i, 0, problem.cols, "softmax", problem);
+      ExpectAllNan(out.log_softmax.matrix(), i, 0, problem.cols, "log_softmax", problem);
     } else {
-      ASSERT_EQ(out.losses.GetBits(0, i), want.losses.GetBits(0, i)) << i << ", " << problem.name;
+      ASSERT_EQ(out.row_losses.GetBits(0, i), want.row_losses.GetBits(0, i)) << i << ", " << problem.name;
       ASSERT_EQ(out.lse.GetBits(0, i), want.lse.GetBits(0, i)) << i << ", " << problem.name;
       ASSERT_EQ(out.logsumexp.GetBits(0, i), want.logsumexp.GetBits(0, i)) << i << ", " << problem.name;
-      for (int64_t j = 0; j < problem.cols(); ++j) {
+      for (int64_t j = 0; j < problem.cols; ++j) {
         ASSERT_EQ(out.grad.GetBits(i, j), want.grad.GetBits(i, j)) << i << "," << j << ", " << problem.name;
         ASSERT_EQ(out.softmax.GetBits(i, j), want.softmax.GetBits(i, j)) << i << "," << j << ", " << problem.name;
         ASSERT_EQ(out.log_softmax.GetBits(i, j), want.log_softmax.GetBits(i, j))
@@ -102,7 +102,7 @@ TEST_P(Special, NanAtEveryLaneAndInTheTail) {
         const Problem problem = PoisonedRows("NaN 0x" + std::to_string(bits), dtype, cols, EveryColumn(cols), bits);
         ExpectOnlyEvenRowsNan(problem);
         const Outputs out = RunAll(problem);
-        for (int64_t i = 0; i < problem.rows(); i += 2) ExpectAllNan(out.logsumexp, 0, i, 1, "logsumexp", problem);
+        for (int64_t i = 0; i < problem.rows; i += 2) ExpectAllNan(out.logsumexp, 0, i, 1, "logsumexp", problem);
         if (HasFatalFailure()) return;
       }
     }
@@ -127,8 +127,8 @@ TEST_P(Special, NanBesideLogitsThatForceARedo) {
       for (const double above : {100.0, 300.0, 600.0, -1e9, -3.4e38}) {
         const std::vector<int64_t> places = {0, 5, 127, 128, 640, 1999};
         Problem problem = PoisonedRows("NaN among logits of " + std::to_string(above), dtype, 2000, places, bits);
-        for (int64_t i = 0; i < problem.rows(); ++i) {
-          for (const int64_t j : {3, 64, 641, 1100, 1998}) problem.logits.SetInRange(i, j, above);
+        for (int64_t i = 0; i < problem.rows; ++i) {
+          for (const int64_t j : {3, 64, 641, 1100, 1998}) problem.logits.Set(i, j, above);
         }
         ExpectOnlyEvenRowsNan(problem);
         if (HasFatalFailure()) return;
@@ -144,7 +144,7 @@ TEST_P(Special, PlusInfinityAtEveryLane) {
       const Problem problem = PoisonedRows("+inf", dtype, cols, EveryColumn(cols), reference::InfinityBits(dtype));
       ExpectOnlyEvenRowsNan(problem);
       const Outputs out = RunAll(problem);
-      for (int64_t i = 0; i < problem.rows(); i += 2) EXPECT_EQ(out.logsumexp.Get(0, i), kInfinity) << i;
+      for (int64_t i = 0; i < problem.rows; i += 2) EXPECT_EQ(out.logsumexp.Get(0, i), kInfinity) << i;
       if (HasFatalFailure()) return;
     }
     const Problem problem =
@@ -171,12 +171,12 @@ TEST_P(Special, WholeRowMinusInfinity) {
   for (const xent_dtype dtype : kDtypes) {
     for (const int64_t cols : {1, 2, 17, 128, 1500, 20011}) {
       Problem problem = PoisonedRows("row of -inf", dtype, cols, {0, 0}, 0);
-      for (int64_t i = 0; i < problem.rows(); i += 2) {
+      for (int64_t i = 0; i < problem.rows; i += 2) {
         for (int64_t j = 0; j < cols; ++j) problem.logits.Set(i, j, -kInfinity);
       }
       ExpectOnlyEvenRowsNan(problem);
       const Outputs out = RunAll(problem);
-      for (int64_t i = 0; i < problem.rows(); i += 2) EXPECT_EQ(out.logsumexp.Get(0, i), -kInfinity) << i;
+      for (int64_t i = 0; i < problem.rows; i += 2) EXPECT_EQ(out.logsumexp.Get(0, i), -kInfinity) << i;
     }
   }
 }
@@ -198,16 +198,16 @@ TEST_P(Special, IgnoredRowsAreNeverRead) {
             [&](int64_t i) { return i % 2 == 0 ? ignore_index : cols - 1; });
         problem.options.ignore_index = ignore_index;
         // With one class and index 0 ignored every row is: a mean without rows, and all gradients zero.
-        problem.upstream_per_row = true;
-        problem.upstream = {std::numeric_limits<double>::quiet_NaN(), 1, kInfinity, 2, std::nan(""), -3, std::nan("")};
+        problem.SetUpstream({std::numeric_limits<double>::quiet_NaN(), 1, kInfinity, 2, std::nan(""), -3, std::nan("")},
+                            XENT_UPSTREAM_ROWS);
         const Outputs out = RunAll(problem);
         int64_t live = 0;
-        for (int64_t i = 0; i < problem.rows(); ++i) {
+        for (int64_t i = 0; i < problem.rows; ++i) {
           if (problem.targets[static_cast<size_t>(i)] != ignore_index) {
             ++live;
             continue;
           }
-          EXPECT_EQ(out.losses.GetBits(0, i), 0u) << i;
+          EXPECT_EQ(out.row_losses.GetBits(0, i), 0u) << i;
           EXPECT_EQ(out.lse.GetBits(0, i), 0u) << i;
           for (int64_t j = 0; j < cols; ++j) ASSERT_EQ(out.grad.GetBits(i, j), 0u) << i << "," << j;
         }
@@ -225,11 +225,11 @@ TEST_P(Special, NanUpstreamMakesLiveRowsNanOnly) {
       Problem problem = MakeProblem(
           "NaN upstream", dtype, 6, cols, [&](int64_t, int64_t) { return random.Normal(2); },
           [&](int64_t i) { return i == 2 ? -100 : i % cols; });
-      problem.upstream = {std::numeric_limits<double>::quiet_NaN()};
+      problem.SetUpstream({std::numeric_limits<double>::quiet_NaN()}, XENT_UPSTREAM_SCALAR);
       const Outputs out = RunAll(problem);
       ExpectAccurate(problem, out);
-      for (int64_t i = 0; i < problem.rows(); ++i) {
-        if (i != 2) ExpectAllNan(out.grad, i, 0, cols, "gradient", problem);
+      for (int64_t i = 0; i < problem.rows; ++i) {
+        if (i != 2) ExpectAllNan(out.grad.matrix(), i, 0, cols, "gradient", problem);
       }
     }
   }
@@ -238,11 +238,11 @@ TEST_P(Special, NanUpstreamMakesLiveRowsNanOnly) {
 TEST_P(Special, NanInTheReducedLoss) {
   // One NaN row makes the reduced loss NaN, canonical, under every reduction; the gradients of the others stay.
   for (const xent_dtype dtype : kDtypes) {
-    for (const xent_reduction reduction : {XENT_REDUCTION_SUM, XENT_REDUCTION_MEAN}) {
+    for (const xent_reduction_kind reduction : {XENT_REDUCTION_SUM, XENT_REDUCTION_MEAN}) {
       Problem problem = PoisonedRows("NaN in the reduced loss", dtype, 50, {4}, NanPatterns(dtype)[0]);
-      problem.options.reduction = reduction;
+      problem.options.reduction.kind = reduction;
       const Outputs out = RunAll(problem);
-      EXPECT_EQ(out.loss.GetBits(0, 0), reference::CanonicalNanBits(out.loss.dtype()));
+      EXPECT_EQ(out.reduced_loss.GetBits(0, 0), reference::CanonicalNanBits(out.reduced_loss.dtype()));
       ExpectAccurate(problem, out);
     }
   }

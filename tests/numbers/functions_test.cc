@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "reference/number.h"
+#include "testing/bounds.h"
 #include "testing/data.h"
 #include "testing/target.h"
 #include "xent/xent.h"
@@ -102,7 +103,7 @@ class Float64 : public TargetTest {
                   reference::ExactDigits(function, x[at]).c_str(), worst, static_cast<unsigned long long>(seed),
                   GetParam().c_str());
     std::printf("%s\n", text);
-    EXPECT_LE(worst, 1.0) << text;
+    EXPECT_LE(worst, kArrayUlp) << text;
   }
 };
 XENT_INSTANTIATE_TARGETS(Float64);
@@ -140,8 +141,8 @@ TEST_P(Float64, EveryPowerOfTwoAndItsNeighbours) {
         at = k;
       }
     }
-    EXPECT_LE(worst, 1.0) << reference::NameOf(function) << "(" << x[at] << ") got " << y[at] << " want "
-                          << reference::ExactDigits(function, x[at]) << ", target " << GetParam();
+    EXPECT_LE(worst, kArrayUlp) << reference::NameOf(function) << "(" << x[at] << ") got " << y[at] << " want "
+                                << reference::ExactDigits(function, x[at]) << ", target " << GetParam();
   }
 }
 
@@ -193,7 +194,7 @@ TEST_P(ArrayFunctions, SpecialValues) {
               << reference::NameOf(function) << "(" << special.argument << ") " << reference::NameOf(type) << " at "
               << place << " is " << y.Get(0, place) << ", target " << GetParam();
           const int64_t neighbour = place == 0 ? 1 : place - 1;
-          ASSERT_LE(reference::ErrorInUlp(function, type, 0.5, y.GetBits(0, neighbour)), 1.0) << place;
+          ASSERT_LE(reference::ErrorInUlp(function, type, 0.5, y.GetBits(0, neighbour)), kArrayUlp) << place;
         }
       }
     }

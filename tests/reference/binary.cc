@@ -38,7 +38,7 @@ Value NanValue() {
 BinaryResult EvaluateBinary(const BinaryElement &element) {
   const Real x = element.x, y = element.y, other = 1 - y, w = element.weight;
   if (std::isnan(x) || std::isnan(y)) return {NanValue(), NanValue(), NanValue()};
-  const bool focal = element.gamma != 0 || element.has_alpha;
+  const bool focal = element.gamma != 0 || element.alpha >= 0;
 
   // softplus(z) and softplus(-z), or what stands for them: -log(1-p) and -log p.
   const Real b = Times(element.pos_weight, y);
@@ -59,6 +59,8 @@ BinaryResult EvaluateBinary(const BinaryElement &element) {
   }
   target_grad.Add(Times(element.pos_weight, minus));
   target_grad.Add(-plus);
+  // softplus(-z) - softplus(z) is -z, without the cancellation that an infinite upstream gradient would show.
+  if (!element.probabilities && element.pos_weight == 1 && std::isfinite(x)) target_grad.sum = -x;
 
   if (focal) {
     const Real q = Times(y, Sigmoid(-x)) + Times(other, Sigmoid(x));
@@ -68,8 +70,9 @@ BinaryResult EvaluateBinary(const BinaryElement &element) {
     if (y == 0) log_q = -minus;
     Real power = Exp(Times(element.gamma, log_q));
     if (q < 0) power = std::pow(q, static_cast<Real>(element.gamma));
-    const Real alpha = element.has_alpha ? element.alpha * y + (1 - static_cast<Real>(element.alpha)) * other : 1;
-    const Real alpha_slope = element.has_alpha ? 2 * static_cast<Real>(element.alpha) - 1 : 0;
+    const bool has_alpha = element.alpha >= 0;
+    const Real alpha = has_alpha ? element.alpha * y + (1 - static_cast<Real>(element.alpha)) * other : 1;
+    const Real alpha_slope = has_alpha ? 2 * static_cast<Real>(element.alpha) - 1 : 0;
     factor = Times(alpha, power);
     // The derivative of (1-p_y)^gamma is gamma (1-p_y)^gamma (1-p_y)' / (1-p_y); the quotient by its limit where q is
     // 0.

@@ -15,8 +15,7 @@ struct BinaryElement {
   long double weight = 1;    // product of the element's, its row's and its class's
   long double upstream = 1;  // over the denominator; NaN and infinite ones count
   double gamma = 0;
-  bool has_alpha = false;
-  double alpha = 0;
+  double alpha = -1;  // -1: none
 };
 
 struct BinaryResult {

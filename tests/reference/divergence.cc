@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "reference/rows.h"
+#include "reference/sum.h"
 
 namespace xent::reference {
 namespace {

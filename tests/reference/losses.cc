@@ -6,7 +6,7 @@
 #include <limits>
 #include <numeric>
 
-#include "reference/rows.h"
+#include "testing/bounds.h"
 
 namespace xent::reference {
 namespace {
@@ -14,47 +14,33 @@ namespace {
 constexpr long double kNan = std::numeric_limits<long double>::quiet_NaN();
 constexpr long double kInfinity = std::numeric_limits<long double>::infinity();
 
-// Knuth's TwoSum, exact.
-Wide Add(long double a, long double b) {
-  const long double high = a + b;
-  const long double b_part = high - a;
-  const long double a_part = high - b_part;
-  return {high, (a - a_part) + (b - b_part)};
-}
-
-// Veltkamp's split into two halves of the significand, and Dekker's exact product of them.
-Wide Split(long double a) {
-  constexpr int kHalf = (std::numeric_limits<long double>::digits + 1) / 2;
-  const long double spread = (std::ldexp(1.0L, kHalf) + 1) * a;
-  const long double high = spread - (spread - a);
-  return {high, a - high};
-}
-Wide Multiply(long double a, long double b) {
-  const long double high = a * b;
-  if (!std::isfinite(high)) return {high, 0};
-  const Wide x = Split(a);
-  const Wide y = Split(b);
-  return {high, ((x.high * y.high - high) + x.high * y.low + x.low * y.high) + x.low * y.low};
-}
-
-Wide Subtract(Wide a, Wide b) {
-  const Wide d = Add(a.high, -b.high);
-  return Add(d.high, d.low + (a.low - b.low));
-}
-
 // 0 * infinity is 0 where the coefficient is exactly 0.
 long double Weighted(long double coefficient, long double value) { return coefficient == 0 ? 0 : coefficient * value; }
 
-// Where p or sech^2 is below 2^-1022 it counts as 0 (xent.h), even where an upstream gradient or a weight brings the
+// In double lanes p or sech^2 below this counts as 0 (xent.h), even where an upstream gradient or a weight brings the
 // product back; an exp that gives up at -708 instead of -708.4 is forgiven too.
-const long double kVanishing = 16 * SmallestNormal(XENT_F64);
-
-// semantics.md has the loss within 4 ULP "however small it is (every term of the formula is >= 0: nothing cancels)". Of
-// the z-loss that asks for more than lse itself is promised: 4 ULP of the larger of |m| and log V, while lse may cross
-// 0. Where true, that much of lse is allowed in l lse^2 and 2 l lse; false is the letter.
-constexpr bool kLseOfZLossIsRounded = true;
+const long double kVanishing = 16 * std::ldexp(1.0L, test::kKeptExponentDoubleLanes);
+// In lanes of the arithmetic type p, at the target 1 - p, counts as 0 below these, whatever brings it back.
+const long double kVanishingF32 = std::ldexp(1.0L, test::kKeptExponentFloat32);
+const long double kVanishingF64 = std::ldexp(1.0L, test::kKeptExponentFloat64);
 
 size_t At(int64_t i) { return static_cast<size_t>(i); }
+
+// z'. Infinities and NaN stay what they are, whatever scale and cap are.
+std::vector<Wide> Transformed(std::span<const double> logits, long double scale, long double cap) {
+  std::vector<Wide> transformed;
+  transformed.reserve(logits.size());
+  for (const long double z : logits) {
+    if (!std::isfinite(z)) {
+      transformed.push_back({z, 0});
+    } else if (cap > 0) {
+      transformed.push_back({cap * std::tanh(scale * z / cap), 0});
+    } else {
+      transformed.push_back(Multiply(scale, z));
+    }
+  }
+  return transformed;
+}
 
 }  // namespace
 
@@ -68,50 +54,18 @@ LossRow::LossRow(const LossInputs &inputs, int64_t row)
       z_loss_(inputs.options.z_loss),
       epsilon_(inputs.options.label_smoothing),
       row_weight_(inputs.row_weights.empty() ? 1 : inputs.row_weights[At(row)]),
-      is_plain_(!inputs.has_probs() && epsilon_ == 0 && z_loss_ == 0) {
-  // "A row with NaN or +inf, and a row that is -inf throughout": of the logits as stored, whatever scale and cap.
-  for (int64_t j = 0; j < cols_; ++j) {
-    if (std::isnan(logits_[j]) || logits_[j] == kInfinity) is_nan_ = true;
-    // Among equals the target is preferred: the sum that is kept apart then is the one without the target.
-    if (top_ < 0 || logits_[j] > logits_[top_] || (j == target_ && logits_[j] == logits_[top_])) top_ = j;
-  }
-  is_nan_ = is_nan_ || std::isinf(logits_[top_]);
-  if (is_nan_) return;
-
+      is_plain_(!inputs.has_probs() && epsilon_ == 0 && z_loss_ == 0),
+      in_double_lanes_(inputs.in_double_lanes()),
+      row_(Transformed(std::span(logits_, At(cols_)), scale_, cap_), target_) {
+  if (is_nan()) return;
+  h_.assign(At(cols_), 0);
   long double largest_h = 0;
-  for (int64_t j = 0; j < cols_; ++j) {
-    const long double z = logits_[j];
-    if (std::isinf(z)) {
-      z_.push_back({-kInfinity, 0});
-      h_.push_back(0);
-    } else if (cap_ > 0) {
-      z_.push_back({cap_ * std::tanh(scale_ * z / cap_), 0});
-      h_.push_back(2 * UlpAt(arithmetic_, z_.back().high));
-    } else {
-      z_.push_back(Multiply(scale_, z));
-      h_.push_back(0);
-    }
-    largest_h = std::max(largest_h, h_.back());
+  for (int64_t j = 0; cap_ > 0 && j < cols_; ++j) {
+    if (std::isinf(row_.logit(j).high)) continue;
+    h_[At(j)] = test::kSoftcapUlp * UlpAt(arithmetic_, row_.logit(j).high);
+    largest_h = std::max(largest_h, h_[At(j)]);
   }
   growth_ = std::exp(4 * largest_h);
-
-  Sum others;
-  Sum not_target;
-  for (int64_t j = 0; j < cols_; ++j) {
-    if (std::isinf(z_[At(j)].high)) {
-      exp_.push_back(0);
-    } else {
-      // The low part is below 2^-50 wherever the result is not zero, so 1 + low is its exponential to 2^-100.
-      const Wide d = Subtract(z_[At(j)], z_[At(top_)]);
-      exp_.push_back(std::exp(d.high) * (1 + d.low));
-    }
-    if (j != top_) others.Add(exp_.back());
-    if (j != target_) not_target.Add(exp_.back());
-  }
-  others_ = others.Total();
-  not_target_ = not_target.Total();
-  total_ = 1 + others_;
-  log_total_ = std::log1p(others_);
 
   Sum label_sum;
   Sum others_slack;
@@ -130,90 +84,75 @@ LossRow::LossRow(const LossInputs &inputs, int64_t row)
     weights_.push_back(inputs.class_weights.empty() ? 1 : inputs.class_weights[At(c)]);
     y_.push_back(weights_.back() * smoothed);
     label_sum.Add(y_.back());
-    if (c != top_) others_slack.Add(Probability(c) * h_[At(c)]);
+    if (c != row_.top()) others_slack.Add(Probability(c) * h_[At(c)]);
   }
   label_sum_ = label_sum.Total();
   others_slack_ = others_slack.Total();
-  lse_slack_ = others_slack_ + Probability(top_) * h_[At(top_)];
-}
-
-long double LossRow::Gap(int64_t column) const {
-  if (std::isinf(z_[At(column)].high)) return kInfinity;
-  const Wide d = Subtract(z_[At(top_)], z_[At(column)]);
-  return d.high + (d.low + log_total_);
-}
-
-long double LossRow::Complement(int64_t column) const {
-  if (column == top_) return others_ / total_;
-  if (column == target_) return not_target_ / total_;
-  return 1 - Probability(column);  // at most 1/2, or nearly
+  lse_slack_ = others_slack_ + Probability(row_.top()) * h_[At(row_.top())];
 }
 
 long double LossRow::GapSlack(int64_t column) const {
   if (cap_ == 0) return 0;
   // Where the column is not the maximum's, its complement is about 1/2 at least: the difference may cancel beside it.
   const long double own = Probability(column) * h_[At(column)];
-  const long double rest = column == top_ ? others_slack_ : std::max(0.0L, lse_slack_ - own);
-  return (rest + Complement(column) * h_[At(column)]) * growth_;
-}
-
-long double LossRow::LseValue() const {
-  const Wide sum = Add(z_[At(top_)].high, log_total_);
-  return sum.high + (sum.low + z_[At(top_)].low);
+  const long double rest = column == row_.top() ? others_slack_ : std::max(0.0L, lse_slack_ - own);
+  return (rest + row_.Complement(column) * h_[At(column)]) * growth_;
 }
 
 long double LossRow::LseRounding() const {
-  if (!kLseOfZLossIsRounded || z_loss_ == 0) return 0;
-  return 4 * UlpAt(arithmetic_, Lse().scale);
+  if (z_loss_ == 0) return 0;
+  return test::kLseUlp * UlpAt(arithmetic_, Lse().scale);
 }
 
 Value LossRow::Lse() const {
-  if (is_nan_) return {kNan, 0};
-  return {LseValue(), std::max(std::fabs(z_[At(top_)].high), std::log(static_cast<long double>(cols_))),
-          lse_slack_ * growth_};
+  if (is_nan()) return {kNan, 0};
+  const Value lse = row_.LogSumExp();
+  return {lse.exact, lse.scale, lse_slack_ * growth_};
 }
 
 Value LossRow::NegativeLogLikelihood() const {
-  if (is_nan_) return {kNan, 0};
-  return {Gap(target_), Gap(target_), GapSlack(target_)};
+  if (is_nan()) return {kNan, 0};
+  const long double gap = row_.Gap(target_);
+  return {gap, gap, GapSlack(target_)};
 }
 
 LossRow::Bracket LossRow::BracketOf(int64_t column) const {
   const long double p = Probability(column);
   const long double w = is_plain_ ? y_[At(target_)] : 0;
   if (is_plain_) {
-    const long double value = column == target_ ? -w * (not_target_ / total_) : w * p;
+    const long double value = column == target_ ? -w * row_.Complement(target_) : w * p;
     return {value, std::fabs(value)};
   }
-  const long double z_term = z_loss_ == 0 ? 0 : 2 * z_loss_ * LseValue();
+  const long double z_term = z_loss_ == 0 ? 0 : 2 * z_loss_ * row_.LogSumExp().exact;
   return {(label_sum_ + z_term) * p - y_[At(column)],
           std::max({std::fabs(label_sum_) * p, std::fabs(z_term) * p, std::fabs(y_[At(column)])})};
 }
 
 Value LossRow::Loss() const {
-  if (is_nan_) return {kNan, 0};
+  if (is_nan()) return {kNan, 0};
   Sum sum;
   Sum magnitudes;
   Sum slack;
   for (int64_t c = 0; c < cols_; ++c) {
     if (y_[At(c)] != 0) {
-      sum.Add(y_[At(c)] * Gap(c));
-      magnitudes.Add(std::fabs(y_[At(c)]) * Gap(c));
+      sum.Add(y_[At(c)] * row_.Gap(c));
+      magnitudes.Add(std::fabs(y_[At(c)]) * row_.Gap(c));
     }
     if (cap_ > 0) slack.Add(std::fabs(BracketOf(c).value) * h_[At(c)]);
   }
   if (z_loss_ != 0) {
-    const long double lse = LseValue();
+    const long double lse = row_.LogSumExp().exact;
     sum.Add(z_loss_ * lse * lse);
     magnitudes.Add(z_loss_ * lse * lse);
   }
+  const long double z_loss_slack = 2 * z_loss_ * std::fabs(row_.LogSumExp().exact) * LseRounding();
   return {Weighted(row_weight_, sum.Total()), Weighted(std::fabs(row_weight_), magnitudes.Total()),
-          std::fabs(row_weight_) * (slack.Total() * growth_ + 2 * z_loss_ * std::fabs(LseValue()) * LseRounding())};
+          std::fabs(row_weight_) * (slack.Total() * growth_ + z_loss_slack)};
 }
 
 Value LossRow::Gradient(int64_t column, long double factor) const {
   if (column >= cols_) return {0, 0};
-  if (is_nan_ || std::isnan(factor)) return {kNan, 0};
+  if (is_nan() || std::isnan(factor)) return {kNan, 0};
   const Bracket bracket = BracketOf(column);
   long double dz = scale_;
   long double dz_error = 0;
@@ -221,7 +160,8 @@ Value LossRow::Gradient(int64_t column, long double factor) const {
     const long double x = std::fabs(scale_ * logits_[column] / cap_);
     const long double cosh = std::cosh(x);
     dz = scale_ / (cosh * cosh);
-    dz_error = std::isinf(x) ? 0 : (4 + 4 * x) * UlpAt(arithmetic_, dz);
+    const long double ulp = test::kSoftcapSlopeUlp + test::kSoftcapSlopeUlpPerArgument * x;
+    dz_error = std::isinf(x) ? 0 : ulp * UlpAt(arithmetic_, dz);
     if (std::min(dz, std::exp(-2 * x)) < kVanishing) dz_error = std::max(dz_error, dz);
   }
   // An infinite upstream gradient gives 0 where the formula's other factor is 0.
@@ -230,55 +170,58 @@ Value LossRow::Gradient(int64_t column, long double factor) const {
   Value result = {times(bracket.value), std::fabs(times(bracket.largest))};
   if (cap_ > 0 && std::isfinite(f)) {
     const long double p = Probability(column);
-    const long double z_term = z_loss_ == 0 ? 0 : 2 * z_loss_ * LseValue();
+    const long double z_term = z_loss_ == 0 ? 0 : 2 * z_loss_ * row_.LogSumExp().exact;
     const long double a = std::fabs((is_plain_ ? y_[At(target_)] : label_sum_) + z_term);
     result.slack =
         std::fabs(f) * growth_ *
         ((dz + dz_error) * p * (a * GapSlack(column) + 2 * z_loss_ * lse_slack_) + std::fabs(bracket.value) * dz_error);
   }
   if (std::isfinite(f)) result.slack += std::fabs(f) * dz * 2 * z_loss_ * Probability(column) * LseRounding();
-  const long double without_factor = std::fabs(bracket.value) * std::min(1.0L, dz);
-  if (std::isfinite(f) && without_factor < kVanishing) {
-    result.slack = std::max(result.slack, std::fabs(result.exact));
+  if (!std::isfinite(f)) return result;
+  if (in_double_lanes_) {
+    const long double without_factor = std::fabs(bracket.value) * std::min(1.0L, dz);
+    if (without_factor < kVanishing) result.slack = std::max(result.slack, std::fabs(result.exact));
+  } else {
+    const long double kept = is_plain_ && column == target_ ? row_.Complement(column) : Probability(column);
+    const long double vanishing = arithmetic_ == XENT_F64 ? kVanishingF64 : kVanishingF32;
+    result.may_be_zero = kept < vanishing && (is_plain_ || y_[At(column)] == 0);
   }
   return result;
 }
 
 Value LossRow::TargetGradient(int64_t column, long double factor) const {
   if (column >= cols_) return {0, 0};
-  if (is_nan_ || std::isnan(factor)) return {kNan, 0};
+  if (is_nan() || std::isnan(factor)) return {kNan, 0};
   const long double coefficient = row_weight_ * weights_[At(column)] * (1 - epsilon_);
   const long double f = coefficient == 0 ? 0 : factor * coefficient;
-  const long double exact = Weighted(f, Gap(column));
+  const long double exact = Weighted(f, row_.Gap(column));
   return {exact, std::fabs(exact), std::isfinite(f) ? std::fabs(f) * GapSlack(column) : 0};
 }
 
 Value LossRow::LogProbability(int64_t column) const {
-  if (is_nan_) return {kNan, 0};
-  const long double gap = Gap(column);
+  if (is_nan()) return {kNan, 0};
+  const long double gap = row_.Gap(column);
   return {-gap, gap, std::isinf(gap) ? 0 : GapSlack(column)};
 }
 
 Value LossRow::Entropy() const {
-  if (is_nan_) return {kNan, 0};
+  if (is_nan()) return {kNan, 0};
   Sum sum;
   for (int64_t j = 0; j < cols_; ++j) {
-    if (exp_[At(j)] == 0) continue;
-    const Wide d = Subtract(z_[At(top_)], z_[At(j)]);
-    sum.Add(Probability(j) * (d.high + d.low));
+    if (Probability(j) != 0) sum.Add(Probability(j) * row_.BelowTop(j));
   }
-  const long double entropy = log_total_ + sum.Total();
+  const long double entropy = row_.log_total() + sum.Total();
   Sum slack;
   for (int64_t j = 0; cap_ > 0 && j < cols_; ++j) {
-    if (exp_[At(j)] != 0) slack.Add(Probability(j) * std::fabs(Gap(j) - entropy) * h_[At(j)]);
+    if (Probability(j) != 0) slack.Add(Probability(j) * std::fabs(row_.Gap(j) - entropy) * h_[At(j)]);
   }
   return {entropy, entropy, slack.Total() * growth_};
 }
 
-int64_t LossRow::Argmax() const { return is_nan_ ? -1 : TopK(1)[0]; }
+int64_t LossRow::Argmax() const { return is_nan() ? -1 : TopK(1)[0]; }
 
 int64_t LossRow::Rank(int64_t column) const {
-  if (is_nan_) return -1;
+  if (is_nan()) return -1;
   int64_t rank = 0;
   for (int64_t j = 0; j < cols_; ++j) {
     if (logits_[j] > logits_[column] || (logits_[j] == logits_[column] && j < column)) ++rank;
@@ -287,7 +230,7 @@ int64_t LossRow::Rank(int64_t column) const {
 }
 
 std::vector<int64_t> LossRow::TopK(int64_t k) const {
-  if (is_nan_) return std::vector<int64_t>(At(k), -1);
+  if (is_nan()) return std::vector<int64_t>(At(k), -1);
   std::vector<int64_t> order(At(cols_));
   std::iota(order.begin(), order.end(), 0);
   std::partial_sort(order.begin(), order.begin() + k, order.end(), [&](int64_t a, int64_t b) {
@@ -298,7 +241,7 @@ std::vector<int64_t> LossRow::TopK(int64_t k) const {
 }
 
 Losses EvaluateLosses(const LossInputs &inputs) {
-  const xent_options &options = inputs.options;
+  const xent_cross_entropy_options &options = inputs.options;
   const long double largest = LargestFinite(ArithmeticType(inputs.dtype));
   const long double smallest = SmallestNormal(ArithmeticType(inputs.dtype));
   Losses result{};
@@ -313,7 +256,7 @@ Losses EvaluateLosses(const LossInputs &inputs) {
     const LossRow &row = result.rows.back();
     if (inputs.IsIgnored(i)) {
       result.losses.push_back({0, 0});
-      result.lse.push_back(options.stats_of_ignored != 0 ? row.Lse() : Value{0, 0});
+      result.lse.push_back(inputs.of_ignored ? row.Lse() : Value{0, 0});
       continue;
     }
     ++result.live_rows;
@@ -336,16 +279,10 @@ Losses EvaluateLosses(const LossInputs &inputs) {
     nll_slack.Add(row.NegativeLogLikelihood().slack);
   }
 
-  long double d = 1;
-  if (options.has_divisor != 0) {
-    d = options.divisor;
-  } else if (options.reduction == XENT_REDUCTION_MEAN) {
-    d = weight.Total();
-  }
-  result.gradients_are_zero = options.reduction == XENT_REDUCTION_MEAN && d == 0;
-  result.denominator = d;
-  result.loss = {sum.Total() / d, magnitudes.Total() / std::fabs(d), slack.Total() / std::fabs(d)};
-  if (result.gradients_are_zero) result.loss = {options.empty_mean == XENT_EMPTY_MEAN_ZERO ? 0 : kNan, 0};
+  const Reduced reduced = Reduce({sum.Total(), magnitudes.Total(), slack.Total()}, weight.Total(), options.reduction);
+  result.loss = reduced.loss;
+  result.denominator = reduced.denominator;
+  result.gradients_are_zero = reduced.is_empty;
 
   result.perplexity = kNan;
   if (!inputs.has_probs() && result.live_rows > 0) {
@@ -356,7 +293,8 @@ Losses EvaluateLosses(const LossInputs &inputs) {
     const long double mean = nll.Total() / n;
     result.perplexity = std::exp(mean);
     result.perplexity_relative_error =
-        std::expm1(4 * UlpAt(ArithmeticType(inputs.dtype), 1) * mean + nll_slack.Total() / n) + 0x1p-50L * (1 + mean);
+        std::expm1(test::kLossUlp * UlpAt(ArithmeticType(inputs.dtype), 1) * mean + nll_slack.Total() / n) +
+        0x1p-50L * (1 + mean);
   }
   return result;
 }
@@ -382,7 +320,7 @@ RowStatistics StatisticsOf(const LossInputs &inputs, const Losses &losses, int64
   const LossRow &row = losses.rows[At(i)];
   const bool ignored = inputs.IsIgnored(i);
   RowStatistics result{{0, 0}, {0, 0}, -1, -1, false, {}, {}, {}};
-  if (ignored && inputs.options.stats_of_ignored == 0) {
+  if (ignored && !inputs.of_ignored) {
     result.topk_indices.assign(At(top_k), -1);
     result.topk_logprobs.assign(At(top_k), {0, 0});
     result.gathered.assign(gather_cols.size(), {0, 0});
@@ -402,6 +340,31 @@ RowStatistics StatisticsOf(const LossInputs &inputs, const Losses &losses, int64
   }
   for (const int64_t c : gather_cols) result.gathered.push_back(row.LogProbability(c));
   return result;
+}
+
+Reduced Reduce(Value sum, long double weight, const xent_reduction &reduction) {
+  long double d = 1;
+  if (reduction.divisor != 0) {
+    d = reduction.divisor;
+  } else if (reduction.kind == XENT_REDUCTION_MEAN) {
+    d = weight;
+  }
+  if (d == 0) return {{reduction.empty_mean == XENT_EMPTY_MEAN_ZERO ? 0 : kNan, 0}, d, true};
+  return {{sum.exact / d, sum.scale / std::fabs(d), sum.slack / std::fabs(d)}, d, false};
+}
+
+Value Reduce(std::span<const double> losses, std::span<const int64_t> targets, const xent_reduction &reduction,
+             int64_t ignore_index) {
+  Sum sum;
+  Sum magnitudes;
+  int64_t live = 0;
+  for (size_t i = 0; i < losses.size(); ++i) {
+    if (!targets.empty() && targets[i] == ignore_index) continue;
+    ++live;
+    sum.Add(losses[i]);
+    magnitudes.Add(std::fabs(losses[i]));
+  }
+  return Reduce({sum.Total(), magnitudes.Total()}, static_cast<long double>(live), reduction).loss;
 }
 
 }  // namespace xent::reference

@@ -23,8 +23,7 @@ struct Format {
 };
 
 // Indexed by xent_dtype.
-inline constexpr Format kFormats[] = {
-    {}, {24, -126, 127, 4}, {53, -1022, 1023, 8}, {8, -126, 127, 2}, {11, -14, 15, 2}};
+inline constexpr Format kFormats[] = {{24, -126, 127, 4}, {53, -1022, 1023, 8}, {8, -126, 127, 2}, {11, -14, 15, 2}};
 constexpr const Format &FormatOf(xent_dtype dtype) { return kFormats[dtype]; }
 
 constexpr const char *NameOf(xent_dtype dtype) {
@@ -128,7 +127,13 @@ inline void Store(xent_dtype dtype, void *base, int64_t index, double value) {
 }
 
 inline double LargestFinite(xent_dtype dtype) { return Decode(dtype, InfinityBits(dtype) - 1); }
-inline long double SmallestNormal(xent_dtype dtype) { return std::ldexp(1.0L, FormatOf(dtype).min_exponent); }
+constexpr long double SmallestNormal(xent_dtype dtype) {
+  return dtype == XENT_F64 ? 0x1p-1022L : dtype == XENT_F16 ? 0x1p-14L : 0x1p-126L;
+}
+// The power of two past the largest number.
+constexpr long double PastLargest(xent_dtype dtype) {
+  return dtype == XENT_F64 ? 0x1p1024L : dtype == XENT_F16 ? 0x1p16L : 0x1p128L;
+}
 
 // Spacing of the dtype's numbers at |value|; below the smallest normal number, the spacing there.
 inline long double UlpAt(xent_dtype dtype, long double value) {
@@ -147,12 +152,12 @@ inline long double UlpAt(xent_dtype dtype, long double value) {
                                << 52);
 }
 
-// What an output should be, the magnitude at which its error is counted (semantics.md, "Accuracy"), and an absolute
-// error that is allowed beside it, not counted at all: what inexact inputs of a formula are worth (losses.h, softcap).
+// What an output should be.
 struct Value {
   long double exact;
-  long double scale;
-  long double slack = 0;
+  long double scale;         // the magnitude at which its error is counted (semantics.md, "Accuracy")
+  long double slack = 0;     // an absolute error that is not counted: what inexact inputs of a formula are worth
+  bool may_be_zero = false;  // 0 is as good
 };
 
 enum class Tiny {
@@ -174,11 +179,11 @@ inline double ErrorInUlp(xent_dtype stored, xent_dtype arithmetic, const void *b
   if (std::isnan(want.exact)) return bits == CanonicalNanBits(stored) ? 0 : kWrong;
   if (std::isnan(got) || !std::isfinite(want.slack)) return kWrong;
   if (std::isinf(want.exact)) return got == want.exact ? 0 : kWrong;
+  if (got == 0 && want.may_be_zero) return 0;
 
   // The interval of reals that the element stands for.
   const uint64_t magnitude_bits = bits & (SignBit(stored) - 1);
-  const Format f = FormatOf(stored);
-  const long double past_largest = std::ldexp(1.0L, f.max_exponent + 1);
+  const long double past_largest = PastLargest(stored);
   const bool is_infinite = magnitude_bits == InfinityBits(stored);
   const long double magnitude = is_infinite ? past_largest : std::fabs(static_cast<long double>(got));
   long double low = magnitude;
@@ -202,7 +207,10 @@ inline double ErrorInUlp(xent_dtype stored, xent_dtype arithmetic, const void *b
   }
   const long double exact = std::signbit(got) ? -want.exact : want.exact;
   const long double distance = std::max({0.0L, low - exact - want.slack, exact - high - want.slack});
-  return static_cast<double>(distance / UlpAt(arithmetic, want.scale));
+  // An infinite magnitude (of an infinite factor times 0, say) must not forgive everything.
+  if (!std::isfinite(want.scale)) return distance == 0 ? 0 : kWrong;
+  const double ulp = static_cast<double>(distance / UlpAt(arithmetic, want.scale));
+  return std::isnan(ulp) ? kWrong : ulp;
 }
 
 inline double ErrorInUlp(xent_dtype stored, const void *base, int64_t index, Value want, Tiny tiny = Tiny::kZero) {

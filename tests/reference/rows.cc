@@ -1,8 +1,10 @@
 // The naive oracle of the row functions; see rows.h.
 #include "reference/rows.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 namespace xent::reference {
 namespace {
@@ -10,97 +12,79 @@ namespace {
 constexpr long double kNan = std::numeric_limits<long double>::quiet_NaN();
 constexpr long double kInfinity = std::numeric_limits<long double>::infinity();
 
-// a - b = high + low exactly (Knuth's TwoSum), for finite a and b.
-struct Difference {
-  long double high;
-  long double low;
-};
-Difference Subtract(long double a, long double b) {
-  const long double high = a - b;
-  const long double a_part = high + b;
-  const long double b_part = a_part - high;
-  return {high, (a - a_part) - (b - b_part)};
+size_t At(int64_t i) { return static_cast<size_t>(i); }
+
+std::vector<Wide> Widen(std::span<const double> values) {
+  std::vector<Wide> wide;
+  wide.reserve(values.size());
+  for (const double value : values) wide.push_back({value, 0});
+  return wide;
 }
 
-// exp(a - b), with a <= b and b finite. The low part is below 2^-50 wherever the result is not zero, so 1 + low is its
-// exponential to 2^-100.
-long double ExpOfDifference(double a, long double b) {
-  if (std::isinf(a)) return 0;
-  const Difference d = Subtract(a, b);
-  return std::exp(d.high) * (1 + d.low);
-}
-
-// 0 * infinity is 0 where the coefficient is exactly 0.
-long double Weighted(long double coefficient, long double value) { return coefficient == 0 ? 0 : coefficient * value; }
-
-// Where the mass of the label goes: y_t and y_j elsewhere.
-struct Label {
-  long double target;
-  long double other;
-};
-Label LabelOf(const xent_options &options, int64_t cols) {
-  const long double e = options.label_smoothing;
-  if (e == 0) return {1, 0};
-  if (options.smoothing == XENT_SMOOTHING_EXCLUSIVE) return {1 - e, e / static_cast<long double>(cols - 1)};
-  const long double share = e / static_cast<long double>(cols);
-  return {(1 - e) + share, share};
-}
+bool IsLess(Wide a, Wide b) { return a.high < b.high || (a.high == b.high && a.low < b.low); }
 
 }  // namespace
 
-void Sum::Add(long double term) {
-  const long double next = sum_ + term;
-  if (std::isfinite(next)) {
-    lost_ += std::fabs(sum_) >= std::fabs(term) ? (sum_ - next) + term : (term - next) + sum_;
-  }
-  sum_ = next;
-}
+Row::Row(std::span<const double> logits, int64_t apart) : Row(Widen(logits), apart) {}
 
-long double Sum::Total() const { return std::isfinite(sum_) ? sum_ + lost_ : sum_; }
-
-Row::Row(std::span<const double> logits, int64_t target) : logits_(logits), target_(target), maximum_(-kInfinity) {
-  const int64_t cols = static_cast<int64_t>(logits.size());
-  int64_t top = -1;
-  for (int64_t j = 0; j < cols; ++j) {
-    if (std::isnan(logits[j])) maximum_ = kNan;
-    if (std::isnan(maximum_)) break;
-    // Among equals the target is preferred: the sum that is kept apart then is the one without the target.
-    if (top < 0 || logits[j] > maximum_ || (j == target && logits[j] == maximum_)) {
-      maximum_ = logits[j];
-      top = j;
-    }
+Row::Row(std::vector<Wide> logits, int64_t apart) : logits_(std::move(logits)), apart_(apart) {
+  bool has_nan = false;
+  for (int64_t j = 0; j < cols(); ++j) {
+    has_nan = has_nan || std::isnan(logit(j).high);
+    // Among equals `apart` is preferred: `others` then is the sum without it.
+    if (IsLess(logit(top_), logit(j)) || (j == apart && !IsLess(logit(j), logit(top_)))) top_ = j;
   }
+  maximum_ = has_nan ? kNan : logit(top_).high;
   is_nan_ = !std::isfinite(maximum_);
   if (is_nan_) return;
-  exp_.resize(logits.size());
+  exp_.reserve(logits_.size());
   Sum others;
-  Sum not_target;
-  for (int64_t j = 0; j < cols; ++j) {
-    exp_[j] = ExpOfDifference(logits[j], maximum_);
-    if (j != top) others.Add(exp_[j]);
-    if (j != target) not_target.Add(exp_[j]);
+  Sum not_apart;
+  for (int64_t j = 0; j < cols(); ++j) {
+    if (std::isinf(logit(j).high)) {
+      exp_.push_back(0);
+    } else {
+      // The low part is below 2^-50 wherever the result is not zero, so 1 + low is its exponential to 2^-100.
+      const Wide d = Subtract(logit(j), logit(top_));
+      exp_.push_back(std::exp(d.high) * (1 + d.low));
+    }
+    if (j != top_) others.Add(exp_.back());
+    if (j != apart) not_apart.Add(exp_.back());
   }
   others_ = others.Total();
-  not_target_ = not_target.Total();
+  not_apart_ = not_apart.Total();
   total_ = 1 + others_;
   log_total_ = std::log1p(others_);
 }
 
+long double Row::Complement(int64_t column) const {
+  if (column == top_) return others_ / total_;
+  if (column == apart_) return not_apart_ / total_;
+  return 1 - Probability(column);
+}
+
 long double Row::Gap(int64_t column) const {
-  if (std::isinf(logits_[column])) return kInfinity;
-  const Difference d = Subtract(maximum_, logits_[column]);
+  if (std::isinf(logit(column).high)) return kInfinity;
+  const Wide d = Subtract(logit(top_), logit(column));
   return d.high + (d.low + log_total_);
+}
+
+long double Row::BelowTop(int64_t column) const {
+  if (std::isinf(logit(column).high)) return kInfinity;
+  const Wide d = Subtract(logit(top_), logit(column));
+  return d.high + d.low;
 }
 
 Value Row::LogSumExp() const {
   if (is_nan_) return {maximum_, 0};
-  const long double exact = maximum_ + log_total_;
-  return {exact, std::max(std::fabs(maximum_), std::log(static_cast<long double>(logits_.size())))};
+  const Wide sum = Add(maximum_, log_total_);
+  return {sum.high + (sum.low + logit(top_).low),
+          std::max(std::fabs(maximum_), std::log(static_cast<long double>(cols())))};
 }
 
 Value Row::Softmax(int64_t column) const {
   if (is_nan_) return {kNan, 0};
-  const long double p = exp_[column] / total_;
+  const long double p = Probability(column);
   return {p, p};
 }
 
@@ -110,125 +94,23 @@ Value Row::LogSoftmax(int64_t column) const {
   return {-gap, gap};
 }
 
-Value Row::Lse() const { return is_nan_ ? Value{kNan, 0} : LogSumExp(); }
-
-long double Row::NegativeLogLikelihood() const { return is_nan_ ? kNan : Gap(target_); }
-
-Value Row::Loss(const xent_options &options) const {
-  if (is_nan_) return {kNan, 0};
-  const long double e = options.label_smoothing;
-  long double loss = Weighted(1 - e, Gap(target_));
-  if (e != 0) {
-    const bool exclusive = options.smoothing == XENT_SMOOTHING_EXCLUSIVE;
-    Sum gaps;
-    for (int64_t j = 0; j < static_cast<int64_t>(logits_.size()); ++j) {
-      if (!exclusive || j != target_) gaps.Add(Gap(j));
-    }
-    loss += LabelOf(options, static_cast<int64_t>(logits_.size())).other * gaps.Total();
-  }
-  return {loss, loss};
-}
-
-Value Row::Gradient(int64_t column, const xent_options &options, long double factor) const {
-  if (is_nan_ || std::isnan(factor)) return {kNan, 0};
-  const Label label = LabelOf(options, static_cast<int64_t>(logits_.size()));
-  const long double p = exp_[column] / total_;
-  if (options.label_smoothing == 0) {
-    const long double exact = factor * (column == target_ ? -not_target_ / total_ : p);
-    return {exact, exact};
-  }
-  const long double y = column == target_ ? label.target : label.other;
-  return {factor * (p - y), std::fabs(factor) * std::max(p, y)};
-}
-
 std::vector<double> DecodeRows(xent_dtype dtype, const void *data, int64_t rows, int64_t cols, int64_t stride) {
   std::vector<double> values;
-  values.reserve(static_cast<size_t>(rows * cols));
+  values.reserve(At(rows * cols));
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < cols; ++j) values.push_back(Load(dtype, data, i * (stride == 0 ? cols : stride) + j));
   }
   return values;
 }
 
-namespace {
-
-// Sum and count over the live rows, divided as the options say.
-struct Reduction {
-  Value loss;
-  long double denominator;
-  int64_t live_rows;
-};
-
-template <typename LossOf>
-Reduction ReduceRows(int64_t rows, std::span<const int64_t> targets, const xent_options &options, LossOf &&loss_of) {
-  Sum sum;
-  Sum magnitudes;
-  int64_t live = 0;
-  for (int64_t i = 0; i < rows; ++i) {
-    if (!targets.empty() && targets[i] == options.ignore_index) continue;
-    ++live;
-    sum.Add(loss_of(i));
-    magnitudes.Add(std::fabs(loss_of(i)));
-  }
-  if (options.has_divisor) {
-    const long double d = options.divisor;
-    return {{sum.Total() / d, magnitudes.Total() / d}, d, live};
-  }
-  if (options.reduction != XENT_REDUCTION_MEAN) return {{sum.Total(), magnitudes.Total()}, 1, live};
-  if (live == 0) return {{options.empty_mean == XENT_EMPTY_MEAN_ZERO ? 0 : kNan, 0}, 1, 0};
-  const long double n = static_cast<long double>(live);
-  return {{sum.Total() / n, magnitudes.Total() / n}, n, live};
-}
-
-}  // namespace
-
-CrossEntropy EvaluateCrossEntropy(xent_dtype dtype, std::span<const double> logits, int64_t cols,
-                                  std::span<const int64_t> targets, const xent_options &options) {
-  const int64_t rows = static_cast<int64_t>(targets.size());
-  CrossEntropy result{};
-  Sum nll;
-  for (int64_t i = 0; i < rows; ++i) {
-    if (targets[i] == options.ignore_index) {
-      result.losses.push_back({0, 0});
-      result.lse.push_back({0, 0});
-      continue;
-    }
-    const Row row(logits.subspan(static_cast<size_t>(i * cols), static_cast<size_t>(cols)), targets[i]);
-    result.losses.push_back(row.Loss(options));
-    result.lse.push_back(row.Lse());
-    nll.Add(row.NegativeLogLikelihood());
-  }
-  const long double largest = LargestFinite(ArithmeticType(dtype));
-  const long double smallest = SmallestNormal(ArithmeticType(dtype));
-  const Reduction reduction = ReduceRows(rows, targets, options, [&](int64_t i) {
-    const long double loss = result.losses[static_cast<size_t>(i)].exact;
-    return loss > largest ? kInfinity : loss < smallest ? 0 : loss;
-  });
-  result.loss = reduction.loss;
-  result.live_rows = reduction.live_rows;
-  result.denominator = options.reduction == XENT_REDUCTION_NONE ? 1 : reduction.denominator;
-  result.perplexity = result.live_rows == 0 ? kNan : std::exp(nll.Total() / static_cast<long double>(result.live_rows));
-  result.gradients_are_zero = options.reduction == XENT_REDUCTION_MEAN && !options.has_divisor && result.live_rows == 0;
-  return result;
-}
-
-Value Reduce(std::span<const double> losses, std::span<const int64_t> targets, const xent_options &options) {
-  return ReduceRows(static_cast<int64_t>(losses.size()), targets, options,
-                    [&](int64_t i) { return static_cast<long double>(losses[static_cast<size_t>(i)]); })
-      .loss;
-}
-
 std::vector<Value> SoftmaxBackward(std::span<const double> upstream, std::span<const double> output) {
   Sum dot;
   Sum magnitudes;
   for (size_t k = 0; k < output.size(); ++k) {
-    // The product exactly, as the sum of two long doubles.
-    const long double product = static_cast<long double>(upstream[k]) * output[k];
-    dot.Add(product);
-    if (std::isfinite(product)) {
-      dot.Add(std::fma(static_cast<long double>(upstream[k]), static_cast<long double>(output[k]), -product));
-    }
-    magnitudes.Add(std::fabs(product));
+    const Wide product = Multiply(upstream[k], output[k]);
+    dot.Add(product.high);
+    if (std::isfinite(product.high)) dot.Add(product.low);
+    magnitudes.Add(std::fabs(product.high));
   }
   std::vector<Value> result;
   for (size_t j = 0; j < output.size(); ++j) {

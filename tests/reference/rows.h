@@ -1,7 +1,8 @@
-// The naive oracle of every row function: three loops over long double (64 bits of significand on x86, 113 on
-// AArch64), on the logits as stored. Differences of logits are formed exactly, sums carry their rounding errors along,
-// and no subtraction cancels, so that each result is right to about 2^-60 however small it is; reference_test.cc holds
-// this against MPFR. Shares no code with the library.
+// The naive oracle of the row functions, and the arithmetic of one row on which that of the losses stands (losses.h):
+// three loops over long double (64 bits of significand on x86, 113 on AArch64), on the logits as stored. Differences of
+// logits are formed to twice that length, sums carry their rounding errors along, and no subtraction cancels, so that
+// each result is right to about 2^-60 however small it is; reference_test.cc holds this against MPFR. Shares no code
+// with the library.
 #ifndef XENT_TESTS_REFERENCE_ROWS_H_
 #define XENT_TESTS_REFERENCE_ROWS_H_
 
@@ -10,76 +11,54 @@
 #include <vector>
 
 #include "reference/number.h"
+#include "reference/sum.h"
 #include "xent/xent.h"
 
 namespace xent::reference {
 
-// A sum that carries its rounding errors along (Neumaier 1974); infinities and NaN come out as they would naively.
-class Sum {
- public:
-  void Add(long double term);
-  long double Total() const;
-
- private:
-  long double sum_ = 0;
-  long double lost_ = 0;
-};
-
-// One row of logits, which must outlive it, with a target or without (-1).
+// The softmax of one row of logits.
 class Row {
  public:
-  explicit Row(std::span<const double> logits, int64_t target = -1);
+  // `apart` is the column whose complement 1 - p is wanted beside the maximum's (a target), or -1.
+  explicit Row(std::span<const double> logits, int64_t apart = -1);
+  explicit Row(std::vector<Wide> logits, int64_t apart = -1);
 
   // The functions of PyTorch's names: logsumexp is -inf for a row of -inf, +inf for one with +inf.
   Value LogSumExp() const;
   Value Softmax(int64_t column) const;
   Value LogSoftmax(int64_t column) const;
 
-  // The loss of a live row, its lse and its negative log-likelihood: NaN where the row has NaN or +inf or is -inf
-  // throughout.
-  Value Lse() const;
-  long double NegativeLogLikelihood() const;
-  Value Loss(const xent_options &options) const;
-  // factor * (p_j - y_j), factor being the upstream gradient over the reduction's denominator.
-  Value Gradient(int64_t column, const xent_options &options, long double factor) const;
-
-  bool IsNan() const { return is_nan_; }
+  // Whether NaN or +inf is in the row, or -inf throughout. What follows is of other rows.
+  bool is_nan() const { return is_nan_; }
+  int64_t cols() const { return static_cast<int64_t>(logits_.size()); }
+  const Wide &logit(int64_t column) const { return logits_[static_cast<size_t>(column)]; }
+  // A column of the maximum: `apart`, if it is one.
+  int64_t top() const { return top_; }
+  long double Probability(int64_t column) const { return exp_[static_cast<size_t>(column)] / total_; }
+  // 1 - p, which does not cancel at the maximum and at `apart`; elsewhere p is at most 1/2, or nearly.
+  long double Complement(int64_t column) const;
+  // lse - z_column, >= 0.
+  long double Gap(int64_t column) const;
+  // z_top - z_column, >= 0.
+  long double BelowTop(int64_t column) const;
+  // lse - z_top.
+  long double log_total() const { return log_total_; }
 
  private:
-  long double Gap(int64_t column) const;  // lse - z_column, >= 0
-
-  std::span<const double> logits_;
-  int64_t target_;
-  bool is_nan_ = false;  // NaN or +inf in the row, or -inf throughout
-  long double maximum_;
-  std::vector<long double> exp_;  // exp(z_j - maximum)
-  long double others_ = 0;        // sum of exp_ without one column of the maximum (the target, if it is one)
-  long double not_target_ = 0;    // sum of exp_ without the target
-  long double total_ = 0;
+  std::vector<Wide> logits_;
+  int64_t apart_;
+  bool is_nan_ = false;
+  long double maximum_ = 0;  // NaN where a NaN is in the row
+  int64_t top_ = 0;
+  std::vector<long double> exp_;  // exp(z_j - z_top)
+  long double others_ = 0;        // sum of exp_ without top's
+  long double not_apart_ = 0;     // sum of exp_ without apart's
+  long double total_ = 1;
   long double log_total_ = 0;  // log(total), from `others`
 };
 
-// What a call of the cross-entropy should give.
-struct CrossEntropy {
-  std::vector<Value> losses;
-  std::vector<Value> lse;
-  Value loss;  // of reduction sum and mean
-  long double perplexity;
-  int64_t live_rows;
-  long double denominator;  // of the gradient: 1, live rows or the divisor
-  bool gradients_are_zero;  // a mean without live rows
-};
-
-// Logits of a matrix as stored, decoded: row after row without padding.
+// Logits of a matrix as stored, decoded: row after row without padding. A stride of 0 means cols.
 std::vector<double> DecodeRows(xent_dtype dtype, const void *data, int64_t rows, int64_t cols, int64_t stride);
-
-// `logits` is rows * cols values of `dtype`; targets has one per row. Losses are summed as they
-// are stored: infinity past the largest number of their type, zero below the smallest normal one.
-CrossEntropy EvaluateCrossEntropy(xent_dtype dtype, std::span<const double> logits, int64_t cols,
-                                  std::span<const int64_t> targets, const xent_options &options);
-
-// The reduction of losses stored earlier; `targets` is empty when no row is ignored.
-Value Reduce(std::span<const double> losses, std::span<const int64_t> targets, const xent_options &options);
 
 // Backward of softmax and log_softmax from the upstream gradient and the stored output, one row.
 std::vector<Value> SoftmaxBackward(std::span<const double> upstream, std::span<const double> output);

@@ -2,9 +2,12 @@
 #include "testing/binary.h"
 
 #include <cmath>
+#include <cstdio>
+#include <limits>
 #include <utility>
 
-#include "reference/rows.h"
+#include "reference/losses.h"
+#include "testing/tensor.h"
 
 namespace xent::test {
 
@@ -19,8 +22,8 @@ Binary::Binary(xent_dtype dtype_in, xent_dtype targets_dtype_in, int64_t rows_in
       inner(inner_in),
       x(dtype, rows / d(), cols * d(), cols * d() + pad, misalign),
       y(Make(targets_dtype, pad == 0 ? 0 : pad + 1)),
-      losses(Make(ArithmeticType(dtype), pad == 0 ? 0 : pad + 2)),
-      loss(ArithmeticType(dtype), 1, 1),
+      element_losses(Make(ArithmeticType(dtype), pad == 0 ? 0 : pad + 2)),
+      reduced_loss(ArithmeticType(dtype), 1, 1),
       grad(dtype, rows / d(), cols * d(), cols * d() + pad, misalign),
       target_grad(Make(targets_dtype, pad == 0 ? 0 : pad + 3)) {}
 
@@ -46,7 +49,7 @@ void Binary::FillNormal(uint64_t seed, double deviation) {
   Random random(seed);
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t c = 0; c < cols; ++c) {
-      Set(x, i, c, probabilities ? random.Uniform() : random.Normal(deviation));
+      Set(x, i, c, TakesProbabilities() ? random.Uniform() : random.Normal(deviation));
       const int64_t kind = random.Below(6);
       Set(y, i, c, kind < 2 ? static_cast<double>(kind) : random.Uniform());
     }
@@ -63,7 +66,7 @@ void Binary::FillWeights(uint64_t seed, bool negative) {
     }
     return v;
   };
-  if (!probabilities) pos_weight = Vector(values(cols));
+  if (!TakesProbabilities()) pos_weight = Vector(values(cols));
   class_weights = Vector(values(cols));
   row_weights = Vector(values(rows));
   element_weights = Make(Float(), 5);
@@ -72,7 +75,7 @@ void Binary::FillWeights(uint64_t seed, bool negative) {
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t c = 0; c < cols; ++c) {
       Set(*element_weights, i, c, values(1)[0]);
-      Set(upstream, i, c, random.Normal(2));
+      Set(*upstream, i, c, random.Normal(2));
     }
   }
 }
@@ -82,43 +85,23 @@ xent_binary_cross_entropy Binary::Args(Pass pass) {
   args.rows = rows;
   args.cols = cols;
   args.inner = inner;
-  args.input = x.data();
-  args.input_stride = x.stride();
-  args.targets = y.data();
-  args.targets_stride = y.stride();
-  args.dtype = dtype;
-  args.targets_dtype = targets_dtype;
-  args.input_kind = probabilities ? XENT_BCE_PROBABILITIES : XENT_BCE_LOGITS;
+  args.input = View(x);
+  args.targets = View(y);
   if (pos_weight) args.pos_weight = pos_weight->data();
   if (class_weights) args.class_weights = class_weights->data();
   if (row_weights) args.row_weights = row_weights->data();
-  if (element_weights) {
-    args.element_weights = element_weights->data();
-    args.element_weights_stride = element_weights->stride();
-  }
-  args.focal_gamma = gamma;
-  args.focal_alpha = alpha;
-  args.has_focal_alpha = has_alpha ? 1 : 0;
+  if (element_weights) args.element_weights = View(*element_weights);
   if (pass != Pass::kBackward) {
-    if (want_losses) {
-      args.losses = losses.data();
-      args.losses_stride = losses.stride();
-    }
-    if (want_loss && options.reduction != XENT_REDUCTION_NONE) args.loss = loss.data();
+    if (want_element_losses) args.element_losses = View(element_losses);
+    if (want_reduced_loss && options.reduction.kind != XENT_REDUCTION_NONE) args.reduced_loss = reduced_loss.data();
   }
   if (pass != Pass::kForward) {
-    if (want_grad) {
-      args.grad = in_place ? x.data() : grad.data();
-      args.grad_stride = in_place ? x.stride() : grad.stride();
-      args.in_place = in_place ? 1 : 0;
+    if (want_grad) args.grad = in_place ? View(x) : View(grad);
+    if (want_target_grad) args.target_grad = View(target_grad);
+    if (upstream) {
+      const int64_t stride = upstream_kind == XENT_UPSTREAM_ELEMENTS ? upstream->stride() : 0;
+      args.upstream = {.data = upstream->data(), .stride = stride, .kind = upstream_kind, .reserved = 0};
     }
-    if (want_target_grad) {
-      args.target_grad = target_grad.data();
-      args.target_grad_stride = target_grad.stride();
-    }
-    args.upstream_kind = upstream_kind;
-    if (upstream_kind != XENT_UPSTREAM_ONE) args.upstream = upstream.data();
-    if (upstream_kind == XENT_UPSTREAM_ELEMENTS) args.upstream_stride = upstream.stride();
   }
   return args;
 }
@@ -144,35 +127,36 @@ xent_status Binary::Run(Pass pass) {
 void Binary::MustRun(Pass pass) { ASSERT_EQ(Run(pass), XENT_OK) << error.message; }
 
 long double Binary::Denominator() const {
-  if (options.has_divisor != 0) return options.divisor;
-  return options.reduction == XENT_REDUCTION_MEAN ? static_cast<long double>(rows * cols) : 1;
+  return reference::Reduce({0, 0}, static_cast<long double>(rows * cols), options.reduction).denominator;
 }
 
 reference::BinaryElement Binary::Element(int64_t row, int64_t col) const {
   reference::BinaryElement element;
   element.x = original_x_[static_cast<size_t>(row * cols + col)];
   element.y = Get(y, row, col);
-  element.probabilities = probabilities;
+  element.probabilities = TakesProbabilities();
   if (pos_weight) element.pos_weight = pos_weight->Get(0, col);
   if (class_weights) element.weight *= class_weights->Get(0, col);
   if (row_weights) element.weight *= row_weights->Get(0, row);
   if (element_weights) element.weight *= Get(*element_weights, row, col);
-  if (upstream_kind == XENT_UPSTREAM_SCALAR) element.upstream = upstream.Get(0, 0);
-  if (upstream_kind == XENT_UPSTREAM_ROWS) element.upstream = upstream.Get(0, row);
-  if (upstream_kind == XENT_UPSTREAM_ELEMENTS) element.upstream = Get(upstream, row, col);
+  if (upstream) {
+    element.upstream = upstream_kind == XENT_UPSTREAM_ELEMENTS
+                           ? Get(*upstream, row, col)
+                           : upstream->Get(0, upstream_kind == XENT_UPSTREAM_ROWS ? row : 0);
+  }
   element.upstream /= Denominator();
-  element.gamma = gamma;
-  element.has_alpha = has_alpha;
-  element.alpha = alpha;
+  element.gamma = options.focal_gamma;
+  element.alpha = options.focal_alpha;
   return element;
 }
 
 WorstBinary Binary::Judge() const {
   WorstBinary worst;
-  const double bound = gamma != 0 || has_alpha ? kFocalUlp : kBinaryUlp;
-  double worst_of_all = -1;
+  const double loss_bound = IsFocal() ? kFocalUlp : kBinaryUlp;
+  const double grad_bound = IsFocal() ? kFocalUlp : kBinaryGradientUlp;
+  double worst_of_all = -1;  // in bounds
   const auto judge = [&](const char *name, int64_t i, int64_t c, const Matrix &matrix, reference::Value want,
-                         double *most) {
+                         double bound, double *most) {
     const int64_t block = i / d(), index = c * d() + i % d();
     double error_ulp;
     const bool mixed = ArithmeticType(matrix.dtype()) != Float();
@@ -188,19 +172,20 @@ WorstBinary Binary::Judge() const {
       // A double rounded once more.
       const long double got = Get(matrix, i, c);
       const long double half = reference::UlpAt(matrix.dtype(), std::fmax(std::fabs(got), std::fabs(want.exact))) / 2;
-      error_ulp = static_cast<double>(std::fmax(0.0L, std::fabs(got - want.exact) - half) /
-                                      reference::UlpAt(XENT_F64, want.scale));
+      error_ulp = std::isnan(got) ? std::numeric_limits<double>::infinity()
+                                  : static_cast<double>(std::fmax(0.0L, std::fabs(got - want.exact) - half) /
+                                                        reference::UlpAt(XENT_F64, want.scale));
     }
     *most = std::fmax(*most, error_ulp);
-    if (error_ulp > worst_of_all) {
-      worst_of_all = error_ulp;
+    if (error_ulp / bound > worst_of_all) {
+      worst_of_all = error_ulp / bound;
       const reference::BinaryElement e = Element(i, c);
       char text[400];
       std::snprintf(text, sizeof(text),
                     "%s[%lld,%lld] of x %.17g (%s) y %.17g (%s) pos_weight %.9g weight %.9Lg upstream %.9Lg gamma %g "
                     "alpha %g: %g ULP, bound %g; got %.17g, want %.20Lg",
                     name, static_cast<long long>(i), static_cast<long long>(c), e.x, reference::NameOf(dtype), e.y,
-                    reference::NameOf(targets_dtype), e.pos_weight, e.weight, e.upstream, gamma, alpha, error_ulp,
+                    reference::NameOf(targets_dtype), e.pos_weight, e.weight, e.upstream, e.gamma, e.alpha, error_ulp,
                     bound, Get(matrix, i, c), want.exact);
       worst.where = text;
     }
@@ -208,10 +193,12 @@ WorstBinary Binary::Judge() const {
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t c = 0; c < cols; ++c) {
       const reference::BinaryResult want = EvaluateBinary(Element(i, c));
-      if (last_ != Pass::kBackward && want_losses) judge("loss", i, c, losses, want.loss, &worst.loss);
-      if (last_ != Pass::kForward && want_grad) judge("grad", i, c, Grad(), want.grad, &worst.grad);
+      if (last_ != Pass::kBackward && want_element_losses) {
+        judge("element_losses", i, c, element_losses, want.loss, loss_bound, &worst.loss);
+      }
+      if (last_ != Pass::kForward && want_grad) judge("grad", i, c, Grad(), want.grad, grad_bound, &worst.grad);
       if (last_ != Pass::kForward && want_target_grad) {
-        judge("target_grad", i, c, target_grad, want.target_grad, &worst.target_grad);
+        judge("target_grad", i, c, target_grad, want.target_grad, grad_bound, &worst.target_grad);
       }
     }
   }
@@ -220,27 +207,26 @@ WorstBinary Binary::Judge() const {
 
 void Binary::ExpectAccurate() const {
   const WorstBinary worst = Judge();
-  const double bound = gamma != 0 || has_alpha ? kFocalUlp : kBinaryUlp;
-  EXPECT_LE(std::fmax(worst.loss, std::fmax(worst.grad, worst.target_grad)), bound) << worst.where;
-  if (last_ != Pass::kBackward && want_losses && want_loss && options.reduction != XENT_REDUCTION_NONE) {
-    reference::Sum sum;
-    long double magnitudes = 0;
+  EXPECT_LE(worst.loss, IsFocal() ? kFocalUlp : kBinaryUlp) << worst.where;
+  EXPECT_LE(std::fmax(worst.grad, worst.target_grad), IsFocal() ? kFocalUlp : kBinaryGradientUlp) << worst.where;
+  const bool has_sum = want_element_losses && want_reduced_loss && options.reduction.kind != XENT_REDUCTION_NONE;
+  if (last_ != Pass::kBackward && has_sum && Denominator() != 0) {
+    std::vector<double> stored;
     for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t c = 0; c < cols; ++c) {
-        sum.Add(Get(losses, i, c));
-        magnitudes += std::fabs(static_cast<long double>(Get(losses, i, c)));
-      }
+      for (int64_t c = 0; c < cols; ++c) stored.push_back(Get(element_losses, i, c));
     }
-    const long double divisor = Denominator();
-    if (divisor != 0) {
-      EXPECT_LE(reference::ErrorInUlp(Float(), loss.data(), 0, {sum.Total() / divisor, magnitudes / divisor}), 4);
-    }
+    const reference::Value want = reference::Reduce(stored, {}, options.reduction);
+    EXPECT_LE(reference::ErrorInUlp(Float(), reduced_loss.data(), 0, want), kReducedLossUlp);
   }
 }
 
 ::testing::AssertionResult Binary::PaddingIntact() const {
-  const std::pair<const char *, const Matrix *> all[] = {
-      {"x", &x}, {"y", &y}, {"losses", &losses}, {"loss", &loss}, {"grad", &grad}, {"target_grad", &target_grad}};
+  const std::pair<const char *, const Matrix *> all[] = {{"x", &x},
+                                                         {"y", &y},
+                                                         {"element_losses", &element_losses},
+                                                         {"reduced_loss", &reduced_loss},
+                                                         {"grad", &grad},
+                                                         {"target_grad", &target_grad}};
   for (const auto &[name, matrix] : all) {
     if (!matrix->PaddingIntact()) return ::testing::AssertionFailure() << "memory around " << name << " was written";
   }
@@ -248,8 +234,10 @@ void Binary::ExpectAccurate() const {
 }
 
 ::testing::AssertionResult Binary::OutputsUntouched() const {
-  const std::pair<const char *, const Matrix *> all[] = {
-      {"losses", &losses}, {"loss", &loss}, {"grad", &grad}, {"target_grad", &target_grad}};
+  const std::pair<const char *, const Matrix *> all[] = {{"element_losses", &element_losses},
+                                                         {"reduced_loss", &reduced_loss},
+                                                         {"grad", &grad},
+                                                         {"target_grad", &target_grad}};
   for (const auto &[name, matrix] : all) {
     for (int64_t i = 0; i < matrix->rows(); ++i) {
       for (int64_t k = 0; k < matrix->cols(); ++k) {
@@ -263,8 +251,8 @@ void Binary::ExpectAccurate() const {
 }
 
 std::string FirstDifference(const Binary &a, const Binary &b) {
-  const std::pair<const char *, const Matrix Binary::*> all[] = {{"losses ", &Binary::losses},
-                                                                 {"loss ", &Binary::loss},
+  const std::pair<const char *, const Matrix Binary::*> all[] = {{"element_losses ", &Binary::element_losses},
+                                                                 {"reduced_loss ", &Binary::reduced_loss},
                                                                  {"grad ", &Binary::grad},
                                                                  {"target_grad ", &Binary::target_grad}};
   for (const auto &[name, member] : all) {

@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "reference/binary.h"
+#include "testing/bounds.h"
 #include "testing/data.h"
+#include "testing/exec.h"
 #include "xent/xent.h"
 
 namespace xent::test {
@@ -19,13 +21,10 @@ namespace xent::test {
 enum class Pass { kForward, kForwardBackward, kBackward };
 inline constexpr Pass kPasses[] = {Pass::kForward, Pass::kForwardBackward, Pass::kBackward};
 
-// The bounds of semantics.md, "Accuracy".
-inline constexpr double kBinaryUlp = 4;
-inline constexpr double kFocalUlp = 16;
-
+// The worst errors, in ULP.
 struct WorstBinary {
   double loss = 0, grad = 0, target_grad = 0;
-  std::string where;  // of the worst of all, with the bound of its kind
+  std::string where;  // what comes nearest to its bound, or is furthest beyond it
 };
 
 class Binary {
@@ -62,21 +61,20 @@ class Binary {
   // Whether no output holds anything but poison.
   ::testing::AssertionResult OutputsUntouched() const;
 
+  bool TakesProbabilities() const { return options.input == XENT_BINARY_PROBABILITIES; }
+  bool IsFocal() const { return options.focal_gamma != 0 || options.focal_alpha >= 0; }
+
   xent_dtype dtype, targets_dtype;
   int64_t rows, cols, inner;
   Matrix x, y;
-  bool probabilities = false;
-  std::optional<Matrix> pos_weight, class_weights, row_weights, element_weights;
-  double gamma = 0, alpha = 0;
-  bool has_alpha = false;
-  xent_upstream upstream_kind = XENT_UPSTREAM_ONE;
-  Matrix upstream;
-  xent_options options = XENT_OPTIONS_INIT;
-  xent_exec exec = {sizeof(xent_exec), XENT_EXEC_SERIAL, 0, nullptr, nullptr};
+  std::optional<Matrix> pos_weight, class_weights, row_weights, element_weights, upstream;
+  xent_upstream_kind upstream_kind = XENT_UPSTREAM_SCALAR;
+  xent_binary_cross_entropy_options options = XENT_BINARY_CROSS_ENTROPY_OPTIONS_INIT;
+  xent_exec exec = kSerial;
   bool in_place = false;
-  bool want_grad = true, want_target_grad = true, want_losses = true, want_loss = true;
+  bool want_grad = true, want_target_grad = true, want_element_losses = true, want_reduced_loss = true;
 
-  Matrix losses, loss, grad, target_grad;
+  Matrix element_losses, reduced_loss, grad, target_grad;
   xent_error error = XENT_ERROR_INIT;
 
  private:

@@ -8,7 +8,7 @@
 // never gets there is dropped and counted. Then each set
 //   - runs forward with the statistics asked for, forward_backward, and backward from forward's records, and the three
 //     must agree bit by bit, as must the call without statistics on the calling thread, the in-place call (where that
-//     is on), xent_reduce_weighted and, where it has fused multiply-add too, another SIMD target;
+//     is on), xent_reduce and, where it has fused multiply-add too, another SIMD target;
 //   - is judged against the reference within the bounds of semantics.md;
 //   - leaves every byte of padding alone;
 //   - in float64, has its gradients compared with central differences of the library's own losses.
@@ -66,7 +66,7 @@ enum Option {
   kSum,
   kMean,
   kEmptyMean,
-  kStatsOfIgnored,
+  kOfIgnored,
   kLogprobs,
   kArgmax,
   kEntropy,
@@ -77,9 +77,9 @@ enum Option {
   kOptions
 };
 constexpr const char *kNames[kOptions] = {
-    "class_weights", "row_weights", "logit_scale", "softcap", "z_loss",     "uniform",          "exclusive",
-    "divisor",       "valid_cols",  "masks",       "ignored", "probs",      "target_grad",      "upstream_scalar",
-    "upstream_rows", "none",        "sum",         "mean",    "empty_mean", "stats_of_ignored", "logprobs",
+    "class_weights", "row_weights", "logit_scale", "softcap", "z_loss",     "uniform",     "exclusive",
+    "divisor",       "valid_cols",  "masks",       "ignored", "probs",      "target_grad", "upstream_scalar",
+    "upstream_rows", "none",        "sum",         "mean",    "empty_mean", "of_ignored",  "logprobs",
     "argmax",        "entropy",     "rank",        "top_k",   "gather",     "in_place"};
 
 constexpr int kLayouts = 4;
@@ -95,13 +95,13 @@ constexpr std::pair<Option, Option> kExclusions[] = {{kUniform, kExclusive},
                                                      {kNone, kDivisor},
                                                      {kProbs, kExclusive},
                                                      {kProbs, kIgnored},
-                                                     {kProbs, kStatsOfIgnored},
+                                                     {kProbs, kOfIgnored},
                                                      {kProbs, kLogprobs},
                                                      {kProbs, kRank},
                                                      {kProbs, kEmptyMean},
                                                      {kTargetGrad, kExclusive},
                                                      {kTargetGrad, kIgnored},
-                                                     {kTargetGrad, kStatsOfIgnored},
+                                                     {kTargetGrad, kOfIgnored},
                                                      {kTargetGrad, kLogprobs},
                                                      {kTargetGrad, kRank},
                                                      {kTargetGrad, kEmptyMean},
@@ -142,14 +142,14 @@ Options DrawOptions(Random &random) {
     return true;
   };
   // Rare company is forced more often, so that its pairs are covered too.
-  constexpr int kRare[] = {kTargetGrad, kEmptyMean, kStatsOfIgnored, kEmptyMean, kTargetGrad, kExclusive};
+  constexpr int kRare[] = {kTargetGrad, kEmptyMean, kOfIgnored, kEmptyMean, kTargetGrad, kExclusive};
   const auto draw = [&] {
     return random.Below(3) == 0 ? kRare[random.Below(std::size(kRare))] : static_cast<int>(random.Below(kOptions));
   };
   turn_on(draw());
   // Its company must be able to stand beside what the first one needs.
   if (options[kTargetGrad]) options[kProbs] = true;
-  if (options[kStatsOfIgnored]) options[kIgnored] = true;
+  if (options[kOfIgnored]) options[kIgnored] = true;
   if (options[kEmptyMean]) options[kMean] = options[random.Below(2) == 0 ? kRowWeights : kClassWeights] = true;
   turn_on(draw());
   int order[kOptions];
@@ -161,7 +161,7 @@ Options DrawOptions(Random &random) {
   for (const int o : order) {
     if (options[o] || o == kEmptyMean) continue;
     const int64_t chance = random.Below(100);
-    if (chance < (o == kProbs ? 20 : o == kStatsOfIgnored ? 25 : 40)) turn_on(o);
+    if (chance < (o == kProbs ? 20 : o == kOfIgnored ? 25 : 40)) turn_on(o);
   }
   if (options[kTargetGrad]) {
     for (int other = 0; other < kOptions; ++other) {
@@ -169,7 +169,7 @@ Options DrawOptions(Random &random) {
     }
     options[kProbs] = true;
   }
-  if (options[kStatsOfIgnored]) options[kIgnored] = true;
+  if (options[kOfIgnored]) options[kIgnored] = true;
   if (options[kEmptyMean]) {
     options[kNone] = options[kSum] = options[kDivisor] = false;
     options[kMean] = true;
@@ -262,7 +262,7 @@ bool DrawValues(Random &random, Set &set) {
   LossCall &call = set.call;
   const int64_t rows = call.rows;
   const int64_t cols = call.cols;
-  xent_options &options = call.options;
+  xent_cross_entropy_options &options = call.options;
 
   if (on[kLogitScale]) options.logit_scale = kPossibleScales[random.Below(4)] * (1 + random.Uniform() / 4);
   if (on[kSoftcap]) options.softcap = LogUniform(random, 1, 30);
@@ -271,12 +271,9 @@ bool DrawValues(Random &random, Set &set) {
     options.label_smoothing = random.Below(12) == 0 ? 1 : 0.05 + 0.9 * random.Uniform();
     options.smoothing = on[kExclusive] ? XENT_SMOOTHING_EXCLUSIVE : XENT_SMOOTHING_UNIFORM;
   }
-  options.reduction = on[kNone] ? XENT_REDUCTION_NONE : on[kSum] ? XENT_REDUCTION_SUM : XENT_REDUCTION_MEAN;
-  if (on[kDivisor]) {
-    options.has_divisor = 1;
-    options.divisor = LogUniform(random, 0.1, 50);
-  }
-  options.empty_mean = on[kEmptyMean] ? XENT_EMPTY_MEAN_ZERO : XENT_EMPTY_MEAN_NAN;
+  options.reduction.kind = on[kNone] ? XENT_REDUCTION_NONE : on[kSum] ? XENT_REDUCTION_SUM : XENT_REDUCTION_MEAN;
+  if (on[kDivisor]) options.reduction.divisor = LogUniform(random, 0.1, 50);
+  options.reduction.empty_mean = on[kEmptyMean] ? XENT_EMPTY_MEAN_ZERO : XENT_EMPTY_MEAN_NAN;
   const int64_t least = on[kExclusive] ? 2 : 1;
   if (on[kValidCols]) {
     if (cols <= least) return false;
@@ -382,13 +379,13 @@ bool DrawValues(Random &random, Set &set) {
     call.SetUpstream(upstream, XENT_UPSTREAM_ROWS);
   }
 
-  options.stats_of_ignored = on[kStatsOfIgnored] ? 1 : 0;
+  call.of_ignored = on[kOfIgnored] ? 1 : 0;
   call.wants_logprobs = on[kLogprobs];
   call.wants_argmax = on[kArgmax];
   call.wants_entropy = on[kEntropy];
   call.wants_rank = on[kRank];
   if (on[kTopK]) {
-    call.top_k = static_cast<int32_t>(1 + random.Below(std::min<int64_t>(valid, random.Below(8) == 0 ? 64 : 5)));
+    call.top_k = 1 + random.Below(std::min<int64_t>(valid, random.Below(8) == 0 ? 64 : 5));
   }
   if (on[kGather]) {
     call.gather_count = 1 + random.Below(4);
@@ -439,23 +436,23 @@ bool Differ(const Set &set, const LossInputs &inputs) {
   const Losses other = reference::EvaluateLosses(inputs);
   const LossCall &call = set.call;
   const xent_dtype arithmetic = ArithmeticType(call.dtype);
-  const auto far = [&](Value a, Value b) { return FarApart(a, b, kLossBound, arithmetic, arithmetic); };
+  const auto far = [&](Value a, Value b) { return FarApart(a, b, kLossUlp, arithmetic, arithmetic); };
   for (size_t i = 0; i < set.want.losses.size(); ++i) {
     if (far(set.want.losses[i], other.losses[i]) || far(set.want.lse[i], other.lse[i])) return true;
   }
-  if (set.inputs.options.reduction != XENT_REDUCTION_NONE && inputs.options.reduction != XENT_REDUCTION_NONE &&
-      far(set.want.loss, other.loss)) {
+  if (set.inputs.options.reduction.kind != XENT_REDUCTION_NONE &&
+      inputs.options.reduction.kind != XENT_REDUCTION_NONE && far(set.want.loss, other.loss)) {
     return true;
   }
   for (int64_t i = 0; i < call.rows; ++i) {
     for (int64_t c = 0; c < call.cols; ++c) {
       if (FarApart(reference::GradientOf(set.inputs, set.want, i, c), reference::GradientOf(inputs, other, i, c),
-                   kGradientBound, arithmetic, call.dtype)) {
+                   kGradientUlp, arithmetic, call.dtype)) {
         return true;
       }
       if (call.wants_target_grad && inputs.has_probs() &&
           FarApart(reference::TargetGradientOf(set.inputs, set.want, i, c),
-                   reference::TargetGradientOf(inputs, other, i, c), kGradientBound, arithmetic,
+                   reference::TargetGradientOf(inputs, other, i, c), kGradientUlp, arithmetic,
                    call.target_probs->dtype())) {
         return true;
       }
@@ -488,8 +485,7 @@ bool Without(const Set &set, int option, LossInputs &inputs) {
       inputs.options.label_smoothing = 0;
       return true;
     case kDivisor:
-      inputs.options.has_divisor = 0;
-      inputs.options.divisor = 0;
+      inputs.options.reduction.divisor = 0;
       return true;
     case kValidCols:
       inputs.options.valid_cols = 0;
@@ -515,14 +511,14 @@ bool Without(const Set &set, int option, LossInputs &inputs) {
     case kSum:
     case kMean:
       // With a divisor sum and mean are the same.
-      if (inputs.options.has_divisor != 0) return false;
-      inputs.options.reduction = option == kMean ? XENT_REDUCTION_SUM : XENT_REDUCTION_MEAN;
+      if (inputs.options.reduction.divisor != 0) return false;
+      inputs.options.reduction.kind = option == kMean ? XENT_REDUCTION_SUM : XENT_REDUCTION_MEAN;
       return true;
     case kEmptyMean:
-      inputs.options.empty_mean = XENT_EMPTY_MEAN_NAN;
+      inputs.options.reduction.empty_mean = XENT_EMPTY_MEAN_NAN;
       return true;
-    case kStatsOfIgnored:
-      inputs.options.stats_of_ignored = 0;
+    case kOfIgnored:
+      inputs.of_ignored = false;
       return true;
     default:
       return false;
@@ -555,27 +551,26 @@ void ThreadPool(void *ctx, int64_t n, xent_task task, void *arg) {
   for (std::thread &thread : team) thread.join();
 }
 
-constexpr xent_exec kSerialExec = {sizeof(xent_exec), XENT_EXEC_SERIAL, 0, nullptr, nullptr};
-
 void DrawExec(Random &random, Set &set) {
   static int threads_of[] = {1, 2, 3, 8};
   int &threads = threads_of[random.Below(4)];
-  xent_exec &exec = set.call.exec;
-  exec = kSerialExec;
-  const int64_t kind = random.Below(4);
-  if (kind == 0) {
-    set.exec_name = "serial";
-    return;
-  }
-  exec.threads = threads;
-  if (kind == 1) {
-    exec.mode = XENT_EXEC_OPENMP;
-    set.exec_name = "OpenMP";
-  } else {
-    exec.mode = XENT_EXEC_CALLER;
-    exec.parallel_for = kind == 2 ? ReversedPool : ThreadPool;
-    exec.ctx = &threads;
-    set.exec_name = kind == 2 ? "reversed pool" : "thread pool";
+  switch (random.Below(4)) {
+    case 0:
+      set.call.exec = kSerial;
+      set.exec_name = "serial";
+      return;
+    case 1:
+      set.call.exec = TeamOf(threads);
+      set.exec_name = "OpenMP";
+      break;
+    case 2:
+      set.call.exec = PoolOf(ReversedPool, &threads, threads);
+      set.exec_name = "reversed pool";
+      break;
+    default:
+      set.call.exec = PoolOf(ThreadPool, &threads, threads);
+      set.exec_name = "thread pool";
+      break;
   }
   set.exec_name += " " + std::to_string(threads);
 }
@@ -619,7 +614,7 @@ double CentralDifference(LossCall &call, int64_t row, double at, double h, long 
     put(side == 0 ? at - h : at + h);
     used[side] = side == 0 ? at - h : at + h;
     if (call.Forward() != XENT_OK) return kNan;
-    sides[side] = call.losses.Get(0, row);
+    sides[side] = call.row_losses.Get(0, row);
   }
   put(at);
   return static_cast<double>(factor * (static_cast<long double>(sides[1]) - sides[0]) /
@@ -629,7 +624,7 @@ double CentralDifference(LossCall &call, int64_t row, double at, double h, long 
 std::string CheckDifferences(const Set &set, const LossCall &result, int64_t &checked) {
   if (set.call.dtype != XENT_F64 || set.call.rows * set.call.cols > 5000) return "";
   LossCall call = set.call;
-  call.exec = kSerialExec;
+  call.exec = kSerial;
   call.in_place = false;
   call.WantNoStatistic();
   Random random(set.seed + static_cast<uint64_t>(set.index) * 31);
@@ -686,23 +681,25 @@ std::string CheckDifferences(const Set &set, const LossCall &result, int64_t &ch
 }
 
 std::string ReduceDifference(const LossCall &call) {
-  if (call.target_probs || call.options.reduction == XENT_REDUCTION_NONE) return "";
-  // xent_reduce looks at the reduction, ignore_index, the divisor and empty_mean.
-  xent_options options = XENT_OPTIONS_INIT;
+  if (call.target_probs || call.options.reduction.kind == XENT_REDUCTION_NONE) return "";
+  Matrix reduced(call.reduced_loss.dtype(), 1, 1);
+  xent_stored_losses args = XENT_STORED_LOSSES_INIT;
+  args.rows = call.rows;
+  args.cols = call.cols;
+  args.row_losses = call.row_losses.data();
+  args.targets = {.data = call.targets.data(), .type = XENT_I64, .reserved = 0};
+  if (call.class_weights) args.class_weights = call.class_weights->data();
+  if (call.row_weights) args.row_weights = call.row_weights->data();
+  args.reduced_loss = reduced.data();
+  args.dtype = reduced.dtype();
+  // xent_reduce looks at the reduction and at ignore_index.
+  xent_cross_entropy_options options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
   options.reduction = call.options.reduction;
   options.ignore_index = call.options.ignore_index;
-  options.has_divisor = call.options.has_divisor;
-  options.divisor = call.options.divisor;
-  options.empty_mean = call.options.empty_mean;
-  Matrix loss(call.loss.dtype(), 1, 1);
   xent_error error = XENT_ERROR_INIT;
-  const xent_status status = xent_reduce_weighted(call.rows, call.losses.data(), call.loss.dtype(), call.targets.data(),
-                                                  XENT_I64, call.row_weights ? call.row_weights->data() : nullptr,
-                                                  call.class_weights ? call.class_weights->data() : nullptr, call.cols,
-                                                  &options, loss.data(), &error);
-  if (status != XENT_OK) return std::string("xent_reduce_weighted: ") + error.message;
-  const std::string difference = FirstDifference(call.loss, loss);
-  return difference.empty() ? "" : "loss and xent_reduce_weighted: " + difference;
+  if (xent_reduce(&args, &options, &error) != XENT_OK) return std::string("xent_reduce: ") + error.message;
+  const std::string difference = FirstDifference(call.reduced_loss, reduced);
+  return difference.empty() ? "" : "reduced_loss and xent_reduce: " + difference;
 }
 
 // Runs and judges the set; "" or what is wrong.
@@ -745,7 +742,7 @@ std::string Run(const Set &set, WorstByOutput &worst, int64_t &differences) {
 
   LossCall plain = set.call;
   plain.in_place = false;
-  plain.exec = kSerialExec;
+  plain.exec = kSerial;
   plain.WantNoStatistic();
   if (plain.ForwardBackward() != XENT_OK) return std::string("without statistics: ") + plain.error.message;
   trouble = plain.ForwardDifference(both);
@@ -774,13 +771,13 @@ std::string Run(const Set &set, WorstByOutput &worst, int64_t &differences) {
 }
 
 void PrintFull(const Set &set) {
-  const xent_options &o = set.call.options;
+  const xent_cross_entropy_options &o = set.call.options;
   std::printf(
       "ignore_index %lld, label_smoothing %.17g, smoothing %d, reduction %d, divisor %.17g, empty_mean %d, logit_scale "
-      "%.17g, softcap %.17g, z_loss %.17g, valid_cols %lld, stats_of_ignored %d, denominator %.17Lg\n",
-      static_cast<long long>(o.ignore_index), o.label_smoothing, o.smoothing, o.reduction, o.divisor, o.empty_mean,
-      o.logit_scale, o.softcap, o.z_loss, static_cast<long long>(o.valid_cols), o.stats_of_ignored,
-      set.want.denominator);
+      "%.17g, softcap %.17g, z_loss %.17g, valid_cols %lld, of_ignored %lld, denominator %.17Lg\n",
+      static_cast<long long>(o.ignore_index), o.label_smoothing, o.smoothing, o.reduction.kind, o.reduction.divisor,
+      o.reduction.empty_mean, o.logit_scale, o.softcap, o.z_loss, static_cast<long long>(o.valid_cols),
+      static_cast<long long>(set.call.of_ignored), set.want.denominator);
   const auto print = [](const char *name, const std::vector<double> &values) {
     if (values.empty()) return;
     std::printf("%s", name);

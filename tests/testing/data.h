@@ -18,6 +18,20 @@ namespace xent::test {
 
 inline constexpr xent_dtype kDtypes[] = {XENT_F32, XENT_F64, XENT_BF16, XENT_F16};
 
+// A number of each dtype for seeds. Golden hashes depend on it.
+constexpr int64_t SeedOf(xent_dtype dtype) {
+  switch (dtype) {
+    case XENT_F32:
+      return 1;
+    case XENT_F64:
+      return 2;
+    case XENT_BF16:
+      return 3;
+    default:
+      return 4;
+  }
+}
+
 // splitmix64 (Steele, Lea & Flood 2014): the same numbers everywhere.
 class Random {
  public:

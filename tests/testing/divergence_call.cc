@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "reference/rows.h"
+#include "reference/losses.h"
 
 namespace xent::test {
 
@@ -48,32 +48,22 @@ xent_divergence DivergenceCall::Args(bool backward) {
   backward_ = backward;
   original_student_ = student;
   const int64_t rows = student.rows();
-  losses = Matrix(Float(), 1, rows, std::max<int64_t>(rows, 1));
-  loss = Matrix(Float(), 1, 1);
+  row_losses = Matrix(Float(), 1, rows, std::max<int64_t>(rows, 1));
+  reduced_loss = Matrix(Float(), 1, 1);
   grad = Tensor(student.dtype(), rows, student.cols(), student.inner(), 3 * padding, misalign);
   error = XENT_ERROR_INIT;
   xent_divergence args = XENT_DIVERGENCE_INIT;
   args.rows = rows;
   args.cols = student.cols();
   args.inner = student.inner() == 1 ? 0 : student.inner();
-  args.student = student.data();
-  args.student_stride = student.stride();
-  args.student_dtype = student.dtype();
-  args.teacher = teacher.data();
-  args.teacher_stride = teacher.stride();
-  args.teacher_dtype = teacher.dtype();
-  args.kind = kind;
-  args.temperature = temperature;
-  args.beta = beta;
+  args.student = View(student);
+  args.teacher = View(teacher);
   args.row_weights = row_weights ? row_weights->data() : nullptr;
-  args.losses = losses.data();
-  args.loss = options.reduction == XENT_REDUCTION_NONE ? nullptr : loss.data();
+  args.row_losses = row_losses.data();
+  args.reduced_loss = options.reduction.kind == XENT_REDUCTION_NONE ? nullptr : reduced_loss.data();
   if (backward) {
-    args.grad = in_place ? student.data() : grad.data();
-    args.grad_stride = in_place ? student.stride() : grad.stride();
-    args.in_place = in_place ? 1 : 0;
-    args.upstream_kind = upstream_kind;
-    args.upstream = upstream ? upstream->data() : nullptr;
+    args.grad = in_place ? View(student) : View(grad);
+    if (upstream) args.upstream = {.data = upstream->data(), .stride = 0, .kind = upstream_kind, .reserved = 0};
   }
   return args;
 }
@@ -86,8 +76,8 @@ xent_status DivergenceCall::Run(bool backward) {
 
 void DivergenceCall::MustRun(bool backward) {
   ASSERT_EQ(Run(backward), XENT_OK) << error.message;
-  EXPECT_TRUE(student.matrix().PaddingIntact() && teacher.matrix().PaddingIntact() && losses.PaddingIntact() &&
-              loss.PaddingIntact() && grad.matrix().PaddingIntact())
+  EXPECT_TRUE(student.matrix().PaddingIntact() && teacher.matrix().PaddingIntact() && row_losses.PaddingIntact() &&
+              reduced_loss.PaddingIntact() && grad.matrix().PaddingIntact())
       << "memory around a tensor was written";
 }
 
@@ -99,7 +89,9 @@ std::vector<double> DivergenceCall::RowOf(const Tensor &tensor, int64_t row) con
 }
 
 reference::Divergence DivergenceCall::Expected(int64_t row) const {
-  return reference::EvaluateDivergence(RowOf(*original_student_, row), RowOf(teacher, row), kind, temperature, beta);
+  return reference::EvaluateDivergence(RowOf(*original_student_, row), RowOf(teacher, row),
+                                       static_cast<xent_divergence_kind>(options.kind), options.temperature,
+                                       options.beta);
 }
 
 WorstByOutput DivergenceCall::Judge() const {
@@ -110,27 +102,27 @@ WorstByOutput DivergenceCall::Judge() const {
     char text[240];
     std::snprintf(text, sizeof(text),
                   "%s T %g beta %g %s/%s %lldx%lld/%lld [%lld,%lld] got %.17g want %.20Lg scale %.3Lg",
-                  kDivergenceNames[kind], temperature, beta, reference::NameOf(student.dtype()),
+                  kDivergenceNames[options.kind], options.temperature, options.beta, reference::NameOf(student.dtype()),
                   reference::NameOf(teacher.dtype()), static_cast<long long>(student.rows()),
                   static_cast<long long>(student.cols()), static_cast<long long>(student.inner()),
                   static_cast<long long>(row), static_cast<long long>(col), got, want.exact, want.scale);
     w = {ulp, text};
   };
   const int64_t rows = student.rows();
-  long double denominator = 1;
-  if (options.reduction == XENT_REDUCTION_MEAN) denominator = static_cast<long double>(rows);
-  if (options.has_divisor) denominator = options.divisor;
+  const long double denominator =
+      reference::Reduce({0, 0}, static_cast<long double>(rows), options.reduction).denominator;
   std::vector<double> stored;
   for (int64_t i = 0; i < rows; ++i) {
     const reference::Divergence want = Expected(i);
     const long double r = row_weights ? row_weights->Get(0, i) : 1;
     Value loss_want{want.loss.exact * r, want.loss.scale * std::fabs(r)};
     if (r == 0 && !std::isnan(want.loss.exact)) loss_want = {0, 0};
-    note("losses", reference::ErrorInUlp(Float(), losses.row(0), i, loss_want), i, -1, losses.Get(0, i), loss_want);
-    stored.push_back(losses.Get(0, i));
+    note("row_losses", reference::ErrorInUlp(Float(), row_losses.row(0), i, loss_want), i, -1, row_losses.Get(0, i),
+         loss_want);
+    stored.push_back(row_losses.Get(0, i));
     if (!backward_) continue;
     long double u = 1;
-    if (upstream_kind != XENT_UPSTREAM_ONE) u = upstream->Get(0, upstream_kind == XENT_UPSTREAM_ROWS ? i : 0);
+    if (upstream) u = upstream->Get(0, upstream_kind == XENT_UPSTREAM_ROWS ? i : 0);
     const long double factor = u * r / denominator;
     for (int64_t j = 0; j < student.cols(); ++j) {
       Value w{0, 0};
@@ -142,17 +134,21 @@ WorstByOutput DivergenceCall::Judge() const {
       note("grad", Grad().ErrorInUlp(Float(), i, j, w), i, j, Grad().Get(i, j), w);
     }
   }
-  if (options.reduction != XENT_REDUCTION_NONE) {
-    const Value want = reference::Reduce(stored, {}, options);
-    note("loss", reference::ErrorInUlp(Float(), loss.row(0), 0, want), -1, -1, loss.Get(0, 0), want);
+  if (options.reduction.kind != XENT_REDUCTION_NONE) {
+    const Value want = reference::Reduce(stored, {}, options.reduction);
+    note("reduced_loss", reference::ErrorInUlp(Float(), reduced_loss.row(0), 0, want), -1, -1, reduced_loss.Get(0, 0),
+         want);
   }
   return worst;
 }
 
+double DivergenceCall::BoundOf(const std::string &output) {
+  return output == "row_losses" ? kDivergenceUlp : output == "grad" ? kDivergenceGradientUlp : kReducedLossUlp;
+}
+
 void DivergenceCall::ExpectAccurate() const {
   for (const auto &[output, worst] : Judge()) {
-    const double bound = output == "losses" ? kDivergenceUlp : output == "grad" ? kDivergenceGradientUlp : 4;
-    EXPECT_LE(worst.ulp, bound) << output << ": " << worst.where;
+    EXPECT_LE(worst.ulp, BoundOf(output)) << output << ": " << worst.where;
   }
 }
 
@@ -165,8 +161,8 @@ void DivergenceCall::ExpectAccurate() const {
     }
     return m.PaddingIntact();
   };
-  if (!untouched(losses)) return ::testing::AssertionFailure() << "losses were written";
-  if (!untouched(loss)) return ::testing::AssertionFailure() << "loss was written";
+  if (!untouched(row_losses)) return ::testing::AssertionFailure() << "row_losses was written";
+  if (!untouched(reduced_loss)) return ::testing::AssertionFailure() << "reduced_loss was written";
   if (!untouched(grad.matrix())) return ::testing::AssertionFailure() << "grad was written";
   if (FirstDifference(original_student_->matrix(), student.matrix()) != "") {
     return ::testing::AssertionFailure() << "student was written";
@@ -175,8 +171,9 @@ void DivergenceCall::ExpectAccurate() const {
 }
 
 std::string FirstDifference(const DivergenceCall &a, const DivergenceCall &b, bool backward) {
-  if (const std::string text = FirstDifference(a.losses, b.losses); !text.empty()) return "losses " + text;
-  if (const std::string text = FirstDifference(a.loss, b.loss); !text.empty()) return "loss " + text;
+  if (const std::string text = FirstDifference(a.row_losses, b.row_losses); !text.empty()) return "row_losses " + text;
+  if (const std::string text = FirstDifference(a.reduced_loss, b.reduced_loss); !text.empty())
+    return "reduced_loss " + text;
   for (int64_t i = 0; backward && i < a.student.rows(); ++i) {
     for (int64_t j = 0; j < a.student.cols(); ++j) {
       if (a.Grad().GetBits(i, j) == b.Grad().GetBits(i, j)) continue;

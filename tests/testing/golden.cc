@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 
+#include "testing/exec.h"
 #include "testing/target.h"
 
 namespace xent::test {
@@ -65,7 +66,7 @@ void ExpectGolden(const std::string &target, const std::string &section, const s
   const std::string path = update == nullptr ? kFile : update;
   Sections sections = ReadSections(path);
   for (const int32_t threads : {1, 2, 3, 8}) {
-    const std::vector<std::string> lines = lines_of({sizeof(xent_exec), XENT_EXEC_OPENMP, threads, nullptr, nullptr});
+    const std::vector<std::string> lines = lines_of(TeamOf(threads));
     if (threads == 1 && TakesUpdate(section)) {
       sections[section] = {columns, lines};
       WriteSections(path, sections);

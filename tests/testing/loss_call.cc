@@ -1,9 +1,11 @@
 // A cross-entropy call with every option; see loss_call.h.
 #include "testing/loss_call.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 namespace xent::test {
@@ -44,7 +46,9 @@ std::string FirstDifferent(const std::vector<T> &a, const std::vector<T> &b) {
   return "";
 }
 
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int64_t kUnwritten = -77777;
+constexpr uint8_t kUnwrittenHit = 77;
 
 // Keeps the first complaint and the worst errors.
 class Judgement {
@@ -91,6 +95,34 @@ class Judgement {
 
 }  // namespace
 
+const char *NameOf(Function function) {
+  switch (function) {
+    case Function::kForward:
+      return "forward";
+    case Function::kForwardBackward:
+      return "forward_backward";
+    default:
+      return "backward";
+  }
+}
+
+LossFunction EntryPoint(Function function) {
+  switch (function) {
+    case Function::kForward:
+      return xent_cross_entropy_forward;
+    case Function::kForwardBackward:
+      return xent_cross_entropy_forward_backward;
+    default:
+      return xent_cross_entropy_backward;
+  }
+}
+
+xent_cross_entropy_options WithReduction(xent_reduction_kind kind) {
+  xent_cross_entropy_options options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
+  options.reduction.kind = kind;
+  return options;
+}
+
 LossCall::LossCall(xent_dtype dtype_in, int64_t rows_in, int64_t cols_in, int64_t inner_in, int64_t padding_in,
                    int64_t misalign)
     : dtype(dtype_in),
@@ -101,7 +133,7 @@ LossCall::LossCall(xent_dtype dtype_in, int64_t rows_in, int64_t cols_in, int64_
       logits(dtype, rows, cols, inner, padding, misalign),
       targets(Size(rows), 0) {}
 
-LossCall::LossCall(xent_dtype dtype_in, const std::vector<std::vector<double>> &values, std::vector<int64_t> targets_in)
+LossCall::LossCall(xent_dtype dtype_in, const Rows &values, std::vector<int64_t> targets_in)
     : LossCall(dtype_in, static_cast<int64_t>(values.size()), static_cast<int64_t>(values.at(0).size())) {
   targets = std::move(targets_in);
   for (int64_t i = 0; i < rows; ++i) {
@@ -109,15 +141,22 @@ LossCall::LossCall(xent_dtype dtype_in, const std::vector<std::vector<double>> &
   }
 }
 
+void LossCall::FillNormal(uint64_t seed, double deviation) {
+  Random random(seed);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t c = 0; c < cols; ++c) logits.Set(i, c, random.Normal(deviation));
+    targets[Size(i)] = random.Below(cols);
+  }
+}
 void LossCall::SetClassWeights(const std::vector<double> &values) {
   class_weights = Vector(ArithmeticType(dtype), values);
 }
 void LossCall::SetRowWeights(const std::vector<double> &values) { row_weights = Vector(ArithmeticType(dtype), values); }
-void LossCall::SetUpstream(const std::vector<double> &values, xent_upstream kind) {
+void LossCall::SetUpstream(const std::vector<double> &values, xent_upstream_kind kind) {
   upstream = Vector(ArithmeticType(dtype), values);
   upstream_kind = kind;
 }
-void LossCall::SetProbs(xent_dtype probs_dtype, const std::vector<std::vector<double>> &values) {
+void LossCall::SetProbs(xent_dtype probs_dtype, const Rows &values) {
   target_probs = Tensor(probs_dtype, rows, cols, inner, padding);
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t c = 0; c < cols; ++c) target_probs->Set(i, c, values[Size(i)].at(Size(c)));
@@ -126,7 +165,7 @@ void LossCall::SetProbs(xent_dtype probs_dtype, const std::vector<std::vector<do
 void LossCall::WantEveryStatistic() {
   const int64_t valid = options.valid_cols == 0 ? cols : options.valid_cols;
   wants_logprobs = wants_argmax = wants_entropy = wants_rank = true;
-  top_k = static_cast<int32_t>(std::min<int64_t>(valid, 3));
+  top_k = std::min<int64_t>(valid, 3);
   gather_count = 2;
   gather_cols.clear();
   for (int64_t i = 0; i < rows; ++i) gather_cols.insert(gather_cols.end(), {0, valid - 1});
@@ -137,123 +176,133 @@ void LossCall::WantNoStatistic() {
   gather_count = 0;
 }
 
-xent_cross_entropy LossCall::Args(bool forward, bool backward) {
+xent_cross_entropy LossCall::Args(Function function) {
+  last_ = function;
   const xent_dtype arithmetic = ArithmeticType(dtype);
   xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
   args.rows = rows;
   args.cols = cols;
   args.inner = inner;
-  args.logits = logits.data();
-  args.logits_stride = logits.stride();
-  args.dtype = dtype;
-  args.targets_type = targets_type;
+  args.logits = View(logits);
   if (target_probs) {
-    args.target_probs = target_probs->data();
-    args.target_probs_stride = target_probs->stride();
-    args.target_probs_dtype = target_probs->dtype();
-  } else if (targets_type == XENT_I64) {
-    args.targets = targets.data();
+    args.target_probs = View(*target_probs);
+  } else {
+    if (targets_type == XENT_I32) narrow_targets_.assign(targets.begin(), targets.end());
+    const void *const data = targets_type == XENT_I32 ? static_cast<const void *>(narrow_targets_.data())
+                                                      : static_cast<const void *>(targets.data());
+    args.targets = {.data = data, .type = targets_type, .reserved = 0};
   }
   if (class_weights) args.class_weights = class_weights->data();
   if (row_weights) args.row_weights = row_weights->data();
   if (records.size() != Size(rows) * XENT_RECORD_BYTES / sizeof(uint64_t)) {
     records.assign(Size(rows) * XENT_RECORD_BYTES / sizeof(uint64_t), 0x5555555555555555u);
   }
+  records_before_ = records;
   args.records = records.data();
-  if (forward) {
-    losses = Matrix(arithmetic, 1, rows);
-    lse = Matrix(arithmetic, 1, rows);
-    loss = Matrix(arithmetic, 1, 1);
-    args.losses = losses.data();
-    args.lse = lse.data();
-    args.loss = options.reduction == XENT_REDUCTION_NONE ? nullptr : loss.data();
-    args.perplexity = &perplexity;
-    args.live_rows = &live_rows;
+  if (!workspace.empty()) {
+    args.workspace = workspace.data();
+    args.workspace_bytes = workspace.size();
+  }
+  if (function != Function::kBackward) {
+    const auto row_numbers = [&](int64_t count) {
+      return Matrix(arithmetic, 1, rows * count, std::max<int64_t>(rows * count, 1));
+    };
+    const auto row_indices = [&](int64_t count) { return std::vector<int64_t>(Size(rows * count), kUnwritten); };
+    row_losses = row_numbers(1);
+    args.row_losses = row_losses.data();
+    reduced_loss = Matrix(arithmetic, 1, 1);
+    if (options.reduction.kind != XENT_REDUCTION_NONE) args.reduced_loss = reduced_loss.data();
+    logprobs = entropy = topk_logprobs = gathered = Matrix();
+    argmax.clear();
+    hits.clear();
+    rank.clear();
+    topk_indices.clear();
+    statistics = XENT_STATISTICS_INIT;
+    args.statistics = &statistics;
+    statistics.of_ignored = of_ignored;
+    lse = row_numbers(1);
+    statistics.lse = lse.data();
     perplexity = static_cast<double>(kUnwritten);
+    statistics.perplexity = &perplexity;
     live_rows = kUnwritten;
+    statistics.live_rows = &live_rows;
     if (wants_logprobs && !target_probs) {
-      logprobs = Matrix(arithmetic, 1, rows);
-      args.logprobs = logprobs.data();
+      logprobs = row_numbers(1);
+      statistics.logprobs = logprobs.data();
     }
     if (wants_argmax) {
-      argmax.assign(Size(rows), kUnwritten);
-      args.argmax = argmax.data();
+      argmax = row_indices(1);
+      statistics.argmax = argmax.data();
       if (!target_probs) {
-        hits.assign(Size(rows), 77);
-        args.hits = hits.data();
+        hits.assign(Size(rows), kUnwrittenHit);
+        statistics.hits = hits.data();
       }
     }
     if (wants_entropy) {
-      entropy = Matrix(arithmetic, 1, rows);
-      args.entropy = entropy.data();
+      entropy = row_numbers(1);
+      statistics.entropy = entropy.data();
     }
     if (wants_rank && !target_probs) {
-      rank.assign(Size(rows), kUnwritten);
-      args.rank = rank.data();
+      rank = row_indices(1);
+      statistics.rank = rank.data();
     }
     if (top_k > 0) {
-      topk_logprobs = Matrix(arithmetic, 1, rows * top_k);
-      topk_indices.assign(Size(rows * top_k), kUnwritten);
-      args.top_k = top_k;
-      args.topk_logprobs = topk_logprobs.data();
-      args.topk_indices = topk_indices.data();
+      topk_logprobs = row_numbers(top_k);
+      topk_indices = row_indices(top_k);
+      statistics.top_k = top_k;
+      statistics.topk_logprobs = topk_logprobs.data();
+      statistics.topk_indices = topk_indices.data();
     }
     if (gather_count > 0) {
-      gathered = Matrix(arithmetic, 1, rows * gather_count);
-      args.gathered = gathered.data();
-      args.gather_cols = gather_cols.data();
-      args.gather_count = gather_count;
+      gathered = row_numbers(gather_count);
+      statistics.gathered = gathered.data();
+      statistics.gather_cols = gather_cols.data();
+      statistics.gather_count = gather_count;
     }
   }
-  if (backward) {
+  if (function != Function::kForward) {
     if (in_place) {
       grad = logits;
-      args.logits = grad.data();
-      args.in_place = 1;
+      args.logits = View(grad);
     } else {
       const int64_t misalign =
-          static_cast<int64_t>((reinterpret_cast<uintptr_t>(logits.data()) & 63)) / reference::FormatOf(dtype).bytes;
-      grad = Tensor(dtype, rows, cols, inner, padding, misalign);
+          static_cast<int64_t>(reinterpret_cast<uintptr_t>(logits.data()) & 63) / reference::FormatOf(dtype).bytes;
+      grad = Tensor(dtype, rows, cols, inner, grad_padding.value_or(padding), grad_misalign.value_or(misalign));
     }
-    args.grad = grad.data();
-    args.grad_stride = grad.stride();
+    args.grad = View(grad);
     if (wants_target_grad && target_probs) {
       target_grad = Tensor(target_probs->dtype(), rows, cols, inner, padding);
-      args.target_grad = target_grad.data();
-      args.target_grad_stride = target_grad.stride();
+      args.target_grad = View(target_grad);
     }
-    args.upstream_kind = upstream_kind;
-    args.upstream = upstream_kind == XENT_UPSTREAM_ONE ? nullptr : upstream.data();
+    if (upstream) args.upstream = {.data = upstream->data(), .stride = 0, .kind = upstream_kind, .reserved = 0};
   }
   return args;
 }
 
-namespace {
-
-using Function = xent_status (*)(const xent_cross_entropy *, const xent_options *, const xent_exec *, xent_error *);
-
-xent_status Run(LossCall &call, bool forward, bool backward, Function function) {
-  call.error = XENT_ERROR_INIT;
-  xent_cross_entropy args = call.Args(forward, backward);
-  std::vector<int32_t> narrow;
-  if (!call.target_probs && call.targets_type == XENT_I32) {
-    narrow.assign(call.targets.begin(), call.targets.end());
-    args.targets = narrow.data();
-  }
-  return function(&args, &call.options, &call.exec, &call.error);
+xent_status LossCall::Run(Function function) {
+  error = XENT_ERROR_INIT;
+  const xent_cross_entropy args = Args(function);
+  const xent_status status = EntryPoint(function)(&args, pass_null_options ? nullptr : &options, &exec, &error);
+  has_gradient_ = status == XENT_OK && function != Function::kForward;
+  return status;
 }
 
-}  // namespace
+void LossCall::MustRun(Function function) {
+  ASSERT_EQ(Run(function), XENT_OK) << NameOf(function) << " " << reference::NameOf(dtype) << " " << rows << "x" << cols
+                                    << ", inner " << inner << ": " << error.message;
+}
 
-xent_status LossCall::Forward() { return Run(*this, true, false, xent_cross_entropy_forward); }
-xent_status LossCall::ForwardBackward() { return Run(*this, true, true, xent_cross_entropy_forward_backward); }
-xent_status LossCall::Backward() { return Run(*this, false, true, xent_cross_entropy_backward); }
+void LossCall::MustRunForwardThenBackward() {
+  MustRun(Function::kForward);
+  MustRun(Function::kBackward);
+}
 
 reference::LossInputs LossCall::Inputs() const {
   reference::LossInputs inputs;
   inputs.dtype = dtype;
   inputs.rows = rows;
   inputs.cols = cols;
+  inputs.inner = inner;
   inputs.logits = Decode(logits);
   if (target_probs) {
     inputs.target_probs = Decode(*target_probs);
@@ -262,17 +311,18 @@ reference::LossInputs LossCall::Inputs() const {
   }
   if (class_weights) inputs.class_weights = Decode(*class_weights);
   if (row_weights) inputs.row_weights = Decode(*row_weights);
-  if (upstream_kind != XENT_UPSTREAM_ONE) {
-    inputs.upstream = Decode(upstream);
+  if (upstream) {
+    inputs.upstream = Decode(*upstream);
     inputs.upstream_per_row = upstream_kind == XENT_UPSTREAM_ROWS;
   }
-  inputs.options = options;
+  if (!pass_null_options) inputs.options = options;
+  inputs.of_ignored = of_ignored != 0;
   return inputs;
 }
 
 std::string LossCall::ForwardDifference(const LossCall &other) const {
   const std::pair<const char *, Matrix LossCall::*> kParts[] = {
-      {"losses ", &LossCall::losses}, {"lse ", &LossCall::lse}, {"loss ", &LossCall::loss}};
+      {"row_losses ", &LossCall::row_losses}, {"lse ", &LossCall::lse}, {"reduced_loss ", &LossCall::reduced_loss}};
   for (const auto &[name, part] : kParts) {
     const std::string difference = FirstDifference(this->*part, other.*part);
     if (!difference.empty()) return name + difference;
@@ -309,26 +359,77 @@ std::string LossCall::GradientDifference(const LossCall &other) const {
   return difference.empty() ? "" : "target_grad " + difference;
 }
 
+std::string LossCall::Difference(const LossCall &other, Function function) const {
+  if (function != Function::kBackward) {
+    std::string difference = ForwardDifference(other);
+    if (difference.empty()) difference = StatisticsDifference(other);
+    if (!difference.empty()) return difference;
+    for (size_t k = 0; k < std::max(records.size(), other.records.size()); ++k) {
+      if (k < records.size() && k < other.records.size() && records[k] == other.records[k]) continue;
+      return "record of row " + std::to_string(k * sizeof(uint64_t) / XENT_RECORD_BYTES);
+    }
+  }
+  return function == Function::kForward ? "" : GradientDifference(other);
+}
+
 std::string LossCall::PaddingTrouble() const {
-  const std::pair<const char *, const Matrix *> kAll[] = {{"losses", &losses},
-                                                          {"lse", &lse},
-                                                          {"loss", &loss},
-                                                          {"logits", &logits.matrix()},
-                                                          {"grad", &grad.matrix()},
-                                                          {"target_grad", &target_grad.matrix()},
-                                                          {"logprobs", &logprobs},
-                                                          {"entropy", &entropy},
-                                                          {"topk_logprobs", &topk_logprobs},
-                                                          {"gathered", &gathered}};
+  const std::pair<const char *, const Matrix *> kAll[] = {
+      {"row_losses", &row_losses},       {"lse", &lse},
+      {"reduced_loss", &reduced_loss},   {"logits", &logits.matrix()},
+      {"grad", &grad.matrix()},          {"target_grad", &target_grad.matrix()},
+      {"logprobs", &logprobs},           {"entropy", &entropy},
+      {"topk_logprobs", &topk_logprobs}, {"gathered", &gathered}};
   for (const auto &[name, matrix] : kAll) {
     if (!matrix->PaddingIntact()) return std::string("memory around ") + name + " was written";
   }
+  if (target_probs && !target_probs->matrix().PaddingIntact()) return "memory around target_probs was written";
   return "";
 }
 
-std::string LossCall::Judge(bool has_gradient) const {
+::testing::AssertionResult LossCall::OutputsUntouched() const {
+  const auto written = [](const Matrix &matrix) {
+    for (int64_t i = 0; i < matrix.rows(); ++i) {
+      for (int64_t j = 0; j < matrix.cols(); ++j) {
+        if (matrix.GetBits(i, j) != matrix.PoisonBits()) return true;
+      }
+    }
+    return false;
+  };
+  const auto failure = [](const std::string &name) { return ::testing::AssertionFailure() << name << " was written"; };
+  if (records != records_before_) return failure("records");
+  if (last_ != Function::kBackward) {
+    const std::pair<const char *, const Matrix *> kNumbers[] = {
+        {"row_losses", &row_losses}, {"lse", &lse},         {"reduced_loss", &reduced_loss},
+        {"logprobs", &logprobs},     {"entropy", &entropy}, {"topk_logprobs", &topk_logprobs},
+        {"gathered", &gathered}};
+    for (const auto &[name, matrix] : kNumbers) {
+      if (written(*matrix)) return failure(name);
+    }
+    const std::pair<const char *, const std::vector<int64_t> *> kIndices[] = {
+        {"argmax", &argmax}, {"rank", &rank}, {"topk_indices", &topk_indices}};
+    for (const auto &[name, indices] : kIndices) {
+      for (const int64_t index : *indices) {
+        if (index != kUnwritten) return failure(name);
+      }
+    }
+    for (const uint8_t hit : hits) {
+      if (hit != kUnwrittenHit) return failure("hits");
+    }
+    if (perplexity != static_cast<double>(kUnwritten)) return failure("perplexity");
+    if (live_rows != kUnwritten) return failure("live_rows");
+  }
+  if (last_ != Function::kForward) {
+    if (in_place ? !FirstDifference(grad, logits).empty() : written(grad.matrix())) return failure("grad");
+    if (wants_target_grad && target_probs && written(target_grad.matrix())) return failure("target_grad");
+  }
+  const std::string trouble = PaddingTrouble();
+  if (!trouble.empty()) return ::testing::AssertionFailure() << trouble;
+  return ::testing::AssertionSuccess();
+}
+
+std::string LossCall::Judge() const {
   const reference::LossInputs inputs = Inputs();
-  return Judge(inputs, reference::EvaluateLosses(inputs), has_gradient);
+  return Judge(inputs, reference::EvaluateLosses(inputs), has_gradient_);
 }
 
 std::string LossCall::Judge(const reference::LossInputs &inputs, const reference::Losses &want, bool has_gradient,
@@ -337,14 +438,14 @@ std::string LossCall::Judge(const reference::LossInputs &inputs, const reference
   Judgement judge(worst);
   const bool has_target_grad = has_gradient && wants_target_grad && target_probs;
   for (int64_t i = 0; i < rows; ++i) {
-    judge.Number("loss", losses, i, want.losses[Size(i)], kLossBound);
-    judge.Number("lse", lse, i, want.lse[Size(i)], kLseBound);
+    judge.Number("row_losses", row_losses, i, want.losses[Size(i)], kLossUlp);
+    judge.Number("lse", lse, i, want.lse[Size(i)], kLseUlp);
     for (int64_t c = 0; has_gradient && c < cols; ++c) {
-      judge.Number("grad", arithmetic, grad, i, c, reference::GradientOf(inputs, want, i, c), kGradientBound);
+      judge.Number("grad", arithmetic, grad, i, c, reference::GradientOf(inputs, want, i, c), kGradientUlp);
     }
     for (int64_t c = 0; has_target_grad && c < cols; ++c) {
       judge.Number("target_grad", arithmetic, target_grad, i, c, reference::TargetGradientOf(inputs, want, i, c),
-                   kGradientBound);
+                   kGradientUlp);
     }
     std::vector<int64_t> columns;
     if (gather_count > 0) {
@@ -353,28 +454,32 @@ std::string LossCall::Judge(const reference::LossInputs &inputs, const reference
     if (!wants_logprobs && !wants_argmax && !wants_entropy && !wants_rank && top_k == 0 && columns.empty()) continue;
     const reference::RowStatistics statistics = reference::StatisticsOf(inputs, want, i, top_k, columns);
     if (wants_logprobs && !target_probs) {
-      judge.Number("logprobs", logprobs, i, statistics.logprob, kLogProbabilityBound);
+      judge.Number("logprobs", logprobs, i, statistics.logprob, kLogProbabilityUlp);
     }
     if (wants_argmax) judge.Index("argmax", i, argmax[Size(i)], statistics.argmax);
     if (wants_argmax && !target_probs) judge.Index("hits", i, hits[Size(i)], statistics.hit ? 1 : 0);
-    if (wants_entropy) judge.Number("entropy", entropy, i, statistics.entropy, kEntropyBound);
+    if (wants_entropy) judge.Number("entropy", entropy, i, statistics.entropy, kEntropyUlp);
     if (wants_rank && !target_probs) judge.Index("rank", i, rank[Size(i)], statistics.rank);
     for (int64_t k = 0; k < top_k; ++k) {
       judge.Index("topk_indices", i * top_k + k, topk_indices[Size(i * top_k + k)], statistics.topk_indices[Size(k)]);
       judge.Number("topk_logprobs", topk_logprobs, i * top_k + k, statistics.topk_logprobs[Size(k)],
-                   kLogProbabilityBound);
+                   kLogProbabilityUlp);
     }
     for (int64_t k = 0; k < gather_count; ++k) {
-      judge.Number("gathered", gathered, i * gather_count + k, statistics.gathered[Size(k)], kLogProbabilityBound);
+      judge.Number("gathered", gathered, i * gather_count + k, statistics.gathered[Size(k)], kLogProbabilityUlp);
     }
   }
-  if (options.reduction != XENT_REDUCTION_NONE) judge.Number("reduced loss", loss, 0, want.loss, kLossBound);
+  if (options.reduction.kind != XENT_REDUCTION_NONE)
+    judge.Number("reduced_loss", reduced_loss, 0, want.loss, kReducedLossUlp);
   judge.Index("live_rows", 0, live_rows, want.live_rows);
 
-  const long double difference = std::fabs(perplexity - want.perplexity);
-  bool perplexity_is_right = difference <= want.perplexity_relative_error * want.perplexity;
+  // A double, infinite past the largest.
+  const long double low = want.perplexity * (1 - want.perplexity_relative_error);
+  const long double high = want.perplexity * (1 + want.perplexity_relative_error);
+  bool perplexity_is_right = perplexity >= low && perplexity <= high;
+  if (perplexity == kInfinity) perplexity_is_right = high > std::numeric_limits<double>::max();
+  if (std::isinf(want.perplexity)) perplexity_is_right = perplexity == kInfinity;
   if (std::isnan(want.perplexity)) perplexity_is_right = std::isnan(perplexity);
-  if (want.perplexity > 1e300L) perplexity_is_right = perplexity > 1e299;
   if (!perplexity_is_right) {
     char text[120];
     std::snprintf(text, sizeof(text), "perplexity got %.17g want %.21Lg, relative error at most %.3Lg", perplexity,

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "reference/functions.h"
+#include "testing/bounds.h"
 
 namespace xent::test {
 
@@ -23,12 +24,12 @@ struct SweepResult {
 // Visits the bit patterns first, first + stride, ... below `end` (at most 2^32), on two threads, in place.
 //
 // The reference is libm in double. glibc documents exp, log and log1p as wrong by at most 1 ULP of double on x86-64 and
-// AArch64, which with the final rounding is below 2^-28 ULP of a float: an error that is found to be at most
-// 1 - 2^-27 is at most 1. NaN, infinities and zeros are compared bit by bit.
+// AArch64, which with the final rounding is below 2^-28 ULP of a float: an error that is found to be at most the bound
+// less 2^-27 is within the bound. NaN, infinities and zeros are compared bit by bit.
 SweepResult Sweep(reference::Function function, uint64_t first, uint64_t end, uint64_t stride);
 
-// What Sweep may find: 1.0 ULP less the reference's own error.
-inline constexpr double kSweepBound = 1.0 - 0x1p-27;
+// What Sweep may find: the bound less the reference's own error.
+inline constexpr double kSweepBound = kArrayFloat32Ulp - 0x1p-27;
 
 }  // namespace xent::test
 

@@ -3,15 +3,15 @@
 #include <xent/xent.h>
 
 int main(void) {
-  const float logits[5] = {2.0f, 1.2f, 0.3f, -0.8f, -2.0f};
+  float logits[5] = {2.0f, 1.2f, 0.3f, -0.8f, -2.0f};
   const int64_t target = 0;
   float loss = -1.0f;
   xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
   args.rows = 1;
   args.cols = 5;
-  args.logits = logits;
-  args.targets = &target;
-  args.loss = &loss;
+  args.logits.data = logits;
+  args.targets.data = &target;
+  args.reduced_loss = &loss;
   xent_error error = XENT_ERROR_INIT;
   if (xent_cross_entropy_forward(&args, NULL, NULL, &error) != XENT_OK) {
     fprintf(stderr, "%s\n", error.message);

@@ -9,8 +9,8 @@ int main() {
   const std::int64_t targets[1] = {0};
   float grad[5] = {};
   float loss = -1.0f;
-  const xent::Status status = xent::CrossEntropyForwardBackward<float, std::int64_t>(
-      {.logits = {logits, 1, 5}, .targets = targets, .loss = &loss, .grad = {grad, 1, 5}});
+  const xent::Status status = xent::CrossEntropyForwardBackward<float>(
+      {.logits = {logits, 1, 5}, .targets = targets, .reduced_loss = &loss, .grad = {grad, 1, 5}});
   if (!status.ok()) {
     std::fprintf(stderr, "%s\n", status.message());
     return 1;

@@ -1,0 +1,84 @@
+// Checks of arguments and their messages. Each returns XENT_OK or has filled the caller's error.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "numbers/elements.h"
+#include "xent/xent.h"
+
+namespace xent::internal {
+
+// Where an error is; -1 where none is known, and the number that is wrong there.
+struct Place {
+  int64_t row = -1, column = -1;
+  double value = 0.0;
+};
+
+// Fill *error (may be null) and return the status, XENT_INVALID_ARGUMENT for Invalid, which knows of no place.
+[[gnu::format(printf, 4, 5)]] xent_status FailAt(xent_error *error, xent_status status, const Place &place,
+                                                 const char *format, ...);
+[[gnu::format(printf, 2, 3)]] xent_status Invalid(xent_error *error, const char *format, ...);
+// For messages: int64_t is long here and long long there.
+inline long long Long(int64_t x) { return static_cast<long long>(x); }
+
+// Refuses an error struct of a size that no release had.
+xent_status CheckError(const xent_error *error);
+
+// An argument that a function has no use for, or that does not go with another.
+xent_status RefuseSet(const char *name, const char *why, xent_error *error);
+inline xent_status CheckUnset(const char *name, bool is_set, const char *why, xent_error *error) {
+  return is_set ? RefuseSet(name, why, error) : XENT_OK;
+}
+xent_status NotTogether(const char *a, const char *b, xent_error *error);
+
+// An enumerator in [0, last]; `expected` names them.
+xent_status CheckEnum(const char *name, int32_t value, int32_t last, const char *expected, xent_error *error);
+xent_status CheckDtype(const char *name, int32_t dtype, xent_error *error);
+
+// Rows, columns and layout of a call. Their product in bytes stays below 2^63 for every element type.
+struct Shape {
+  int64_t rows, cols, inner;  // inner: at least 1
+};
+// The largest number of columns: that of the largest elements whose bytes an int64_t counts.
+inline constexpr int64_t kMaxCols = INT64_MAX / 8;
+xent_status CheckShape(int64_t rows, int64_t cols, int64_t inner, Shape *shape, xent_error *error);
+
+// A matrix of the shape; its stride is resolved. An absent one must have no stride.
+enum class Need { kRequired, kOptional };
+inline constexpr int32_t kAnyDtype = -1;
+xent_status CheckMatrix(const char *name, const Shape &shape, int32_t dtype, Need need, xent_matrix *matrix,
+                        xent_error *error);
+// An output in the place of an input needs its stride.
+xent_status CheckSameStride(const char *out_name, const xent_matrix &out, const char *in_name, const xent_matrix &in,
+                            int64_t rows, xent_error *error);
+// Null or misaligned. `count` elements of `size` bytes; null is fine for none.
+xent_status CheckArray(const char *name, const void *data, int64_t count, size_t size, xent_error *error);
+
+xent_status CheckExec(const xent_exec *given, xent_exec *exec, xent_error *error);
+// Also that a reduced loss is wanted only where there is a reduction.
+xent_status CheckReduction(const xent_reduction &reduction, const void *reduced_loss, xent_error *error);
+// Resolves 0, which means all columns.
+xent_status CheckValidCols(int64_t cols, int64_t *valid_cols, xent_error *error);
+// `wide`: of float64.
+xent_status CheckUpstream(const Shape &shape, bool wide, bool elements, xent_upstream *upstream, xent_error *error);
+xent_status CheckTargets(const xent_targets &targets, int64_t rows, xent_error *error);
+xent_status TargetOutOfRange(int64_t row, int64_t target, int64_t cols, int64_t ignore_index, xent_error *error);
+// Weights are finite numbers; one of a row or of a column each.
+enum class WeightOf { kRow, kColumn };
+xent_status CheckWeights(const char *name, const void *weights, int64_t count, bool wide, WeightOf of,
+                         xent_error *error);
+xent_status CheckNumber(const char *name, double value, bool good, const char *expected, xent_error *error);
+xent_status CheckReserved(const char *name, int64_t value, xent_error *error);
+xent_status FailIncomplete(xent_error *error);
+// The status of a call that has run, complete or not.
+inline xent_status Ended(bool complete, xent_error *error) { return complete ? XENT_OK : FailIncomplete(error); }
+
+}  // namespace xent::internal
+
+// Returns from the calling function when a check fails.
+#define XENT_RETURN_IF_ERROR(expression)              \
+  do {                                                \
+    const xent_status xent_status_ = (expression);    \
+    if (xent_status_ != XENT_OK) return xent_status_; \
+  } while (false)

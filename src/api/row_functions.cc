@@ -1,0 +1,99 @@
+// logsumexp, softmax, log_softmax, the way back through the last two, and check_logits.
+#include "rows/row_functions.h"
+
+#include "api/check.h"
+#include "xent/xent.h"
+
+namespace xent::internal {
+namespace {
+
+// A matrix of a call and its name in the header.
+struct Named {
+  const char *name;
+  xent_matrix *matrix;
+};
+
+// Checks what all row functions have in common; the first matrix says the dtype, the last is the output, which may take
+// the place of any other.
+template <size_t kCount>
+xent_status Check(const Named (&matrices)[kCount], int64_t inner, const xent_exec *exec, RowFunctionArgs *call,
+                  xent_error *error) {
+  XENT_RETURN_IF_ERROR(CheckError(error));
+  Shape shape;
+  XENT_RETURN_IF_ERROR(CheckShape(call->rows, call->cols, inner, &shape, error));
+  call->inner = shape.inner;
+  XENT_RETURN_IF_ERROR(CheckExec(exec, &call->exec, error));
+  const int32_t dtype = matrices[0].matrix->dtype;
+  for (const auto &[name, matrix] : matrices) {
+    const int32_t wanted = matrix == matrices[0].matrix ? kAnyDtype : dtype;
+    XENT_RETURN_IF_ERROR(CheckMatrix(name, shape, wanted, Need::kRequired, matrix, error));
+  }
+  const Named &out = matrices[kCount - 1];
+  for (const auto &[name, matrix] : matrices) {
+    XENT_RETURN_IF_ERROR(CheckSameStride(out.name, *out.matrix, name, *matrix, call->rows, error));
+  }
+  return XENT_OK;
+}
+
+using Function = bool (*)(const RowFunctionArgs &);
+
+xent_status RunForward(Function run, RowFunctionArgs call, int64_t inner, const xent_exec *exec, xent_error *error) {
+  XENT_RETURN_IF_ERROR(Check({{"x", &call.in}, {"y", &call.out}}, inner, exec, &call, error));
+  return call.rows == 0 ? XENT_OK : Ended(run(call), error);
+}
+
+xent_status RunBackward(Function run, RowFunctionArgs call, int64_t inner, const xent_exec *exec, xent_error *error) {
+  XENT_RETURN_IF_ERROR(Check({{"g", &call.g}, {"y", &call.in}, {"dx", &call.out}}, inner, exec, &call, error));
+  return call.rows == 0 ? XENT_OK : Ended(run(call), error);
+}
+
+}  // namespace
+}  // namespace xent::internal
+
+extern "C" {
+
+xent_status xent_logsumexp(int64_t rows, int64_t cols, int64_t inner, xent_matrix x, void *lse, const xent_exec *exec,
+                           xent_error *error) noexcept {
+  using namespace xent::internal;
+  RowFunctionArgs call{.rows = rows, .cols = cols, .in = x, .lse = lse};
+  XENT_RETURN_IF_ERROR(Check({{"x", &call.in}}, inner, exec, &call, error));
+  XENT_RETURN_IF_ERROR(CheckArray("lse", lse, rows, ArithmeticSize(x.dtype), error));
+  return rows == 0 ? XENT_OK : Ended(RunLogSumExp(call), error);
+}
+
+xent_status xent_softmax(int64_t rows, int64_t cols, int64_t inner, xent_matrix x, xent_matrix y, const xent_exec *exec,
+                         xent_error *error) noexcept {
+  using namespace xent::internal;
+  return RunForward(RunSoftmax, {.rows = rows, .cols = cols, .in = x, .out = y}, inner, exec, error);
+}
+
+xent_status xent_log_softmax(int64_t rows, int64_t cols, int64_t inner, xent_matrix x, xent_matrix y,
+                             const xent_exec *exec, xent_error *error) noexcept {
+  using namespace xent::internal;
+  return RunForward(RunLogSoftmax, {.rows = rows, .cols = cols, .in = x, .out = y}, inner, exec, error);
+}
+
+xent_status xent_softmax_backward(int64_t rows, int64_t cols, int64_t inner, xent_matrix g, xent_matrix y,
+                                  xent_matrix dx, const xent_exec *exec, xent_error *error) noexcept {
+  using namespace xent::internal;
+  return RunBackward(RunSoftmaxBackward, {.rows = rows, .cols = cols, .in = y, .out = dx, .g = g}, inner, exec, error);
+}
+
+xent_status xent_log_softmax_backward(int64_t rows, int64_t cols, int64_t inner, xent_matrix g, xent_matrix y,
+                                      xent_matrix dx, const xent_exec *exec, xent_error *error) noexcept {
+  using namespace xent::internal;
+  return RunBackward(RunLogSoftmaxBackward, {.rows = rows, .cols = cols, .in = y, .out = dx, .g = g}, inner, exec,
+                     error);
+}
+
+xent_status xent_check_logits(int64_t rows, int64_t cols, int64_t inner, xent_matrix x, xent_diagnosis *diagnosis,
+                              const xent_exec *exec, xent_error *error) noexcept {
+  using namespace xent::internal;
+  RowFunctionArgs call{.rows = rows, .cols = cols, .in = x};
+  XENT_RETURN_IF_ERROR(Check({{"x", &call.in}}, inner, exec, &call, error));
+  XENT_RETURN_IF_ERROR(CheckArray("diagnosis", diagnosis, 1, alignof(xent_diagnosis), error));
+  *diagnosis = XENT_DIAGNOSIS_LOGITS;
+  return rows == 0 ? XENT_OK : Ended(Diagnose(call, diagnosis), error);
+}
+
+}  // extern "C"

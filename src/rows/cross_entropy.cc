@@ -1,0 +1,54 @@
+// Cross-entropy over whole rows.
+#include "rows/call.h"
+#include "rows/general_job.h"
+#include "rows/index_job.h"
+
+namespace xent::internal {
+namespace {
+
+template <class In>
+XENT_NOINLINE bool Run(const Call &call, Totals *totals) {
+  if (call.plan.path == Path::kIndex) {
+    return RunRows(IndexJob<In>{call}, totals);
+  }
+  return RunRows(GeneralJob<In>{call}, totals);
+}
+
+XENT_NOINLINE bool RunKeepingSubnormals(const Call &call, Totals *totals) {
+  const FpMode mode(Subnormals::kKeep);
+  return DispatchDtype(call.args.logits.dtype, [&](auto storage) { return Run<decltype(storage)>(call, totals); });
+}
+
+}  // namespace
+
+void Call::Prepare() {
+  kernels = &ActiveKernels();
+  shape = RowShape(args.rows, valid_cols, args.inner);
+  denominator = Denominator(options.reduction, weight.hi);
+  shares = Shares<double>(options, valid_cols);
+  transform = {options.logit_scale, options.softcap, IsWide()};
+  workspace = Workspace(args.workspace, args.workspace_bytes, Workspace::RowBytes(args.cols, args.logits.dtype));
+  plan = MakePlan(*this);
+}
+
+void Call::WriteTotals(const Totals &totals) const {
+  WriteReducedLoss(totals.loss);
+  if (statistics.perplexity != nullptr) {
+    *statistics.perplexity = HasIndexTargets() ? Perplexity(totals.nll, live_rows) : kNan;
+  }
+  if (statistics.live_rows != nullptr) *statistics.live_rows = live_rows;
+}
+
+bool RunCrossEntropy(Call *call) {
+  const FpMode mode(Subnormals::kFlush);
+  call->Prepare();
+  Totals totals;
+  const bool complete = call->plan.subnormals == Subnormals::kKeep
+                            ? RunKeepingSubnormals(*call, &totals)
+                            : DispatchDtype(call->args.logits.dtype,
+                                            [&](auto storage) { return Run<decltype(storage)>(*call, &totals); });
+  if (complete) call->WriteTotals(totals);
+  return complete;
+}
+
+}  // namespace xent::internal

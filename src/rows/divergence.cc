@@ -1,0 +1,233 @@
+#include "rows/divergence.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "rows/run_rows.h"
+
+namespace xent::internal {
+namespace {
+
+struct Extremes {
+  double max = -kInfinity;
+  int64_t argmax = -1;
+  bool nan = false;  // NaN or +inf
+
+  Extremes() = default;
+  explicit Extremes(const GeneralSums &sums)
+      : max(sums.max), argmax(sums.argmax), nan(sums.special != Special::kNone) {}
+
+  // Columns to the right of those seen so far.
+  void Merge(const Extremes &next) {
+    nan = nan || next.nan;
+    if (next.argmax < 0 || (argmax >= 0 && next.max <= max)) return;
+    max = next.max;
+    argmax = next.argmax;
+  }
+  bool IsNan() const { return nan || argmax < 0; }
+};
+
+// sum / total, infinite where the sum is; no part of it overflows before.
+double MeanOf(double sum, double total) { return sum / total; }
+Wide MeanOf(Wide sum, Wide total) {
+  constexpr double kHuge = 0x1p900;
+  if (!IsFinite(sum.hi)) return {sum.hi, 0.0};
+  if (sum.hi <= kHuge && sum.hi >= -kHuge) return Divide(sum, total);
+  return Scale(Divide(Scale(sum, -200), total), 200);
+}
+
+void AddSums(const DivergenceSums &chunk, DivergenceSums *row) {
+  for (int side = 0; side < 2; ++side) row->sides[side] = Add(row->sides[side], chunk.sides[side]);
+  row->cross = AddOrOverflow(row->cross, chunk.cross);
+}
+
+// A row: what the kernels take of it, and what its passes find.
+template <class T>
+struct DivergenceState {
+  using N = Number<T>;
+
+  DivergenceRow row;
+  bool nan;
+  N totals[2];  // of the exponentials
+  N loss;
+  T stored;
+  Fill fill;
+
+  void Take(const Extremes *extremes) {
+    nan = extremes[kStudent].IsNan() || extremes[kTeacher].IsNan();
+    for (int side = 0; side < 2; ++side) {
+      row.max[side] = extremes[side].max;
+      row.argmax[side] = static_cast<double>(extremes[side].argmax);
+    }
+  }
+
+  void Take(const DivergenceCall &call, const DivergenceSums &sums) {
+    N logs[2];
+    for (int side = 0; side < 2; ++side) {
+      const N others = ToNumber<T>(sums.sides[side]);
+      logs[side] = Log1p(others);
+      totals[side] = Add(others, N{1.0});
+    }
+    const bool reverse = call.Kind() == DivergenceKind::kReverseKl;
+    const N cross = MeanOf(ToNumber<T>(sums.cross), totals[reverse ? kStudent : kTeacher]);
+    N rest = logs[kStudent];
+    if (call.Kind() != DivergenceKind::kCrossEntropy) rest = Subtract(rest, logs[kTeacher]);
+    if (reverse) rest = Subtract(N{}, rest);
+    loss = AddOrOverflow(cross, rest);
+    row.log_ratio = Value(Subtract(logs[kTeacher], logs[kStudent]));
+    row.mean = Wide{cross};  // of a - b; what of a reverse KL's logarithms is the same in all columns cancels
+  }
+
+  void TakeJensenShannon(const DivergenceCall &call, const DivergenceSums &sums) {
+    const N student = MeanOf(ToNumber<T>(sums.sides[kStudent]), totals[kStudent]);
+    const N teacher = MeanOf(ToNumber<T>(sums.sides[kTeacher]), totals[kTeacher]);
+    const double beta = call.options.beta;
+    loss = AddOrOverflow(MultiplyAny(teacher, N{beta}), MultiplyAny(student, N{1.0 - beta}));
+    row.mean = Wide{student};
+  }
+
+  // Writes the loss, and prepares the gradient.
+  void Finish(const DivergenceCall &call, int64_t index) {
+    const double weight = call.RowWeight(index);
+    if (Value(loss) < 0.0) loss = N{};  // by rounding alone
+    stored = nan ? static_cast<T>(kNan) : RoundTo<T>(Weighted(loss, weight));
+    Call::Write(call.args.row_losses, index, stored);
+    if (call.mode == Mode::kForward) return;
+    const bool no_number = call.Kind() == DivergenceKind::kReverseKl && Value(loss) == kInfinity && weight != 0.0;
+    Factor g;
+    fill = call.FillOf(index, nan || no_number, &g);
+    if (fill != Fill::kCompute) return;
+    // The same over T, with its rounding errors.
+    const Factor u = Decompose(call.Upstream(index)), r = Decompose(weight), t = Decompose(call.options.temperature);
+    const double share = call.HasSecondSums() ? 1.0 - call.options.beta : 1.0;
+    const N divisor = Multiply(N{call.denominator.mantissa}, N{t.mantissa});
+    const N product = Multiply(Multiply(N{u.mantissa}, N{r.mantissa}), N{share});
+    const int64_t exponent = u.exponent + r.exponent - call.denominator.exponent - t.exponent;
+    for (int side = 0; side < 2; ++side) row.factor[side] = Wide{Divide(product, Multiply(divisor, totals[side]))};
+    // v is 0 or at least 2^-1022: past 2^2046 everything is infinite.
+    constexpr int64_t kLargest = 2046;
+    row.scale[0] = exponent > kLargest ? kInfinity : PowerOfTwo(exponent / 2);
+    row.scale[1] = exponent > kLargest ? 1.0 : PowerOfTwo(exponent - exponent / 2);
+  }
+};
+
+template <class T>
+struct DivergenceJob {
+  static constexpr int kPasses = 4;  // maxima, sums, those of Jensen-Shannon, gradient
+  struct alignas(64) Part {
+    Extremes extremes[2];
+    DivergenceSums sums;
+  };
+  using Row = DivergenceState<T>;
+
+  const DivergenceCall &call;
+
+  bool Begin(int64_t /*row*/, Row & /*state*/) const { return true; }
+
+  void Chunk(int pass, int64_t row, const Piece &chunk, Row &state, Part &part) const {
+    if (pass == 0 || !state.nan || state.fill != Fill::kCompute) Tile(pass, row, 0, chunk, &state, &part);
+  }
+  // Also of one row (count 0).
+  void Tile(int pass, int64_t row, int64_t count, const Piece &piece, const Row *states, Part *parts) const {
+    if (pass == 0) return FindMaxima(row, count, piece, parts);
+    if (pass == 2 && !call.HasSecondSums()) return;
+    if (pass == 3 && call.mode == Mode::kForward) return;
+    const xent_matrix &student = call.args.student, &teacher = call.args.teacher, &grad = call.args.grad;
+    const int64_t units = std::max<int64_t>(count, 1), inner = call.shape.inner;
+    DivergenceRow rows[kTile];
+    DivergenceSums sums[kTile];
+    bool computes = pass < 3;
+    for (int64_t i = 0; i < units; ++i) {
+      rows[i] = states[i].row;
+      computes = computes || states[i].fill == Fill::kCompute;
+    }
+    const DivergenceTask task{
+        .logits = {call.BytesAt(student, row, piece.first), call.BytesAt(teacher, row, piece.first)},
+        .dtypes = {static_cast<Dtype>(student.dtype), static_cast<Dtype>(teacher.dtype)},
+        .strides = {inner, inner},
+        .cols = piece.cols,
+        .first = piece.first,
+        .count = count,
+        .rows = rows,
+        .kind = call.Kind(),
+        .beta = call.options.beta,
+        .factor = call.factor,
+        .gradient = call.BytesAt(grad, row, piece.first),
+        .gradient_stride = inner};
+    const DivergenceKernels &kernels = *call.kernels->divergence;
+    if (pass < 3) {
+      (pass == 1 ? kernels.sums : kernels.jensen_shannon)[call.IsWide()](task, sums);
+      for (int64_t i = 0; i < units; ++i) parts[i].sums = sums[i];
+      return;
+    }
+    if (computes) kernels.gradient[call.IsWide()](task);
+    for (int64_t i = 0; i < units; ++i) {
+      const Fill fill = states[i].fill;
+      if (fill != Fill::kCompute) call.FillGradient(grad, row + i, piece.first, piece.cols, NumberOf(fill));
+    }
+  }
+
+  void Between(int pass, int64_t row, Row &state, const Part *parts) const {
+    if (pass == 0) {
+      Extremes extremes[2];
+      for (int64_t i = 0; i < call.shape.chunks; ++i) {
+        for (int side = 0; side < 2; ++side) extremes[side].Merge(parts[i].extremes[side]);
+      }
+      state.Take(extremes);
+    } else if (pass < 3) {
+      DivergenceSums sums;
+      for (int64_t i = 0; i < call.shape.chunks; ++i) AddSums(parts[i].sums, &sums);
+      if (pass == 1 && !state.nan) state.Take(call, sums);
+      if (pass == 2 && !state.nan && call.HasSecondSums()) state.TakeJensenShannon(call, sums);
+      if (pass == 2) state.Finish(call, row);
+    }
+  }
+
+  void End(int64_t row, const Row &state, Totals &totals) const {
+    call.FillGradient(call.args.grad, row, call.shape.cols, call.args.cols - call.shape.cols, 0.0);
+    totals.AddRow(static_cast<double>(state.stored));
+  }
+
+ private:
+  // A frame of its own, so that its scratch is not there beside that of the sums.
+  XENT_NOINLINE void FindMaxima(int64_t row, int64_t count, const Piece &piece, Part *parts) const {
+    GeneralSums seen[kTile];
+    for (const Side side : {kStudent, kTeacher}) {
+      const xent_matrix &matrix = side == kStudent ? call.args.student : call.args.teacher;
+      GeneralTask task = call.TaskOf(matrix, row, count, piece);
+      task.sums = false;
+      call.kernels->general->sums[matrix.dtype](task, seen);
+      for (int64_t i = 0; i < std::max<int64_t>(count, 1); ++i) parts[i].extremes[side] = Extremes(seen[i]);
+    }
+  }
+};
+static_assert(TileJob<DivergenceJob<float>>);
+
+// Returns 1/T over kDivergenceShrink, at most the largest number.
+Wide InverseTemperature(double temperature) {
+  const Factor t = Decompose(temperature);
+  const Wide inverse = Scale(Divide({1.0 / kDivergenceShrink, 0.0}, {t.mantissa, 0.0}), -t.exponent);
+  return IsFinite(inverse.hi) ? inverse : Wide{std::numeric_limits<double>::max(), 0.0};
+}
+
+}  // namespace
+
+void DivergenceCall::Prepare() {
+  kernels = &ActiveKernels();
+  shape = RowShape(args.rows, options.valid_cols, args.inner);
+  denominator = Denominator(options.reduction, static_cast<double>(args.rows));
+  factor = InverseTemperature(options.temperature);
+  plan = MakePlan(*this);
+}
+
+bool RunDivergence(DivergenceCall *call) {
+  const FpMode mode(Subnormals::kFlush);
+  call->Prepare();
+  Totals totals;
+  const bool complete =
+      call->IsWide() ? RunRows(DivergenceJob<double>{*call}, &totals) : RunRows(DivergenceJob<float>{*call}, &totals);
+  if (complete) call->WriteReducedLoss(totals.loss);
+  return complete;
+}
+
+}  // namespace xent::internal

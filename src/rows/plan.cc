@@ -1,0 +1,144 @@
+#include "rows/plan.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "kernels/small_rows.h"
+#include "numbers/elements.h"
+#include "parallel/parallel.h"
+#include "rows/binary.h"
+#include "rows/call.h"
+#include "rows/divergence.h"
+#include "rows/statistics.h"
+
+namespace xent::internal {
+namespace {
+
+// Small work stays on the calling thread.
+int32_t ThreadsFor(int64_t rows, int64_t cols, const xent_exec &exec) {
+  return rows <= kTaskLogits / cols ? 1 : Concurrency(exec);
+}
+
+// Rows over threads; chunks where the path can and rows are fewer than threads.
+void SetSplit(const RowShape &shape, const xent_exec &exec, Plan *plan) {
+  const bool positions = plan->path == Path::kPositions;
+  plan->threads = ThreadsFor(shape.rows, shape.cols, exec);
+  plan->group_rows = RowsPerGroup(shape.rows);
+  if (positions) plan->task_rows = kTile;  // whole tiles
+  if (plan->threads == 1) return;
+  const bool few = shape.rows < plan->threads && shape.chunks > 1 && shape.rows <= kMaxTasks;
+  plan->split = few && !positions ? Split::kChunks : Split::kRows;
+}
+
+// Elements in groups of whole steps, not so short that the calls of a kernel count.
+int64_t ElementsPerGroup(int64_t elements) {
+  constexpr int64_t kShortest = 2048;
+  return std::max(kShortest, (RowsPerGroup(elements) + kStep - 1) / kStep * kStep);
+}
+
+// Whether the rows of the index path are so short and the call so simple that kernels/small_rows.h takes them.
+bool TakesShortRows(const Call &call, bool statistics, Factor *g) {
+  const int32_t dtype = call.args.logits.dtype;
+  const int64_t cols = call.shape.cols;
+  if (dtype == XENT_F64 || cols < 2 || cols > kMaxSmallCols || call.mode == Mode::kBackward || statistics ||
+      call.shares.other != 0.0 || call.options.z_loss != 0.0 || call.args.class_weights != nullptr ||
+      call.args.row_weights != nullptr) {
+    return false;
+  }
+  if (call.args.grad.data == nullptr) return true;
+  const xent_upstream &upstream = call.args.upstream;
+  const bool one_upstream = upstream.data == nullptr || upstream.kind == XENT_UPSTREAM_SCALAR;
+  const bool keeps = dtype == XENT_F32 || cols <= kMaxTransposedCols;
+  return one_upstream && keeps && call.FillOf(0, false, g) == Fill::kCompute && IsTame(*g);
+}
+
+// Where the exponentials of the index path wait. Half precision would be rounded twice in its own output.
+Keep KeepFor(const Call &call, bool overlap) {
+  if (call.mode != Mode::kForwardBackward || call.args.grad.data == nullptr) return Keep::kNowhere;
+  const bool half = ElementSize(call.args.logits.dtype) == 2;
+  if (overlap && call.workspace.HasRoom() && (half || !call.InPlace())) return Keep::kWorkspace;
+  return half ? Keep::kNowhere : Keep::kOutput;
+}
+
+}  // namespace
+
+Path PathOf(const xent_cross_entropy &args, const xent_cross_entropy_options &options) {
+  if (args.inner > 1) return Path::kPositions;
+  const bool smoothed = options.label_smoothing > 0.0;
+  const bool general = args.targets.data == nullptr || options.softcap > 0.0 || options.logit_scale != 1.0 ||
+                       (smoothed && (args.class_weights != nullptr || options.z_loss > 0.0));
+  return general ? Path::kGeneral : Path::kIndex;
+}
+
+Plan MakePlan(const Call &call) {
+  Plan plan;
+  plan.path = PathOf(call.args, call.options);
+  plan.statistics = NeedLook(call.statistics);
+  SetSplit(call.shape, call.exec, &plan);
+  if (plan.path != Path::kIndex) {
+    plan.subnormals = Subnormals::kKeep;
+    return plan;
+  }
+  const int64_t row_bytes = call.shape.cols * static_cast<int64_t>(ElementSize(call.args.logits.dtype));
+  plan.stream = call.args.grad.data != nullptr && !call.InPlace() && call.shape.rows > kStreamBytes / row_bytes;
+  if (plan.split != Split::kChunks) {
+    plan.short_rows = TakesShortRows(call, plan.statistics, &plan.row_factor);
+    plan.overlap = !plan.short_rows && call.mode == Mode::kForwardBackward && call.args.grad.data != nullptr &&
+                   call.shape.rows > 1;
+  }
+  plan.keep = KeepFor(call, plan.overlap);
+  return plan;
+}
+
+Plan MakePlan(const RowShape &shape, int64_t inner, const xent_exec &exec, bool overlap) {
+  Plan plan;
+  plan.path = inner > 1 ? Path::kPositions : Path::kIndex;
+  SetSplit(shape, exec, &plan);
+  if (plan.path == Path::kPositions) {
+    plan.subnormals = Subnormals::kKeep;
+    return plan;
+  }
+  plan.overlap = overlap && plan.split != Split::kChunks && shape.rows > 1;
+  plan.keep = overlap ? Keep::kOutput : Keep::kNowhere;
+  return plan;
+}
+
+Plan MakePlan(const DivergenceCall &call) {
+  Plan plan;
+  plan.path = call.args.inner > 1 ? Path::kPositions : Path::kGeneral;
+  SetSplit(call.shape, call.exec, &plan);
+  return plan;
+}
+
+Plan MakePlan(const BinaryCall &call) {
+  Plan plan;
+  plan.path = Path::kElements;
+  plan.subnormals = Subnormals::kKeep;  // subnormal inputs may meet huge factors
+  plan.threads = ThreadsFor(call.elements, 1, call.exec);
+  plan.group_rows = ElementsPerGroup(call.elements);
+  if (plan.threads != 1) plan.split = Split::kRows;
+  plan.stream = call.elements >= kStreamBytes / static_cast<int64_t>(sizeof(float));
+  return plan;
+}
+
+Plan MakeShardPlan(const Call &call, int64_t slice_cols) {
+  Plan plan = MakePlan(call);
+  plan.threads = ThreadsFor(call.args.rows, std::max<int64_t>(1, slice_cols), call.exec);
+  plan.split = plan.threads == 1 ? Split::kNone : Split::kChunks;
+  plan.keep = Keep::kNowhere;
+  plan.short_rows = plan.overlap = false;
+  return plan;
+}
+
+void Describe(const Plan &plan, char *text, size_t size) {
+  static constexpr const char *kPaths[] = {"index", "general", "positions", "elements"};
+  static constexpr const char *kSplits[] = {"none", "rows", "chunks"};
+  static constexpr const char *kKeeps[] = {"nowhere", "output", "workspace"};
+  std::snprintf(text, size, "path=%s split=%s threads=%d keep=%s subnormals=%s%s%s%s%s",
+                kPaths[static_cast<int>(plan.path)], kSplits[static_cast<int>(plan.split)], plan.threads,
+                kKeeps[static_cast<int>(plan.keep)], plan.subnormals == Subnormals::kKeep ? "keep" : "flush",
+                plan.short_rows ? " short_rows" : "", plan.overlap ? " overlap" : "", plan.stream ? " stream" : "",
+                plan.statistics ? " statistics" : "");
+}
+
+}  // namespace xent::internal

@@ -450,10 +450,10 @@ inline bool IsAdjacent(const BinaryLayout &layout, const BinaryStep &step, const
 }
 
 template <class In>
-void ReadOperand(const BinaryLayout &layout, const BinaryStep &step, const void *operand, BinaryStrides strides,
+void ReadOperand(const BinaryLayout &layout, const BinaryStep &step, const void *operand, const BinaryStrides &strides,
                  double *to) {
   const In *const data = static_cast<const In *>(operand);
-  if (IsAdjacent(layout, step, strides)) return Stage(data + step.index, step.padded, step.padded, 0.0, to);
+  if (IsAdjacent(layout, step, strides)) return StageVectors(data + step.index, step.padded, to);
   HWY_ALIGN In copy[kBinaryStep] = {};
   ForEachPiece(layout, step, [&](int64_t at, int64_t n, int64_t block, int64_t line, int64_t position) {
     const In *const from = data + block * strides.block + line * strides.line + position * strides.position;
@@ -463,13 +463,14 @@ void ReadOperand(const BinaryLayout &layout, const BinaryStep &step, const void 
       std::fill_n(copy + at, n, *from);
     }
   });
-  Stage(copy, step.padded, step.padded, 0.0, to);
+  StageVectors(copy, step.padded, to);
 }
 
 inline void ReadMatrix(const BinaryLayout &layout, const BinaryStep &step, Dtype dtype,
                        const BinaryMatrix<const void *> &matrix, double *to) {
   const BinaryStrides strides = BinaryStrides::OfMatrix(layout, matrix.stride);
-  DispatchDtype(dtype, [&](auto in) HWY_ATTR { ReadOperand<decltype(in)>(layout, step, matrix.data, strides, to); });
+  DispatchElements(
+      dtype, [&](auto in) XENT_INLINE_LAMBDA { ReadOperand<decltype(in)>(layout, step, matrix.data, strides, to); });
 }
 
 // Stores doubles as Out, a type of half precision or float32, each rounded once.
@@ -531,7 +532,8 @@ void WriteResults(const BinaryTask &task, const BinaryMatrix<void *> &matrix, co
 template <class T>
 void WriteMatrix(const BinaryTask &task, Dtype dtype, const BinaryMatrix<void *> &matrix, const BinaryStep &step,
                  const double *from) {
-  DispatchDtype(dtype, [&](auto out) HWY_ATTR { WriteResults<T, decltype(out)>(task, matrix, step, from, nullptr); });
+  DispatchElements(
+      dtype, [&](auto out) XENT_INLINE_LAMBDA { WriteResults<T, decltype(out)>(task, matrix, step, from, nullptr); });
 }
 
 template <class T>

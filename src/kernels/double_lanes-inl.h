@@ -25,6 +25,14 @@ inline constexpr double kMasked = -kInfinity;
 
 // ---- from memory and back ----
 
+// Writes `count` numbers, which fill whole vectors, to `out`, which is aligned.
+template <class In>
+HWY_INLINE void StageVectors(const In *values, int64_t count, double *out) {
+  const Tag<In> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t i = 0; i < count; i += lanes) StoreDoubles(d, LoadAs(d, values + i), out + i);
+}
+
 // Writes `count` numbers to `out`, which is aligned and takes `total`, a multiple of kLanes; `pad` in the others.
 template <class In>
 HWY_INLINE void Stage(const In *values, int64_t count, int64_t total, double pad, double *out) {
@@ -38,7 +46,7 @@ HWY_INLINE void Stage(const In *values, int64_t count, int64_t total, double pad
 
 // Stages values[first, first + count) of the type that `dtype` says, 0 past them.
 HWY_INLINE void StageAny(Dtype dtype, const void *values, int64_t first, int64_t count, int64_t total, double *out) {
-  DispatchDtype(dtype, [&](auto in) HWY_ATTR {
+  DispatchElements(dtype, [&](auto in) XENT_INLINE_LAMBDA {
     Stage(static_cast<const decltype(in) *>(values) + first, count, total, 0.0, out);
   });
 }
@@ -77,7 +85,8 @@ HWY_INLINE void Unstage(const double *values, int64_t count, Out *out) {
   }
 }
 HWY_INLINE void UnstageAny(Dtype dtype, const double *values, int64_t first, int64_t count, void *out) {
-  DispatchDtype(dtype, [&](auto type) HWY_ATTR { Unstage(values, count, static_cast<decltype(type) *>(out) + first); });
+  DispatchElements(
+      dtype, [&](auto type) XENT_INLINE_LAMBDA { Unstage(values, count, static_cast<decltype(type) *>(out) + first); });
 }
 
 // ---- differences, exponentials, sums ----

@@ -24,6 +24,22 @@ HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+// Calls function(In{}) for the storage type of a dtype: DispatchDtype for a function of the target, which is compiled
+// into the caller where it is an XENT_INLINE_LAMBDA.
+template <class Function>
+HWY_INLINE void DispatchElements(Dtype dtype, Function function) {
+  switch (dtype) {
+    case kF64:
+      return function(double{});
+    case kBf16:
+      return function(Bf16{});
+    case kF16:
+      return function(F16{});
+    default:
+      return function(float{});
+  }
+}
+
 // ---- the arithmetic type and memory ----
 
 template <class D>

@@ -72,7 +72,8 @@ class Sizes {
   int64_t DrawOr(const char *name, int64_t usual) { return random_.Below(3) == 0 ? Draw(name) : Note(name, usual); }
   int64_t Below(int64_t n) { return random_.Below(n); }
 
-  bool AreOrdinary() const { return largest_ < 0x1p40; }
+  // Of so small numbers no product overflows.
+  bool AreOrdinary() const { return largest_ < 0x1p28; }
   const std::string &text() const { return text_; }
 
  private:

@@ -31,22 +31,14 @@ xent_status CheckOptions(const xent_binary_cross_entropy_options *given, const x
   return CheckReduction(options->reduction, args.reduced_loss, error);
 }
 
-// Outputs and inputs that the mode has no use for must be unset: nothing is silently left undone.
-xent_status CheckUnused(const xent_binary_cross_entropy &args, Mode mode, xent_error *error) {
-  if (mode == Mode::kForward) {
-    constexpr const char *kWhy = "forward writes no gradient";
-    const xent_upstream &upstream = args.upstream;
-    XENT_RETURN_IF_ERROR(CheckUnset("grad", args.grad.data != nullptr, kWhy, error));
-    XENT_RETURN_IF_ERROR(CheckUnset("grad.stride", args.grad.stride != 0, kWhy, error));
-    XENT_RETURN_IF_ERROR(CheckUnset("target_grad", args.target_grad.data != nullptr, kWhy, error));
-    XENT_RETURN_IF_ERROR(CheckUnset("target_grad.stride", args.target_grad.stride != 0, kWhy, error));
-    return CheckUnset("upstream", upstream.data != nullptr || upstream.kind != 0 || upstream.stride != 0, kWhy, error);
-  }
+// Checks that the outputs are those of the mode.
+xent_status CheckOutputs(const xent_binary_cross_entropy &args, Mode mode, xent_error *error) {
+  if (mode == Mode::kForward) return CheckNoGradient(args.grad, args.target_grad, args.upstream, error);
   if (mode == Mode::kBackward) {
-    constexpr const char *kWhy = "backward writes gradients alone";
-    XENT_RETURN_IF_ERROR(CheckUnset("element_losses", args.element_losses.data != nullptr, kWhy, error));
-    XENT_RETURN_IF_ERROR(CheckUnset("element_losses.stride", args.element_losses.stride != 0, kWhy, error));
-    XENT_RETURN_IF_ERROR(CheckUnset("reduced_loss", args.reduced_loss != nullptr, kWhy, error));
+    XENT_RETURN_IF_ERROR(CheckUnused({{"element_losses", args.element_losses.data != nullptr},
+                                      {"element_losses.stride", args.element_losses.stride != 0},
+                                      {"reduced_loss", args.reduced_loss != nullptr}},
+                                     "backward writes gradients alone", error));
   }
   if (args.rows == 0 || args.grad.data != nullptr || args.target_grad.data != nullptr) return XENT_OK;
   return Invalid(error, "grad is NULL, and so is target_grad: expected a pointer");
@@ -100,7 +92,7 @@ xent_status CheckCall(const xent_binary_cross_entropy *given, const xent_binary_
   args.inner = shape.inner;
   XENT_RETURN_IF_ERROR(CheckOptions(given_options, args, &call->options, error));
   XENT_RETURN_IF_ERROR(CheckExec(given_exec, &call->exec, error));
-  XENT_RETURN_IF_ERROR(CheckUnused(args, mode, error));
+  XENT_RETURN_IF_ERROR(CheckOutputs(args, mode, error));
   XENT_RETURN_IF_ERROR(CheckMatrix("input", shape, kAnyDtype, Need::kRequired, &args.input, error));
   XENT_RETURN_IF_ERROR(CheckMatrix("targets", shape, kAnyDtype, Need::kRequired, &args.targets, error));
   const int32_t dtype = args.input.dtype, arithmetic = call->IsWide() ? XENT_F64 : XENT_F32;

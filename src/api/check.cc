@@ -4,12 +4,13 @@
 #include <cstdio>
 
 #include "api/read_struct.h"
-#include "numbers/wide.h"
+#include "rows/call.h"
 
 namespace xent::internal {
 namespace {
 
-xent_status Fill(xent_error *error, xent_status status, const Place &place, const char *format, va_list arguments) {
+xent_status FillError(xent_error *error, xent_status status, const Place &place, const char *format,
+                      va_list arguments) {
   if (error == nullptr) return status;
   error->status = status;
   error->row = place.row;
@@ -21,20 +22,12 @@ xent_status Fill(xent_error *error, xent_status status, const Place &place, cons
   return status;
 }
 
-template <class T>
-int64_t FirstNotFinite(const T *values, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (!(values[i] - values[i] == T{0})) return i;
-  }
-  return -1;
-}
-
 }  // namespace
 
 xent_status FailAt(xent_error *error, xent_status status, const Place &place, const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
-  Fill(error, status, place, format, arguments);
+  FillError(error, status, place, format, arguments);
   va_end(arguments);
   return status;
 }
@@ -42,7 +35,7 @@ xent_status FailAt(xent_error *error, xent_status status, const Place &place, co
 xent_status Invalid(xent_error *error, const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
-  Fill(error, XENT_INVALID_ARGUMENT, Place{}, format, arguments);
+  FillError(error, XENT_INVALID_ARGUMENT, Place{}, format, arguments);
   va_end(arguments);
   return XENT_INVALID_ARGUMENT;
 }
@@ -158,8 +151,8 @@ xent_status CheckExec(const xent_exec *given, xent_exec *exec, xent_error *error
   XENT_RETURN_IF_ERROR(ReadStructOrDefaults(given, "exec", exec, error));
   if (exec->threads < 0) return Invalid(error, "exec.threads is %d, expected 0 or more", exec->threads);
   XENT_RETURN_IF_ERROR(CheckReserved("exec.reserved", exec->reserved, error));
-  return CheckUnset("exec.ctx", exec->parallel_for == nullptr && exec->ctx != nullptr, "exec.parallel_for is NULL",
-                    error);
+  const bool has_ctx = exec->parallel_for == nullptr && exec->ctx != nullptr;
+  return CheckUnused({{"exec.ctx", has_ctx}}, "exec.parallel_for is NULL", error);
 }
 
 xent_status CheckReduction(const xent_reduction &reduction, const void *reduced_loss, xent_error *error) {
@@ -174,8 +167,8 @@ xent_status CheckReduction(const xent_reduction &reduction, const void *reduced_
   if (reduction.divisor != 0.0) {
     return Invalid(error, "reduction.divisor and XENT_REDUCTION_NONE do not go together: expected a sum or a mean");
   }
-  return CheckUnset("reduced_loss", reduced_loss != nullptr, "reduction.kind is XENT_REDUCTION_NONE: expected NULL",
-                    error);
+  const char *const why = "reduction.kind is XENT_REDUCTION_NONE: expected NULL";
+  return CheckUnused({{"reduced_loss", reduced_loss != nullptr}}, why, error);
 }
 
 xent_status CheckValidCols(int64_t cols, int64_t *valid_cols, xent_error *error) {
@@ -201,8 +194,8 @@ xent_status CheckUpstream(const Shape &shape, bool wide, bool elements, xent_ups
     upstream->stride = matrix.stride;
     return XENT_OK;
   }
-  XENT_RETURN_IF_ERROR(
-      CheckUnset("upstream.stride", upstream->stride != 0, "upstream.kind is not XENT_UPSTREAM_ELEMENTS", error));
+  constexpr const char *kWhy = "upstream.kind is not XENT_UPSTREAM_ELEMENTS";
+  XENT_RETURN_IF_ERROR(CheckUnused({{"upstream.stride", upstream->stride != 0}}, kWhy, error));
   const int64_t count = upstream->kind == XENT_UPSTREAM_ROWS ? shape.rows : 0;
   return CheckArray("upstream", upstream->data, count, ElementSize(dtype), error);
 }
@@ -213,25 +206,30 @@ xent_status CheckTargets(const xent_targets &targets, int64_t rows, xent_error *
   return CheckArray("targets", targets.data, rows, targets.type == XENT_I32 ? 4 : 8, error);
 }
 
-xent_status TargetOutOfRange(int64_t row, int64_t target, int64_t cols, int64_t ignore_index, xent_error *error) {
-  return FailAt(error, XENT_TARGET_OUT_OF_RANGE, {.row = row, .value = static_cast<double>(target)},
-                "targets: row %lld is %lld, expected 0 <= target < %lld or ignore_index, which is %lld", Long(row),
-                Long(target), Long(cols), Long(ignore_index));
+xent_status CheckTargetRange(const xent_targets &targets, int64_t rows, int64_t cols, int64_t ignore_index,
+                             xent_error *error) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t target = TargetAt(targets, row);
+    if (target == ignore_index || (target >= 0 && target < cols)) continue;
+    return FailAt(error, XENT_TARGET_OUT_OF_RANGE, {.row = row, .value = static_cast<double>(target)},
+                  "targets: row %lld is %lld, expected 0 <= target < %lld or ignore_index, which is %lld", Long(row),
+                  Long(target), Long(cols), Long(ignore_index));
+  }
+  return XENT_OK;
 }
 
 xent_status CheckWeights(const char *name, const void *weights, int64_t count, bool wide, WeightOf of,
                          xent_error *error) {
   if (weights == nullptr) return XENT_OK;
   XENT_RETURN_IF_ERROR(CheckArray(name, weights, 0, wide ? 8 : 4, error));
-  const int64_t i = wide ? FirstNotFinite(static_cast<const double *>(weights), count)
-                         : FirstNotFinite(static_cast<const float *>(weights), count);
-  if (i < 0) return XENT_OK;
-  const double value =
-      wide ? static_cast<const double *>(weights)[i] : static_cast<double>(static_cast<const float *>(weights)[i]);
-  Place place{.value = value};
-  (of == WeightOf::kRow ? place.row : place.column) = i;
-  return FailAt(error, XENT_INVALID_ARGUMENT, place, "%s: %s %lld is %.17g, expected a finite number", name,
-                of == WeightOf::kRow ? "row" : "column", Long(i), value);
+  for (int64_t i = 0; i < count; ++i) {
+    const double value = NumberAt(weights, wide, i);
+    if (IsFinite(value)) continue;
+    const bool of_row = of == WeightOf::kRow;
+    return FailAt(error, XENT_INVALID_ARGUMENT, {of_row ? i : -1, of_row ? -1 : i, value},
+                  "%s: %s %lld is %.17g, expected a finite number", name, of_row ? "row" : "column", Long(i), value);
+  }
+  return XENT_OK;
 }
 
 xent_status CheckNumber(const char *name, double value, bool good, const char *expected, xent_error *error) {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 
 #include "numbers/elements.h"
 #include "xent/xent.h"
@@ -25,11 +26,30 @@ inline long long Long(int64_t x) { return static_cast<long long>(x); }
 // Refuses an error struct of a size that no release had.
 xent_status CheckError(const xent_error *error);
 
-// An argument that a function has no use for, or that does not go with another.
+// Arguments that a function has no use for must be unset: nothing is silently left undone. Inline: of a call of one
+// small row the checks are a good part.
+struct Unused {
+  const char *name;
+  bool is_set;
+};
 xent_status RefuseSet(const char *name, const char *why, xent_error *error);
-inline xent_status CheckUnset(const char *name, bool is_set, const char *why, xent_error *error) {
-  return is_set ? RefuseSet(name, why, error) : XENT_OK;
+inline xent_status CheckUnused(std::initializer_list<Unused> arguments, const char *why, xent_error *error) {
+  for (const Unused &argument : arguments) {
+    if (argument.is_set) return RefuseSet(argument.name, why, error);
+  }
+  return XENT_OK;
 }
+// What forward has no use for.
+inline xent_status CheckNoGradient(const xent_matrix &grad, const xent_matrix &target_grad, const xent_upstream &u,
+                                   xent_error *error) {
+  return CheckUnused({{"grad", grad.data != nullptr},
+                      {"grad.stride", grad.stride != 0},
+                      {"target_grad", target_grad.data != nullptr},
+                      {"target_grad.stride", target_grad.stride != 0},
+                      {"upstream", u.data != nullptr || u.kind != 0 || u.stride != 0}},
+                     "forward writes no gradient", error);
+}
+// Two arguments of which a call takes one.
 xent_status NotTogether(const char *a, const char *b, xent_error *error);
 
 // An enumerator in [0, last]; `expected` names them.
@@ -63,7 +83,8 @@ xent_status CheckValidCols(int64_t cols, int64_t *valid_cols, xent_error *error)
 // `wide`: of float64.
 xent_status CheckUpstream(const Shape &shape, bool wide, bool elements, xent_upstream *upstream, xent_error *error);
 xent_status CheckTargets(const xent_targets &targets, int64_t rows, xent_error *error);
-xent_status TargetOutOfRange(int64_t row, int64_t target, int64_t cols, int64_t ignore_index, xent_error *error);
+xent_status CheckTargetRange(const xent_targets &targets, int64_t rows, int64_t cols, int64_t ignore_index,
+                             xent_error *error);
 // Weights are finite numbers; one of a row or of a column each.
 enum class WeightOf { kRow, kColumn };
 xent_status CheckWeights(const char *name, const void *weights, int64_t count, bool wide, WeightOf of,

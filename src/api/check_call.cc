@@ -35,39 +35,31 @@ std::array<NamedArray, 11> StatisticsOf(const Call &call) {
            {"statistics.live_rows", s.live_rows, alignof(int64_t)}}};
 }
 
-// Inputs and outputs that a step has no use for must be unset: nothing is silently left undone.
-xent_status CheckUnused(const Call &call, Step step, xent_error *error) {
+// Checks that the inputs and outputs are those of the step and the mode.
+xent_status CheckOutputs(const Call &call, Step step, xent_error *error) {
   const xent_cross_entropy &args = call.args;
   if (call.mode == Mode::kForward) {
-    constexpr const char *kWhy = "forward writes no gradient";
-    const xent_upstream &upstream = args.upstream;
-    XENT_RETURN_IF_ERROR(CheckUnset("grad", args.grad.data != nullptr, kWhy, error));
-    XENT_RETURN_IF_ERROR(CheckUnset("grad.stride", args.grad.stride != 0, kWhy, error));
-    XENT_RETURN_IF_ERROR(CheckUnset("target_grad", args.target_grad.data != nullptr, kWhy, error));
-    XENT_RETURN_IF_ERROR(CheckUnset("target_grad.stride", args.target_grad.stride != 0, kWhy, error));
-    XENT_RETURN_IF_ERROR(
-        CheckUnset("upstream", upstream.data != nullptr || upstream.kind != 0 || upstream.stride != 0, kWhy, error));
+    XENT_RETURN_IF_ERROR(CheckNoGradient(args.grad, args.target_grad, args.upstream, error));
   }
   if (call.mode == Mode::kBackward || step == Step::kShardForward) {
     const char *const why = call.mode == Mode::kBackward ? "backward writes gradients alone"
                                                          : "a shard's forward writes chunk records alone";
-    XENT_RETURN_IF_ERROR(CheckUnset("row_losses", args.row_losses != nullptr, why, error));
-    XENT_RETURN_IF_ERROR(CheckUnset("reduced_loss", args.reduced_loss != nullptr, why, error));
+    XENT_RETURN_IF_ERROR(CheckUnused({{"row_losses", args.row_losses != nullptr},
+                                      {"reduced_loss", args.reduced_loss != nullptr},
+                                      {"records", step == Step::kShardForward && args.records != nullptr}},
+                                     why, error));
     if (args.statistics != nullptr) {
       for (const auto &array : StatisticsOf(call)) {
-        XENT_RETURN_IF_ERROR(CheckUnset(array.name, array.data != nullptr, why, error));
+        XENT_RETURN_IF_ERROR(CheckUnused({{array.name, array.data != nullptr}}, why, error));
       }
     }
-    XENT_RETURN_IF_ERROR(CheckUnset("records", step == Step::kShardForward && args.records != nullptr, why, error));
   }
-  if (step == Step::kShardCombine) {
-    constexpr const char *kWhy = "combine reads chunk records alone";
-    XENT_RETURN_IF_ERROR(CheckUnset("logits", args.logits.data != nullptr, kWhy, error));
-    XENT_RETURN_IF_ERROR(CheckUnset("target_probs", args.target_probs.data != nullptr, kWhy, error));
-    XENT_RETURN_IF_ERROR(CheckUnset("a statistic but lse, logprobs, perplexity and live_rows",
-                                    NeedLook(call.statistics), "the chunk records do not hold it", error));
-  }
-  return XENT_OK;
+  if (step != Step::kShardCombine) return XENT_OK;
+  constexpr const char *kWhy = "combine reads chunk records alone";
+  XENT_RETURN_IF_ERROR(CheckUnused(
+      {{"logits", args.logits.data != nullptr}, {"target_probs", args.target_probs.data != nullptr}}, kWhy, error));
+  return CheckUnused({{"a statistic but lse, logprobs, perplexity and live_rows", NeedLook(call.statistics)}},
+                     "the chunk records do not hold it", error);
 }
 
 // Index targets or target_probs, and what goes with which.
@@ -78,10 +70,10 @@ xent_status CheckLabels(const Shape &shape, Step step, Call *call, xent_error *e
   if (args.target_probs.data != nullptr && has_targets) return NotTogether("targets", "target_probs", error);
   if (args.target_probs.data == nullptr && (has_targets || step != Step::kShardCombine)) {
     XENT_RETURN_IF_ERROR(CheckTargets(args.targets, shape.rows, error));
-    constexpr const char *kWhy = "target_probs is NULL";
-    XENT_RETURN_IF_ERROR(CheckUnset("target_grad", args.target_grad.data != nullptr, kWhy, error));
-    XENT_RETURN_IF_ERROR(CheckUnset("target_grad.stride", args.target_grad.stride != 0, kWhy, error));
-    return CheckUnset("target_probs.stride", args.target_probs.stride != 0, kWhy, error);
+    return CheckUnused({{"target_grad", args.target_grad.data != nullptr},
+                        {"target_grad.stride", args.target_grad.stride != 0},
+                        {"target_probs.stride", args.target_probs.stride != 0}},
+                       "target_probs is NULL", error);
   }
   if (step != Step::kShardCombine) {
     XENT_RETURN_IF_ERROR(CheckMatrix("target_probs", shape, kAnyDtype, Need::kRequired, &args.target_probs, error));
@@ -187,11 +179,7 @@ xent_status CheckTargetValues(Call *call, xent_error *error) {
   };
   const bool all_good = args.targets.type == XENT_I32 ? count(static_cast<const int32_t *>(args.targets.data))
                                                       : count(static_cast<const int64_t *>(args.targets.data));
-  for (int64_t row = 0; !all_good && row < args.rows; ++row) {
-    const int64_t target = call->Target(row);
-    if (call->IsIgnored(target) || (target >= 0 && target < cols)) continue;
-    return TargetOutOfRange(row, target, cols, ignore_index, error);
-  }
+  if (!all_good) return CheckTargetRange(args.targets, args.rows, cols, ignore_index, error);
   call->weight = {static_cast<double>(call->live_rows), 0.0};
   if (args.row_weights == nullptr && args.class_weights == nullptr) return XENT_OK;
   call->weight = {};
@@ -284,7 +272,7 @@ xent_status CheckCall(const Given &given, Step step, Mode mode, Call *call, xent
   if (step != Step::kWhole && call->statistics.of_ignored != 0) {
     return NotTogether("statistics.of_ignored", "shards", error);
   }
-  XENT_RETURN_IF_ERROR(CheckUnused(*call, step, error));
+  XENT_RETURN_IF_ERROR(CheckOutputs(*call, step, error));
   if (step != Step::kShardCombine) {
     XENT_RETURN_IF_ERROR(CheckMatrix("logits", shape, args.logits.dtype, Need::kRequired, &args.logits, error));
   }

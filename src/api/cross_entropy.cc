@@ -41,11 +41,7 @@ xent_status Reduce(const xent_stored_losses *given, const xent_cross_entropy_opt
     XENT_RETURN_IF_ERROR(CheckArray("targets", args.targets.data, args.rows, 1, error));
     XENT_RETURN_IF_ERROR(CheckShape(args.rows, args.cols, 1, &shape, error));
     XENT_RETURN_IF_ERROR(CheckWeights("class_weights", args.class_weights, args.cols, wide, WeightOf::kColumn, error));
-    for (int64_t row = 0; row < args.rows; ++row) {
-      const int64_t target = TargetAt(args.targets, row);
-      if (target == options.ignore_index || (target >= 0 && target < args.cols)) continue;
-      return TargetOutOfRange(row, target, args.cols, options.ignore_index, error);
-    }
+    XENT_RETURN_IF_ERROR(CheckTargetRange(args.targets, args.rows, args.cols, options.ignore_index, error));
   }
   ReduceStored(args, options);
   return XENT_OK;

@@ -48,19 +48,9 @@ size_t xent_workspace_bytes(int64_t cols, xent_dtype dtype, int32_t threads) noe
 }
 
 const char *xent_status_string(xent_status status) noexcept {
-  switch (status) {
-    case XENT_OK:
-      return "ok";
-    case XENT_INVALID_ARGUMENT:
-      return "invalid argument";
-    case XENT_TARGET_OUT_OF_RANGE:
-      return "target out of range";
-    case XENT_DOMAIN_ERROR:
-      return "domain error";
-    case XENT_INCOMPLETE:
-      return "incomplete";
-  }
-  return "unknown status";
+  static constexpr const char *kStrings[] = {"ok", "invalid argument", "target out of range", "domain error",
+                                             "incomplete"};
+  return status >= XENT_OK && status <= XENT_INCOMPLETE ? kStrings[status] : "unknown status";
 }
 
 xent_status xent_exp_f32(const float *x, float *y, int64_t n) noexcept {

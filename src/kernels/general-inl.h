@@ -9,6 +9,7 @@
 
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "hwy/highway.h"
 #include "kernels/double_lanes-inl.h"
@@ -121,19 +122,20 @@ HWY_INLINE int64_t FindFirst(const In *logits, int64_t cols, Arithmetic<In> valu
   return i;
 }
 
-// A task cut into strips of kLanes: columns of one row, or positions of one column.
+// A task cut into strips: kWidth columns of one row, or kLanes positions of one column. Element i of a strip belongs to
+// lane i % kLanes.
+template <bool kOverColumns, int64_t kWidth>
 class Strips {
  public:
-  explicit Strips(const GeneralTask &task) : task_(task), over_columns_(task.count == 0) {
+  explicit Strips(const GeneralTask &task) : task_(task) {
+    for (int64_t i = 0; i < kWidth; ++i) column[i] = static_cast<double>(task.first + (kOverColumns ? i : 0));
     for (int64_t i = 0; i < kLanes; ++i) {
-      column[i] = static_cast<double>(task.first + (over_columns_ ? i : 0));
       const int64_t k = Row(i);
       target[i] = task.targets == nullptr ? -1.0 : static_cast<double>(task.targets[k]);
       target_value[i] = task.targets == nullptr ? 0.0 : task.target_values[k].hi;
       target_low[i] = task.targets == nullptr ? 0.0 : task.target_values[k].lo;
     }
   }
-  bool OverColumns() const { return over_columns_; }
   // The row of a lane; a lane beyond the positions does as the first.
   int64_t Row(int64_t lane) const { return lane < task_.count ? lane : 0; }
 
@@ -141,22 +143,29 @@ class Strips {
   bool Next() {
     const DoubleTag d;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-    if (++strip_ >= (over_columns_ ? (task_.cols + kLanes - 1) / kLanes : task_.cols)) return false;
-    used_ = over_columns_ ? HWY_MIN(kLanes, task_.cols - strip_ * kLanes) : task_.count;
-    if (strip_ == 0) return FinishColumns();
-    const Doubles step = hn::Set(d, over_columns_ ? static_cast<double>(kLanes) : 1.0);
-    for (int64_t i = 0; i < kLanes; i += lanes) hn::Store(hn::Add(hn::Load(d, column + i), step), d, column + i);
-    return FinishColumns();
+    const bool first = first_ < 0;
+    first_ = first ? 0 : first_ + kColumns;
+    if (first_ >= task_.cols) return false;
+    used_ = kOverColumns ? HWY_MIN(kWidth, task_.cols - first_) : task_.count;
+    const Doubles step = hn::Set(d, first ? 0.0 : static_cast<double>(kColumns));
+    for (int64_t i = 0; i < kWidth; i += lanes) hn::Store(hn::Add(hn::Load(d, column + i), step), d, column + i);
+    for (int64_t i = kOverColumns ? used_ : kWidth; i < kWidth; ++i) {
+      column[i] = std::numeric_limits<double>::quiet_NaN();
+    }
+    return true;
   }
   int64_t used() const { return used_; }
-  // The column of the first lane within the task.
-  int64_t First() const { return over_columns_ ? strip_ * kLanes : strip_; }
+  // The place of a column in a strip over columns, or -1.
+  int64_t PlaceOf(double col) const {
+    const double place = col - static_cast<double>(task_.first + first_);
+    return place >= 0.0 && place < static_cast<double>(used_) ? static_cast<int64_t>(place) : -1;
+  }
   // Where the strip begins in a matrix whose columns lie `stride` apart.
-  int64_t Offset(int64_t stride) const { return over_columns_ ? strip_ * kLanes : strip_ * stride; }
+  int64_t Offset(int64_t stride) const { return first_ * stride; }
 
   template <class In>
   HWY_INLINE void Load(double *z) const {
-    Stage(static_cast<const In *>(task_.logits) + Offset(task_.stride), used_, kLanes, kMasked, z);
+    Stage(static_cast<const In *>(task_.logits) + Offset(task_.stride), used_, kWidth, kMasked, z);
   }
   // Class weights, labels and their low parts; 0 in lanes that are not used.
   template <class T>
@@ -165,25 +174,31 @@ class Strips {
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
     const Labels &labels = task_.labels;
     const T *const weights = static_cast<const T *>(labels.class_weights);
-    if (weights != nullptr && over_columns_) {
-      Stage(weights + First(), used_, kLanes, 0.0, weight);
+    if (weights != nullptr && kOverColumns) {
+      Stage(weights + first_, used_, kWidth, 0.0, weight);
     } else {
-      const double one = weights == nullptr ? 1.0 : WidenSubnormal(weights[strip_]);
-      for (int64_t i = 0; i < kLanes; ++i) weight[i] = one;
+      const double one = weights == nullptr ? 1.0 : WidenSubnormal(weights[first_]);
+      for (int64_t i = 0; i < kWidth; ++i) weight[i] = one;
     }
     if (labels.probs != nullptr) {
-      StageAny(labels.probs_dtype, labels.probs, Offset(labels.probs_stride), used_, kLanes, y);
+      StageAny(labels.probs_dtype, labels.probs, Offset(labels.probs_stride), used_, kWidth, y);
     }
-    for (int64_t i = 0; i < kLanes; i += lanes) {
+    for (int64_t i = 0; i < kWidth; i += lanes) {
       const Doubles q = labels.probs != nullptr ? hn::Load(d, y + i) : hn::Zero(d);
       Doubles lost = hn::Zero(d);
       hn::Store(LabelOf<T>(labels, q, hn::Load(d, weight + i), &lost), d, y + i);
       hn::Store(lost, d, low + i);
     }
-    for (int64_t i = used_; i < kLanes; ++i) y[i] = low[i] = 0.0;
+    for (int64_t i = used_; i < kWidth; ++i) y[i] = low[i] = 0.0;
   }
-  // Puts the target's value in place of its label.
-  HWY_INLINE void SetTargets(double *y, double *low) const {
+  // Puts the values of targets in place of their labels; false: none is here.
+  HWY_INLINE bool SetTargets(double *y, double *low) const {
+    if constexpr (kOverColumns) {
+      const int64_t place = PlaceOf(target[0]);
+      if (place >= 0) y[place] = target_value[0];
+      if (place >= 0) low[place] = target_low[0];
+      return place >= 0;
+    }
     const DoubleTag d;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
     for (int64_t i = 0; i < kLanes; i += lanes) {
@@ -191,27 +206,31 @@ class Strips {
       hn::Store(hn::IfThenElse(here, hn::Load(d, target_value + i), hn::Load(d, y + i)), d, y + i);
       hn::Store(hn::IfThenElse(here, hn::Load(d, target_low + i), hn::Load(d, low + i)), d, low + i);
     }
-  }
-
-  HWY_ALIGN double column[kLanes];  // within the row; NaN in lanes that are not used
-
- private:
-  bool FinishColumns() {
-    for (int64_t i = over_columns_ ? used_ : kLanes; i < kLanes; ++i) {
-      column[i] = std::numeric_limits<double>::quiet_NaN();
-    }
     return true;
   }
 
+  HWY_ALIGN double column[kWidth];  // within the row; NaN where nothing is used
+
+ private:
+  static constexpr int64_t kColumns = kOverColumns ? kWidth : 1;
+
   HWY_ALIGN double target[kLanes], target_value[kLanes], target_low[kLanes];
   const GeneralTask &task_;
-  const bool over_columns_;
-  int64_t strip_ = -1, used_ = 0;
+  int64_t first_ = -1, used_ = 0;
 };
+
+// Calls run(kOverColumns, kWidth) with the strips that suit a task: wide ones where there are columns to fill them.
+template <class Run>
+HWY_INLINE void InStrips(const GeneralTask &task, const Run &run) {
+  using Narrow = std::integral_constant<int64_t, kLanes>;
+  if (task.count > 0) return run(std::false_type(), Narrow());
+  if (task.cols <= 2 * kLanes) return run(std::true_type(), Narrow());
+  run(std::true_type(), std::integral_constant<int64_t, kStep>());
+}
 
 // The sums of a task whose maxima are known. A frame of its own: what needs the maximum alone needs none of its
 // scratch.
-template <class In>
+template <class In, bool kOverColumns, int64_t kWidth>
 HWY_NOINLINE void SumsBelow(const GeneralTask &task, const double *value, const double *argmax, GeneralSums *out) {
   using T = Arithmetic<In>;
   const DoubleTag d;
@@ -221,31 +240,31 @@ HWY_NOINLINE void SumsBelow(const GeneralTask &task, const double *value, const 
   const TransformOf<T> transform_of(task.transform);
   GeneralLanes<T> sums;
   Wide weight_of_max;  // lanes over columns: kept apart
-  HWY_ALIGN double z[kLanes], weight[kLanes], y[kLanes] = {}, y_low[kLanes] = {};
-  Strips strips(task);
+  HWY_ALIGN double z[kWidth], weight[kWidth], y[kWidth] = {}, y_low[kWidth] = {};
+  Strips<kOverColumns, kWidth> strips(task);
   while (strips.Next()) {
-    strips.Load<In>(z);
-    transform_of(z, kLanes);
+    strips.template Load<In>(z);
+    transform_of(z, kWidth);
     if (task.weighted) {
-      strips.LoadLabels<T>(weight, y, y_low);
+      strips.template LoadLabels<T>(weight, y, y_low);
       strips.SetTargets(y, y_low);
     }
-    const double place = argmax[0] - static_cast<double>(task.first + strips.First());
-    if (strips.OverColumns() && place >= 0.0 && place < static_cast<double>(kLanes)) {
-      const int64_t i = static_cast<int64_t>(place);
-      weight_of_max = {y[i], kKeepsLow<T> ? y_low[i] : 0.0};
-      y[i] = y_low[i] = 0.0;
+    const int64_t place = kOverColumns ? strips.PlaceOf(argmax[0]) : -1;
+    if (place >= 0) {
+      weight_of_max = {y[place], kKeepsLow<T> ? y_low[place] : 0.0};
+      y[place] = y_low[place] = 0.0;
     }
-    for (int64_t i = 0; i < kLanes; i += lanes) {
+    for (int64_t i = 0; i < kWidth; i += lanes) {
+      const int64_t lane = i % kLanes;
       const Doubles label = hn::Load(d, y + i), low = hn::Load(d, y_low + i);
       if (task.weighted) {
-        AddDoubles(label, i, sums.weight);
-        if constexpr (kKeepsLow<T>) AddDoubles(low, i, sums.weight);
+        AddDoubles(label, lane, sums.weight);
+        if constexpr (kKeepsLow<T>) AddDoubles(low, lane, sums.weight);
       }
-      const auto is_max = hn::Eq(hn::Load(d, argmax + i), hn::Load(d, strips.column + i));
+      const auto is_max = hn::Eq(hn::Load(d, argmax + lane), hn::Load(d, strips.column + i));
       const Doubles logit = hn::IfThenElse(is_max, hn::Set(d, kMasked), hn::Load(d, z + i));
-      sums.Add(i, hn::Load(d, value + i), logit, hn::IfThenZeroElse(is_max, label), hn::IfThenZeroElse(is_max, low),
-               factor, task.entropy, task.weighted);
+      sums.Add(lane, hn::Load(d, value + lane), logit, hn::IfThenZeroElse(is_max, label),
+               hn::IfThenZeroElse(is_max, low), factor, task.entropy, task.weighted);
     }
   }
   for (int64_t i = 0; i < HWY_MAX(task.count, int64_t{1}); ++i) {
@@ -268,7 +287,7 @@ HWY_NOINLINE void MaximaOfPositions(const GeneralTask &task, GeneralSums *out) {
     max[i] = kMasked;
     argmax[i] = -1.0;
   }
-  Strips strips(task);
+  Strips<false, kLanes> strips(task);
   while (strips.Next()) {
     strips.Load<In>(z);
     for (int64_t i = 0; i < kLanes; i += lanes) {
@@ -314,7 +333,7 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
     value[i] = row.value;
     argmax[i] = static_cast<double>(row.argmax);
   }
-  SumsBelow<In>(task, value, argmax, out);
+  InStrips(task, [&](auto over_columns, auto width) { SumsBelow<In, over_columns, width>(task, value, argmax, out); });
 }
 
 // p_factor e^(z' - m') - y y_factor, with a cap times dz. For float64 the low parts of factors and labels, and what the
@@ -363,17 +382,17 @@ HWY_INLINE Doubles Lifted(Doubles v, Doubles lift, Doubles lift_more) {
   return hn::IfThenElseZero(hn::Ne(v, hn::Zero(d)), hn::Mul(hn::Mul(v, lift), lift_more));
 }
 
-template <class In>
-void GeneralGradientOf(const GeneralTask &task) {
+template <class In, bool kOverColumns, int64_t kWidth>
+HWY_NOINLINE void GradientInStrips(const GeneralTask &task) {
   using T = Arithmetic<In>;
   const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const GradientOf<T> gradient_of(task.transform);
   const Doubles factor = hn::Set(d, task.transform.Factor());
-  HWY_ALIGN double z[kLanes], weight[kLanes], y[kLanes], y_low[kLanes];
+  HWY_ALIGN double z[kWidth], weight[kWidth], y[kWidth] = {}, y_low[kWidth] = {};
   HWY_ALIGN double value[kLanes], p_factor[kLanes], p_low[kLanes], y_factor[kLanes], y_factor_low[kLanes],
       log_total[kLanes], label_factor[kLanes], lift[kLanes], lift_more[kLanes];
-  Strips strips(task);
+  Strips<kOverColumns, kWidth> strips(task);
   bool lifted = false;
   for (int64_t i = 0; i < kLanes; ++i) {
     const GeneralGradient &row = task.rows[strips.Row(i)];
@@ -389,22 +408,25 @@ void GeneralGradientOf(const GeneralTask &task) {
     lifted = lifted || lift[i] != 1.0 || lift_more[i] != 1.0;
   }
   while (strips.Next()) {
-    strips.Load<In>(z);
-    std::memset(y, 0, sizeof(y));
-    std::memset(y_low, 0, sizeof(y_low));
-    if (task.weighted) strips.LoadLabels<T>(weight, y, y_low);
-    strips.SetTargets(y, y_low);
-    for (int64_t i = 0; i < kLanes; i += lanes) {
+    strips.template Load<In>(z);
+    if (task.weighted) strips.template LoadLabels<T>(weight, y, y_low);
+    const bool has_targets = strips.SetTargets(y, y_low);
+    for (int64_t i = 0; i < kWidth; i += lanes) {
+      const int64_t lane = i % kLanes;
       Doubles difference = hn::Zero(d);
-      const Doubles v = gradient_of(hn::Load(d, z + i), hn::Load(d, value + i), hn::Load(d, y + i),
-                                    hn::Load(d, y_low + i), hn::Load(d, p_factor + i), hn::Load(d, p_low + i),
-                                    hn::Load(d, y_factor + i), hn::Load(d, y_factor_low + i), &difference);
-      hn::Store(lifted ? Lifted(v, hn::Load(d, lift + i), hn::Load(d, lift_more + i)) : v, d, z + i);
+      const Doubles v = gradient_of(hn::Load(d, z + i), hn::Load(d, value + lane), hn::Load(d, y + i),
+                                    hn::Load(d, y_low + i), hn::Load(d, p_factor + lane), hn::Load(d, p_low + lane),
+                                    hn::Load(d, y_factor + lane), hn::Load(d, y_factor_low + lane), &difference);
+      hn::Store(lifted ? Lifted(v, hn::Load(d, lift + lane), hn::Load(d, lift_more + lane)) : v, d, z + i);
       if (task.label_gradient != nullptr) {
-        const Doubles w = LabelGradient<T>(hn::Load(d, weight + i), difference, factor, hn::Load(d, log_total + i),
-                                           hn::Load(d, label_factor + i));
-        hn::Store(lifted ? Lifted(w, hn::Load(d, lift + i), hn::Load(d, lift_more + i)) : w, d, weight + i);
+        const Doubles w = LabelGradient<T>(hn::Load(d, weight + i), difference, factor, hn::Load(d, log_total + lane),
+                                           hn::Load(d, label_factor + lane));
+        hn::Store(lifted ? Lifted(w, hn::Load(d, lift + lane), hn::Load(d, lift_more + lane)) : w, d, weight + i);
       }
+    }
+    if (has_targets && !task.weighted) {  // nothing fills the next strip's anew
+      std::memset(y, 0, sizeof(y));
+      std::memset(y_low, 0, sizeof(y_low));
     }
     const int64_t offset = strips.Offset(task.stride);
     if (task.gradient != nullptr) Unstage(z, strips.used(), static_cast<In *>(task.gradient) + offset);
@@ -412,6 +434,11 @@ void GeneralGradientOf(const GeneralTask &task) {
       UnstageAny(task.labels.probs_dtype, weight, offset, strips.used(), task.label_gradient);
     }
   }
+}
+
+template <class In>
+void GeneralGradientOf(const GeneralTask &task) {
+  InStrips(task, [&](auto over_columns, auto width) { GradientInStrips<In, over_columns, width>(task); });
 }
 
 template <class In>

@@ -52,6 +52,15 @@ struct RowShape {
   }
 };
 
+// The parts of a whole row, chunk by chunk.
+template <class Part>
+struct ChunkParts {
+  const RowShape &shape;
+  const Part *parts;
+
+  PartAt<Part> operator()(int64_t i) const { return {parts[i], shape.Chunk(i)}; }
+};
+
 // q' of an index target: at the target, and in every other column.
 template <class N>
 struct Shares {

@@ -204,8 +204,7 @@ struct GeneralJob {
 
   void Between(int pass, int64_t row, Row &state, const GeneralSums *sums) const {
     if (pass != 0 || call.mode == Mode::kBackward) return;
-    state.Finish(call, row, call.shape.chunks,
-                 [&](int64_t i) { return PartAt<GeneralSums>{sums[i], call.shape.Chunk(i)}; });
+    state.Finish(call, row, call.shape.chunks, ChunkParts<GeneralSums>{call.shape, sums});
     if (call.plan.statistics) WriteStatistics<In>(call, row, state.row, state.target);
     if (call.mode == Mode::kForwardBackward) state.PrepareGradient(call, row);
   }

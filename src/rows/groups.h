@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "numbers/compiler.h"
 #include "numbers/wide.h"
 #include "parallel/parallel.h"
 
@@ -29,6 +30,9 @@ struct Totals {
     }
     Totals Get() const { return {{loss, loss_low}, {nll, 0.0}}; }
   };
+  XENT_NOINLINE void AddSlots(const Slot *slots, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) Add(slots[i].Get());
+  }
 };
 
 // At most kMaxTasks groups, their size a function of the number of rows alone.
@@ -81,12 +85,14 @@ class Groups {
     end_row_ = (group_ + 1) * group_rows_;
     exact_ = true;
   }
-  // A group's sums are rounded to what a slot holds, wherever they are added.
   void Flush() {
-    if (group_ < 0) return;
+    if (group_ >= 0) FlushGroup();
+  }
+  XENT_NOINLINE void FlushGroup() {
     Keep(group_, current_);
     current_ = {};
   }
+  // A group's sums are rounded to what a slot holds, wherever they are added.
   void Keep(int64_t group, const Totals &sums) {
     Totals::Slot slot;
     slot.Set(sums);

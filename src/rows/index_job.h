@@ -258,8 +258,7 @@ struct IndexJob {
   // Not inline, for the same reason.
   XENT_NOINLINE void Between(int pass, int64_t row, Row &state, const ChunkSum *sums) const {
     if (pass != 0 || call.mode == Mode::kBackward) return;
-    state.Finish(call, row, call.shape.chunks,
-                 [&](int64_t i) { return PartAt<ChunkSum>{sums[i], call.shape.Chunk(i)}; });
+    state.Finish(call, row, call.shape.chunks, ChunkParts<ChunkSum>{call.shape, sums});
     if (call.mode == Mode::kForwardBackward) state.PrepareGradient(call, row);
   }
 

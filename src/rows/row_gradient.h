@@ -6,13 +6,14 @@
 #include <limits>
 
 #include "kernels/row.h"
+#include "numbers/compiler.h"
 #include "rows/row_sum.h"
 
 namespace xent::internal {
 
 // Fills `cols` columns, which lie `step` apart.
 template <class In>
-void FillColumns(In *columns, int64_t cols, double value, int64_t step = 1) {
+XENT_NOINLINE void FillColumns(In *columns, int64_t cols, double value, int64_t step = 1) {
   const In number = Narrow<In>(static_cast<Arithmetic<In>>(value));
   if (step == 1) return std::fill(columns, columns + cols, number);
   for (int64_t i = 0; i < cols; ++i) columns[i * step] = number;

@@ -184,7 +184,7 @@ XENT_NOINLINE bool RunGroupsInTasks(const RowCall &call, const RunRange &run, To
     Groups own(group_rows, nullptr, slots);
     run(task * task_groups * group_rows, std::min(rows, end_group * group_rows), own);
   });
-  for (int64_t group = 0; group < groups; ++group) totals->Add(slots[group].Get());
+  totals->AddSlots(slots, groups);
   return complete;
 }
 

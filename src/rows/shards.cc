@@ -53,6 +53,20 @@ bool Forward(const Job &job, const Slice &slice, ChunkRecord *records) {
   });
 }
 
+// The parts of a row, record by record.
+template <class Part>
+struct RecordParts {
+  const RecordsOfRow &records;
+  int64_t row, chunk_cols;
+  Part &part;  // of the record that was asked for last
+
+  PartAt<Part> operator()(int64_t i) const {
+    const ChunkRecord &record = records.Get(row, i);
+    record.Get(&part);
+    return {part, {record.first / chunk_cols, record.first, record.first, record.cols}};
+  }
+};
+
 template <class Job>
 XENT_NOINLINE void CombineRow(const Job &job, const RecordsOfRow &records, int64_t row, Totals &totals) {
   const Call &call = job.call;
@@ -64,12 +78,7 @@ XENT_NOINLINE void CombineRow(const Job &job, const RecordsOfRow &records, int64
     if ((record.flags & ChunkRecord::kHasTarget) != 0) state.target_logit = record.target_logit;
   }
   typename Job::Part part;
-  state.Finish(call, row, records.count(), [&](int64_t i) {
-    const ChunkRecord &record = records.Get(row, i);
-    record.Get(&part);
-    const Piece piece{record.first / call.shape.chunk_cols, record.first, record.first, record.cols};
-    return PartAt<typename Job::Part>{part, piece};
-  });
+  state.Finish(call, row, records.count(), RecordParts<typename Job::Part>{records, row, call.shape.chunk_cols, part});
   totals.AddRow(static_cast<double>(state.loss), Wide{state.nll});
 }
 

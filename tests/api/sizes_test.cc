@@ -72,7 +72,8 @@ class Sizes {
   int64_t DrawOr(const char *name, int64_t usual) { return random_.Below(3) == 0 ? Draw(name) : Note(name, usual); }
   int64_t Below(int64_t n) { return random_.Below(n); }
 
-  bool AreOrdinary() const { return largest_ < 0x1p40; }
+  // Of so small numbers no product overflows.
+  bool AreOrdinary() const { return largest_ < 0x1p28; }
   const std::string &text() const { return text_; }
 
  private:
@@ -206,7 +207,7 @@ TEST_P(SizesTest, OfRowFunctions) {
 
 TEST_P(SizesTest, OfCrossEntropy) {
   Sizes sizes(2);
-  Untouchable workspace;  // which a call of rows may write, and these must not
+  Untouchable workspace;  // whose contents are unspecified after any call
   for (int k = 0; k < kCalls && !HasFailure(); ++k) {
     sizes.Begin();
     const Shape shape = DrawShape(sizes);
@@ -263,7 +264,6 @@ TEST_P(SizesTest, OfCrossEntropy) {
                      : step == 1 ? xent_cross_entropy_forward_backward
                                  : xent_cross_entropy_backward;
     Try(sizes, shape.rows, wrong, [&](xent_error *error) { return run(&args, &options, nullptr, error); });
-    ASSERT_TRUE(workspace.IsUntouched()) << sizes.text();
   }
 }
 
@@ -307,6 +307,8 @@ TEST_P(SizesTest, OfShardsCombined) {
   Sizes sizes(4);
   float loss = 0;
   double wide_loss = 0;
+  constexpr int64_t kTargets = 16;
+  const int64_t targets[kTargets] = {};
   for (int k = 0; k < kCalls && !HasFailure(); ++k) {
     sizes.Begin();
     const Shape shape = {sizes.DrawOr("rows", 0), sizes.Draw("cols"), sizes.Below(20) == 0 ? sizes.Draw("inner") : 0};
@@ -314,7 +316,13 @@ TEST_P(SizesTest, OfShardsCombined) {
     const int64_t list_chunks[2] = {sizes.Draw("list_chunks[0]"), sizes.DrawOr("list_chunks[1]", 1)};
     int64_t shards = 1 + sizes.Below(2);
     if (sizes.Below(8) == 0) shards = -std::abs(sizes.Draw("shards") / 2);
-    bool wrong = shape.IsWrong() || shape.inner > 1 || shards < 1 || shape.RefusesRows(8);
+    xent_cross_entropy_options options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
+    options.valid_cols = sizes.DrawOr("valid_cols", 0);
+    bool wrong = shape.IsWrong() || shape.inner > 1 || shape.RefusesRows(8) || options.valid_cols < 0 ||
+                 options.valid_cols > shape.cols;
+    // The lists may be looked at after the targets, of which there are a few.
+    if (!wrong && shape.rows > kTargets) continue;
+    wrong = wrong || shards < 1;
     for (int64_t s = 0; s < shards; ++s) {
       wrong = wrong || list_chunks[s] < 0 ||
               Exceeds(static_cast<long double>(shape.rows) * static_cast<long double>(list_chunks[s]) *
@@ -325,11 +333,8 @@ TEST_P(SizesTest, OfShardsCombined) {
     args.cols = shape.cols;
     args.inner = shape.inner;
     args.logits.dtype = dtype();
-    args.targets.data = memory_.data();
+    args.targets.data = targets;
     args.reduced_loss = dtype() == XENT_F64 ? static_cast<void *>(&wide_loss) : &loss;
-    xent_cross_entropy_options options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
-    options.valid_cols = sizes.DrawOr("valid_cols", 0);
-    wrong = wrong || options.valid_cols < 0 || options.valid_cols > shape.cols;
     if (shape.rows == 0 && !wrong) {
       // Which numbers of records a slice has is for xent_shard_chunks to say: the others may be refused or not.
       xent_error error = XENT_ERROR_INIT;

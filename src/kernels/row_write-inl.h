@@ -51,7 +51,10 @@ struct GradientStep {
       LoadFour(d, z + i, lanes, e0, e1, e2, e3);
       if (subtract) SubtractFour(c, e0, e1, e2, e3);
       ExpFour(d, range, e0, e1, e2, e3);
-      StoreFour<kStream>(d, finish(d, e0), finish(d, e1), finish(d, e2), finish(d, e3), to + i, lanes);
+      StoreOrStream<kStream>(d, finish(d, e0), to + i);
+      StoreOrStream<kStream>(d, finish(d, e1), to + i + lanes);
+      StoreOrStream<kStream>(d, finish(d, e2), to + i + 2 * lanes);
+      StoreOrStream<kStream>(d, finish(d, e3), to + i + 3 * lanes);
     }
   }
 };

@@ -9,32 +9,34 @@
 #define HWY_DISABLED_TARGETS (HWY_AVX3_DL | HWY_AVX3_ZEN4 | HWY_AVX3_SPR)
 #endif
 
-// Defines KERNELS##Of(target), which returns TABLE() of the target whose Highway bit is `target`, or null. For use
-// after HWY_ONCE; hwy::DisableTargets and the process-wide choice are left alone.
-#define XENT_DEFINE_KERNELS_OF(KERNELS, TABLE)                                 \
-  namespace xent::internal {                                                   \
-  const KERNELS *KERNELS##Of(int64_t target) {                                 \
-    static constexpr struct {                                                  \
-      int64_t target;                                                          \
-      const KERNELS *(*table)();                                               \
-    } kTables[] = {{HWY_SSE2, HWY_CHOOSE_SSE2(TABLE)},                         \
-                   {HWY_SSSE3, HWY_CHOOSE_SSSE3(TABLE)},                       \
-                   {HWY_SSE4, HWY_CHOOSE_SSE4(TABLE)},                         \
-                   {HWY_AVX2, HWY_CHOOSE_AVX2(TABLE)},                         \
-                   {HWY_AVX3, HWY_CHOOSE_AVX3(TABLE)},                         \
-                   {HWY_NEON, HWY_CHOOSE_NEON(TABLE)},                         \
-                   {HWY_NEON_WITHOUT_AES, HWY_CHOOSE_NEON_WITHOUT_AES(TABLE)}, \
-                   {HWY_NEON_BF16, HWY_CHOOSE_NEON_BF16(TABLE)},               \
-                   {HWY_SVE, HWY_CHOOSE_SVE(TABLE)},                           \
-                   {HWY_SVE2, HWY_CHOOSE_SVE2(TABLE)},                         \
-                   {HWY_SVE_256, HWY_CHOOSE_SVE_256(TABLE)},                   \
-                   {HWY_SVE2_128, HWY_CHOOSE_SVE2_128(TABLE)},                 \
-                   {HWY_STATIC_TARGET, &HWY_STATIC_DISPATCH(TABLE)}};          \
-    for (const auto &t : kTables) {                                            \
-      if (t.target == target && t.table != nullptr) return t.table();          \
-    }                                                                          \
-    return nullptr;                                                            \
-  }                                                                            \
+// The body of a function of a Highway bit: TABLE() of the SIMD target with that bit, or null. For use after HWY_ONCE;
+// hwy::DisableTargets and the process-wide choice are left alone.
+#define XENT_TABLE_OF_TARGET(KERNELS, TABLE, target_bit)                     \
+  static constexpr struct {                                                  \
+    int64_t target;                                                          \
+    const KERNELS *(*table)();                                               \
+  } kTables[] = {{HWY_SSE2, HWY_CHOOSE_SSE2(TABLE)},                         \
+                 {HWY_SSSE3, HWY_CHOOSE_SSSE3(TABLE)},                       \
+                 {HWY_SSE4, HWY_CHOOSE_SSE4(TABLE)},                         \
+                 {HWY_AVX2, HWY_CHOOSE_AVX2(TABLE)},                         \
+                 {HWY_AVX3, HWY_CHOOSE_AVX3(TABLE)},                         \
+                 {HWY_NEON, HWY_CHOOSE_NEON(TABLE)},                         \
+                 {HWY_NEON_WITHOUT_AES, HWY_CHOOSE_NEON_WITHOUT_AES(TABLE)}, \
+                 {HWY_NEON_BF16, HWY_CHOOSE_NEON_BF16(TABLE)},               \
+                 {HWY_SVE, HWY_CHOOSE_SVE(TABLE)},                           \
+                 {HWY_SVE2, HWY_CHOOSE_SVE2(TABLE)},                         \
+                 {HWY_SVE_256, HWY_CHOOSE_SVE_256(TABLE)},                   \
+                 {HWY_SVE2_128, HWY_CHOOSE_SVE2_128(TABLE)},                 \
+                 {HWY_STATIC_TARGET, &HWY_STATIC_DISPATCH(TABLE)}};          \
+  for (const auto &t : kTables) {                                            \
+    if (t.target == (target_bit) && t.table != nullptr) return t.table();    \
+  }                                                                          \
+  return nullptr;
+
+// Defines KERNELS##Of(target).
+#define XENT_DEFINE_KERNELS_OF(KERNELS, TABLE)                                                \
+  namespace xent::internal {                                                                  \
+  const KERNELS *KERNELS##Of(int64_t target) { XENT_TABLE_OF_TARGET(KERNELS, TABLE, target) } \
   }  // namespace xent::internal
 
 #endif  // XENT_SRC_KERNELS_TARGET_LIST_H_

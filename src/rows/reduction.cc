@@ -23,7 +23,8 @@ T Reduced(Wide sum, const xent_reduction &reduction, Factor denominator) {
 }  // namespace
 
 Factor Denominator(const xent_reduction &reduction, double weight) {
-  if (reduction.divisor != 0.0) return Decompose(reduction.divisor);
+  const Factor divisor = Decompose(reduction.divisor);  // 0: none; a subnormal one counts, whatever the mode
+  if (divisor.mantissa != 0.0) return divisor;
   return Decompose(reduction.kind == XENT_REDUCTION_MEAN ? weight : 1.0);
 }
 

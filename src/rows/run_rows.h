@@ -72,9 +72,9 @@ inline int64_t TileRows(const RowShape &shape, int64_t row, int64_t end) {
   return std::min({kTile, end - row, shape.inner - row % shape.inner});
 }
 
-// Rows whose chunks are worked on at once where rows are split: as many parts as 6 KB of stack take.
+// Rows whose chunks are worked on at once where rows are split: as many parts as 4 KB of stack take.
 template <class Part>
-inline constexpr int64_t kSplitRows = 6144 / (kMaxChunks * sizeof(Part));
+inline constexpr int64_t kSplitRows = 4096 / (kMaxChunks * sizeof(Part));
 
 template <RowJob Job>
 XENT_NOINLINE void RunRow(const Job &job, int64_t row, Totals &totals) {

@@ -79,7 +79,7 @@ HWY_AFTER_NAMESPACE();
 namespace xent_bench {
 namespace {
 
-const ExpSums *TableOf(int64_t target) { XENT_TABLE_OF_TARGET(ExpSums, Table, target) }
+const ExpSums *TableOf(int64_t target){XENT_TABLE_OF_TARGET(ExpSums, Table, target)}
 
 // The bit of the target that xent runs on: Highway's own choice knows nothing of XENT_MAX_TARGET.
 int64_t ActiveTarget() {

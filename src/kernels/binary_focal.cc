@@ -62,8 +62,8 @@ Scaled operator+(const Scaled &a, const Scaled &b) {
 }
 Scaled operator-(const Scaled &a, const Scaled &b) { return a + -b; }
 
-// e^x. Past 2^40 the exponent only needs to be beyond what any factor brings back.
-Scaled ExpOf(const Scaled &x) {
+// Returns e^x. Past 2^40 the exponent only needs to be beyond what any factor brings back.
+Scaled ScaledExp(const Scaled &x) {
   constexpr int64_t kBeyond = int64_t{1} << 40;
   if (x.v.hi == kInfinity) return Scaled(kInfinity);
   if (x.v.hi == -kInfinity) return {};
@@ -74,14 +74,14 @@ Scaled ExpOf(const Scaled &x) {
   return {e.mantissa, e.exponent};
 }
 
-// log(1 + x) for 0 <= x <= 1.
-Scaled Log1pOf(const Scaled &x) {
+// Returns log(1 + x) for 0 <= x <= 1.
+Scaled ScaledLog1p(const Scaled &x) {
   if (x.IsZero() || x.k < -120) return x;  // to 2^-121 of itself
   return {Log1p(Scale(x.v, x.k)), 0};
 }
 
-// log |q| from q and p = 1 - q.
-Scaled LogOf(const Scaled &q, const Scaled &p) {
+// Returns log |q| from q and p = 1 - q.
+Scaled ScaledLog(const Scaled &q, const Scaled &p) {
   if (q.IsZero()) return Scaled(-kInfinity);
   if (!IsFinite(q.v.hi)) return q;
   if (q.v.hi > 0.0 && q.k >= -1 && q.k <= 0) {
@@ -92,9 +92,9 @@ Scaled LogOf(const Scaled &q, const Scaled &p) {
   return {Add(Log(magnitude), MultiplyLn2<Wide>(static_cast<double>(q.k))), 0};
 }
 
-// |q|^gamma with the sign of q^gamma.
-Scaled PowerOf(const Scaled &q, const Scaled &log_q, double gamma) {
-  const Scaled power = ExpOf(Scaled(gamma) * log_q);
+// Returns |q|^gamma with the sign of q^gamma.
+Scaled SignedPower(const Scaled &q, const Scaled &log_q, double gamma) {
+  const Scaled power = ScaledExp(Scaled(gamma) * log_q);
   if (!(q.v.hi < 0.0)) return q.v.hi != q.v.hi ? q : power;
   if (gamma >= 0x1p53) return power;
   const int64_t integer = static_cast<int64_t>(gamma);
@@ -112,8 +112,8 @@ FocalResult WideFocal(const FocalElement &element, const BinaryTask &task) {
   const bool positive = z > 0.0;
   const Scaled magnitude(positive ? z : -z);
 
-  const Scaled e = ExpOf(-magnitude);
-  const Scaled log1p = Log1pOf(e);
+  const Scaled e = ScaledExp(-magnitude);
+  const Scaled log1p = ScaledLog1p(e);
   const Scaled longer = magnitude + log1p;
   const Scaled big = one / (one + e);
   const Scaled small = e * big;
@@ -126,8 +126,8 @@ FocalResult WideFocal(const FocalElement &element, const BinaryTask &task) {
 
   const Scaled q = y * sigma_minus + other * sigma;
   const bool is_one = element.y == 1.0, is_zero = element.y == 0.0;
-  const Scaled log_q = is_one ? -softplus : is_zero ? -softplus_minus : LogOf(q, y * sigma + other * sigma_minus);
-  const Scaled power = PowerOf(q, log_q, task.gamma);
+  const Scaled log_q = is_one ? -softplus : is_zero ? -softplus_minus : ScaledLog(q, y * sigma + other * sigma_minus);
+  const Scaled power = SignedPower(q, log_q, task.gamma);
   // q is 0 for infinite z only, where bce is 0 too.
   const Scaled ratio = q.IsZero() ? Scaled() : sigma * sigma_minus / q;
   const Scaled bce_ratio = q.IsZero() ? Scaled() : bce / q;

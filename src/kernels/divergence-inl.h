@@ -17,7 +17,7 @@ HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// `count` logits times kDivergenceShrink, masked past them.
+// Stages `count` logits times kDivergenceShrink, masked past them.
 HWY_NOINLINE void StageShrunk(Dtype dtype, const void *logits, int64_t first, int64_t count, double *out) {
   const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -53,11 +53,11 @@ struct DivergenceLanes {
     }
   }
 
-  // Where the strip lies in a matrix whose columns are `stride` apart.
+  // Returns where the strip lies in a matrix whose columns are `stride` apart.
   static int64_t Offset(const DivergenceTask &task, int64_t strip, int64_t stride) {
     return task.count > 0 ? strip * stride : strip * kLanes;
   }
-  // Loads the strip; the number of its lanes in use.
+  // Loads the strip and returns the number of its lanes in use.
   int64_t Load(const DivergenceTask &task, int64_t strip) {
     const int64_t count = task.count > 0 ? task.count : HWY_MIN(kLanes, task.cols - strip * kLanes);
     for (int side = 0; side < 2; ++side) {
@@ -70,8 +70,8 @@ struct DivergenceLanes {
   }
 };
 
-// e^-b, e^-a, and b - a, or b alone where the kind is cross-entropy: infinite where one of the logits is masked, NaN
-// where both are. float64: what b - a lost too, where it is finite.
+// Computes e^-b, e^-a and the gap b - a, for cross-entropy b alone. The gap is infinite where one of the logits is
+// masked, NaN where both are. *gap_low is, for float64 and a finite gap, what its roundings lost.
 template <class T>
 HWY_INLINE void Distances(const DivergenceTask &task, const DivergenceLanes &lanes, int64_t i, Doubles *exp_student,
                           Doubles *exp_teacher, Doubles *gap, Doubles *gap_low) {
@@ -102,7 +102,7 @@ HWY_INLINE void Distances(const DivergenceTask &task, const DivergenceLanes &lan
   }
 }
 
-// A lane's total, or that of all.
+// Returns the total of one lane, or, where lanes run over columns, of all.
 template <class T>
 HWY_INLINE Wide LaneTotal(const DivergenceTask &task, const LaneSums<T> &sums, int64_t lane) {
   return task.count > 0 ? sums.Lane(lane) : sums.Total();
@@ -144,7 +144,8 @@ void SumDivergence(const DivergenceTask &task, DivergenceSums *out) {
   }
 }
 
-// -log(rest + c e^x), rest = 1 - c: log(q/m) with c = beta, x = log p - log q; log(p/m) with c = 1 - beta and -x.
+// Returns -log(rest + c e^x), rest = 1 - c: log(q/m) with c = beta, x = log p - log q; log(p/m) with c = 1 - beta and
+// -x.
 HWY_INLINE Doubles LogOverMixture(double c, double rest, Doubles x) {
   const DoubleTag d;
   const Doubles limit = hn::Set(d, 709.0);  // beyond it log(c e^x) = log(c e^709) + (x - 709)
@@ -185,7 +186,7 @@ void SumJensenShannon(const DivergenceTask &task, DivergenceSums *out) {
   }
 }
 
-// factor e, and for float64 what its rounding and the factor's lose.
+// Returns factor e, *low being for float64 what its rounding and the factor's lose.
 template <class T>
 HWY_INLINE Doubles TimesFactor(Doubles e, const DivergenceLanes &lanes, int side, int64_t i, Doubles *low) {
   const DoubleTag d;

@@ -345,7 +345,7 @@ struct GradientOf {
 
   explicit GradientOf(const Transform &t) : transform(t), cap(t.scale, t.cap > 0.0 ? t.cap : 1.0) {}
 
-  // *difference is m' - z', unscaled.
+  // *difference is m' - z', unscaled. More than 8 parameters: sizeless vectors (SVE) cannot stand in a struct.
   HWY_INLINE Doubles operator()(Doubles raw, Doubles m, Doubles y, Doubles y_low, Doubles p_factor,
                                 Doubles p_factor_low, Doubles y_factor, Doubles y_factor_low,
                                 Doubles *difference) const {

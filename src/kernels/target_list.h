@@ -9,9 +9,9 @@
 #define HWY_DISABLED_TARGETS (HWY_AVX3_DL | HWY_AVX3_ZEN4 | HWY_AVX3_SPR)
 #endif
 
-// The body of a function of a Highway bit: TABLE() of the SIMD target with that bit, or null. For use after HWY_ONCE;
-// hwy::DisableTargets and the process-wide choice are left alone.
-#define XENT_TABLE_OF_TARGET(KERNELS, TABLE, target_bit)                     \
+// Returns TABLE() of the target whose Highway bit is `bit`, or null. For use after HWY_ONCE in the namespace that holds
+// the per-target namespaces; hwy::DisableTargets and the process-wide choice are left alone.
+#define XENT_TABLE_OF_TARGET(KERNELS, TABLE, bit)                            \
   static constexpr struct {                                                  \
     int64_t target;                                                          \
     const KERNELS *(*table)();                                               \
@@ -29,11 +29,11 @@
                  {HWY_SVE2_128, HWY_CHOOSE_SVE2_128(TABLE)},                 \
                  {HWY_STATIC_TARGET, &HWY_STATIC_DISPATCH(TABLE)}};          \
   for (const auto &t : kTables) {                                            \
-    if (t.target == (target_bit) && t.table != nullptr) return t.table();    \
+    if (t.target == (bit) && t.table != nullptr) return t.table();           \
   }                                                                          \
   return nullptr;
 
-// Defines KERNELS##Of(target).
+// Defines KERNELS##Of(target) by it.
 #define XENT_DEFINE_KERNELS_OF(KERNELS, TABLE)                                                \
   namespace xent::internal {                                                                  \
   const KERNELS *KERNELS##Of(int64_t target) { XENT_TABLE_OF_TARGET(KERNELS, TABLE, target) } \

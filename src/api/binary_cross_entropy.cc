@@ -35,10 +35,9 @@ xent_status CheckOptions(const xent_binary_cross_entropy_options *given, const x
 xent_status CheckOutputs(const xent_binary_cross_entropy &args, Mode mode, xent_error *error) {
   if (mode == Mode::kForward) return CheckNoGradient(args.grad, args.target_grad, args.upstream, error);
   if (mode == Mode::kBackward) {
-    XENT_RETURN_IF_ERROR(CheckUnused({{"element_losses", args.element_losses.data != nullptr},
-                                      {"element_losses.stride", args.element_losses.stride != 0},
-                                      {"reduced_loss", args.reduced_loss != nullptr}},
-                                     "backward writes gradients alone", error));
+    constexpr const char *kWhy = "backward writes gradients alone";
+    XENT_RETURN_IF_ERROR(CheckNoMatrix("element_losses", args.element_losses, kWhy, error));
+    XENT_RETURN_IF_ERROR(CheckUnset("reduced_loss", args.reduced_loss != nullptr, kWhy, error));
   }
   if (args.rows == 0 || args.grad.data != nullptr || args.target_grad.data != nullptr) return XENT_OK;
   return Invalid(error, "grad is NULL, and so is target_grad: expected a pointer");

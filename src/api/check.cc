@@ -65,8 +65,17 @@ xent_status CheckError(const xent_error *error) {
                          "error", nullptr);
 }
 
-xent_status RefuseSet(const char *name, const char *why, xent_error *error) {
-  return Invalid(error, "%s is set, but %s", name, why);
+xent_status RefuseSet(const char *name, const char *member, const char *why, xent_error *error) {
+  return Invalid(error, "%s%s is set, but %s", name, member, why);
+}
+
+xent_status CheckNoGradient(const xent_matrix &grad, const xent_matrix &target_grad, const xent_upstream &upstream,
+                            xent_error *error) {
+  constexpr const char *kWhy = "forward writes no gradient";
+  XENT_RETURN_IF_ERROR(CheckNoMatrix("grad", grad, kWhy, error));
+  XENT_RETURN_IF_ERROR(CheckNoMatrix("target_grad", target_grad, kWhy, error));
+  const bool has_upstream = upstream.data != nullptr || upstream.kind != 0 || upstream.stride != 0;
+  return CheckUnset("upstream", has_upstream, kWhy, error);
 }
 
 xent_status NotTogether(const char *a, const char *b, xent_error *error) {
@@ -152,7 +161,7 @@ xent_status CheckExec(const xent_exec *given, xent_exec *exec, xent_error *error
   if (exec->threads < 0) return Invalid(error, "exec.threads is %d, expected 0 or more", exec->threads);
   XENT_RETURN_IF_ERROR(CheckReserved("exec.reserved", exec->reserved, error));
   const bool has_ctx = exec->parallel_for == nullptr && exec->ctx != nullptr;
-  return CheckUnused({{"exec.ctx", has_ctx}}, "exec.parallel_for is NULL", error);
+  return CheckUnset("exec.ctx", has_ctx, "exec.parallel_for is NULL", error);
 }
 
 xent_status CheckReduction(const xent_reduction &reduction, const void *reduced_loss, xent_error *error) {
@@ -168,7 +177,7 @@ xent_status CheckReduction(const xent_reduction &reduction, const void *reduced_
     return Invalid(error, "reduction.divisor and XENT_REDUCTION_NONE do not go together: expected a sum or a mean");
   }
   const char *const why = "reduction.kind is XENT_REDUCTION_NONE: expected NULL";
-  return CheckUnused({{"reduced_loss", reduced_loss != nullptr}}, why, error);
+  return CheckUnset("reduced_loss", reduced_loss != nullptr, why, error);
 }
 
 xent_status CheckValidCols(int64_t cols, int64_t *valid_cols, xent_error *error) {
@@ -195,7 +204,7 @@ xent_status CheckUpstream(const Shape &shape, bool wide, bool elements, xent_ups
     return XENT_OK;
   }
   constexpr const char *kWhy = "upstream.kind is not XENT_UPSTREAM_ELEMENTS";
-  XENT_RETURN_IF_ERROR(CheckUnused({{"upstream.stride", upstream->stride != 0}}, kWhy, error));
+  XENT_RETURN_IF_ERROR(CheckUnset("upstream.stride", upstream->stride != 0, kWhy, error));
   const int64_t count = upstream->kind == XENT_UPSTREAM_ROWS ? shape.rows : 0;
   return CheckArray("upstream", upstream->data, count, ElementSize(dtype), error);
 }

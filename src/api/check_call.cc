@@ -44,22 +44,21 @@ xent_status CheckOutputs(const Call &call, Step step, xent_error *error) {
   if (call.mode == Mode::kBackward || step == Step::kShardForward) {
     const char *const why = call.mode == Mode::kBackward ? "backward writes gradients alone"
                                                          : "a shard's forward writes chunk records alone";
-    XENT_RETURN_IF_ERROR(CheckUnused({{"row_losses", args.row_losses != nullptr},
-                                      {"reduced_loss", args.reduced_loss != nullptr},
-                                      {"records", step == Step::kShardForward && args.records != nullptr}},
-                                     why, error));
+    XENT_RETURN_IF_ERROR(CheckUnset("row_losses", args.row_losses != nullptr, why, error));
+    XENT_RETURN_IF_ERROR(CheckUnset("reduced_loss", args.reduced_loss != nullptr, why, error));
+    XENT_RETURN_IF_ERROR(CheckUnset("records", step == Step::kShardForward && args.records != nullptr, why, error));
     if (args.statistics != nullptr) {
       for (const auto &array : StatisticsOf(call)) {
-        XENT_RETURN_IF_ERROR(CheckUnused({{array.name, array.data != nullptr}}, why, error));
+        XENT_RETURN_IF_ERROR(CheckUnset(array.name, array.data != nullptr, why, error));
       }
     }
   }
   if (step != Step::kShardCombine) return XENT_OK;
   constexpr const char *kWhy = "combine reads chunk records alone";
-  XENT_RETURN_IF_ERROR(CheckUnused(
-      {{"logits", args.logits.data != nullptr}, {"target_probs", args.target_probs.data != nullptr}}, kWhy, error));
-  return CheckUnused({{"a statistic but lse, logprobs, perplexity and live_rows", NeedLook(call.statistics)}},
-                     "the chunk records do not hold it", error);
+  XENT_RETURN_IF_ERROR(CheckUnset("logits", args.logits.data != nullptr, kWhy, error));
+  XENT_RETURN_IF_ERROR(CheckUnset("target_probs", args.target_probs.data != nullptr, kWhy, error));
+  return CheckUnset("a statistic but lse, logprobs, perplexity and live_rows", NeedLook(call.statistics),
+                    "the chunk records do not hold it", error);
 }
 
 // Index targets or target_probs, and what goes with which.
@@ -70,10 +69,9 @@ xent_status CheckLabels(const Shape &shape, Step step, Call *call, xent_error *e
   if (args.target_probs.data != nullptr && has_targets) return NotTogether("targets", "target_probs", error);
   if (args.target_probs.data == nullptr && (has_targets || step != Step::kShardCombine)) {
     XENT_RETURN_IF_ERROR(CheckTargets(args.targets, shape.rows, error));
-    return CheckUnused({{"target_grad", args.target_grad.data != nullptr},
-                        {"target_grad.stride", args.target_grad.stride != 0},
-                        {"target_probs.stride", args.target_probs.stride != 0}},
-                       "target_probs is NULL", error);
+    constexpr const char *kWhy = "target_probs is NULL";
+    XENT_RETURN_IF_ERROR(CheckNoMatrix("target_grad", args.target_grad, kWhy, error));
+    return CheckNoMatrix("target_probs", args.target_probs, kWhy, error);
   }
   if (step != Step::kShardCombine) {
     XENT_RETURN_IF_ERROR(CheckMatrix("target_probs", shape, kAnyDtype, Need::kRequired, &args.target_probs, error));

@@ -142,8 +142,13 @@ struct SoftmaxJob : RowFunctionJob {
     if constexpr (kKeepsExponentials<In>) {
       return GradientFromExponentials(state.gradient, sum, out, out, chunk.cols);
     } else {
-      const In *const in = call.Input<In>(row, chunk.first);
-      GradientFromLogits(*call.kernels->write, state.gradient, {sum.kind, sum.reference, false}, in, out, chunk.cols);
+      GradientTask task{};
+      task.logits = call.Input<In>(row, chunk.first);
+      task.gradient = out;
+      task.cols = chunk.cols;
+      task.kind = sum.kind;
+      task.origin = sum.reference;
+      GradientFromLogits<In>(*call.kernels->write, state.gradient, task);
       return {};
     }
   }

@@ -321,6 +321,7 @@ struct Tile {
       gradients[i].p_factor = Wide{Divide(N{1.0}, Add(sums[i].others, N{1.0}))};
     }
     task.rows = gradients;
+    task.row_bytes = sizeof(GeneralGradient);
     task.gradient = Output();
     call.kernels->general->gradient[kDtypeOf<In>](task);
     for (int64_t i = 0; i < count; ++i) {

@@ -16,7 +16,7 @@ xent_status RunArray(void (*ArrayKernels::*function)(const T *, T *, int64_t), c
   XENT_RETURN_IF_ERROR(CheckArray("x", x, n, sizeof(T), nullptr));
   XENT_RETURN_IF_ERROR(CheckArray("y", y, n, sizeof(T), nullptr));
   const FpMode mode(Subnormals::kKeep);
-  if (n > 0) (ActiveKernels().array->*function)(x, y, n);
+  (ActiveKernels().array->*function)(x, y, n);
   return XENT_OK;
 }
 

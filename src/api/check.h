@@ -7,6 +7,13 @@
 #include "numbers/elements.h"
 #include "xent/xent.h"
 
+// Returns from the calling function when a check fails.
+#define XENT_TRY(expression)                          \
+  do {                                                \
+    const xent_status xent_status_ = (expression);    \
+    if (xent_status_ != XENT_OK) return xent_status_; \
+  } while (false)
+
 namespace xent::internal {
 
 // Where an error is; -1 where none is known, and the number that is wrong there.
@@ -34,9 +41,14 @@ inline xent_status CheckNoMatrix(const char *name, const xent_matrix &matrix, co
   if (matrix.data == nullptr && matrix.stride == 0) return XENT_OK;
   return RefuseSet(name, matrix.data != nullptr ? "" : ".stride", why, error);
 }
-// What forward has no use for.
-xent_status CheckNoGradient(const xent_matrix &grad, const xent_matrix &target_grad, const xent_upstream &upstream,
-                            xent_error *error);
+// Checks that what forward has no use for is unset.
+inline xent_status CheckNoGradient(const xent_matrix &grad, const xent_matrix &target_grad, const xent_upstream &u,
+                                   xent_error *error) {
+  constexpr const char *kWhy = "forward writes no gradient";
+  XENT_TRY(CheckNoMatrix("grad", grad, kWhy, error));
+  XENT_TRY(CheckNoMatrix("target_grad", target_grad, kWhy, error));
+  return CheckUnset("upstream", u.data != nullptr || u.kind != 0 || u.stride != 0, kWhy, error);
+}
 // Two arguments of which a call takes one.
 xent_status NotTogether(const char *a, const char *b, xent_error *error);
 
@@ -84,10 +96,3 @@ xent_status FailIncomplete(xent_error *error);
 inline xent_status Ended(bool complete, xent_error *error) { return complete ? XENT_OK : FailIncomplete(error); }
 
 }  // namespace xent::internal
-
-// Returns from the calling function when a check fails.
-#define XENT_RETURN_IF_ERROR(expression)              \
-  do {                                                \
-    const xent_status xent_status_ = (expression);    \
-    if (xent_status_ != XENT_OK) return xent_status_; \
-  } while (false)

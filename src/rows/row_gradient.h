@@ -79,9 +79,9 @@ ScaleTask GradientFromExponentials(const RowGradient<Arithmetic<In>> &row, const
   return {exponentials, out, cols, map, static_cast<int>(prescale), false};
 }
 
-// Writes the gradient of a chunk from its logits. The task is complete but for `reference` and `map`.
+// Writes the gradient of a chunk from its logits. The task is complete but for `reference` and `map`, which it gets.
 template <class In>
-void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithmetic<In>> &row, GradientTask task) {
+void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithmetic<In>> &row, GradientTask &task) {
   using F = Format<Arithmetic<In>>;
   const auto fill = [&] { FillWithoutProbability(row, static_cast<In *>(task.gradient), task.cols); };
   const bool of_exponent = task.kind == Reference::kExponent;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs clang-tidy 19 with the checks of .clang-tidy over include/ and the layers of src/ without SIMD.
+# Runs clang-tidy 19 with the checks of .clang-tidy over the headers in include/ and the layers of src/ without SIMD.
 # usage: tidy.sh [-p BUILD] [FILE...]    BUILD is a configured build, build/release by default; FILEs stand in for all
 # Where there is no clang-tidy-19 (scripts/setup.sh --clang) it ends with 77, which ctest counts as skipped.
 set -euo pipefail
@@ -15,7 +15,16 @@ if ! command -v clang-tidy-19 >/dev/null; then
   exit 77
 fi
 [ -f "$build/compile_commands.json" ] || cmake --preset release -B "$build"
-[ $# -gt 0 ] || set -- include/xent/xent.h include/xent/xent.hpp src/{api,rows,parallel,dispatch,cli}/*.cc
-# clang-tidy gives a header the flags of the source whose name is nearest to its own.
-printf '%s\n' "$@" | xargs -n 1 -P "$(nproc)" clang-tidy-19 -p "$build" --quiet 2> >(grep -v 'warnings generated' >&2)
-echo "tidy.sh: nothing found"
+status=0
+if [ $# -eq 0 ]; then
+  set -- src/{api,rows,parallel,dispatch,cli}/*.cc
+  clang-tidy-19 --quiet include/xent/xent.hpp -- -std=c++20 -Iinclude 2> >(grep -v ' generated\.$' >&2) || status=1
+fi
+# The build's own commands without what g++ alone knows.
+commands=$build/tidy
+mkdir -p "$commands"
+sed 's/ -fno-gnu-unique / /' "$build/compile_commands.json" >"$commands/compile_commands.json"
+printf '%s\n' "$@" |
+  xargs -n 1 -P "$(nproc)" clang-tidy-19 -p "$commands" --quiet 2> >(grep -v ' generated\.$' >&2) || status=1
+[ $status != 0 ] || echo "tidy.sh: nothing found"
+exit $status

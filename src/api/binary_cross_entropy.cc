@@ -10,15 +10,14 @@ namespace {
 
 xent_status CheckOptions(const xent_binary_cross_entropy_options *given, const xent_binary_cross_entropy &args,
                          xent_binary_cross_entropy_options *options, xent_error *error) {
-  XENT_RETURN_IF_ERROR(ReadStructOrDefaults(given, "options", options, error));
-  XENT_RETURN_IF_ERROR(CheckEnum("input", options->input, XENT_BINARY_PROBABILITIES,
-                                 "XENT_BINARY_LOGITS or XENT_BINARY_PROBABILITIES", error));
-  XENT_RETURN_IF_ERROR(CheckReserved("options.reserved", options->reserved, error));
+  XENT_TRY(ReadStructOrDefaults(given, "options", options, error));
+  XENT_TRY(CheckEnum("input", options->input, XENT_BINARY_PROBABILITIES,
+                     "XENT_BINARY_LOGITS or XENT_BINARY_PROBABILITIES", error));
+  XENT_TRY(CheckReserved("options.reserved", options->reserved, error));
   const double gamma = options->focal_gamma, alpha = options->focal_alpha;
-  XENT_RETURN_IF_ERROR(
-      CheckNumber("focal_gamma", gamma, IsFinite(gamma) && gamma >= 0.0, "a finite number >= 0", error));
-  XENT_RETURN_IF_ERROR(CheckNumber("focal_alpha", alpha, alpha == -1.0 || (alpha >= 0.0 && alpha <= 1.0),
-                                   "a number in [0, 1], or -1 (none)", error));
+  XENT_TRY(CheckNumber("focal_gamma", gamma, IsFinite(gamma) && gamma >= 0.0, "a finite number >= 0", error));
+  XENT_TRY(CheckNumber("focal_alpha", alpha, alpha == -1.0 || (alpha >= 0.0 && alpha <= 1.0),
+                       "a number in [0, 1], or -1 (none)", error));
   if (options->input == XENT_BINARY_PROBABILITIES) {
     const char *name = nullptr;
     if (args.pos_weight != nullptr) name = "pos_weight";
@@ -35,10 +34,9 @@ xent_status CheckOptions(const xent_binary_cross_entropy_options *given, const x
 xent_status CheckOutputs(const xent_binary_cross_entropy &args, Mode mode, xent_error *error) {
   if (mode == Mode::kForward) return CheckNoGradient(args.grad, args.target_grad, args.upstream, error);
   if (mode == Mode::kBackward) {
-    XENT_RETURN_IF_ERROR(CheckUnused({{"element_losses", args.element_losses.data != nullptr},
-                                      {"element_losses.stride", args.element_losses.stride != 0},
-                                      {"reduced_loss", args.reduced_loss != nullptr}},
-                                     "backward writes gradients alone", error));
+    constexpr const char *kWhy = "backward writes gradients alone";
+    XENT_TRY(CheckNoMatrix("element_losses", args.element_losses, kWhy, error));
+    XENT_TRY(CheckUnset("reduced_loss", args.reduced_loss != nullptr, kWhy, error));
   }
   if (args.rows == 0 || args.grad.data != nullptr || args.target_grad.data != nullptr) return XENT_OK;
   return Invalid(error, "grad is NULL, and so is target_grad: expected a pointer");
@@ -64,13 +62,13 @@ xent_status CheckElements(const char *name, const Shape &shape, const xent_matri
 xent_status CheckValues(const Shape &shape, const BinaryCall &call, xent_error *error) {
   const xent_binary_cross_entropy &args = call.args;
   const bool wide = call.IsWide();
-  XENT_RETURN_IF_ERROR(CheckWeights("pos_weight", args.pos_weight, args.cols, wide, WeightOf::kColumn, error));
-  XENT_RETURN_IF_ERROR(CheckWeights("class_weights", args.class_weights, args.cols, wide, WeightOf::kColumn, error));
-  XENT_RETURN_IF_ERROR(CheckWeights("row_weights", args.row_weights, args.rows, wide, WeightOf::kRow, error));
+  XENT_TRY(CheckWeights("pos_weight", args.pos_weight, args.cols, wide, WeightOf::kColumn, error));
+  XENT_TRY(CheckWeights("class_weights", args.class_weights, args.cols, wide, WeightOf::kColumn, error));
+  XENT_TRY(CheckWeights("row_weights", args.row_weights, args.rows, wide, WeightOf::kRow, error));
   if (args.element_weights.data != nullptr) {
     const auto finite = [](double x) { return IsFinite(x); };
     const auto check = wide ? CheckElements<double, decltype(finite)> : CheckElements<float, decltype(finite)>;
-    XENT_RETURN_IF_ERROR(
+    XENT_TRY(
         check("element_weights", shape, args.element_weights, XENT_INVALID_ARGUMENT, "a finite number", finite, error));
   }
   if (call.options.input == XENT_BINARY_LOGITS) return XENT_OK;
@@ -84,17 +82,17 @@ xent_status CheckValues(const Shape &shape, const BinaryCall &call, xent_error *
 xent_status CheckCall(const xent_binary_cross_entropy *given, const xent_binary_cross_entropy_options *given_options,
                       const xent_exec *given_exec, Mode mode, BinaryCall *call, xent_error *error) {
   const FpMode fp_mode(Subnormals::kKeep);  // comparisons neither trap nor flush, whatever the caller's mode
-  XENT_RETURN_IF_ERROR(CheckError(error));
+  XENT_TRY(CheckError(error));
   xent_binary_cross_entropy &args = call->args;
   Shape shape;
-  XENT_RETURN_IF_ERROR(ReadStruct(given, "args", &args, error));
-  XENT_RETURN_IF_ERROR(CheckShape(args.rows, args.cols, args.inner, &shape, error));
+  XENT_TRY(ReadStruct(given, "args", &args, error));
+  XENT_TRY(CheckShape(args.rows, args.cols, args.inner, &shape, error));
   args.inner = shape.inner;
-  XENT_RETURN_IF_ERROR(CheckOptions(given_options, args, &call->options, error));
-  XENT_RETURN_IF_ERROR(CheckExec(given_exec, &call->exec, error));
-  XENT_RETURN_IF_ERROR(CheckOutputs(args, mode, error));
-  XENT_RETURN_IF_ERROR(CheckMatrix("input", shape, kAnyDtype, Need::kRequired, &args.input, error));
-  XENT_RETURN_IF_ERROR(CheckMatrix("targets", shape, kAnyDtype, Need::kRequired, &args.targets, error));
+  XENT_TRY(CheckOptions(given_options, args, &call->options, error));
+  XENT_TRY(CheckExec(given_exec, &call->exec, error));
+  XENT_TRY(CheckOutputs(args, mode, error));
+  XENT_TRY(CheckMatrix("input", shape, kAnyDtype, Need::kRequired, &args.input, error));
+  XENT_TRY(CheckMatrix("targets", shape, kAnyDtype, Need::kRequired, &args.targets, error));
   const int32_t dtype = args.input.dtype, arithmetic = call->IsWide() ? XENT_F64 : XENT_F32;
   struct {
     const char *name;
@@ -105,12 +103,12 @@ xent_status CheckCall(const xent_binary_cross_entropy *given, const xent_binary_
                         {"grad", dtype, &args.grad},
                         {"target_grad", args.targets.dtype, &args.target_grad}};
   for (const auto &m : optional) {
-    XENT_RETURN_IF_ERROR(CheckMatrix(m.name, shape, m.dtype, Need::kOptional, m.matrix, error));
+    XENT_TRY(CheckMatrix(m.name, shape, m.dtype, Need::kOptional, m.matrix, error));
   }
-  XENT_RETURN_IF_ERROR(CheckArray("reduced_loss", args.reduced_loss, 0, ElementSize(arithmetic), error));
+  XENT_TRY(CheckArray("reduced_loss", args.reduced_loss, 0, ElementSize(arithmetic), error));
   if (mode != Mode::kForward) {
-    XENT_RETURN_IF_ERROR(CheckUpstream(shape, call->IsWide(), true, &args.upstream, error));
-    XENT_RETURN_IF_ERROR(CheckSameStride("grad", args.grad, "input", args.input, shape.rows, error));
+    XENT_TRY(CheckUpstream(shape, call->IsWide(), true, &args.upstream, error));
+    XENT_TRY(CheckSameStride("grad", args.grad, "input", args.input, shape.rows, error));
   }
   call->elements = args.rows * args.cols;
   return CheckValues(shape, *call, error);
@@ -119,7 +117,7 @@ xent_status CheckCall(const xent_binary_cross_entropy *given, const xent_binary_
 xent_status BinaryCrossEntropy(const xent_binary_cross_entropy *args, const xent_binary_cross_entropy_options *options,
                                const xent_exec *exec, Mode mode, xent_error *error) {
   BinaryCall call;
-  XENT_RETURN_IF_ERROR(CheckCall(args, options, exec, mode, &call, error));
+  XENT_TRY(CheckCall(args, options, exec, mode, &call, error));
   return Ended(RunBinary(&call), error);
 }
 

@@ -65,8 +65,8 @@ xent_status CheckError(const xent_error *error) {
                          "error", nullptr);
 }
 
-xent_status RefuseSet(const char *name, const char *why, xent_error *error) {
-  return Invalid(error, "%s is set, but %s", name, why);
+xent_status RefuseSet(const char *name, const char *member, const char *why, xent_error *error) {
+  return Invalid(error, "%s%s is set, but %s", name, member, why);
 }
 
 xent_status NotTogether(const char *a, const char *b, xent_error *error) {
@@ -148,27 +148,26 @@ xent_status CheckArray(const char *name, const void *data, int64_t count, size_t
 }
 
 xent_status CheckExec(const xent_exec *given, xent_exec *exec, xent_error *error) {
-  XENT_RETURN_IF_ERROR(ReadStructOrDefaults(given, "exec", exec, error));
+  XENT_TRY(ReadStructOrDefaults(given, "exec", exec, error));
   if (exec->threads < 0) return Invalid(error, "exec.threads is %d, expected 0 or more", exec->threads);
-  XENT_RETURN_IF_ERROR(CheckReserved("exec.reserved", exec->reserved, error));
+  XENT_TRY(CheckReserved("exec.reserved", exec->reserved, error));
   const bool has_ctx = exec->parallel_for == nullptr && exec->ctx != nullptr;
-  return CheckUnused({{"exec.ctx", has_ctx}}, "exec.parallel_for is NULL", error);
+  return CheckUnset("exec.ctx", has_ctx, "exec.parallel_for is NULL", error);
 }
 
 xent_status CheckReduction(const xent_reduction &reduction, const void *reduced_loss, xent_error *error) {
-  XENT_RETURN_IF_ERROR(CheckEnum("reduction.kind", reduction.kind, XENT_REDUCTION_NONE,
-                                 "XENT_REDUCTION_MEAN, XENT_REDUCTION_SUM or XENT_REDUCTION_NONE", error));
-  XENT_RETURN_IF_ERROR(CheckEnum("reduction.empty_mean", reduction.empty_mean, XENT_EMPTY_MEAN_ZERO,
-                                 "XENT_EMPTY_MEAN_NAN or XENT_EMPTY_MEAN_ZERO", error));
-  XENT_RETURN_IF_ERROR(CheckNumber("reduction.divisor", reduction.divisor,
-                                   IsFinite(reduction.divisor) && reduction.divisor >= 0.0,
-                                   "a finite number > 0, or 0 (none)", error));
+  XENT_TRY(CheckEnum("reduction.kind", reduction.kind, XENT_REDUCTION_NONE,
+                     "XENT_REDUCTION_MEAN, XENT_REDUCTION_SUM or XENT_REDUCTION_NONE", error));
+  XENT_TRY(CheckEnum("reduction.empty_mean", reduction.empty_mean, XENT_EMPTY_MEAN_ZERO,
+                     "XENT_EMPTY_MEAN_NAN or XENT_EMPTY_MEAN_ZERO", error));
+  XENT_TRY(CheckNumber("reduction.divisor", reduction.divisor, IsFinite(reduction.divisor) && reduction.divisor >= 0.0,
+                       "a finite number > 0, or 0 (none)", error));
   if (reduction.kind != XENT_REDUCTION_NONE) return XENT_OK;
   if (reduction.divisor != 0.0) {
     return Invalid(error, "reduction.divisor and XENT_REDUCTION_NONE do not go together: expected a sum or a mean");
   }
   const char *const why = "reduction.kind is XENT_REDUCTION_NONE: expected NULL";
-  return CheckUnused({{"reduced_loss", reduced_loss != nullptr}}, why, error);
+  return CheckUnset("reduced_loss", reduced_loss != nullptr, why, error);
 }
 
 xent_status CheckValidCols(int64_t cols, int64_t *valid_cols, xent_error *error) {
@@ -181,28 +180,27 @@ xent_status CheckValidCols(int64_t cols, int64_t *valid_cols, xent_error *error)
 }
 
 xent_status CheckUpstream(const Shape &shape, bool wide, bool elements, xent_upstream *upstream, xent_error *error) {
-  XENT_RETURN_IF_ERROR(CheckEnum("upstream.kind", upstream->kind,
-                                 elements ? XENT_UPSTREAM_ELEMENTS : XENT_UPSTREAM_ROWS,
-                                 elements ? "XENT_UPSTREAM_SCALAR, XENT_UPSTREAM_ROWS or XENT_UPSTREAM_ELEMENTS"
-                                          : "XENT_UPSTREAM_SCALAR or XENT_UPSTREAM_ROWS",
-                                 error));
-  XENT_RETURN_IF_ERROR(CheckReserved("upstream.reserved", upstream->reserved, error));
+  XENT_TRY(CheckEnum("upstream.kind", upstream->kind, elements ? XENT_UPSTREAM_ELEMENTS : XENT_UPSTREAM_ROWS,
+                     elements ? "XENT_UPSTREAM_SCALAR, XENT_UPSTREAM_ROWS or XENT_UPSTREAM_ELEMENTS"
+                              : "XENT_UPSTREAM_SCALAR or XENT_UPSTREAM_ROWS",
+                     error));
+  XENT_TRY(CheckReserved("upstream.reserved", upstream->reserved, error));
   const int32_t dtype = wide ? XENT_F64 : XENT_F32;
   if (upstream->kind == XENT_UPSTREAM_ELEMENTS) {
     xent_matrix matrix = {const_cast<void *>(upstream->data), upstream->stride, dtype, 0};
-    XENT_RETURN_IF_ERROR(CheckMatrix("upstream", shape, dtype, Need::kRequired, &matrix, error));
+    XENT_TRY(CheckMatrix("upstream", shape, dtype, Need::kRequired, &matrix, error));
     upstream->stride = matrix.stride;
     return XENT_OK;
   }
   constexpr const char *kWhy = "upstream.kind is not XENT_UPSTREAM_ELEMENTS";
-  XENT_RETURN_IF_ERROR(CheckUnused({{"upstream.stride", upstream->stride != 0}}, kWhy, error));
+  XENT_TRY(CheckUnset("upstream.stride", upstream->stride != 0, kWhy, error));
   const int64_t count = upstream->kind == XENT_UPSTREAM_ROWS ? shape.rows : 0;
   return CheckArray("upstream", upstream->data, count, ElementSize(dtype), error);
 }
 
 xent_status CheckTargets(const xent_targets &targets, int64_t rows, xent_error *error) {
-  XENT_RETURN_IF_ERROR(CheckEnum("targets.type", targets.type, XENT_I32, "XENT_I64 or XENT_I32", error));
-  XENT_RETURN_IF_ERROR(CheckReserved("targets.reserved", targets.reserved, error));
+  XENT_TRY(CheckEnum("targets.type", targets.type, XENT_I32, "XENT_I64 or XENT_I32", error));
+  XENT_TRY(CheckReserved("targets.reserved", targets.reserved, error));
   return CheckArray("targets", targets.data, rows, targets.type == XENT_I32 ? 4 : 8, error);
 }
 
@@ -221,7 +219,7 @@ xent_status CheckTargetRange(const xent_targets &targets, int64_t rows, int64_t 
 xent_status CheckWeights(const char *name, const void *weights, int64_t count, bool wide, WeightOf of,
                          xent_error *error) {
   if (weights == nullptr) return XENT_OK;
-  XENT_RETURN_IF_ERROR(CheckArray(name, weights, 0, wide ? 8 : 4, error));
+  XENT_TRY(CheckArray(name, weights, 0, wide ? 8 : 4, error));
   for (int64_t i = 0; i < count; ++i) {
     const double value = NumberAt(weights, wide, i);
     if (IsFinite(value)) continue;

@@ -3,10 +3,16 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <initializer_list>
 
 #include "numbers/elements.h"
 #include "xent/xent.h"
+
+// Returns from the calling function when a check fails.
+#define XENT_TRY(expression)                          \
+  do {                                                \
+    const xent_status xent_status_ = (expression);    \
+    if (xent_status_ != XENT_OK) return xent_status_; \
+  } while (false)
 
 namespace xent::internal {
 
@@ -26,28 +32,22 @@ inline long long Long(int64_t x) { return static_cast<long long>(x); }
 // Refuses an error struct of a size that no release had.
 xent_status CheckError(const xent_error *error);
 
-// Arguments that a function has no use for must be unset: nothing is silently left undone. Inline: of a call of one
-// small row the checks are a good part.
-struct Unused {
-  const char *name;
-  bool is_set;
-};
-xent_status RefuseSet(const char *name, const char *why, xent_error *error);
-inline xent_status CheckUnused(std::initializer_list<Unused> arguments, const char *why, xent_error *error) {
-  for (const Unused &argument : arguments) {
-    if (argument.is_set) return RefuseSet(argument.name, why, error);
-  }
-  return XENT_OK;
+// An argument that a function has no use for must be unset: nothing is silently left undone.
+xent_status RefuseSet(const char *name, const char *member, const char *why, xent_error *error);
+inline xent_status CheckUnset(const char *name, bool is_set, const char *why, xent_error *error) {
+  return is_set ? RefuseSet(name, "", why, error) : XENT_OK;
 }
-// What forward has no use for.
+inline xent_status CheckNoMatrix(const char *name, const xent_matrix &matrix, const char *why, xent_error *error) {
+  if (matrix.data == nullptr && matrix.stride == 0) return XENT_OK;
+  return RefuseSet(name, matrix.data != nullptr ? "" : ".stride", why, error);
+}
+// Checks that what forward has no use for is unset.
 inline xent_status CheckNoGradient(const xent_matrix &grad, const xent_matrix &target_grad, const xent_upstream &u,
                                    xent_error *error) {
-  return CheckUnused({{"grad", grad.data != nullptr},
-                      {"grad.stride", grad.stride != 0},
-                      {"target_grad", target_grad.data != nullptr},
-                      {"target_grad.stride", target_grad.stride != 0},
-                      {"upstream", u.data != nullptr || u.kind != 0 || u.stride != 0}},
-                     "forward writes no gradient", error);
+  constexpr const char *kWhy = "forward writes no gradient";
+  XENT_TRY(CheckNoMatrix("grad", grad, kWhy, error));
+  XENT_TRY(CheckNoMatrix("target_grad", target_grad, kWhy, error));
+  return CheckUnset("upstream", u.data != nullptr || u.kind != 0 || u.stride != 0, kWhy, error);
 }
 // Two arguments of which a call takes one.
 xent_status NotTogether(const char *a, const char *b, xent_error *error);
@@ -96,10 +96,3 @@ xent_status FailIncomplete(xent_error *error);
 inline xent_status Ended(bool complete, xent_error *error) { return complete ? XENT_OK : FailIncomplete(error); }
 
 }  // namespace xent::internal
-
-// Returns from the calling function when a check fails.
-#define XENT_RETURN_IF_ERROR(expression)              \
-  do {                                                \
-    const xent_status xent_status_ = (expression);    \
-    if (xent_status_ != XENT_OK) return xent_status_; \
-  } while (false)

@@ -39,27 +39,26 @@ std::array<NamedArray, 11> StatisticsOf(const Call &call) {
 xent_status CheckOutputs(const Call &call, Step step, xent_error *error) {
   const xent_cross_entropy &args = call.args;
   if (call.mode == Mode::kForward) {
-    XENT_RETURN_IF_ERROR(CheckNoGradient(args.grad, args.target_grad, args.upstream, error));
+    XENT_TRY(CheckNoGradient(args.grad, args.target_grad, args.upstream, error));
   }
   if (call.mode == Mode::kBackward || step == Step::kShardForward) {
     const char *const why = call.mode == Mode::kBackward ? "backward writes gradients alone"
                                                          : "a shard's forward writes chunk records alone";
-    XENT_RETURN_IF_ERROR(CheckUnused({{"row_losses", args.row_losses != nullptr},
-                                      {"reduced_loss", args.reduced_loss != nullptr},
-                                      {"records", step == Step::kShardForward && args.records != nullptr}},
-                                     why, error));
+    XENT_TRY(CheckUnset("row_losses", args.row_losses != nullptr, why, error));
+    XENT_TRY(CheckUnset("reduced_loss", args.reduced_loss != nullptr, why, error));
+    XENT_TRY(CheckUnset("records", step == Step::kShardForward && args.records != nullptr, why, error));
     if (args.statistics != nullptr) {
       for (const auto &array : StatisticsOf(call)) {
-        XENT_RETURN_IF_ERROR(CheckUnused({{array.name, array.data != nullptr}}, why, error));
+        XENT_TRY(CheckUnset(array.name, array.data != nullptr, why, error));
       }
     }
   }
   if (step != Step::kShardCombine) return XENT_OK;
   constexpr const char *kWhy = "combine reads chunk records alone";
-  XENT_RETURN_IF_ERROR(CheckUnused(
-      {{"logits", args.logits.data != nullptr}, {"target_probs", args.target_probs.data != nullptr}}, kWhy, error));
-  return CheckUnused({{"a statistic but lse, logprobs, perplexity and live_rows", NeedLook(call.statistics)}},
-                     "the chunk records do not hold it", error);
+  XENT_TRY(CheckUnset("logits", args.logits.data != nullptr, kWhy, error));
+  XENT_TRY(CheckUnset("target_probs", args.target_probs.data != nullptr, kWhy, error));
+  return CheckUnset("a statistic but lse, logprobs, perplexity and live_rows", NeedLook(call.statistics),
+                    "the chunk records do not hold it", error);
 }
 
 // Index targets or target_probs, and what goes with which.
@@ -69,14 +68,13 @@ xent_status CheckLabels(const Shape &shape, Step step, Call *call, xent_error *e
   const bool has_targets = args.targets.data != nullptr;
   if (args.target_probs.data != nullptr && has_targets) return NotTogether("targets", "target_probs", error);
   if (args.target_probs.data == nullptr && (has_targets || step != Step::kShardCombine)) {
-    XENT_RETURN_IF_ERROR(CheckTargets(args.targets, shape.rows, error));
-    return CheckUnused({{"target_grad", args.target_grad.data != nullptr},
-                        {"target_grad.stride", args.target_grad.stride != 0},
-                        {"target_probs.stride", args.target_probs.stride != 0}},
-                       "target_probs is NULL", error);
+    XENT_TRY(CheckTargets(args.targets, shape.rows, error));
+    constexpr const char *kWhy = "target_probs is NULL";
+    XENT_TRY(CheckNoMatrix("target_grad", args.target_grad, kWhy, error));
+    return CheckNoMatrix("target_probs", args.target_probs, kWhy, error);
   }
   if (step != Step::kShardCombine) {
-    XENT_RETURN_IF_ERROR(CheckMatrix("target_probs", shape, kAnyDtype, Need::kRequired, &args.target_probs, error));
+    XENT_TRY(CheckMatrix("target_probs", shape, kAnyDtype, Need::kRequired, &args.target_probs, error));
   }
   const void *const target_grad = args.target_grad.data;
   if (target_grad != nullptr && shape.rows > 0) {
@@ -115,13 +113,11 @@ xent_status CheckStatistics(const Call &call, xent_error *error) {
     return Invalid(error, "statistics.of_ignored is %lld, expected 0 or 1", Long(s.of_ignored));
   }
   for (const auto &array : StatisticsOf(call)) {
-    XENT_RETURN_IF_ERROR(CheckArray(array.name, array.data, 0, array.size, error));
+    XENT_TRY(CheckArray(array.name, array.data, 0, array.size, error));
   }
   const int64_t gathered = rows * s.gather_count;
-  XENT_RETURN_IF_ERROR(
-      CheckArray("statistics.gathered", s.gathered, s.gather_cols != nullptr ? gathered : 0, 1, error));
-  XENT_RETURN_IF_ERROR(
-      CheckArray("statistics.gather_cols", s.gather_cols, s.gathered != nullptr ? gathered : 0, 8, error));
+  XENT_TRY(CheckArray("statistics.gathered", s.gathered, s.gather_cols != nullptr ? gathered : 0, 1, error));
+  XENT_TRY(CheckArray("statistics.gather_cols", s.gather_cols, s.gathered != nullptr ? gathered : 0, 8, error));
   for (int64_t i = 0; s.gathered != nullptr && i < gathered; ++i) {
     const int64_t col = s.gather_cols[i];
     if (col >= 0 && col < call.valid_cols) continue;
@@ -136,17 +132,16 @@ xent_status CheckStatistics(const Call &call, xent_error *error) {
 xent_status CheckGradients(const Shape &shape, Call *call, xent_error *error) {
   xent_cross_entropy &args = call->args;
   const Need need = args.target_grad.data != nullptr ? Need::kOptional : Need::kRequired;
-  XENT_RETURN_IF_ERROR(CheckMatrix("grad", shape, args.logits.dtype, need, &args.grad, error));
-  XENT_RETURN_IF_ERROR(CheckSameStride("grad", args.grad, "logits", args.logits, shape.rows, error));
+  XENT_TRY(CheckMatrix("grad", shape, args.logits.dtype, need, &args.grad, error));
+  XENT_TRY(CheckSameStride("grad", args.grad, "logits", args.logits, shape.rows, error));
   if (args.target_probs.data != nullptr) {
-    XENT_RETURN_IF_ERROR(
-        CheckMatrix("target_grad", shape, args.target_probs.dtype, Need::kOptional, &args.target_grad, error));
+    XENT_TRY(CheckMatrix("target_grad", shape, args.target_probs.dtype, Need::kOptional, &args.target_grad, error));
   }
   return CheckUpstream(shape, call->IsWide(), false, &args.upstream, error);
 }
 
 xent_status CheckShard(const Given &given, const xent_cross_entropy &args, xent_shard *shard, xent_error *error) {
-  XENT_RETURN_IF_ERROR(ReadStruct(given.shard, "shard", shard, error));
+  XENT_TRY(ReadStruct(given.shard, "shard", shard, error));
   const int64_t total = shard->total_cols;
   if (total < 1 || total > kMaxCols) {
     return Invalid(error, "shard.total_cols is %lld, expected 1 to %lld", Long(total), Long(kMaxCols));
@@ -217,24 +212,23 @@ xent_status CheckRecords(const Call &call, xent_error *error) {
 
 xent_status CheckOptions(const xent_cross_entropy_options *given, int64_t cols, const void *reduced_loss,
                          xent_cross_entropy_options *options, xent_error *error) {
-  XENT_RETURN_IF_ERROR(ReadStructOrDefaults(given, "options", options, error));
+  XENT_TRY(ReadStructOrDefaults(given, "options", options, error));
   if (given == nullptr) {
     options->valid_cols = cols;
     return XENT_OK;
   }
   constexpr double kSmallest = std::numeric_limits<double>::min();
   const double scale = options->logit_scale, epsilon = options->label_smoothing;
-  XENT_RETURN_IF_ERROR(CheckNumber("logit_scale", scale, IsFinite(scale) && scale > 0.0, "a finite number > 0", error));
-  XENT_RETURN_IF_ERROR(CheckNumber("softcap", options->softcap, IsFinite(options->softcap) && options->softcap >= 0.0,
-                                   "a finite number >= 0 (0: off)", error));
-  XENT_RETURN_IF_ERROR(CheckNumber("z_loss", options->z_loss, IsFinite(options->z_loss) && options->z_loss >= 0.0,
-                                   "a finite number >= 0", error));
-  XENT_RETURN_IF_ERROR(CheckValidCols(cols, &options->valid_cols, error));
-  XENT_RETURN_IF_ERROR(
-      CheckNumber("label_smoothing", epsilon, epsilon >= 0.0 && epsilon <= 1.0, "a number in [0, 1]", error));
-  XENT_RETURN_IF_ERROR(CheckEnum("smoothing", options->smoothing, XENT_SMOOTHING_EXCLUSIVE,
-                                 "XENT_SMOOTHING_UNIFORM or XENT_SMOOTHING_EXCLUSIVE", error));
-  XENT_RETURN_IF_ERROR(CheckReserved("options.reserved", options->reserved, error));
+  XENT_TRY(CheckNumber("logit_scale", scale, IsFinite(scale) && scale > 0.0, "a finite number > 0", error));
+  XENT_TRY(CheckNumber("softcap", options->softcap, IsFinite(options->softcap) && options->softcap >= 0.0,
+                       "a finite number >= 0 (0: off)", error));
+  XENT_TRY(CheckNumber("z_loss", options->z_loss, IsFinite(options->z_loss) && options->z_loss >= 0.0,
+                       "a finite number >= 0", error));
+  XENT_TRY(CheckValidCols(cols, &options->valid_cols, error));
+  XENT_TRY(CheckNumber("label_smoothing", epsilon, epsilon >= 0.0 && epsilon <= 1.0, "a number in [0, 1]", error));
+  XENT_TRY(CheckEnum("smoothing", options->smoothing, XENT_SMOOTHING_EXCLUSIVE,
+                     "XENT_SMOOTHING_UNIFORM or XENT_SMOOTHING_EXCLUSIVE", error));
+  XENT_TRY(CheckReserved("options.reserved", options->reserved, error));
   if (options->smoothing == XENT_SMOOTHING_EXCLUSIVE && epsilon > 0.0 && options->valid_cols == 1) {
     return Invalid(error, "smoothing exclusive with label_smoothing %.17g needs cols >= 2, but cols is 1", epsilon);
   }
@@ -249,51 +243,50 @@ xent_status CheckCall(const Given &given, Step step, Mode mode, Call *call, xent
   // Comparisons neither trap nor flush, whatever the caller's mode. A call without options or weights compares none,
   // and changing the mode is a good part of what a call of one small row takes.
   std::optional<FpMode> fp_mode;
-  XENT_RETURN_IF_ERROR(CheckError(error));
+  XENT_TRY(CheckError(error));
   xent_cross_entropy &args = call->args;
   call->mode = mode;
-  XENT_RETURN_IF_ERROR(ReadStruct(given.args, "args", &args, error));
+  XENT_TRY(ReadStruct(given.args, "args", &args, error));
   const bool weighted = args.class_weights != nullptr || args.row_weights != nullptr;
   if (given.options != nullptr || weighted) fp_mode.emplace(Subnormals::kKeep);
   Shape shape;
-  XENT_RETURN_IF_ERROR(CheckShape(args.rows, args.cols, args.inner, &shape, error));
+  XENT_TRY(CheckShape(args.rows, args.cols, args.inner, &shape, error));
   args.inner = shape.inner;
-  XENT_RETURN_IF_ERROR(CheckDtype("logits.dtype", args.logits.dtype, error));
-  XENT_RETURN_IF_ERROR(ReadStructOrDefaults(args.statistics, "statistics", &call->statistics, error));
+  XENT_TRY(CheckDtype("logits.dtype", args.logits.dtype, error));
+  XENT_TRY(ReadStructOrDefaults(args.statistics, "statistics", &call->statistics, error));
   int64_t total_cols = args.cols;
   if (step == Step::kShardForward || step == Step::kShardBackward) {
-    XENT_RETURN_IF_ERROR(CheckShard(given, args, shard, error));
+    XENT_TRY(CheckShard(given, args, shard, error));
     total_cols = shard->total_cols;
   }
-  XENT_RETURN_IF_ERROR(CheckOptions(given.options, total_cols, args.reduced_loss, &call->options, error));
+  XENT_TRY(CheckOptions(given.options, total_cols, args.reduced_loss, &call->options, error));
   call->valid_cols = call->options.valid_cols;
-  XENT_RETURN_IF_ERROR(CheckExec(given.exec, &call->exec, error));
+  XENT_TRY(CheckExec(given.exec, &call->exec, error));
   if (step != Step::kWhole && shape.inner > 1) return NotTogether("inner", "shards", error);
   if (step != Step::kWhole && call->statistics.of_ignored != 0) {
     return NotTogether("statistics.of_ignored", "shards", error);
   }
-  XENT_RETURN_IF_ERROR(CheckOutputs(*call, step, error));
+  XENT_TRY(CheckOutputs(*call, step, error));
   if (step != Step::kShardCombine) {
-    XENT_RETURN_IF_ERROR(CheckMatrix("logits", shape, args.logits.dtype, Need::kRequired, &args.logits, error));
+    XENT_TRY(CheckMatrix("logits", shape, args.logits.dtype, Need::kRequired, &args.logits, error));
   }
-  XENT_RETURN_IF_ERROR(CheckLabels(shape, step, call, error));
+  XENT_TRY(CheckLabels(shape, step, call, error));
   const bool wide = call->IsWide();
   const size_t size = wide ? 8 : 4;
-  XENT_RETURN_IF_ERROR(CheckArray("row_losses", args.row_losses, 0, size, error));
-  XENT_RETURN_IF_ERROR(CheckArray("reduced_loss", args.reduced_loss, 0, size, error));
-  XENT_RETURN_IF_ERROR(
-      CheckArray("records", args.records, mode == Mode::kBackward ? args.rows : 0, alignof(Record), error));
-  if (mode != Mode::kForward) XENT_RETURN_IF_ERROR(CheckGradients(shape, call, error));
+  XENT_TRY(CheckArray("row_losses", args.row_losses, 0, size, error));
+  XENT_TRY(CheckArray("reduced_loss", args.reduced_loss, 0, size, error));
+  XENT_TRY(CheckArray("records", args.records, mode == Mode::kBackward ? args.rows : 0, alignof(Record), error));
+  if (mode != Mode::kForward) XENT_TRY(CheckGradients(shape, call, error));
   if (args.workspace == nullptr && args.workspace_bytes > 0) {
     return Invalid(error, "workspace is NULL, expected memory of workspace_bytes, which is %zu", args.workspace_bytes);
   }
-  if (args.statistics != nullptr) XENT_RETURN_IF_ERROR(CheckStatistics(*call, error));
+  if (args.statistics != nullptr) XENT_TRY(CheckStatistics(*call, error));
   if (weighted) {
-    XENT_RETURN_IF_ERROR(CheckWeights("class_weights", args.class_weights, total_cols, wide, WeightOf::kColumn, error));
-    XENT_RETURN_IF_ERROR(CheckWeights("row_weights", args.row_weights, args.rows, wide, WeightOf::kRow, error));
+    XENT_TRY(CheckWeights("class_weights", args.class_weights, total_cols, wide, WeightOf::kColumn, error));
+    XENT_TRY(CheckWeights("row_weights", args.row_weights, args.rows, wide, WeightOf::kRow, error));
   }
   if (call->HasIndexTargets()) {
-    XENT_RETURN_IF_ERROR(CheckTargetValues(call, error));
+    XENT_TRY(CheckTargetValues(call, error));
   } else {
     call->live_rows = args.rows;
     call->weight = {static_cast<double>(args.rows), 0.0};

@@ -12,36 +12,36 @@ namespace {
 
 xent_status CrossEntropy(const Given &given, Mode mode, xent_error *error) {
   Call call;
-  XENT_RETURN_IF_ERROR(CheckCall(given, Step::kWhole, mode, &call, nullptr, error));
+  XENT_TRY(CheckCall(given, Step::kWhole, mode, &call, nullptr, error));
   return Ended(RunCrossEntropy(&call), error);
 }
 
 xent_status Reduce(const xent_stored_losses *given, const xent_cross_entropy_options *given_options,
                    xent_error *error) {
   const FpMode mode(Subnormals::kKeep);  // comparisons neither trap nor flush, whatever the caller's mode
-  XENT_RETURN_IF_ERROR(CheckError(error));
+  XENT_TRY(CheckError(error));
   xent_stored_losses args;
   xent_cross_entropy_options options;
   Shape shape;
-  XENT_RETURN_IF_ERROR(ReadStruct(given, "args", &args, error));
+  XENT_TRY(ReadStruct(given, "args", &args, error));
   // Options that concern the columns have been applied to the losses.
-  XENT_RETURN_IF_ERROR(CheckOptions(given_options, kMaxCols, args.reduced_loss, &options, error));
+  XENT_TRY(CheckOptions(given_options, kMaxCols, args.reduced_loss, &options, error));
   if (options.reduction.kind == XENT_REDUCTION_NONE) {
     return Invalid(error, "reduction.kind is XENT_REDUCTION_NONE, expected XENT_REDUCTION_MEAN or XENT_REDUCTION_SUM");
   }
-  XENT_RETURN_IF_ERROR(CheckEnum("dtype", args.dtype, XENT_F64, "XENT_F32 or XENT_F64", error));
-  XENT_RETURN_IF_ERROR(CheckReserved("args.reserved", args.reserved, error));
-  XENT_RETURN_IF_ERROR(CheckShape(args.rows, 1, 1, &shape, error));
+  XENT_TRY(CheckEnum("dtype", args.dtype, XENT_F64, "XENT_F32 or XENT_F64", error));
+  XENT_TRY(CheckReserved("args.reserved", args.reserved, error));
+  XENT_TRY(CheckShape(args.rows, 1, 1, &shape, error));
   const bool wide = args.dtype == XENT_F64;
-  XENT_RETURN_IF_ERROR(CheckArray("row_losses", args.row_losses, args.rows, ElementSize(args.dtype), error));
-  XENT_RETURN_IF_ERROR(CheckArray("reduced_loss", args.reduced_loss, 1, ElementSize(args.dtype), error));
-  if (args.targets.data != nullptr) XENT_RETURN_IF_ERROR(CheckTargets(args.targets, args.rows, error));
-  XENT_RETURN_IF_ERROR(CheckWeights("row_weights", args.row_weights, args.rows, wide, WeightOf::kRow, error));
+  XENT_TRY(CheckArray("row_losses", args.row_losses, args.rows, ElementSize(args.dtype), error));
+  XENT_TRY(CheckArray("reduced_loss", args.reduced_loss, 1, ElementSize(args.dtype), error));
+  if (args.targets.data != nullptr) XENT_TRY(CheckTargets(args.targets, args.rows, error));
+  XENT_TRY(CheckWeights("row_weights", args.row_weights, args.rows, wide, WeightOf::kRow, error));
   if (args.class_weights != nullptr) {
-    XENT_RETURN_IF_ERROR(CheckArray("targets", args.targets.data, args.rows, 1, error));
-    XENT_RETURN_IF_ERROR(CheckShape(args.rows, args.cols, 1, &shape, error));
-    XENT_RETURN_IF_ERROR(CheckWeights("class_weights", args.class_weights, args.cols, wide, WeightOf::kColumn, error));
-    XENT_RETURN_IF_ERROR(CheckTargetRange(args.targets, args.rows, args.cols, options.ignore_index, error));
+    XENT_TRY(CheckArray("targets", args.targets.data, args.rows, 1, error));
+    XENT_TRY(CheckShape(args.rows, args.cols, 1, &shape, error));
+    XENT_TRY(CheckWeights("class_weights", args.class_weights, args.cols, wide, WeightOf::kColumn, error));
+    XENT_TRY(CheckTargetRange(args.targets, args.rows, args.cols, options.ignore_index, error));
   }
   ReduceStored(args, options);
   return XENT_OK;

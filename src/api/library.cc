@@ -12,9 +12,11 @@ namespace {
 
 template <class T>
 xent_status RunArray(void (*ArrayKernels::*function)(const T *, T *, int64_t), const T *x, T *y, int64_t n) {
-  if (n < 0 || (n > 0 && (x == nullptr || y == nullptr))) return XENT_INVALID_ARGUMENT;
+  if (n < 0 || n > INT64_MAX / static_cast<int64_t>(sizeof(T))) return XENT_INVALID_ARGUMENT;
+  XENT_TRY(CheckArray("x", x, n, sizeof(T), nullptr));
+  XENT_TRY(CheckArray("y", y, n, sizeof(T), nullptr));
   const FpMode mode(Subnormals::kKeep);
-  if (n > 0) (ActiveKernels().array->*function)(x, y, n);
+  (ActiveKernels().array->*function)(x, y, n);
   return XENT_OK;
 }
 

@@ -43,7 +43,7 @@ xent_status ReadStruct(const S *given, const char *name, S *copy, xent_error *er
   static_assert(Of::kSizes[kCount - 1] == sizeof(S), "add today's size to the list; keep the older ones");
   if (given == nullptr) return Invalid(error, "%s is NULL", name);
   const size_t size = given->struct_size;
-  if (size != sizeof(S)) XENT_RETURN_IF_ERROR(CheckStructSize(given, Of::kSizes, kCount, name, error));
+  if (size != sizeof(S)) XENT_TRY(CheckStructSize(given, Of::kSizes, kCount, name, error));
   if (size < sizeof(S)) {
     *copy = Of::kDefaults;
     std::memcpy(static_cast<void *>(copy), given, size);

@@ -18,19 +18,19 @@ struct Named {
 template <size_t kCount>
 xent_status Check(const Named (&matrices)[kCount], int64_t inner, const xent_exec *exec, RowFunctionArgs *call,
                   xent_error *error) {
-  XENT_RETURN_IF_ERROR(CheckError(error));
+  XENT_TRY(CheckError(error));
   Shape shape;
-  XENT_RETURN_IF_ERROR(CheckShape(call->rows, call->cols, inner, &shape, error));
+  XENT_TRY(CheckShape(call->rows, call->cols, inner, &shape, error));
   call->inner = shape.inner;
-  XENT_RETURN_IF_ERROR(CheckExec(exec, &call->exec, error));
+  XENT_TRY(CheckExec(exec, &call->exec, error));
   const int32_t dtype = matrices[0].matrix->dtype;
   for (const auto &[name, matrix] : matrices) {
     const int32_t wanted = matrix == matrices[0].matrix ? kAnyDtype : dtype;
-    XENT_RETURN_IF_ERROR(CheckMatrix(name, shape, wanted, Need::kRequired, matrix, error));
+    XENT_TRY(CheckMatrix(name, shape, wanted, Need::kRequired, matrix, error));
   }
   const Named &out = matrices[kCount - 1];
   for (const auto &[name, matrix] : matrices) {
-    XENT_RETURN_IF_ERROR(CheckSameStride(out.name, *out.matrix, name, *matrix, call->rows, error));
+    XENT_TRY(CheckSameStride(out.name, *out.matrix, name, *matrix, call->rows, error));
   }
   return XENT_OK;
 }
@@ -38,12 +38,12 @@ xent_status Check(const Named (&matrices)[kCount], int64_t inner, const xent_exe
 using Function = bool (*)(const RowFunctionArgs &);
 
 xent_status RunForward(Function run, RowFunctionArgs call, int64_t inner, const xent_exec *exec, xent_error *error) {
-  XENT_RETURN_IF_ERROR(Check({{"x", &call.in}, {"y", &call.out}}, inner, exec, &call, error));
+  XENT_TRY(Check({{"x", &call.in}, {"y", &call.out}}, inner, exec, &call, error));
   return call.rows == 0 ? XENT_OK : Ended(run(call), error);
 }
 
 xent_status RunBackward(Function run, RowFunctionArgs call, int64_t inner, const xent_exec *exec, xent_error *error) {
-  XENT_RETURN_IF_ERROR(Check({{"g", &call.g}, {"y", &call.in}, {"dx", &call.out}}, inner, exec, &call, error));
+  XENT_TRY(Check({{"g", &call.g}, {"y", &call.in}, {"dx", &call.out}}, inner, exec, &call, error));
   return call.rows == 0 ? XENT_OK : Ended(run(call), error);
 }
 
@@ -56,8 +56,8 @@ xent_status xent_logsumexp(int64_t rows, int64_t cols, int64_t inner, xent_matri
                            xent_error *error) noexcept {
   using namespace xent::internal;
   RowFunctionArgs call{.rows = rows, .cols = cols, .in = x, .lse = lse};
-  XENT_RETURN_IF_ERROR(Check({{"x", &call.in}}, inner, exec, &call, error));
-  XENT_RETURN_IF_ERROR(CheckArray("lse", lse, rows, ArithmeticSize(x.dtype), error));
+  XENT_TRY(Check({{"x", &call.in}}, inner, exec, &call, error));
+  XENT_TRY(CheckArray("lse", lse, rows, ArithmeticSize(x.dtype), error));
   return rows == 0 ? XENT_OK : Ended(RunLogSumExp(call), error);
 }
 
@@ -90,8 +90,8 @@ xent_status xent_check_logits(int64_t rows, int64_t cols, int64_t inner, xent_ma
                               const xent_exec *exec, xent_error *error) noexcept {
   using namespace xent::internal;
   RowFunctionArgs call{.rows = rows, .cols = cols, .in = x};
-  XENT_RETURN_IF_ERROR(Check({{"x", &call.in}}, inner, exec, &call, error));
-  XENT_RETURN_IF_ERROR(CheckArray("diagnosis", diagnosis, 1, alignof(xent_diagnosis), error));
+  XENT_TRY(Check({{"x", &call.in}}, inner, exec, &call, error));
+  XENT_TRY(CheckArray("diagnosis", diagnosis, 1, alignof(xent_diagnosis), error));
   *diagnosis = XENT_DIAGNOSIS_LOGITS;
   return rows == 0 ? XENT_OK : Ended(Diagnose(call, diagnosis), error);
 }

@@ -53,8 +53,8 @@ xent_status CheckChunkRecords(const Call &call, const RecordsOfRow &records, xen
 xent_status CheckLists(int64_t rows, int64_t cols, const void *const *lists, const int64_t *list_chunks, int64_t shards,
                        xent_error *error) {
   if (shards < 1) return Invalid(error, "shards is %lld, expected 1 or more", Long(shards));
-  XENT_RETURN_IF_ERROR(CheckArray("lists", lists, shards, alignof(void *), error));
-  XENT_RETURN_IF_ERROR(CheckArray("list_chunks", list_chunks, shards, 8, error));
+  XENT_TRY(CheckArray("lists", lists, shards, alignof(void *), error));
+  XENT_TRY(CheckArray("list_chunks", list_chunks, shards, 8, error));
   for (int64_t s = 0; s < shards; ++s) {
     const int64_t chunks = list_chunks[s];
     if (chunks < 0 || chunks > cols) {
@@ -64,7 +64,7 @@ xent_status CheckLists(int64_t rows, int64_t cols, const void *const *lists, con
       return Invalid(error, "list_chunks[%lld] is %lld: so many records of %lld rows exceed 2^63 - 1 bytes", Long(s),
                      Long(chunks), Long(rows));
     }
-    XENT_RETURN_IF_ERROR(CheckArray("an element of lists", lists[s], rows * chunks, 8, error));
+    XENT_TRY(CheckArray("an element of lists", lists[s], rows * chunks, 8, error));
   }
   return XENT_OK;
 }
@@ -87,14 +87,13 @@ xent_status xent_shard_forward(const xent_cross_entropy *args, const xent_cross_
   using namespace xent::internal;
   Call call;
   xent_shard place;
-  XENT_RETURN_IF_ERROR(
-      CheckCall({args, options, exec, shard}, Step::kShardForward, Mode::kForward, &call, &place, error));
+  XENT_TRY(CheckCall({args, options, exec, shard}, Step::kShardForward, Mode::kForward, &call, &place, error));
   const Slice slice(call.valid_cols, place.first_col, call.args.cols);
   if (slice.pieces > 0 && call.args.rows > INT64_MAX / XENT_CHUNK_RECORD_BYTES / slice.pieces) {
     return Invalid(error, "chunk_records: %lld records of %lld rows exceed 2^63 - 1 bytes", Long(slice.pieces),
                    Long(call.args.rows));
   }
-  XENT_RETURN_IF_ERROR(CheckArray("chunk_records", chunk_records, call.args.rows * slice.pieces, 8, error));
+  XENT_TRY(CheckArray("chunk_records", chunk_records, call.args.rows * slice.pieces, 8, error));
   return Ended(RunShardForward(&call, slice, static_cast<ChunkRecord *>(chunk_records)), error);
 }
 
@@ -103,10 +102,10 @@ xent_status xent_shard_combine(const xent_cross_entropy *args, const xent_cross_
                                xent_error *error) noexcept {
   using namespace xent::internal;
   Call call;
-  XENT_RETURN_IF_ERROR(CheckCall({args, options, nullptr}, Step::kShardCombine, Mode::kForward, &call, nullptr, error));
-  XENT_RETURN_IF_ERROR(CheckLists(call.args.rows, call.valid_cols, lists, list_chunks, shards, error));
+  XENT_TRY(CheckCall({args, options, nullptr}, Step::kShardCombine, Mode::kForward, &call, nullptr, error));
+  XENT_TRY(CheckLists(call.args.rows, call.valid_cols, lists, list_chunks, shards, error));
   const RecordsOfRow records(lists, list_chunks, shards);
-  XENT_RETURN_IF_ERROR(CheckChunkRecords(call, records, error));
+  XENT_TRY(CheckChunkRecords(call, records, error));
   RunShardCombine(&call, records);
   return XENT_OK;
 }
@@ -116,8 +115,7 @@ xent_status xent_shard_backward(const xent_cross_entropy *args, const xent_cross
   using namespace xent::internal;
   Call call;
   xent_shard place;
-  XENT_RETURN_IF_ERROR(
-      CheckCall({args, options, exec, shard}, Step::kShardBackward, Mode::kBackward, &call, &place, error));
+  XENT_TRY(CheckCall({args, options, exec, shard}, Step::kShardBackward, Mode::kBackward, &call, &place, error));
   return Ended(RunShardBackward(&call, Slice(call.valid_cols, place.first_col, call.args.cols)), error);
 }
 

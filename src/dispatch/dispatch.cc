@@ -13,10 +13,14 @@ namespace {
 
 constexpr int kMaxTargets = 16;
 
-// In Highway a better target has a lower bit.
+struct Compiled {
+  int64_t target;  // a bit of Highway's, where a better target has a lower one
+  bool available;
+  Kernels kernels;
+};
+
 struct Registry {
-  Kernels compiled[kMaxTargets];
-  bool available[kMaxTargets];
+  Compiled targets[kMaxTargets];  // best first
   int count = 0;
   int best = 0;                      // index of the default
   char unknown_max_target[64] = {};  // a copy: the environment may change
@@ -39,27 +43,12 @@ struct Registry {
                             DivergenceKernelsOf(target),
                             SmallRowsKernelsOf(target)};
       if (kernels.array == nullptr || count == kMaxTargets) continue;
-      compiled[count] = kernels;
-      available[count] = (supported & target) != 0;
-      targets_[count] = target;
-      ++count;
+      targets[count++] = {target, (supported & target) != 0, kernels};
     }
     if (has_cap && cap == 0) std::strncpy(unknown_max_target, cap_name, sizeof(unknown_max_target) - 1);
     // The best one allowed; where the cap lies below all of them, the last.
-    for (best = 0; best < count - 1; ++best) {
-      if (available[best] && targets_[best] >= cap) break;
-    }
+    while (best < count - 1 && !(targets[best].available && targets[best].target >= cap)) ++best;
   }
-
-  const char *Name(int32_t i, bool only_available) const {
-    for (int k = 0; k < count; ++k) {
-      if ((!only_available || available[k]) && i-- == 0) return compiled[k].name;
-    }
-    return nullptr;
-  }
-
- private:
-  int64_t targets_[kMaxTargets];
 };
 
 const Registry &GetRegistry() {
@@ -75,14 +64,23 @@ const Kernels &ActiveKernels() {
   const Kernels *active = g_active.load(std::memory_order_acquire);
   if (active == nullptr) {
     const Registry &registry = GetRegistry();
-    active = &registry.compiled[registry.best];
+    active = &registry.targets[registry.best].kernels;
     g_active.store(active, std::memory_order_release);
   }
   return *active;
 }
 
-const char *CompiledTarget(int32_t i) { return i < 0 ? nullptr : GetRegistry().Name(i, false); }
-const char *AvailableTarget(int32_t i) { return i < 0 ? nullptr : GetRegistry().Name(i, true); }
+const char *CompiledTarget(int32_t i) {
+  const Registry &registry = GetRegistry();
+  return i < 0 || i >= registry.count ? nullptr : registry.targets[i].kernels.name;
+}
+const char *AvailableTarget(int32_t i) {
+  const Registry &registry = GetRegistry();
+  for (int k = 0; k < registry.count; ++k) {
+    if (registry.targets[k].available && i-- == 0) return registry.targets[k].kernels.name;
+  }
+  return nullptr;
+}
 const char *UnknownMaxTarget() {
   const char *const name = GetRegistry().unknown_max_target;
   return name[0] == '\0' ? nullptr : name;
@@ -94,17 +92,13 @@ const char *HighwayVersion() {
 
 bool ForceTarget(const char *name) {
   const Registry &registry = GetRegistry();
-  if (name == nullptr) {
-    g_active.store(&registry.compiled[registry.best], std::memory_order_release);
-    return true;
+  const Kernels *forced = name == nullptr ? &registry.targets[registry.best].kernels : nullptr;
+  for (int k = 0; name != nullptr && k < registry.count; ++k) {
+    const Kernels &kernels = registry.targets[k].kernels;
+    if (registry.targets[k].available && std::strcmp(kernels.name, name) == 0) forced = &kernels;
   }
-  for (int k = 0; k < registry.count; ++k) {
-    if (registry.available[k] && std::strcmp(registry.compiled[k].name, name) == 0) {
-      g_active.store(&registry.compiled[k], std::memory_order_release);
-      return true;
-    }
-  }
-  return false;
+  if (forced != nullptr) g_active.store(forced, std::memory_order_release);
+  return forced != nullptr;
 }
 
 }  // namespace xent::internal

@@ -38,7 +38,8 @@ struct DivergenceLanes {
 
   explicit DivergenceLanes(const DivergenceTask &task) : inverse_low(task.factor.lo / task.factor.hi) {
     for (int64_t i = 0; i < kLanes; ++i) {
-      const DivergenceRow &row = task.rows[task.count > 0 ? HWY_MIN(i, task.count - 1) : 0];
+      const DivergenceRow &row =
+          *EveryBytes(task.rows, task.row_bytes, task.count > 0 ? HWY_MIN(i, task.count - 1) : 0);
       for (int side = 0; side < 2; ++side) {
         max[side][i] = row.max[side] * kDivergenceShrink;
         argmax[side][i] = row.argmax[side];

@@ -50,7 +50,8 @@ struct DivergenceTask {
   int64_t cols;
   int64_t first;  // the first column within its row
   int64_t count;
-  const DivergenceRow *rows;  // one, or `count`
+  const DivergenceRow *rows;  // one, or `count`,
+  int64_t row_bytes;          // so many bytes apart
   DivergenceKind kind;
   double beta;
   Wide factor;     // 1/T over kDivergenceShrink

@@ -128,7 +128,6 @@ template <bool kOverColumns, int64_t kWidth>
 class Strips {
  public:
   explicit Strips(const GeneralTask &task) : task_(task) {
-    for (int64_t i = 0; i < kWidth; ++i) column[i] = static_cast<double>(task.first + (kOverColumns ? i : 0));
     for (int64_t i = 0; i < kLanes; ++i) {
       const int64_t k = Row(i);
       target[i] = task.targets == nullptr ? -1.0 : static_cast<double>(task.targets[k]);
@@ -141,17 +140,9 @@ class Strips {
 
   // Goes to the next strip: false, there is none.
   bool Next() {
-    const DoubleTag d;
-    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-    const bool first = first_ < 0;
-    first_ = first ? 0 : first_ + kColumns;
+    first_ = first_ < 0 ? 0 : first_ + (kOverColumns ? kWidth : 1);
     if (first_ >= task_.cols) return false;
     used_ = kOverColumns ? HWY_MIN(kWidth, task_.cols - first_) : task_.count;
-    const Doubles step = hn::Set(d, first ? 0.0 : static_cast<double>(kColumns));
-    for (int64_t i = 0; i < kWidth; i += lanes) hn::Store(hn::Add(hn::Load(d, column + i), step), d, column + i);
-    for (int64_t i = kOverColumns ? used_ : kWidth; i < kWidth; ++i) {
-      column[i] = std::numeric_limits<double>::quiet_NaN();
-    }
     return true;
   }
   int64_t used() const { return used_; }
@@ -202,18 +193,17 @@ class Strips {
     const DoubleTag d;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
     for (int64_t i = 0; i < kLanes; i += lanes) {
-      const auto here = hn::Eq(hn::Load(d, target + i), hn::Load(d, column + i));
+      const auto here = hn::Eq(hn::Load(d, target + i), Column());
       hn::Store(hn::IfThenElse(here, hn::Load(d, target_value + i), hn::Load(d, y + i)), d, y + i);
       hn::Store(hn::IfThenElse(here, hn::Load(d, target_low + i), hn::Load(d, low + i)), d, low + i);
     }
     return true;
   }
 
-  HWY_ALIGN double column[kWidth];  // within the row; NaN where nothing is used
+  // The column of a strip of positions.
+  HWY_INLINE Doubles Column() const { return hn::Set(DoubleTag(), static_cast<double>(task_.first + first_)); }
 
  private:
-  static constexpr int64_t kColumns = kOverColumns ? kWidth : 1;
-
   HWY_ALIGN double target[kLanes], target_value[kLanes], target_low[kLanes];
   const GeneralTask &task_;
   int64_t first_ = -1, used_ = 0;
@@ -225,7 +215,7 @@ HWY_INLINE void InStrips(const GeneralTask &task, const Run &run) {
   using Narrow = std::integral_constant<int64_t, kLanes>;
   if (task.count > 0) return run(std::false_type(), Narrow());
   if (task.cols <= 2 * kLanes) return run(std::true_type(), Narrow());
-  run(std::true_type(), std::integral_constant<int64_t, kStep>());
+  run(std::true_type(), std::integral_constant<int64_t, 4 * kLanes>());
 }
 
 // The sums of a task whose maxima are known. A frame of its own: what needs the maximum alone needs none of its
@@ -253,6 +243,7 @@ HWY_NOINLINE void SumsBelow(const GeneralTask &task, const double *value, const 
     if (place >= 0) {
       weight_of_max = {y[place], kKeepsLow<T> ? y_low[place] : 0.0};
       y[place] = y_low[place] = 0.0;
+      z[place] = kMasked;
     }
     for (int64_t i = 0; i < kWidth; i += lanes) {
       const int64_t lane = i % kLanes;
@@ -261,10 +252,14 @@ HWY_NOINLINE void SumsBelow(const GeneralTask &task, const double *value, const 
         AddDoubles(label, lane, sums.weight);
         if constexpr (kKeepsLow<T>) AddDoubles(low, lane, sums.weight);
       }
-      const auto is_max = hn::Eq(hn::Load(d, argmax + lane), hn::Load(d, strips.column + i));
-      const Doubles logit = hn::IfThenElse(is_max, hn::Set(d, kMasked), hn::Load(d, z + i));
-      sums.Add(lane, hn::Load(d, value + lane), logit, hn::IfThenZeroElse(is_max, label),
-               hn::IfThenZeroElse(is_max, low), factor, task.entropy, task.weighted);
+      if constexpr (kOverColumns) {
+        sums.Add(lane, hn::Load(d, value + lane), hn::Load(d, z + i), label, low, factor, task.entropy, task.weighted);
+      } else {
+        const auto is_max = hn::Eq(hn::Load(d, argmax + lane), strips.Column());
+        const Doubles logit = hn::IfThenElse(is_max, hn::Set(d, kMasked), hn::Load(d, z + i));
+        sums.Add(lane, hn::Load(d, value + lane), logit, hn::IfThenZeroElse(is_max, label),
+                 hn::IfThenZeroElse(is_max, low), factor, task.entropy, task.weighted);
+      }
     }
   }
   for (int64_t i = 0; i < HWY_MAX(task.count, int64_t{1}); ++i) {
@@ -294,7 +289,7 @@ HWY_NOINLINE void MaximaOfPositions(const GeneralTask &task, GeneralSums *out) {
       const Doubles v = hn::Load(d, z + i), m = hn::Load(d, max + i);
       const auto above = hn::Gt(v, m);
       hn::Store(hn::IfThenElse(above, v, m), d, max + i);
-      hn::Store(hn::IfThenElse(above, hn::Load(d, strips.column + i), hn::Load(d, argmax + i)), d, argmax + i);
+      hn::Store(hn::IfThenElse(above, strips.Column(), hn::Load(d, argmax + i)), d, argmax + i);
       hn::Store(hn::IfThenElse(hn::IsNaN(v), hn::Set(d, 1.0), hn::Load(d, bad + i)), d, bad + i);
     }
   }
@@ -395,7 +390,7 @@ HWY_NOINLINE void GradientInStrips(const GeneralTask &task) {
   Strips<kOverColumns, kWidth> strips(task);
   bool lifted = false;
   for (int64_t i = 0; i < kLanes; ++i) {
-    const GeneralGradient &row = task.rows[strips.Row(i)];
+    const GeneralGradient &row = *EveryBytes(task.rows, task.row_bytes, strips.Row(i));
     value[i] = row.value;
     p_factor[i] = row.p_factor.hi;
     p_low[i] = row.p_factor.lo;

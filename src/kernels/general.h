@@ -35,7 +35,7 @@ struct Labels {
 };
 
 // Sums over a chunk (or a whole row), relative to its maximum.
-struct alignas(64) GeneralSums {
+struct GeneralSums {
   double max = 0.0;                  // the largest logit as stored
   double value = 0.0;                // and its value (Transform)
   int64_t argmax = -1;               // its lowest column; -1 where all are masked
@@ -73,7 +73,8 @@ struct GeneralTask {
   bool entropy = false;
   bool weighted = false;  // y_c is read from labels everywhere; otherwise it is 0 but at the target
   // Of the gradients.
-  const GeneralGradient *rows = nullptr;  // one a row
+  const GeneralGradient *rows = nullptr;  // one a row,
+  int64_t row_bytes = 0;                  // so many bytes apart
   void *gradient = nullptr;               // in the layout of the logits, which it may be; null: not wanted
   void *label_gradient = nullptr;         // likewise, of the dtype of probs
 };

@@ -87,6 +87,12 @@ struct GradientTask {
   bool stream;  // past the caches where it can be: the caller fences
 };
 
+// The i-th of the objects that lie `bytes` apart: members of what a job keeps of each row.
+template <class T>
+const T *EveryBytes(const T *first, int64_t bytes, int64_t i) {
+  return reinterpret_cast<const T *>(reinterpret_cast<const char *>(first) + i * bytes);
+}
+
 struct Extreme {
   double max;
   bool nan;

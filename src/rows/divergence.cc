@@ -114,7 +114,7 @@ struct DivergenceState {
 template <class T>
 struct DivergenceJob {
   static constexpr int kPasses = 4;  // maxima, sums, those of Jensen-Shannon, gradient
-  struct alignas(64) Part {
+  struct Part {
     Extremes extremes[2];
     DivergenceSums sums;
   };
@@ -134,13 +134,9 @@ struct DivergenceJob {
     if (pass == 3 && call.mode == Mode::kForward) return;
     const xent_matrix &student = call.args.student, &teacher = call.args.teacher, &grad = call.args.grad;
     const int64_t units = std::max<int64_t>(count, 1), inner = call.shape.inner;
-    DivergenceRow rows[kTile];
     DivergenceSums sums[kTile];
-    bool computes = pass < 3;
-    for (int64_t i = 0; i < units; ++i) {
-      rows[i] = states[i].row;
-      computes = computes || states[i].fill == Fill::kCompute;
-    }
+    bool computes = false;
+    for (int64_t i = 0; i < units; ++i) computes = computes || states[i].fill == Fill::kCompute;
     const DivergenceTask task{
         .logits = {call.BytesAt(student, row, piece.first), call.BytesAt(teacher, row, piece.first)},
         .dtypes = {static_cast<Dtype>(student.dtype), static_cast<Dtype>(teacher.dtype)},
@@ -148,7 +144,8 @@ struct DivergenceJob {
         .cols = piece.cols,
         .first = piece.first,
         .count = count,
-        .rows = rows,
+        .rows = &states->row,
+        .row_bytes = sizeof(Row),
         .kind = call.Kind(),
         .beta = call.options.beta,
         .factor = call.factor,

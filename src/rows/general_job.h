@@ -171,14 +171,11 @@ struct GeneralJob {
     const int64_t rows = std::max<int64_t>(count, 1);
     int64_t targets[kTile];
     Wide target_values[kTile];
-    GeneralGradient gradients[kTile];
-    bool computes = pass == 0;
+    bool computes = false;
     for (int64_t i = 0; i < rows; ++i) {
       targets[i] = states[i].target;
       target_values[i] = LabelOfTarget(call, states[i].target);
-      if (pass == 0 || states[i].fill != Fill::kCompute) continue;
-      gradients[i] = states[i].gradient;
-      computes = true;
+      computes = computes || states[i].fill == Fill::kCompute;
     }
     GeneralTask task = call.TaskOf(call.args.logits, row, count, piece);
     task.transform = call.transform;
@@ -187,7 +184,8 @@ struct GeneralJob {
     task.target_values = target_values;
     task.entropy = call.statistics.entropy != nullptr;
     task.weighted = IsWeighted(call);
-    task.rows = gradients;
+    task.rows = &states->gradient;
+    task.row_bytes = sizeof(Row);
     task.gradient = call.Grad<In>(row, piece.place);
     task.label_gradient = call.BytesAt(call.args.target_grad, row, piece.place);
     if (pass == 0) return call.kernels->general->sums[kDtypeOf<In>](task, sums);

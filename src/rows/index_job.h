@@ -233,16 +233,18 @@ struct IndexJob {
       task.stream = call.plan.stream && task.exponentials != task.out;
       return task;
     }
-    const In *const logits = call.Logits<In>(row, piece.place);
-    Again again{Reference::kExponent, 0.0, call.plan.stream};
+    GradientTask task{};
+    task.logits = call.Logits<In>(row, piece.place);
+    task.gradient = grad;
+    task.cols = piece.cols;
+    task.stream = call.plan.stream;
     if ((state.logit_chunks >> piece.chunk & 1) != 0) {
-      again.kind = Reference::kLogit;
-      again.origin = sum.reference;
-      if (call.mode == Mode::kBackward) {
-        again.origin = call.kernels->sum->maximum[kDtypeOf<In>](logits, piece.cols, state.target - piece.first).max;
-      }
+      task.kind = Reference::kLogit;
+      const auto &maximum = call.kernels->sum->maximum[kDtypeOf<In>];
+      const bool known = call.mode != Mode::kBackward;
+      task.origin = known ? sum.reference : maximum(task.logits, task.cols, state.target - piece.first).max;
     }
-    GradientFromLogits(*call.kernels->write, state.gradient, again, logits, grad, piece.cols);
+    GradientFromLogits<In>(*call.kernels->write, state.gradient, task);
     return {};
   }
   void Rewritten(int64_t row, const Piece &piece, const Row &state) const {

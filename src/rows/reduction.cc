@@ -1,5 +1,7 @@
 #include "rows/reduction.h"
 
+#include <bit>
+
 #include "numbers/elements.h"
 #include "rows/call.h"
 
@@ -23,8 +25,9 @@ T Reduced(Wide sum, const xent_reduction &reduction, Factor denominator) {
 }  // namespace
 
 Factor Denominator(const xent_reduction &reduction, double weight) {
-  if (reduction.divisor != 0.0) return Decompose(reduction.divisor);
-  return Decompose(reduction.kind == XENT_REDUCTION_MEAN ? weight : 1.0);
+  // Bits without the sign: a comparison may take a subnormal divisor for 0.
+  const bool has_divisor = std::bit_cast<uint64_t>(reduction.divisor) << 1 != 0;
+  return Decompose(has_divisor ? reduction.divisor : reduction.kind == XENT_REDUCTION_MEAN ? weight : 1.0);
 }
 
 void WriteReduced(void *loss, bool wide, Wide sum, const xent_reduction &reduction, Factor denominator) {

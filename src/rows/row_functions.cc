@@ -48,20 +48,28 @@ struct UntargetedSum {
   }
 };
 
-// Where logsumexps go: to the caller, or, where `all` is set, to the judgement of whether all are near 0.
+// Whether all rows are near what is expected of them; the first that is not ends the search.
+struct Verdict {
+  double tolerance;
+  std::atomic<bool> all{true};
+
+  bool Stands() const { return all.load(std::memory_order_relaxed); }
+  void Expect(bool good) {
+    if (!good) all.store(false, std::memory_order_relaxed);
+  }
+  void ExpectNearZero(double value) { Expect(Magnitude(value) <= tolerance); }
+};
+
+// Where logsumexps go: to the caller, or, where there is one, to the verdict of whether all are near 0.
 struct LseSink {
   void *lse;
-  double tolerance;
-  std::atomic<bool> *all;
+  Verdict *verdict;
 
-  bool Wants() const { return all == nullptr || all->load(std::memory_order_relaxed); }
+  bool Wants() const { return verdict == nullptr || verdict->Stands(); }
   template <class T>
   void Take(int64_t row, T value) const {
-    if (all == nullptr) {
-      static_cast<T *>(lse)[row] = value;
-    } else if (!(Magnitude(static_cast<double>(value)) <= tolerance)) {
-      all->store(false, std::memory_order_relaxed);
-    }
+    if (verdict != nullptr) return verdict->ExpectNearZero(static_cast<double>(value));
+    static_cast<T *>(lse)[row] = value;
   }
 };
 
@@ -142,8 +150,13 @@ struct SoftmaxJob : RowFunctionJob {
     if constexpr (kKeepsExponentials<In>) {
       return GradientFromExponentials(state.gradient, sum, out, out, chunk.cols);
     } else {
-      const In *const in = call.Input<In>(row, chunk.first);
-      GradientFromLogits(*call.kernels->write, state.gradient, {sum.kind, sum.reference, false}, in, out, chunk.cols);
+      GradientTask task{};
+      task.logits = call.Input<In>(row, chunk.first);
+      task.gradient = out;
+      task.cols = chunk.cols;
+      task.kind = sum.kind;
+      task.origin = sum.reference;
+      GradientFromLogits<In>(*call.kernels->write, state.gradient, task);
       return {};
     }
   }
@@ -250,10 +263,9 @@ struct ProbabilitiesJob : RowFunctionJob {
   static constexpr int kPasses = 1;
   struct Row {};
 
-  const double tolerance;
-  std::atomic<bool> &all;
+  Verdict &verdict;
 
-  bool Begin(int64_t /*row*/, Row & /*state*/) const { return all.load(std::memory_order_relaxed); }
+  bool Begin(int64_t /*row*/, Row & /*state*/) const { return verdict.Stands(); }
   void Chunk(int /*pass*/, int64_t row, const Piece &chunk, Row & /*state*/, ChunkSum &sum) const {
     bool good = true;
     sum.sum = {};
@@ -262,12 +274,12 @@ struct ProbabilitiesJob : RowFunctionJob {
       good &= p >= 0.0 && p <= 1.0;
       sum.sum.hi += p;
     }
-    if (!good) all.store(false, std::memory_order_relaxed);
+    verdict.Expect(good);
   }
   void Between(int /*pass*/, int64_t /*row*/, Row & /*state*/, const ChunkSum *sums) const {
     double total = 0.0;
     for (int64_t i = 0; i < call.shape.chunks; ++i) total += sums[i].sum.hi;
-    if (!(Magnitude(total - 1.0) <= tolerance)) all.store(false, std::memory_order_relaxed);
+    verdict.ExpectNearZero(total - 1.0);
   }
 };
 static_assert(RowJob<ProbabilitiesJob<float>>);
@@ -316,6 +328,7 @@ struct Tile {
       gradients[i].p_factor = Wide{Divide(N{1.0}, Add(sums[i].others, N{1.0}))};
     }
     task.rows = gradients;
+    task.row_bytes = sizeof(GeneralGradient);
     task.gradient = Output();
     call.kernels->general->gradient[kDtypeOf<In>](task);
     for (int64_t i = 0; i < count; ++i) {
@@ -394,22 +407,19 @@ bool RunLogSumExpInto(const RowFunctionArgs &args, const LseSink &sink) {
 }
 
 // Runs over row-major and class-major matrices alike: its job steps over the positions between columns.
-bool AllProbabilities(const RowFunctionArgs &args, double tolerance, bool *all) {
+bool JudgeProbabilities(const RowFunctionArgs &args, Verdict *verdict) {
   RowFunctionCall call(args, false);
   call.plan = MakePlan(call.shape, 1, call.exec, false);
   const FpMode mode(call.plan.subnormals);
-  std::atomic<bool> still{true};
-  const bool complete = DispatchDtype(args.in.dtype, [&](auto storage) {
+  return DispatchDtype(args.in.dtype, [&](auto storage) {
     Totals unused;
-    return RunRows(ProbabilitiesJob<decltype(storage)>{{call}, tolerance, still}, &unused);
+    return RunRows(ProbabilitiesJob<decltype(storage)>{{call}, *verdict}, &unused);
   });
-  *all = still.load();
-  return complete;
 }
 
 }  // namespace
 
-bool RunLogSumExp(const RowFunctionArgs &args) { return RunLogSumExpInto(args, {args.lse, 0.0, nullptr}); }
+bool RunLogSumExp(const RowFunctionArgs &args) { return RunLogSumExpInto(args, {args.lse, nullptr}); }
 
 bool RunSoftmax(const RowFunctionArgs &args) {
   return Run<SoftmaxJob>(args, ElementSize(args.in.dtype) != 2, [](auto &tile) { tile.Softmax(); });
@@ -428,13 +438,14 @@ bool Diagnose(const RowFunctionArgs &args, xent_diagnosis *diagnosis) {
   *diagnosis = XENT_DIAGNOSIS_LOGITS;
   if (args.cols == 1) return true;
   const double tolerance = args.in.dtype == XENT_BF16 ? 0x1p-7 : 1e-3;
-  bool all = false;
-  if (!AllProbabilities(args, tolerance, &all)) return false;
-  if (all) *diagnosis = XENT_DIAGNOSIS_PROBABILITIES;
-  if (all) return true;
-  std::atomic<bool> near_zero{true};
-  if (!RunLogSumExpInto(args, {nullptr, tolerance, &near_zero})) return false;
-  if (near_zero.load()) *diagnosis = XENT_DIAGNOSIS_LOG_PROBABILITIES;
+  Verdict probabilities{tolerance}, log_probabilities{tolerance};
+  if (!JudgeProbabilities(args, &probabilities)) return false;
+  if (probabilities.Stands()) {
+    *diagnosis = XENT_DIAGNOSIS_PROBABILITIES;
+    return true;
+  }
+  if (!RunLogSumExpInto(args, {nullptr, &log_probabilities})) return false;
+  if (log_probabilities.Stands()) *diagnosis = XENT_DIAGNOSIS_LOG_PROBABILITIES;
   return true;
 }
 

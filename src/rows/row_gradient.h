@@ -45,7 +45,7 @@ RowGradient<T> MakeRowGradient(const RowSum<T> &total, Factor g, double others_w
   if (g.exponent > kLargest) lift = g.exponent - kLargest;
   if (others_weight != 0.0 && g.exponent < kSmallest) lift = g.exponent;
   g.exponent -= lift;
-  const double shift = internal::Scale(g.mantissa, g.exponent) * others_weight;
+  const double shift = Scale(g.mantissa, g.exponent) * others_weight;
   const double threshold = PowerOfTwo(F::kMinExponent - std::min<int64_t>(lift, 0));
   // Beyond twice the range everything is zero or infinite.
   const int64_t reach = 2 * F::kMaxExponent;
@@ -55,7 +55,7 @@ RowGradient<T> MakeRowGradient(const RowSum<T> &total, Factor g, double others_w
 template <class In>
 void FillWithoutProbability(const RowGradient<Arithmetic<In>> &row, In *out, int64_t cols) {
   const bool zero = row.shift <= row.threshold && row.shift >= -row.threshold;
-  FillColumns(out, cols, zero ? 0.0 : internal::Scale(-row.shift, row.lift));
+  FillColumns(out, cols, zero ? 0.0 : Scale(-row.shift, row.lift));
 }
 
 // Returns what turns a chunk's exponentials into its gradient. Where none of them counts and all columns get one number
@@ -64,61 +64,37 @@ void FillWithoutProbability(const RowGradient<Arithmetic<In>> &row, In *out, int
 template <class In>
 ScaleTask GradientFromExponentials(const RowGradient<Arithmetic<In>> &row, const ChunkSum &chunk,
                                    Arithmetic<In> *exponentials, In *out, int64_t cols) {
-  using T = Arithmetic<In>;
-  using F = Format<T>;
-  ScaleTask task{};
+  using F = Format<Arithmetic<In>>;
   // Nothing but zeros, whose reference may be far above the row's.
   const Factor factor = chunk.sum.hi == 0.0 ? Factor{} : row.total.FactorOf(row.g, chunk.kind, chunk.reference);
   const int64_t exponent = factor.exponent - F::kBias;
   const bool counts = factor.mantissa != 0.0 && exponent >= F::kSafeExponent - 2 * F::kMaxExponent;
   if (!counts && row.shift != 0.0) {
     FillWithoutProbability(row, out, cols);
-    return task;
+    return {};
   }
+  if (!counts) return {exponentials, out, cols, {0.0, 0.0, row.threshold, 0}, 0, false};
   const int64_t prescale = std::min<int64_t>(0, exponent - F::kSafeExponent);
-  const double scale = internal::Scale(factor.mantissa, exponent - prescale);
-  task.exponentials = exponentials;
-  task.out = out;
-  task.cols = cols;
-  if (!counts) {
-    task.map.threshold = row.threshold;
-    return task;
-  }
-  task.prescale = static_cast<int>(prescale);
-  task.map = {scale, row.shift, row.threshold, row.lift};
-  return task;
+  const AffineMap map{Scale(factor.mantissa, exponent - prescale), row.shift, row.threshold, row.lift};
+  return {exponentials, out, cols, map, static_cast<int>(prescale), false};
 }
 
-// How the exponentials of a chunk are computed again, and whether their gradient is stored past the caches.
-struct Again {
-  Reference kind;
-  double origin;  // kLogit: the chunk's maximum
-  bool stream;
-};
-
-// Writes the gradient of a chunk from its logits.
+// Writes the gradient of a chunk from its logits. The task is complete but for `reference` and `map`, which it gets.
 template <class In>
-void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithmetic<In>> &row, const Again &again,
-                        const In *logits, In *out, int64_t cols) {
-  using T = Arithmetic<In>;
-  using F = Format<T>;
-  if (again.kind == Reference::kExponent && row.total.logit) return FillWithoutProbability(row, out, cols);
+void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithmetic<In>> &row, GradientTask &task) {
+  using F = Format<Arithmetic<In>>;
+  const auto fill = [&] { FillWithoutProbability(row, static_cast<In *>(task.gradient), task.cols); };
+  const bool of_exponent = task.kind == Reference::kExponent;
+  if (of_exponent && row.total.logit) return fill();
   // Relative to the row's own reference; it is raised where the factor would come too near the smallest normal number.
-  const double reference = again.kind == Reference::kExponent ? row.total.reference : 0.0;
-  const Factor factor =
-      row.total.FactorOf(row.g, again.kind, again.kind == Reference::kExponent ? reference : again.origin);
+  task.reference = of_exponent ? row.total.reference : 0.0;
+  const Factor factor = row.total.FactorOf(row.g, task.kind, of_exponent ? task.reference : task.origin);
   const int64_t exponent = factor.exponent - F::kBias;
   const int64_t raise = std::clamp<int64_t>(F::kSafeExponent - exponent, 0, F::kBias);
-  if (factor.mantissa == 0.0 || exponent + raise < F::kMinExponent) return FillWithoutProbability(row, out, cols);
-  const double scale = internal::Scale(factor.mantissa, exponent + raise);
-  kernels.gradient[kDtypeOf<In>]({.logits = logits,
-                                  .gradient = out,
-                                  .cols = cols,
-                                  .kind = again.kind,
-                                  .reference = reference + static_cast<double>(raise),
-                                  .origin = again.origin,
-                                  .map = {scale, row.shift, row.threshold, row.lift},
-                                  .stream = again.stream});
+  if (factor.mantissa == 0.0 || exponent + raise < F::kMinExponent) return fill();
+  task.reference += static_cast<double>(raise);
+  task.map = {Scale(factor.mantissa, exponent + raise), row.shift, row.threshold, row.lift};
+  kernels.gradient[kDtypeOf<In>](task);
 }
 
 }  // namespace xent::internal

@@ -72,9 +72,9 @@ inline int64_t TileRows(const RowShape &shape, int64_t row, int64_t end) {
   return std::min({kTile, end - row, shape.inner - row % shape.inner});
 }
 
-// Rows whose chunks are worked on at once where rows are split: as many parts as 6 KB of stack take.
+// Rows whose chunks are worked on at once where rows are split: as many parts as 4 KB of stack take.
 template <class Part>
-inline constexpr int64_t kSplitRows = 6144 / (kMaxChunks * sizeof(Part));
+inline constexpr int64_t kSplitRows = 4096 / (kMaxChunks * sizeof(Part));
 
 template <RowJob Job>
 XENT_NOINLINE void RunRow(const Job &job, int64_t row, Totals &totals) {
@@ -125,11 +125,22 @@ XENT_NOINLINE void RunOverlappingRows(const Job &job, int64_t first, int64_t end
   }
 }
 
-// Runs rows [first, end) of a class-major layout, tile after tile.
+// Runs a pass whose parts are needed no longer when it is over: its frame is gone before that of the last pass.
+template <TileJob Job>
+XENT_NOINLINE void RunTilePass(const Job &job, int pass, int64_t row, int64_t count, uint32_t live,
+                               typename Job::Row *states) {
+  typename Job::Part parts[kTile];
+  job.Tile(pass, row, count, job.call.shape.Chunk(0), states, parts);
+  for (int64_t i = 0; i < count; ++i) {
+    if ((live >> i & 1) != 0) job.Between(pass, row + i, states[i], &parts[i]);
+  }
+}
+
+// Runs rows [first, end) of a class-major layout, tile after tile. The last pass leaves no parts.
 template <TileJob Job>
 XENT_NOINLINE void RunTiles(const Job &job, int64_t first, int64_t end, Groups &groups) {
+  constexpr int kLast = Job::kPasses - 1;
   typename Job::Row states[kTile];
-  typename Job::Part parts[kTile];
   for (int64_t row = first, count; row < end; row += count) {
     count = TileRows(job.call.shape, row, end);
     uint32_t live = 0;
@@ -138,12 +149,8 @@ XENT_NOINLINE void RunTiles(const Job &job, int64_t first, int64_t end, Groups &
       live |= static_cast<uint32_t>(job.Begin(row + i, states[i])) << i;
     }
     if (live == 0) continue;
-    for (int pass = 0; pass < Job::kPasses; ++pass) {
-      job.Tile(pass, row, count, job.call.shape.Chunk(0), states, parts);
-      for (int64_t i = 0; i < count; ++i) {
-        if ((live >> i & 1) != 0) job.Between(pass, row + i, states[i], &parts[i]);
-      }
-    }
+    for (int pass = 0; pass < kLast; ++pass) RunTilePass(job, pass, row, count, live, states);
+    job.Tile(kLast, row, count, job.call.shape.Chunk(0), states, nullptr);
     for (int64_t i = 0; i < count; ++i) {
       if ((live >> i & 1) != 0) job.End(row + i, states[i], groups.Of(row + i));
     }

@@ -22,15 +22,15 @@ class Workspace {
   static size_t Bytes(int64_t row_bytes, int32_t threads) {
     const int64_t slots = std::min<int64_t>(threads, kMaxSlots);
     if (row_bytes > (INT64_MAX - kHeader - kAlignment) / slots - kAlignment) return 0;
-    return static_cast<size_t>(kHeader + SlotBytes(row_bytes) * slots + kAlignment - 1);
+    return kHeader + SlotBytes(row_bytes) * static_cast<uint64_t>(slots) + kAlignment - 1;
   }
 
   Workspace() = default;
   Workspace(void *memory, size_t bytes, int64_t row_bytes) : slot_bytes_(SlotBytes(row_bytes)) {
     const size_t skip = (~reinterpret_cast<uintptr_t>(memory) + 1) % kAlignment;
-    if (memory == nullptr || bytes < skip + kHeader + static_cast<size_t>(slot_bytes_)) return;
+    if (memory == nullptr || bytes < skip + kHeader + slot_bytes_) return;
     base_ = static_cast<char *>(memory) + skip;
-    int64_t slots = static_cast<int64_t>((bytes - skip - kHeader) / static_cast<size_t>(slot_bytes_));
+    int64_t slots = static_cast<int64_t>((bytes - skip - kHeader) / slot_bytes_);
     for (int64_t i = 0; i < kWords; ++i) {
       const int64_t here = std::min(slots, kWordSlots);
       new (base_ + i * 8) std::atomic<uint64_t>(here == kWordSlots ? ~uint64_t{0} : (uint64_t{1} << here) - 1);
@@ -59,7 +59,9 @@ class Workspace {
     Slot(const Slot &) = delete;
     Slot &operator=(const Slot &) = delete;
 
-    void *data() const { return index_ < 0 ? nullptr : workspace_.base_ + kHeader + index_ * workspace_.slot_bytes_; }
+    void *data() const {
+      return index_ < 0 ? nullptr : workspace_.base_ + kHeader + static_cast<uint64_t>(index_) * workspace_.slot_bytes_;
+    }
 
    private:
     const Workspace &workspace_;
@@ -73,12 +75,14 @@ class Workspace {
   static constexpr int64_t kHeader = kAlignment;
   static_assert(sizeof(std::atomic<uint64_t>) == 8 && 8 * kWords <= kHeader);
 
-  static int64_t SlotBytes(int64_t row_bytes) { return (row_bytes + kAlignment - 1) / kAlignment * kAlignment; }
+  static uint64_t SlotBytes(int64_t row_bytes) {
+    return (static_cast<uint64_t>(row_bytes) + kAlignment - 1) / kAlignment * kAlignment;
+  }
   std::atomic<uint64_t> &Word(int64_t i) const {
     return *std::launder(reinterpret_cast<std::atomic<uint64_t> *>(base_ + i * 8));
   }
 
-  int64_t slot_bytes_ = 0;
+  uint64_t slot_bytes_ = 0;
   char *base_ = nullptr;
 };
 

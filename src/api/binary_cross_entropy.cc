@@ -13,7 +13,6 @@ xent_status CheckOptions(const xent_binary_cross_entropy_options *given, const x
   XENT_TRY(ReadStructOrDefaults(given, "options", options, error));
   XENT_TRY(CheckEnum("input", options->input, XENT_BINARY_PROBABILITIES,
                      "XENT_BINARY_LOGITS or XENT_BINARY_PROBABILITIES", error));
-  XENT_TRY(CheckReserved("options.reserved", options->reserved, error));
   const double gamma = options->focal_gamma, alpha = options->focal_alpha;
   XENT_TRY(CheckNumber("focal_gamma", gamma, IsFinite(gamma) && gamma >= 0.0, "a finite number >= 0", error));
   XENT_TRY(CheckNumber("focal_alpha", alpha, alpha == -1.0 || (alpha >= 0.0 && alpha <= 1.0),
@@ -82,12 +81,9 @@ xent_status CheckValues(const Shape &shape, const BinaryCall &call, xent_error *
 xent_status CheckCall(const xent_binary_cross_entropy *given, const xent_binary_cross_entropy_options *given_options,
                       const xent_exec *given_exec, Mode mode, BinaryCall *call, xent_error *error) {
   const FpMode fp_mode(Subnormals::kKeep);  // comparisons neither trap nor flush, whatever the caller's mode
-  XENT_TRY(CheckError(error));
   xent_binary_cross_entropy &args = call->args;
   Shape shape;
-  XENT_TRY(ReadStruct(given, "args", &args, error));
-  XENT_TRY(CheckShape(args.rows, args.cols, args.inner, &shape, error));
-  args.inner = shape.inner;
+  XENT_TRY(ReadArgs(given, &args, &shape, error));
   XENT_TRY(CheckOptions(given_options, args, &call->options, error));
   XENT_TRY(CheckExec(given_exec, &call->exec, error));
   XENT_TRY(CheckOutputs(args, mode, error));

@@ -13,7 +13,6 @@ xent_status CheckOptions(const xent_binary_cross_entropy_options *given, const x
   XENT_TRY(ReadStructOrDefaults(given, "options", options, error));
   XENT_TRY(CheckEnum("input", options->input, XENT_BINARY_PROBABILITIES,
                      "XENT_BINARY_LOGITS or XENT_BINARY_PROBABILITIES", error));
-  XENT_TRY(CheckReserved("options.reserved", options->reserved, error));
   const double gamma = options->focal_gamma, alpha = options->focal_alpha;
   XENT_TRY(CheckNumber("focal_gamma", gamma, IsFinite(gamma) && gamma >= 0.0, "a finite number >= 0", error));
   XENT_TRY(CheckNumber("focal_alpha", alpha, alpha == -1.0 || (alpha >= 0.0 && alpha <= 1.0),
@@ -43,20 +42,22 @@ xent_status CheckOutputs(const xent_binary_cross_entropy &args, Mode mode, xent_
 }
 
 // Refuses the first element, in memory order, that is not good.
-template <class In, class Good>
+template <class Good>
 xent_status CheckElements(const char *name, const Shape &shape, const xent_matrix &matrix, xent_status status,
                           const char *expected, const Good &good, xent_error *error) {
-  for (int64_t block = 0; block < shape.rows / shape.inner; ++block) {
-    const In *const from = static_cast<const In *>(matrix.data) + block * matrix.stride;
-    for (int64_t k = 0; k < shape.cols * shape.inner; ++k) {
-      const double x = static_cast<double>(Widen(from[k]));
-      if (good(x)) continue;
-      const int64_t row = block * shape.inner + k % shape.inner, column = k / shape.inner;
-      return FailAt(error, status, {row, column, x}, "%s: row %lld, column %lld is %.17g, expected %s", name, Long(row),
-                    Long(column), x, expected);
+  return DispatchDtype(matrix.dtype, [&](auto storage) {
+    for (int64_t block = 0; block < shape.rows / shape.inner; ++block) {
+      const auto *const from = static_cast<const decltype(storage) *>(matrix.data) + block * matrix.stride;
+      for (int64_t k = 0; k < shape.cols * shape.inner; ++k) {
+        const double x = static_cast<double>(Widen(from[k]));
+        if (good(x)) continue;
+        const int64_t row = block * shape.inner + k % shape.inner, column = k / shape.inner;
+        return FailAt(error, status, {row, column, x}, "%s: row %lld, column %lld is %.17g, expected %s", name,
+                      Long(row), Long(column), x, expected);
+      }
     }
-  }
-  return XENT_OK;
+    return XENT_OK;
+  });
 }
 
 xent_status CheckValues(const Shape &shape, const BinaryCall &call, xent_error *error) {
@@ -66,45 +67,30 @@ xent_status CheckValues(const Shape &shape, const BinaryCall &call, xent_error *
   XENT_TRY(CheckWeights("class_weights", args.class_weights, args.cols, wide, WeightOf::kColumn, error));
   XENT_TRY(CheckWeights("row_weights", args.row_weights, args.rows, wide, WeightOf::kRow, error));
   if (args.element_weights.data != nullptr) {
-    const auto finite = [](double x) { return IsFinite(x); };
-    const auto check = wide ? CheckElements<double, decltype(finite)> : CheckElements<float, decltype(finite)>;
-    XENT_TRY(
-        check("element_weights", shape, args.element_weights, XENT_INVALID_ARGUMENT, "a finite number", finite, error));
+    XENT_TRY(CheckElements("element_weights", shape, args.element_weights, XENT_INVALID_ARGUMENT, "a finite number",
+                           IsFinite, error));
   }
   if (call.options.input == XENT_BINARY_LOGITS) return XENT_OK;
-  return DispatchDtype(args.input.dtype, [&](auto storage) {
-    return CheckElements<decltype(storage)>(
-        "input", shape, args.input, XENT_DOMAIN_ERROR, "a probability in [0, 1]",
-        [](double p) { return p >= 0.0 && p <= 1.0; }, error);
-  });
+  const auto is_probability = [](double p) { return p >= 0.0 && p <= 1.0; };
+  return CheckElements("input", shape, args.input, XENT_DOMAIN_ERROR, "a probability in [0, 1]", is_probability, error);
 }
 
 xent_status CheckCall(const xent_binary_cross_entropy *given, const xent_binary_cross_entropy_options *given_options,
                       const xent_exec *given_exec, Mode mode, BinaryCall *call, xent_error *error) {
   const FpMode fp_mode(Subnormals::kKeep);  // comparisons neither trap nor flush, whatever the caller's mode
-  XENT_TRY(CheckError(error));
   xent_binary_cross_entropy &args = call->args;
   Shape shape;
-  XENT_TRY(ReadStruct(given, "args", &args, error));
-  XENT_TRY(CheckShape(args.rows, args.cols, args.inner, &shape, error));
-  args.inner = shape.inner;
+  XENT_TRY(ReadArgs(given, &args, &shape, error));
   XENT_TRY(CheckOptions(given_options, args, &call->options, error));
   XENT_TRY(CheckExec(given_exec, &call->exec, error));
   XENT_TRY(CheckOutputs(args, mode, error));
   XENT_TRY(CheckMatrix("input", shape, kAnyDtype, Need::kRequired, &args.input, error));
   XENT_TRY(CheckMatrix("targets", shape, kAnyDtype, Need::kRequired, &args.targets, error));
   const int32_t dtype = args.input.dtype, arithmetic = call->IsWide() ? XENT_F64 : XENT_F32;
-  struct {
-    const char *name;
-    int32_t dtype;
-    xent_matrix *matrix;
-  } const optional[] = {{"element_weights", arithmetic, &args.element_weights},
-                        {"element_losses", arithmetic, &args.element_losses},
-                        {"grad", dtype, &args.grad},
-                        {"target_grad", args.targets.dtype, &args.target_grad}};
-  for (const auto &m : optional) {
-    XENT_TRY(CheckMatrix(m.name, shape, m.dtype, Need::kOptional, m.matrix, error));
-  }
+  XENT_TRY(CheckMatrix("element_weights", shape, arithmetic, Need::kOptional, &args.element_weights, error));
+  XENT_TRY(CheckMatrix("element_losses", shape, arithmetic, Need::kOptional, &args.element_losses, error));
+  XENT_TRY(CheckMatrix("grad", shape, dtype, Need::kOptional, &args.grad, error));
+  XENT_TRY(CheckMatrix("target_grad", shape, args.targets.dtype, Need::kOptional, &args.target_grad, error));
   XENT_TRY(CheckArray("reduced_loss", args.reduced_loss, 0, ElementSize(arithmetic), error));
   if (mode != Mode::kForward) {
     XENT_TRY(CheckUpstream(shape, call->IsWide(), true, &args.upstream, error));

@@ -117,7 +117,7 @@ xent_status CheckMatrix(const char *name, const Shape &shape, int32_t dtype, Nee
     return Invalid(error, "%s.dtype is %d, expected %s as the call's other matrices have it", name, matrix->dtype,
                    kNames[dtype]);
   }
-  if (matrix->reserved != 0) return Invalid(error, "%s.reserved is %d, expected 0", name, matrix->reserved);
+  XENT_TRY(CheckReserved(name, matrix->reserved, error));
   const int64_t block = shape.cols * shape.inner;
   const int64_t blocks = shape.inner == 1 ? shape.rows : shape.rows / shape.inner;  // a division shows in a small call
   if (matrix->stride == 0) matrix->stride = block;
@@ -150,7 +150,6 @@ xent_status CheckArray(const char *name, const void *data, int64_t count, size_t
 xent_status CheckExec(const xent_exec *given, xent_exec *exec, xent_error *error) {
   XENT_TRY(ReadStructOrDefaults(given, "exec", exec, error));
   if (exec->threads < 0) return Invalid(error, "exec.threads is %d, expected 0 or more", exec->threads);
-  XENT_TRY(CheckReserved("exec.reserved", exec->reserved, error));
   const bool has_ctx = exec->parallel_for == nullptr && exec->ctx != nullptr;
   return CheckUnset("exec.ctx", has_ctx, "exec.parallel_for is NULL", error);
 }
@@ -184,7 +183,7 @@ xent_status CheckUpstream(const Shape &shape, bool wide, bool elements, xent_ups
                      elements ? "XENT_UPSTREAM_SCALAR, XENT_UPSTREAM_ROWS or XENT_UPSTREAM_ELEMENTS"
                               : "XENT_UPSTREAM_SCALAR or XENT_UPSTREAM_ROWS",
                      error));
-  XENT_TRY(CheckReserved("upstream.reserved", upstream->reserved, error));
+  XENT_TRY(CheckReserved("upstream", upstream->reserved, error));
   const int32_t dtype = wide ? XENT_F64 : XENT_F32;
   if (upstream->kind == XENT_UPSTREAM_ELEMENTS) {
     xent_matrix matrix = {const_cast<void *>(upstream->data), upstream->stride, dtype, 0};
@@ -200,7 +199,7 @@ xent_status CheckUpstream(const Shape &shape, bool wide, bool elements, xent_ups
 
 xent_status CheckTargets(const xent_targets &targets, int64_t rows, xent_error *error) {
   XENT_TRY(CheckEnum("targets.type", targets.type, XENT_I32, "XENT_I64 or XENT_I32", error));
-  XENT_TRY(CheckReserved("targets.reserved", targets.reserved, error));
+  XENT_TRY(CheckReserved("targets", targets.reserved, error));
   return CheckArray("targets", targets.data, rows, targets.type == XENT_I32 ? 4 : 8, error);
 }
 
@@ -232,10 +231,6 @@ xent_status CheckWeights(const char *name, const void *weights, int64_t count, b
 
 xent_status CheckNumber(const char *name, double value, bool good, const char *expected, xent_error *error) {
   return good ? XENT_OK : Invalid(error, "%s is %.17g, expected %s", name, value, expected);
-}
-
-xent_status CheckReserved(const char *name, int64_t value, xent_error *error) {
-  return value == 0 ? XENT_OK : Invalid(error, "%s is %lld, expected 0", name, Long(value));
 }
 
 xent_status FailIncomplete(xent_error *error) {

@@ -90,7 +90,9 @@ enum class WeightOf { kRow, kColumn };
 xent_status CheckWeights(const char *name, const void *weights, int64_t count, bool wide, WeightOf of,
                          xent_error *error);
 xent_status CheckNumber(const char *name, double value, bool good, const char *expected, xent_error *error);
-xent_status CheckReserved(const char *name, int64_t value, xent_error *error);
+inline xent_status CheckReserved(const char *name, int32_t reserved, xent_error *error) {
+  return reserved == 0 ? XENT_OK : Invalid(error, "%s.reserved is %d, expected 0", name, reserved);
+}
 xent_status FailIncomplete(xent_error *error);
 // The status of a call that has run, complete or not.
 inline xent_status Ended(bool complete, xent_error *error) { return complete ? XENT_OK : FailIncomplete(error); }

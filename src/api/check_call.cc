@@ -228,7 +228,6 @@ xent_status CheckOptions(const xent_cross_entropy_options *given, int64_t cols, 
   XENT_TRY(CheckNumber("label_smoothing", epsilon, epsilon >= 0.0 && epsilon <= 1.0, "a number in [0, 1]", error));
   XENT_TRY(CheckEnum("smoothing", options->smoothing, XENT_SMOOTHING_EXCLUSIVE,
                      "XENT_SMOOTHING_UNIFORM or XENT_SMOOTHING_EXCLUSIVE", error));
-  XENT_TRY(CheckReserved("options.reserved", options->reserved, error));
   if (options->smoothing == XENT_SMOOTHING_EXCLUSIVE && epsilon > 0.0 && options->valid_cols == 1) {
     return Invalid(error, "smoothing exclusive with label_smoothing %.17g needs cols >= 2, but cols is 1", epsilon);
   }
@@ -243,15 +242,12 @@ xent_status CheckCall(const Given &given, Step step, Mode mode, Call *call, xent
   // Comparisons neither trap nor flush, whatever the caller's mode. A call without options or weights compares none,
   // and changing the mode is a good part of what a call of one small row takes.
   std::optional<FpMode> fp_mode;
-  XENT_TRY(CheckError(error));
   xent_cross_entropy &args = call->args;
+  Shape shape;
   call->mode = mode;
-  XENT_TRY(ReadStruct(given.args, "args", &args, error));
+  XENT_TRY(ReadArgs(given.args, &args, &shape, error));
   const bool weighted = args.class_weights != nullptr || args.row_weights != nullptr;
   if (given.options != nullptr || weighted) fp_mode.emplace(Subnormals::kKeep);
-  Shape shape;
-  XENT_TRY(CheckShape(args.rows, args.cols, args.inner, &shape, error));
-  args.inner = shape.inner;
   XENT_TRY(CheckDtype("logits.dtype", args.logits.dtype, error));
   XENT_TRY(ReadStructOrDefaults(args.statistics, "statistics", &call->statistics, error));
   int64_t total_cols = args.cols;

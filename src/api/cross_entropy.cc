@@ -30,7 +30,6 @@ xent_status Reduce(const xent_stored_losses *given, const xent_cross_entropy_opt
     return Invalid(error, "reduction.kind is XENT_REDUCTION_NONE, expected XENT_REDUCTION_MEAN or XENT_REDUCTION_SUM");
   }
   XENT_TRY(CheckEnum("dtype", args.dtype, XENT_F64, "XENT_F32 or XENT_F64", error));
-  XENT_TRY(CheckReserved("args.reserved", args.reserved, error));
   XENT_TRY(CheckShape(args.rows, 1, 1, &shape, error));
   const bool wide = args.dtype == XENT_F64;
   XENT_TRY(CheckArray("row_losses", args.row_losses, args.rows, ElementSize(args.dtype), error));

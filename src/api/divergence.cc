@@ -16,7 +16,6 @@ xent_status CheckOptions(const xent_divergence_options *given, const xent_diverg
                      "XENT_DIVERGENCE_FORWARD_KL, XENT_DIVERGENCE_REVERSE_KL, "
                      "XENT_DIVERGENCE_JENSEN_SHANNON or XENT_DIVERGENCE_CROSS_ENTROPY",
                      error));
-  XENT_TRY(CheckReserved("options.reserved", options->reserved, error));
   const double temperature = options->temperature, beta = options->beta;
   XENT_TRY(CheckNumber("temperature", temperature, IsFinite(temperature) && temperature > 0.0, "a finite number > 0",
                        error));
@@ -43,12 +42,9 @@ xent_status CheckGradient(const Shape &shape, DivergenceCall *call, xent_error *
 xent_status CheckCall(const xent_divergence *given, const xent_divergence_options *given_options,
                       const xent_exec *given_exec, DivergenceCall *call, xent_error *error) {
   const FpMode fp_mode(Subnormals::kKeep);  // comparisons neither trap nor flush, whatever the caller's mode
-  XENT_TRY(CheckError(error));
   xent_divergence &args = call->args;
   Shape shape;
-  XENT_TRY(ReadStruct(given, "args", &args, error));
-  XENT_TRY(CheckShape(args.rows, args.cols, args.inner, &shape, error));
-  args.inner = shape.inner;
+  XENT_TRY(ReadArgs(given, &args, &shape, error));
   XENT_TRY(CheckOptions(given_options, args, &call->options, error));
   XENT_TRY(CheckExec(given_exec, &call->exec, error));
   XENT_TRY(CheckMatrix("student", shape, kAnyDtype, Need::kRequired, &args.student, error));

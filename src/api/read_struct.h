@@ -51,6 +51,7 @@ xent_status ReadStruct(const S *given, const char *name, S *copy, xent_error *er
     std::memcpy(static_cast<void *>(copy), given, sizeof(S));
   }
   copy->struct_size = sizeof(S);
+  if constexpr (requires { copy->reserved; }) return CheckReserved(name, copy->reserved, error);
   return XENT_OK;
 }
 // The same of a struct that may be NULL: its defaults.
@@ -58,6 +59,16 @@ template <class S>
 xent_status ReadStructOrDefaults(const S *given, const char *name, S *copy, xent_error *error) {
   if (given != nullptr) return ReadStruct(given, name, copy, error);
   *copy = Border<S>::kDefaults;
+  return XENT_OK;
+}
+
+// Reads the arguments of a call, whose caller may have passed an error, and its shape.
+template <class Args>
+xent_status ReadArgs(const Args *given, Args *args, Shape *shape, xent_error *error) {
+  XENT_TRY(CheckError(error));
+  XENT_TRY(ReadStruct(given, "args", args, error));
+  XENT_TRY(CheckShape(args->rows, args->cols, args->inner, shape, error));
+  args->inner = shape->inner;
   return XENT_OK;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <iterator>
 
 #include "api/check.h"
 #include "xent/xent.h"
@@ -39,7 +40,7 @@ xent_status CheckStructSize(const void *given, const size_t *sizes, size_t count
 // call of one small row that shows.
 template <class S, class Of = Border<S>>
 xent_status ReadStruct(const S *given, const char *name, S *copy, xent_error *error) {
-  constexpr size_t kCount = sizeof(Of::kSizes) / sizeof(Of::kSizes[0]);
+  constexpr size_t kCount = std::size(Of::kSizes);
   static_assert(Of::kSizes[kCount - 1] == sizeof(S), "add today's size to the list; keep the older ones");
   if (given == nullptr) return Invalid(error, "%s is NULL", name);
   const size_t size = given->struct_size;

@@ -98,7 +98,7 @@ class Groups {
     slot.Set(sums);
     if (totals_ != nullptr) {
       totals_->Add(slot.Get());
-    } else {
+    } else if (slots_ != nullptr) {
       slots_[group] = slot;
     }
   }

@@ -380,8 +380,7 @@ bool Run(const RowFunctionArgs &args, bool keeps, const MakeJob &make_job, const
   const RowFunctionCall call(args, keeps);
   const FpMode mode(call.plan.subnormals);
   return DispatchDtype(args.in.dtype, [&](auto storage) {
-    Totals unused;
-    if (call.plan.path != Path::kPositions) return RunRows(make_job(call, storage), &unused);
+    if (call.plan.path != Path::kPositions) return RunRows(make_job(call, storage), nullptr);
     const auto run = [&](int64_t first, int64_t end, Groups & /*groups*/) {
       for (int64_t row = first, count; row < end; row += count) {
         count = TileRows(call.shape, row, end);
@@ -389,7 +388,7 @@ bool Run(const RowFunctionArgs &args, bool keeps, const MakeJob &make_job, const
         run_tile(tile);
       }
     };
-    return RunGroups(call, run, &unused);
+    return RunGroups(call, run, nullptr);
   });
 }
 
@@ -412,8 +411,7 @@ bool JudgeProbabilities(const RowFunctionArgs &args, Verdict *verdict) {
   call.plan = MakePlan(call.shape, 1, call.exec, false);
   const FpMode mode(call.plan.subnormals);
   return DispatchDtype(args.in.dtype, [&](auto storage) {
-    Totals unused;
-    return RunRows(ProbabilitiesJob<decltype(storage)>{{call}, *verdict}, &unused);
+    return RunRows(ProbabilitiesJob<decltype(storage)>{{call}, *verdict}, nullptr);
   });
 }
 

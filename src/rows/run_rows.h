@@ -176,33 +176,42 @@ bool RunTasks(const RowCall &call, int64_t n, const Task &task) {
       &shared);
 }
 
-// Cuts groups of rows into tasks.
+// Cuts groups of rows into tasks. `slots` is null where no sums are wanted.
 template <class RunRange>
-XENT_NOINLINE bool RunGroupsInTasks(const RowCall &call, const RunRange &run, Totals *totals) {
-  Totals::Slot slots[kMaxTasks];
+bool RunGroupsInTasks(const RowCall &call, const RunRange &run, Totals::Slot *slots) {
   const int64_t rows = call.shape.rows, group_rows = call.plan.group_rows;
   const int64_t groups = (rows - 1) / group_rows + 1;
   const int64_t group_logits = group_rows > INT64_MAX / call.shape.cols ? INT64_MAX : group_rows * call.shape.cols;
   const int64_t tile_groups = (call.plan.task_rows - 1) / group_rows + 1;
   const int64_t task_groups = std::max({int64_t{1}, kTaskLogits / group_logits, tile_groups});
-  for (int64_t group = 0; group < groups; ++group) slots[group] = {};
-  const bool complete = RunTasks(call, (groups - 1) / task_groups + 1, [&](int64_t task) {
+  return RunTasks(call, (groups - 1) / task_groups + 1, [&](int64_t task) {
     const int64_t end_group = std::min(groups, (task + 1) * task_groups);
     Groups own(group_rows, nullptr, slots);
     run(task * task_groups * group_rows, std::min(rows, end_group * group_rows), own);
   });
+}
+
+// The same with the groups' sums, whose memory is a good part of what a thread's stack may take.
+template <class RunRange>
+XENT_NOINLINE bool SumGroupsInTasks(const RowCall &call, const RunRange &run, Totals *totals) {
+  Totals::Slot slots[kMaxTasks];
+  const int64_t groups = (call.shape.rows - 1) / call.plan.group_rows + 1;
+  for (int64_t group = 0; group < groups; ++group) slots[group] = {};
+  const bool complete = RunGroupsInTasks(call, run, slots);
   totals->AddSlots(slots, groups);
   return complete;
 }
 
-// Runs run(first row, end row, groups) for one task's rows after the other, each of which is added to groups.Of(row).
-// On one thread there is one task, and no scratch for the groups' sums. The calling thread has the plan's
-// floating-point mode already. False: the caller's parallel_for left a task out.
+// Runs run(first row, end row, groups) for one task's rows after the other, each of which is added to groups.Of(row);
+// `totals` is null where no sums are wanted. On one thread there is one task, and no scratch for the groups' sums. The
+// calling thread has the plan's floating-point mode already. False: the caller's parallel_for left a task out.
 template <class RunRange>
 bool RunGroups(const RowCall &call, const RunRange &run, Totals *totals) {
-  *totals = {};
+  if (totals != nullptr) *totals = {};
   if (call.shape.rows == 0) return true;
-  if (call.plan.threads != 1) return RunGroupsInTasks(call, run, totals);
+  if (call.plan.threads != 1) {
+    return totals != nullptr ? SumGroupsInTasks(call, run, totals) : RunGroupsInTasks(call, run, nullptr);
+  }
   Groups own(call.plan.group_rows, totals, nullptr);
   run(0, call.shape.rows, own);
   if (call.plan.stream) FenceStreams();
@@ -217,7 +226,7 @@ XENT_NOINLINE bool RunSplitRows(const Job &job, Totals *totals) {
   int64_t rows[kSplit];
   typename Job::Row states[kSplit];
   typename Job::Part parts[kSplit][kMaxChunks];
-  *totals = {};
+  if (totals != nullptr) *totals = {};
   Groups groups(job.call.plan.group_rows, totals, nullptr);
   for (int64_t next = 0; next < shape.rows;) {
     int64_t count = 0;

@@ -63,9 +63,9 @@ xent_status ReadStructOrDefaults(const S *given, const char *name, S *copy, xent
   return XENT_OK;
 }
 
-// Reads the arguments of a call, whose caller may have passed an error, and its shape.
+// Reads the arguments of a call and its shape, after a look at the caller's error. Inline, for the same reason.
 template <class Args>
-xent_status ReadArgs(const Args *given, Args *args, Shape *shape, xent_error *error) {
+[[gnu::always_inline]] inline xent_status ReadArgs(const Args *given, Args *args, Shape *shape, xent_error *error) {
   XENT_TRY(CheckError(error));
   XENT_TRY(ReadStruct(given, "args", args, error));
   XENT_TRY(CheckShape(args->rows, args->cols, args->inner, shape, error));

@@ -6,17 +6,16 @@
 namespace xent::internal {
 namespace {
 
-template <class In>
 XENT_NOINLINE bool Run(const Call &call, Totals *totals) {
-  if (call.plan.path == Path::kIndex) {
-    return RunRows(IndexJob<In>{call}, totals);
-  }
-  return RunRows(GeneralJob<In>{call}, totals);
+  return DispatchDtype(call.args.logits.dtype, [&](auto storage) {
+    using In = decltype(storage);
+    return call.plan.path == Path::kIndex ? RunRows(IndexJob<In>{call}, totals) : RunRows(GeneralJob<In>{call}, totals);
+  });
 }
 
 XENT_NOINLINE bool RunKeepingSubnormals(const Call &call, Totals *totals) {
   const FpMode mode(Subnormals::kKeep);
-  return DispatchDtype(call.args.logits.dtype, [&](auto storage) { return Run<decltype(storage)>(call, totals); });
+  return Run(call, totals);
 }
 
 }  // namespace
@@ -43,10 +42,8 @@ bool RunCrossEntropy(Call *call) {
   const FpMode mode(Subnormals::kFlush);
   call->Prepare();
   Totals totals;
-  const bool complete = call->plan.subnormals == Subnormals::kKeep
-                            ? RunKeepingSubnormals(*call, &totals)
-                            : DispatchDtype(call->args.logits.dtype,
-                                            [&](auto storage) { return Run<decltype(storage)>(*call, &totals); });
+  const bool keeps = call->plan.subnormals == Subnormals::kKeep;
+  const bool complete = keeps ? RunKeepingSubnormals(*call, &totals) : Run(*call, &totals);
   if (complete) call->WriteTotals(totals);
   return complete;
 }

@@ -374,6 +374,16 @@ struct Tile {
   }
 };
 
+// Calls run_tile(tile) for all tiles of rows [first, end). Not inline: its frame is not to lie below those of jobs.
+template <class In, class RunTile>
+XENT_NOINLINE void RunTilesOf(const RowFunctionCall &call, int64_t first, int64_t end, const RunTile &run_tile) {
+  for (int64_t row = first, count; row < end; row += count) {
+    count = TileRows(call.shape, row, end);
+    Tile<In> tile{call, row, count};
+    run_tile(tile);
+  }
+}
+
 // Runs make_job(call, In{}) over rows, or, where lanes run over positions, run_tile(tile) over tiles.
 template <class MakeJob, class RunTile>
 bool Run(const RowFunctionArgs &args, bool keeps, const MakeJob &make_job, const RunTile &run_tile) {
@@ -382,11 +392,7 @@ bool Run(const RowFunctionArgs &args, bool keeps, const MakeJob &make_job, const
   return DispatchDtype(args.in.dtype, [&](auto storage) {
     if (call.plan.path != Path::kPositions) return RunRows(make_job(call, storage), nullptr);
     const auto run = [&](int64_t first, int64_t end, Groups & /*groups*/) {
-      for (int64_t row = first, count; row < end; row += count) {
-        count = TileRows(call.shape, row, end);
-        Tile<decltype(storage)> tile{call, row, count};
-        run_tile(tile);
-      }
+      RunTilesOf<decltype(storage)>(call, first, end, run_tile);
     };
     return RunGroups(call, run, nullptr);
   });

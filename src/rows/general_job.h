@@ -50,9 +50,9 @@ struct GeneralRowState {
   T loss;
   N nll;
   Fill fill;
-  GeneralGradient gradient;
   bool exact;           // the target's gradient is the others' sum alone,
   double exact_target;  // times this
+  GeneralGradient gradient;
 
   // Merges the parts and writes what forward gives. part_of(i) is the i-th GeneralSums and its piece.
   template <class PartOf>

@@ -284,7 +284,8 @@ struct ProbabilitiesJob : RowFunctionJob {
 };
 static_assert(RowJob<ProbabilitiesJob<float>>);
 
-// Up to kTile rows whose positions are adjacent: lanes over positions, in double, each row relative to its maximum.
+// Up to kTile rows whose positions are adjacent: lanes over positions, in double, each row relative to its maximum. Its
+// functions are not inline, so that the scratch of one is gone before that of the next.
 template <class In>
 struct Tile {
   using T = Arithmetic<In>;
@@ -295,7 +296,7 @@ struct Tile {
   GeneralTask task{};
   GeneralRow<T> sums[kTile]{};
 
-  void Sum() {
+  XENT_NOINLINE void Sum() {
     task = call.TaskOf(call.args.in, row, count, call.shape.Chunk(0));
     task.transform.wide = sizeof(In) == sizeof(double);
     GeneralSums parts[kTile];
@@ -305,7 +306,7 @@ struct Tile {
   const In *Input() const { return call.Input<In>(row); }
   In *Output() const { return call.Output<In>(row); }
 
-  void LogSumExpTo(const LseSink &sink) {
+  XENT_NOINLINE void LogSumExpTo(const LseSink &sink) {
     if (!sink.Wants()) return;
     Sum();
     for (int64_t i = 0; i < count; ++i) {
@@ -319,7 +320,7 @@ struct Tile {
   }
 
   // A row's softmax is its gradient without a target.
-  void Softmax() {
+  XENT_NOINLINE void Softmax() {
     Sum();
     GeneralGradient gradients[kTile];
     for (int64_t i = 0; i < count; ++i) {
@@ -336,7 +337,7 @@ struct Tile {
     }
   }
 
-  void LogSoftmax() {
+  XENT_NOINLINE void LogSoftmax() {
     Sum();
     ForEachElement([&](int64_t i, int64_t at) {
       T value = static_cast<T>(kNan);
@@ -347,7 +348,7 @@ struct Tile {
 
   // dx = y (g - sum g y), or g - e^y sum g. Sums carry their rounding errors along where float64 asks for it.
   template <bool kLog>
-  void Backward() {
+  XENT_NOINLINE void Backward() {
     const In *const g = call.At<const In>(call.args.g, row), *const y = Input();
     N totals[kTile] = {};
     ForEachElement([&](int64_t i, int64_t at) {

@@ -30,7 +30,7 @@ inline bool SumExactly(const float *losses, int64_t count, double *sum) {
 struct ShortTile {
   int64_t first, count;
   uint32_t live;  // bit i: row first + i
-  SmallRows rows;
+  alignas(64) SmallRows rows;
 
   bool IsLive(int64_t i) const { return (live >> i & 1) != 0; }
   bool IsDone(int64_t i) const { return (rows.done >> i & 1) != 0; }
@@ -63,18 +63,19 @@ inline void WriteShortRows(const Call &call, const ShortTile &tile) {
 template <class In, class Job>
 XENT_NOINLINE void RunShortTile(const Job &job, ShortTile *tile) {
   const Call &call = job.call;
+  const int64_t first = tile->first, count = tile->count;
   SmallRowsTask task;
   task.cols = call.shape.cols;
-  task.count = tile->count;
+  task.count = count;
   task.live = 0;
-  task.logits = call.Logits<In>(tile->first);
+  task.logits = call.Logits<In>(first);
   task.logits_stride = call.args.logits.stride;
-  task.gradient = call.Grad<In>(tile->first);
+  task.gradient = call.Grad<In>(first);
   task.gradient_stride = call.args.grad.stride;
   task.wants_lse = call.statistics.lse != nullptr;
   task.g = call.plan.row_factor;
-  for (int64_t i = 0; i < tile->count; ++i) {
-    const int64_t target = TargetAt(call.args.targets, tile->first + i);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t target = TargetAt(call.args.targets, first + i);
     const bool live = target != call.options.ignore_index;
     task.live |= static_cast<uint32_t>(live) << i;
     task.targets[i] = live ? target : 0;
@@ -83,12 +84,12 @@ XENT_NOINLINE void RunShortTile(const Job &job, ShortTile *tile) {
   call.kernels->small_rows->run[kDtypeOf<In>](task, &tile->rows);
   WriteShortRows(call, *tile);
   const bool pads = task.gradient != nullptr && call.shape.cols < call.args.cols;
-  if (!pads && task.live == (1u << tile->count) - 1) return;
-  for (int64_t i = 0; i < tile->count; ++i) {
+  if (!pads && task.live == (1u << count) - 1) return;
+  for (int64_t i = 0; i < count; ++i) {
     if (!tile->IsLive(i)) {
-      job.Ignore(tile->first + i);
+      job.Ignore(first + i);
     } else if (pads) {
-      call.FillPadding(tile->first + i);
+      call.FillPadding(first + i);
     }
   }
 }

@@ -127,7 +127,7 @@ struct DivergenceJob {
   void Chunk(int pass, int64_t row, const Piece &chunk, Row &state, Part &part) const {
     if (pass == 0 || !state.nan || state.fill != Fill::kCompute) Tile(pass, row, 0, chunk, &state, &part);
   }
-  // Also of one row (count 0).
+  // Does one pass over a piece of one row (count 0), or of `count` adjacent positions.
   void Tile(int pass, int64_t row, int64_t count, const Piece &piece, const Row *states, Part *parts) const {
     if (pass == 0) return FindMaxima(row, count, piece, parts);
     if (pass == 2 && !call.HasSecondSums()) return;

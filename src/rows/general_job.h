@@ -164,7 +164,7 @@ struct GeneralJob {
   void Chunk(int pass, int64_t row, const Piece &piece, Row &state, GeneralSums &sums) const {
     Tile(pass, row, 0, piece, &state, &sums);
   }
-  // Also of one row (count 0).
+  // Does one pass over a piece of one row (count 0), or of `count` adjacent positions.
   XENT_NOINLINE void Tile(int pass, int64_t row, int64_t count, const Piece &piece, const Row *states,
                           GeneralSums *sums) const {
     if (pass == 0 ? call.mode == Mode::kBackward : call.mode == Mode::kForward) return;

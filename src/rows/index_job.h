@@ -79,7 +79,7 @@ struct IndexRow {
     PrepareGradient(call, row);
   }
 
-  // u r over the denominator, times (w_t + 2 lambda lse) p - w_t y.
+  // Prepares the factors of the gradient: u r over the denominator, times (w_t + 2 lambda lse) p - w_t y.
   void PrepareGradient(const Call &call, int64_t row) {
     Factor g;
     fill = call.FillOf(row, nan, &g);

@@ -221,13 +221,13 @@ HWY_INLINE void InStrips(const GeneralTask &task, const Run &run) {
 // The sums of a task whose maxima are known. A frame of its own: what needs the maximum alone needs none of its
 // scratch.
 template <class In, bool kOverColumns, int64_t kWidth>
-HWY_NOINLINE void SumsBelow(const GeneralTask &task, const double *value, const double *argmax, GeneralSums *out) {
+HWY_NOINLINE void SumsBelow(const GeneralTask &task, const TransformOf<Arithmetic<In>> &transform_of,
+                            const double *value, const double *argmax, GeneralSums *out) {
   using T = Arithmetic<In>;
   const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const double scale = task.transform.Factor();
   const Doubles factor = hn::Set(d, scale);
-  const TransformOf<T> transform_of(task.transform);
   GeneralLanes<T> sums;
   Wide weight_of_max;  // lanes over columns: kept apart
   HWY_ALIGN double z[kWidth], weight[kWidth], y[kWidth] = {}, y_low[kWidth] = {};
@@ -320,7 +320,8 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
   }
   HWY_ALIGN double value[kLanes] = {}, argmax[kLanes];
   for (int64_t i = 0; i < rows; ++i) value[i] = IsFinite(out[i].max) ? out[i].max : 0.0;
-  TransformOf<T>(task.transform)(value, kLanes);
+  const TransformOf<T> transform_of(task.transform);
+  transform_of(value, kLanes);
   for (int64_t i = 0; i < rows; ++i) out[i].value = value[i];
   if (!task.sums || (task.count == 0 && out->special != Special::kNone)) return;
   for (int64_t i = 0; i < kLanes; ++i) {
@@ -328,7 +329,9 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
     value[i] = row.value;
     argmax[i] = static_cast<double>(row.argmax);
   }
-  InStrips(task, [&](auto over_columns, auto width) { SumsBelow<In, over_columns, width>(task, value, argmax, out); });
+  InStrips(task, [&](auto over_columns, auto width) {
+    SumsBelow<In, over_columns, width>(task, transform_of, value, argmax, out);
+  });
 }
 
 // p_factor e^(z' - m') - y y_factor, with a cap times dz. For float64 the low parts of factors and labels, and what the

@@ -76,6 +76,11 @@ inline int64_t TileRows(const RowShape &shape, int64_t row, int64_t end) {
 template <class Part>
 inline constexpr int64_t kSplitRows = 4096 / (kMaxChunks * sizeof(Part));
 
+// Rows of a tile: as many as 4800 bytes of stack take with their parts, at most one a lane.
+template <class Job>
+inline constexpr int64_t kTileRows =
+    std::min<int64_t>(kTile, 4800 / (sizeof(typename Job::Row) + sizeof(typename Job::Part)));
+
 template <RowJob Job>
 XENT_NOINLINE void RunRow(const Job &job, int64_t row, Totals &totals) {
   const RowShape &shape = job.call.shape;
@@ -129,7 +134,7 @@ XENT_NOINLINE void RunOverlappingRows(const Job &job, int64_t first, int64_t end
 template <TileJob Job>
 XENT_NOINLINE void RunTilePass(const Job &job, int pass, int64_t row, int64_t count, uint32_t live,
                                typename Job::Row *states) {
-  typename Job::Part parts[kTile];
+  typename Job::Part parts[kTileRows<Job>];
   job.Tile(pass, row, count, job.call.shape.Chunk(0), states, parts);
   for (int64_t i = 0; i < count; ++i) {
     if ((live >> i & 1) != 0) job.Between(pass, row + i, states[i], &parts[i]);
@@ -140,9 +145,9 @@ XENT_NOINLINE void RunTilePass(const Job &job, int pass, int64_t row, int64_t co
 template <TileJob Job>
 XENT_NOINLINE void RunTiles(const Job &job, int64_t first, int64_t end, Groups &groups) {
   constexpr int kLast = Job::kPasses - 1;
-  typename Job::Row states[kTile];
+  typename Job::Row states[kTileRows<Job>];
   for (int64_t row = first, count; row < end; row += count) {
-    count = TileRows(job.call.shape, row, end);
+    count = std::min(TileRows(job.call.shape, row, end), kTileRows<Job>);
     uint32_t live = 0;
     for (int64_t i = 0; i < count; ++i) {
       states[i] = {};

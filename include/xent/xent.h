@@ -14,7 +14,8 @@
  *            d = H W): row i = b d + s, column c is data[b*stride + c*d + s]; stride 0 then means V*d, and N is a
  *            multiple of d. inner 0 means 1. The elements between rows are neither read nor written.
  *   Checks   All arguments are checked before the first write; a refused call has changed nothing. Pointers need the
- *            alignment of their element type. Sizes whose products in bytes exceed 2^63 - 1 are refused.
+ *            alignment of their element type. Sizes whose products in bytes exceed 2^63 - 1 are refused, columns
+ *            counted as 8 bytes and rows as 64.
  *   Bits     The result depends neither on the number of threads nor on how rows are cut up, batched, aligned or
  *            strided, and is the same on every target with fused multiply-add (AVX2, AVX-512, NEON, SVE). A row alone
  *            gives the bits that it gives in a batch. Class-major layouts have bits of their own.
@@ -452,7 +453,8 @@ XENT_API xent_status xent_reduce(const xent_stored_losses *args, const xent_cros
 #define XENT_CHUNK_RECORD_BYTES 128
 
 /* Chunk records per row of a slice of `cols` columns from `first_col` on, of `total_cols`, which is valid_cols where
- * that option is set: columns from there on have no records. 0 where nothing of the slice lies inside. */
+ * that option is set: columns from there on have no records. 0 where nothing of the slice lies inside, or where a size
+ * is out of range. */
 XENT_API int64_t xent_shard_chunks(int64_t total_cols, int64_t first_col, int64_t cols) XENT_NOEXCEPT;
 
 typedef struct xent_shard {

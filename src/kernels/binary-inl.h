@@ -35,19 +35,6 @@ HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Elements [index, index + count) of a call as doubles, and their results. A factor that is absent is not read.
-struct BinaryStep {
-  int64_t index, count, padded;  // `padded` is `count` rounded up to a multiple of kLanes
-  bool has_pos_weight, has_weight[3], has_upstream;
-  Wide inverse;     // of the denominator's mantissa
-  double power[2];  // their product is 2^-exponent, the denominator's
-  HWY_ALIGN double x[kBinaryStep], y[kBinaryStep], pos_weight[kBinaryStep], weight[3][kBinaryStep],
-      upstream[kBinaryStep];
-  HWY_ALIGN double loss[kBinaryStep], grad[kBinaryStep], target_grad[kBinaryStep];
-  bool has_parts, has_far;  // parts are there for all elements but far ones, whose parts double lanes make
-  LogisticParts parts;
-};
-
 // ---- pairs: a high part, and, for results of type float64, in a second number what its roundings lost ----
 // A result that is not finite has the low part 0.
 
@@ -76,6 +63,15 @@ HWY_INLINE Doubles PairProduct(Doubles a, Doubles a_lo, Doubles b, Doubles b_lo,
     *lo = hn::IfThenElseZero(hn::IsFinite(product), lost);
   }
   return ProductOrZero(a, b);
+}
+
+// Returns a x + b y. More than 8 parameters: vectors may be sizeless (SVE), and those cannot stand in a struct.
+template <class T>
+HWY_INLINE Doubles PairOfProducts(Doubles a, Doubles a_lo, Doubles x, Doubles x_lo, Doubles b, Doubles b_lo, Doubles y,
+                                  Doubles y_lo, Doubles *lo) {
+  Doubles ax_lo = hn::Zero(DoubleTag()), by_lo = ax_lo;
+  const Doubles ax = PairProduct<T>(a, a_lo, x, x_lo, &ax_lo), by = PairProduct<T>(b, b_lo, y, y_lo, &by_lo);
+  return PairSum<T>(ax, ax_lo, by, by_lo, lo);
 }
 
 template <class T>
@@ -135,48 +131,40 @@ HWY_INLINE Doubles LiftedExp(Doubles t, double lift) {
 
 // ---- from the parts of an element to its outputs ----
 
-// Stores the loss s 2^k w, the gradient g 2^k w u / denominator and the target's gradient h 2^h_k w u / denominator, w
-// being the product of the weights and u the upstream gradient. The exponents count for float64 only.
-// More than 8 parameters: vectors may be sizeless (SVE), and those cannot stand in a struct.
+// Stores the loss s 2^k w, the gradient g 2^k w u / denominator and the target's gradient h 2^h_k w u / denominator,
+// w being the product of the weights and u the upstream gradient. The exponents count for float64 only.
+// More than 8 parameters: see PairOfProducts.
 template <class T>
 HWY_INLINE void StoreElements(const BinaryTask &task, BinaryStep &step, int64_t i, Doubles s, Doubles s_lo, Doubles g,
                               Doubles g_lo, Doubles k, Doubles h, Doubles h_lo, Doubles h_k) {
   const DoubleTag d;
-  const Doubles nan = hn::Set(d, kNan);
-  const auto is_nan = hn::Or(hn::IsNaN(hn::Load(d, step.x + i)), hn::IsNaN(hn::Load(d, step.y + i)));
+  const auto given = [&](int input) HWY_ATTR { return hn::Load(d, step.in[input] + i); };
+  auto is_nan = hn::Or(hn::IsNaN(given(kInput)), hn::IsNaN(given(kTarget)));
   Doubles w = hn::Set(d, 1.0), w_lo = hn::Zero(d), w_k = hn::Zero(d);
-  for (int part = 0; part < 3; ++part) {
-    if (step.has_weight[part]) {
-      MultiplyBy<T>(hn::Load(d, step.weight[part] + i), hn::Zero(d), &w, &w_lo, &w_k);
-    }
-  }
-  if (task.losses.data != nullptr || task.sum) {
-    Doubles v = w, v_lo = w_lo, v_k = w_k;
-    MultiplyBy<T>(s, s_lo, &v, &v_lo, &v_k);
-    if constexpr (kKeepsLow<T>) v = ScaledByAny(hn::Add(v, v_lo), hn::Add(v_k, k));
-    hn::Store(hn::IfThenElse(is_nan, nan, v), d, step.loss + i);
-  }
-  if (task.grad.data == nullptr && task.target_grad.data == nullptr) return;
-  auto grad_is_nan = is_nan;
-  if (step.has_upstream) {
-    const Doubles u = hn::Load(d, step.upstream + i);
-    grad_is_nan = hn::Or(grad_is_nan, hn::IsNaN(u));
-    MultiplyBy<T>(u, hn::Zero(d), &w, &w_lo, &w_k);
-  }
-  w = PairProduct<T>(w, w_lo, hn::Set(d, step.inverse.hi), hn::Set(d, step.inverse.lo), &w_lo);
-  const auto store_gradient = [&](Doubles value, Doubles value_lo, Doubles value_k, double *out) HWY_ATTR {
+  const auto store = [&](BinaryOutput output, Doubles value, Doubles value_lo, Doubles value_k) XENT_INLINE_LAMBDA {
     Doubles v = w, v_lo = w_lo, v_k = w_k;
     MultiplyBy<T>(value, value_lo, &v, &v_lo, &v_k);
     if constexpr (kKeepsLow<T>) {
-      const Doubles exponent = hn::Set(d, static_cast<double>(-task.denominator.exponent));
-      v = ScaledByAny(hn::Add(v, v_lo), hn::Add(hn::Add(v_k, value_k), exponent));
-    } else {
-      v = hn::Mul(hn::Mul(v, hn::Set(d, step.power[0])), hn::Set(d, step.power[1]));
+      v = ScaledByAny(hn::Add(v, v_lo), hn::Add(v_k, value_k));
+    } else if (output != kLoss) {
+      v = hn::Mul(hn::Mul(v, hn::Set(d, task.power[0])), hn::Set(d, task.power[1]));
     }
-    hn::Store(hn::IfThenElse(grad_is_nan, nan, v), d, out + i);
+    hn::Store(hn::IfThenElse(is_nan, hn::Set(d, kNan), v), d, step.out[output] + i);
   };
-  if (task.grad.data != nullptr) store_gradient(g, g_lo, k, step.grad);
-  if (task.target_grad.data != nullptr) store_gradient(h, h_lo, h_k, step.target_grad);
+  for (int weight = kElementWeight; weight <= kClassWeight; ++weight) {
+    if (task.inputs[weight].data != nullptr) MultiplyBy<T>(given(weight), hn::Zero(d), &w, &w_lo, &w_k);
+  }
+  if (task.Wants(kLoss) || task.sum) store(kLoss, s, s_lo, k);
+  if (!task.Wants(kGrad) && !task.Wants(kTargetGrad)) return;
+  if (task.Has(kUpstream)) {
+    const Doubles u = given(kUpstream);
+    is_nan = hn::Or(is_nan, hn::IsNaN(u));
+    MultiplyBy<T>(u, hn::Zero(d), &w, &w_lo, &w_k);
+  }
+  w = PairProduct<T>(w, w_lo, hn::Set(d, task.inverse.hi), hn::Set(d, task.inverse.lo), &w_lo);
+  w_k = hn::Sub(w_k, hn::Set(d, static_cast<double>(task.denominator.exponent)));
+  if (task.Wants(kGrad)) store(kGrad, g, g_lo, k);
+  if (task.Wants(kTargetGrad)) store(kTargetGrad, h, h_lo, h_k);
 }
 
 // Replaces s, g and h of the binary cross-entropy by those of the focal loss, the factor being (1 - p_y)^gamma; in
@@ -185,7 +173,7 @@ HWY_INLINE void StoreElements(const BinaryTask &task, BinaryStep &step, int64_t 
 // q = 1 - p_y = y sigma(-z) + (1-y) sigma(z). Its logarithm comes from p_y where q is near 1 and is minus a softplus
 // where y is 0 or 1, so that gamma log q keeps its digits. q is 0 for infinite z only, where bce is 0, and so are the
 // quotients by q.
-// More than 8 parameters: see StoreElements.
+// More than 8 parameters: see PairOfProducts.
 HWY_INLINE void MakeFocal(const BinaryTask &task, Doubles y, Doubles sigma, Doubles sigma_minus, Doubles softplus,
                           Doubles softplus_minus, Doubles *s, Doubles *g, Doubles *h) {
   const DoubleTag d;
@@ -249,17 +237,13 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
   const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const Doubles zero = hn::Zero(d), one = hn::Set(d, 1.0);
-  step.has_parts = HWY_NATIVE_FMA && !kKeepsLow<T> && !task.focal;
-  if constexpr (!kKeepsLow<T>) {
-    if (step.has_parts) {
-      for (int64_t i = step.padded; i < kBinaryStep; ++i) step.x[i] = 0.0;
-      step.has_far = !MakeParts(step.x, step.padded, step.parts);
-    }
-  }
+  LogisticParts parts;  // float32 lanes make them for all elements but far ones, double lanes for those
+  const bool has_parts = HWY_NATIVE_FMA && !kKeepsLow<T> && !task.focal;
+  const bool has_far = !has_parts || !MakeParts(step.in[kInput], step.padded, parts);
   for (int64_t i = 0; i < step.padded; i += lanes) {
-    const Doubles z = hn::Load(d, step.x + i);
-    const Doubles y = hn::Load(d, step.y + i);
-    const Doubles pos_weight = step.has_pos_weight ? hn::Load(d, step.pos_weight + i) : one;
+    const Doubles z = hn::Load(d, step.in[kInput] + i);
+    const Doubles y = hn::Load(d, step.in[kTarget] + i);
+    const Doubles pos_weight = task.Has(kPosWeight) ? hn::Load(d, step.in[kPosWeight] + i) : one;
     const Doubles magnitude = hn::Abs(z);
     const auto positive = hn::Gt(z, zero);
 
@@ -272,7 +256,7 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
     const auto far = hn::And(hn::Gt(magnitude, hn::Set(d, 350.0)), hn::Le(magnitude, hn::Set(d, -kLowest)));
     Doubles lifted = zero, big_lo = zero, small_lo = zero, total_lo = zero, long_lo = zero;
     Doubles e = zero, big = zero, log1p = zero;
-    if (kKeepsLow<T> || !step.has_parts || step.has_far) {
+    if (has_far) {
       lifted = LiftedExp(hn::Max(hn::Neg(magnitude), hn::Set(d, kLowest)), kLift);
       e = lifted;
       if constexpr (kKeepsLow<T>) {
@@ -285,17 +269,17 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
       log1p = Log1pFromSum(e, total, big);
     }
     if constexpr (!kKeepsLow<T>) {
-      if (step.has_parts) {
+      if (has_parts) {
         const auto near = hn::Le(magnitude, hn::Set(d, static_cast<double>(kFarthestPart)));
         const hn::Rebind<float, DoubleTag> df;
-        const Doubles exponential = hn::Mul(hn::PromoteTo(d, hn::Load(df, step.parts.exponential + i)),
+        const Doubles exponential = hn::Mul(hn::PromoteTo(d, hn::Load(df, parts.exponential + i)),
                                             hn::Set(d, PowerOfTwo(-Format<float>::kBias)));
         // One step of Newton's method from the quotient of float32.
-        const Doubles inverse = hn::PromoteTo(d, hn::Load(df, step.parts.inverse + i));
+        const Doubles inverse = hn::PromoteTo(d, hn::Load(df, parts.inverse + i));
         const Doubles rest = hn::NegMulAdd(hn::Add(one, exponential), inverse, one);
         e = hn::IfThenElse(near, exponential, e);
         big = hn::IfThenElse(near, hn::MulAdd(inverse, rest, inverse), big);
-        const Doubles ratio = hn::PromoteTo(d, hn::Load(df, step.parts.ratio + i));
+        const Doubles ratio = hn::PromoteTo(d, hn::Load(df, parts.ratio + i));
         log1p = hn::IfThenElse(near, hn::Mul(exponential, ratio), log1p);
       }
     }
@@ -303,48 +287,43 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
     const Doubles small = PairProduct<T>(e, zero, big, big_lo, &small_lo);
     const Doubles longer = PairSum<T>(magnitude, zero, log1p, zero, &long_lo);
 
+    // In the far tail softplus and sigmoid of the smaller side are e. Where the larger side's coefficient c is small
+    // too, all is computed times 2^512. Returns where that is.
+    const auto lift_tail = [&](Doubles &c, Doubles &c_lo, Doubles &k) XENT_INLINE_LAMBDA {
+      const auto tail = hn::And(far, hn::Lt(hn::Abs(c), hn::Set(d, kAlone)));
+      const Doubles lift = hn::IfThenElse(tail, hn::Set(d, 0x1p512), one);
+      c = hn::Mul(c, lift);
+      c_lo = hn::Mul(c_lo, lift);
+      k = hn::IfThenElseZero(tail, hn::Set(d, -kLift));
+      return tail;
+    };
+
     // The coefficients of softplus(z) and softplus(-z), then of the larger and of the smaller side.
     Doubles a_lo = zero, b_lo = zero;
     const Doubles a = PairSum<T>(one, zero, hn::Neg(y), zero, &a_lo);
     const Doubles b = PairProduct<T>(pos_weight, zero, y, zero, &b_lo);
     Doubles c = hn::IfThenElse(positive, a, b), c_lo = hn::IfThenElse(positive, a_lo, b_lo);
-    const Doubles c_small = hn::IfThenElse(positive, b, a), c_small_lo = hn::IfThenElse(positive, b_lo, a_lo);
-    Doubles softplus_small = log1p, sigma_small = small, k = zero;
+    Doubles c_small = hn::IfThenElse(positive, b, a), c_small_lo = hn::IfThenElse(positive, b_lo, a_lo);
+    Doubles softplus_small = log1p, sigma_small = small, s_k = zero;
     if constexpr (kKeepsLow<T>) {
-      // In the far tail both are e; where the larger side's coefficient is small too, all is computed times 2^512.
-      const auto tail = hn::And(far, hn::Lt(hn::Abs(c), hn::Set(d, kAlone)));
-      const Doubles scale = hn::IfThenElse(tail, hn::Set(d, 0x1p512), one);
-      c = hn::Mul(c, scale);
-      c_lo = hn::Mul(c_lo, scale);
+      const auto tail = lift_tail(c, c_lo, s_k);
       softplus_small = hn::IfThenElse(tail, lifted, log1p);
       sigma_small = hn::IfThenElse(tail, lifted, small);
       small_lo = hn::IfThenZeroElse(tail, small_lo);
-      k = hn::IfThenElseZero(tail, hn::Set(d, -kLift));
     }
-
     // The sums of both sides: the loss, the gradient for positive z, the gradient for the target.
-    Doubles t_lo = zero, t_small_lo = zero, s_lo = zero, g_lo = zero, h_lo = zero;
-    Doubles t = PairProduct<T>(c, c_lo, longer, long_lo, &t_lo);
-    Doubles t_small = PairProduct<T>(c_small, c_small_lo, softplus_small, zero, &t_small_lo);
-    Doubles s = PairSum<T>(t, t_lo, t_small, t_small_lo, &s_lo);
-    t = PairProduct<T>(c, c_lo, big, big_lo, &t_lo);
-    t_small = PairProduct<T>(c_small, c_small_lo, sigma_small, small_lo, &t_small_lo);
-    Doubles g = PairSum<T>(t, t_lo, hn::Neg(t_small), hn::Neg(t_small_lo), &g_lo);
-    Doubles h = zero, h_k = zero;
-    if (task.target_grad.data != nullptr) {
+    Doubles s_lo = zero, g_lo = zero, h_lo = zero, h = zero, h_k = zero;
+    Doubles s = PairOfProducts<T>(c, c_lo, longer, long_lo, c_small, c_small_lo, softplus_small, zero, &s_lo);
+    Doubles g =
+        PairOfProducts<T>(c, c_lo, big, big_lo, hn::Neg(c_small), hn::Neg(c_small_lo), sigma_small, small_lo, &g_lo);
+    if (task.Wants(kTargetGrad)) {
       const Doubles minus_one = hn::Set(d, -1.0);
       c = hn::IfThenElse(positive, minus_one, pos_weight);
+      c_small = hn::IfThenElse(positive, pos_weight, minus_one);
       softplus_small = log1p;
-      if constexpr (kKeepsLow<T>) {
-        const auto tail = hn::And(far, hn::Lt(hn::Abs(c), hn::Set(d, kAlone)));
-        c = hn::IfThenElse(tail, hn::Mul(c, hn::Set(d, 0x1p512)), c);
-        softplus_small = hn::IfThenElse(tail, lifted, log1p);
-        h_k = hn::IfThenElseZero(tail, hn::Set(d, -kLift));
-      }
-      t = PairProduct<T>(c, zero, longer, long_lo, &t_lo);
-      t_small =
-          PairProduct<T>(hn::IfThenElse(positive, pos_weight, minus_one), zero, softplus_small, zero, &t_small_lo);
-      h = PairSum<T>(t, t_lo, t_small, t_small_lo, &h_lo);
+      c_lo = zero;
+      if constexpr (kKeepsLow<T>) softplus_small = hn::IfThenElse(lift_tail(c, c_lo, h_k), lifted, log1p);
+      h = PairOfProducts<T>(c, zero, longer, long_lo, c_small, zero, softplus_small, zero, &h_lo);
       // Without a pos_weight softplus(-z) - softplus(z) is -z, however small.
       const auto equal = hn::Eq(pos_weight, one);
       h = hn::IfThenElse(equal, hn::Neg(z), h);
@@ -359,7 +338,7 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
                   hn::IfThenElse(positive, longer, log1p), hn::IfThenElse(positive, log1p, longer), &s, &g, &h);
       }
     }
-    StoreElements<T>(task, step, i, s, s_lo, g, g_lo, k, h, h_lo, h_k);
+    StoreElements<T>(task, step, i, s, s_lo, g, g_lo, s_k, h, h_lo, h_k);
   }
 }
 
@@ -372,20 +351,17 @@ void ProbabilitiesStep(const BinaryTask &task, BinaryStep &step) {
   const Doubles zero = hn::Zero(d), one = hn::Set(d, 1.0);
   const Doubles lowest = hn::Set(d, -100.0), smallest = hn::Set(d, 1e-12);
   for (int64_t i = 0; i < step.padded; i += lanes) {
-    const Doubles p = hn::Load(d, step.x + i);
-    const Doubles y = hn::Load(d, step.y + i);
+    const Doubles p = hn::Load(d, step.in[kInput] + i);
+    const Doubles y = hn::Load(d, step.in[kTarget] + i);
     const Doubles minus_p = hn::Neg(p), minus_y = hn::Neg(y);
     const Doubles log_p = hn::Max(LogDouble(d, p), lowest);
     const Doubles log_other = hn::Max(Log1pDouble(d, minus_p), lowest);
-    Doubles a_lo = zero, s_lo = zero, t_lo = zero, t_other_lo = zero, g_lo = zero, h_lo = zero, other_lo = zero;
+    Doubles a_lo = zero, s_lo = zero, g_lo = zero, h_lo = zero, other_lo = zero, product_lo = zero;
     const Doubles a = PairSum<T>(one, zero, minus_y, zero, &a_lo);
-    const Doubles t = PairProduct<T>(minus_y, zero, log_p, zero, &t_lo);
-    const Doubles t_other = PairProduct<T>(hn::Neg(a), hn::Neg(a_lo), log_other, zero, &t_other_lo);
-    const Doubles s = PairSum<T>(t, t_lo, t_other, t_other_lo, &s_lo);
+    const Doubles s = PairOfProducts<T>(minus_y, zero, log_p, zero, hn::Neg(a), hn::Neg(a_lo), log_other, zero, &s_lo);
     const Doubles h = PairSum<T>(log_other, zero, hn::Neg(log_p), zero, &h_lo);
     const Doubles difference = PairSum<T>(p, zero, minus_y, zero, &g_lo);
     const Doubles other = PairSum<T>(one, zero, minus_p, zero, &other_lo);
-    Doubles product_lo = zero;
     const Doubles product = PairProduct<T>(p, zero, other, other_lo, &product_lo);
     const auto small = hn::Lt(product, smallest);
     const Doubles g = PairQuotient<T>(difference, g_lo, hn::IfThenElse(small, smallest, product),
@@ -394,38 +370,20 @@ void ProbabilitiesStep(const BinaryTask &task, BinaryStep &step) {
   }
 }
 
-// Makes the results of a step of the focal loss for float64, element by element.
-inline void WideFocalStep(const BinaryTask &task, BinaryStep &step) {
-  for (int64_t i = 0; i < step.padded; ++i) {
-    FocalElement element{.z = step.x[i],
-                         .y = step.y[i],
-                         .pos_weight = step.has_pos_weight ? step.pos_weight[i] : 1.0,
-                         .weights = {},
-                         .upstream = step.has_upstream ? step.upstream[i] : 1.0};
-    for (int part = 0; part < 3; ++part) element.weights[part] = step.has_weight[part] ? step.weight[part][i] : 1.0;
-    const FocalResult result = WideFocal(element, task);
-    step.loss[i] = result.loss;
-    step.grad[i] = result.grad;
-    step.target_grad[i] = result.target_grad;
-  }
-}
-
 // ---- from memory to steps and back ----
 
-// Calls piece(at, count, block, line, position) for the parts of lines that a step is made of. `at` counts from the
-// step's first element, `position` is the first element's in its line.
+// Calls piece(at, count, offset) for the parts of a step that an operand has side by side: `at` counts from the step's
+// first element, `offset` from the operand's.
 template <class Piece>
-HWY_INLINE void ForEachPiece(const BinaryLayout &layout, const BinaryStep &step, Piece piece) {
+HWY_INLINE void ForEachPiece(const BinaryTask &task, const BinaryStep &step, const BinaryOperand &operand,
+                             Piece piece) {
+  const BinaryLayout &layout = task.layout;
+  if (operand.IsEven(layout)) return piece(0, step.count, step.index * operand.position);
   int64_t block = step.index / layout.length / layout.lines;
-  int64_t line = step.index / layout.length % layout.lines;
-  int64_t position = step.index % layout.length;
-  for (int64_t at = 0; at < step.count;) {
-    const int64_t n = HWY_MIN(step.count - at, layout.length - position);
-    piece(at, n, block, line, position);
-    at += n;
-    position += n;
-    if (position < layout.length) break;  // the last piece
-    position = 0;
+  int64_t line = step.index / layout.length % layout.lines, position = step.index % layout.length;
+  for (int64_t at = 0, n; at < step.count; at += n, position = 0) {
+    n = HWY_MIN(step.count - at, layout.length - position);
+    piece(at, n, block * operand.block + line * operand.line + position * operand.position);
     if (++line == layout.lines) {
       line = 0;
       ++block;
@@ -433,129 +391,61 @@ HWY_INLINE void ForEachPiece(const BinaryLayout &layout, const BinaryStep &step,
   }
 }
 
-// Where an operand has the value of an element: so many elements apart for the next block, line and position.
-struct BinaryStrides {
-  int64_t block, line, position;
-
-  static BinaryStrides OfMatrix(const BinaryLayout &layout, int64_t stride) { return {stride, layout.length, 1}; }
-  static BinaryStrides OfColumns(const BinaryLayout &layout) { return {0, layout.inner, !layout.inner}; }
-  static BinaryStrides OfRows(const BinaryLayout &layout) {
-    return {layout.inner ? layout.length : 1, 0, layout.inner};
-  }
-};
-
-// Whether the elements of a step lie next to each other and fill whole vectors.
-inline bool IsAdjacent(const BinaryLayout &layout, const BinaryStep &step, const BinaryStrides &strides) {
-  return strides.position == 1 && strides.block == layout.length * layout.lines && step.count == step.padded;
-}
-
-template <class In>
-void ReadOperand(const BinaryLayout &layout, const BinaryStep &step, const void *operand, const BinaryStrides &strides,
-                 double *to) {
-  const In *const data = static_cast<const In *>(operand);
-  if (IsAdjacent(layout, step, strides)) return StageVectors(data + step.index, step.padded, to);
-  HWY_ALIGN In copy[kBinaryStep] = {};
-  ForEachPiece(layout, step, [&](int64_t at, int64_t n, int64_t block, int64_t line, int64_t position) {
-    const In *const from = data + block * strides.block + line * strides.line + position * strides.position;
-    if (strides.position == 1) {
-      std::memcpy(static_cast<void *>(copy + at), from, static_cast<size_t>(n) * sizeof(In));
-    } else {
-      std::fill_n(copy + at, n, *from);
-    }
+inline void ReadOperand(const BinaryTask &task, BinaryStep &step, int input) {
+  const BinaryOperand &operand = task.inputs[input];
+  double *const to = step.in[input];
+  DispatchElements(operand.dtype, [&](auto in) XENT_INLINE_LAMBDA {
+    ForEachPiece(task, step, operand, [&](int64_t at, int64_t n, int64_t offset) XENT_INLINE_LAMBDA {
+      const auto *const from = static_cast<const decltype(in) *>(operand.data) + offset;
+      if (operand.position == 1) return Stage(from, n, n, 0.0, to + at);
+      std::fill_n(to + at, n, static_cast<double>(Widen(*from)));
+    });
   });
-  StageVectors(copy, step.padded, to);
+  std::fill(to + step.count, to + kBinaryStep, 0.0);
 }
 
-inline void ReadMatrix(const BinaryLayout &layout, const BinaryStep &step, Dtype dtype,
-                       const BinaryMatrix<const void *> &matrix, double *to) {
-  const BinaryStrides strides = BinaryStrides::OfMatrix(layout, matrix.stride);
-  DispatchElements(
-      dtype, [&](auto in) XENT_INLINE_LAMBDA { ReadOperand<decltype(in)>(layout, step, matrix.data, strides, to); });
+// Returns results rounded to the arithmetic type.
+template <class D>
+HWY_INLINE hn::Vec<D> LoadResults(D d, const double *from) {
+  return FinishWithNan(d, LoadDoubles(d, from));
 }
 
-// Stores doubles as Out, a type of half precision or float32, each rounded once.
+// Stores them as Out, rounded from that type.
 template <class Out, class D, class V = hn::Vec<D>>
-HWY_INLINE void StoreOnce(D d, V v, Out *to) {
-  if constexpr (sizeof(Out) == 2) {
-    // Below float32's normal range, where it does not keep all digits that StickyFloat needs, v becomes a multiple of
-    // 2^-133, as bfloat16's numbers are there; float16 has only 0.
-    const auto tiny = hn::Lt(hn::Abs(v), hn::Set(d, 0x1p-126));
-    const V round = hn::Set(d, 0x1.8p-81);
-    v = hn::IfThenElse(tiny, hn::CopySign(hn::Sub(hn::Add(v, round), round), v), StickyFloat(d, v));
+HWY_INLINE void StoreResults(D d, V v, Out *to) {
+  if constexpr (sizeof(Out) == sizeof(double)) {
+    StoreDoubles(d, v, to);
+  } else if constexpr (sizeof(hn::TFromD<D>) == sizeof(float)) {
+    StoreAs(d, v, to);
+  } else {
+    if constexpr (sizeof(Out) == 2) {
+      // Below float32's normal range, where it does not keep all digits that StickyFloat needs, v becomes a multiple of
+      // 2^-133, as bfloat16's numbers are there; float16 has only 0.
+      const auto tiny = hn::Lt(hn::Abs(v), hn::Set(d, 0x1p-126));
+      const V round = hn::Set(d, 0x1.8p-81);
+      v = hn::IfThenElse(tiny, hn::CopySign(hn::Sub(hn::Add(v, round), round), v), StickyFloat(d, v));
+    }
+    const hn::Rebind<float, D> df;
+    StoreAs(df, hn::DemoteTo(df, v), to);
   }
-  const hn::Rebind<float, D> df;
-  StoreAs(df, hn::DemoteTo(df, v), to);
 }
 
-// Rounds results to the arithmetic type T and stores them as Out, rounded from T. float64 has no digits left over for
-// half precision: there the double is rounded once.
-template <class T, class Out>
-void StoreResults(const double *from, int64_t padded, Out *to) {
+template <class T>
+void WriteOperand(const BinaryTask &task, const BinaryStep &step, int output) {
+  const BinaryOperand &operand = task.outputs[output];
   const Tag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t i = 0; i < padded; i += lanes) {
-    const auto v = FinishWithNan(d, LoadDoubles(d, from + i));
-    if constexpr (sizeof(Out) == sizeof(double)) {
-      StoreDoubles(d, v, to + i);
-    } else if constexpr (sizeof(T) == sizeof(double)) {
-      StoreOnce(d, v, to + i);
-    } else {
-      StoreAs(d, v, to + i);
-    }
-  }
-}
-
-// Writes results to a matrix, or, without data, nowhere; adds them as stored to the sum, unless that is null.
-template <class T, class Out>
-void WriteResults(const BinaryTask &task, const BinaryMatrix<void *> &matrix, const BinaryStep &step,
-                  const double *from, LaneSums<T> *sum) {
-  const BinaryLayout &layout = task.layout;
-  const BinaryStrides strides = BinaryStrides::OfMatrix(layout, matrix.stride);
-  Out *const data = static_cast<Out *>(matrix.data);
-  HWY_ALIGN Out copy[kBinaryStep];
-  const bool direct = sum == nullptr && IsAdjacent(layout, step, strides);
-  StoreResults<T>(from, step.padded, direct ? data + step.index : copy);
-  if constexpr (sizeof(Out) == sizeof(T)) {
-    const Tag<T> d;
-    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-    for (int64_t i = 0; sum != nullptr && i < step.padded; i += lanes) {
-      AddToLanes(d, hn::Load(d, copy + i), i % kLanes, *sum);
-    }
-  }
-  if (direct || data == nullptr) return;
-  ForEachPiece(layout, step, [&](int64_t at, int64_t n, int64_t block, int64_t line, int64_t position) {
-    Out *const to = data + block * strides.block + line * strides.line + position;
-    std::memcpy(static_cast<void *>(to), copy + at, static_cast<size_t>(n) * sizeof(Out));
+  DispatchElements(operand.dtype, [&](auto out) XENT_INLINE_LAMBDA {
+    using Out = decltype(out);
+    HWY_ALIGN Out copy[kBinaryStep];
+    Out *const data = static_cast<Out *>(operand.data);
+    Out *const to = operand.IsEven(task.layout) && step.count == step.padded ? data + step.index : copy;
+    for (int64_t i = 0; i < step.padded; i += lanes) StoreResults(d, LoadResults(d, step.out[output] + i), to + i);
+    if (to != copy) return;
+    ForEachPiece(task, step, operand, [&](int64_t at, int64_t n, int64_t offset) {
+      std::memcpy(static_cast<void *>(data + offset), copy + at, static_cast<size_t>(n) * sizeof(Out));
+    });
   });
-}
-
-template <class T>
-void WriteMatrix(const BinaryTask &task, Dtype dtype, const BinaryMatrix<void *> &matrix, const BinaryStep &step,
-                 const double *from) {
-  DispatchElements(
-      dtype, [&](auto out) XENT_INLINE_LAMBDA { WriteResults<T, decltype(out)>(task, matrix, step, from, nullptr); });
-}
-
-template <class T>
-void ReadFactors(const BinaryTask &task, BinaryStep &step) {
-  const BinaryLayout &layout = task.layout;
-  const BinaryStrides columns = BinaryStrides::OfColumns(layout), rows = BinaryStrides::OfRows(layout);
-  step.has_pos_weight = task.pos_weight != nullptr;
-  step.has_weight[0] = task.element_weights.data != nullptr;
-  step.has_weight[1] = task.row_weights != nullptr;
-  step.has_weight[2] = task.class_weights != nullptr;
-  step.has_upstream = task.upstream_kind != BinaryUpstream::kOne;
-  if (step.has_pos_weight) ReadOperand<T>(layout, step, task.pos_weight, columns, step.pos_weight);
-  if (step.has_weight[0]) ReadMatrix(layout, step, kDtypeOf<T>, task.element_weights, step.weight[0]);
-  if (step.has_weight[1]) ReadOperand<T>(layout, step, task.row_weights, rows, step.weight[1]);
-  if (step.has_weight[2]) ReadOperand<T>(layout, step, task.class_weights, columns, step.weight[2]);
-  if (task.upstream_kind == BinaryUpstream::kElements) {
-    ReadMatrix(layout, step, kDtypeOf<T>, task.upstream, step.upstream);
-  } else if (task.upstream_kind == BinaryUpstream::kRows) {
-    ReadOperand<T>(layout, step, task.upstream.data, rows, step.upstream);
-  } else if (step.has_upstream) {
-    std::fill_n(step.upstream, step.padded, static_cast<double>(*static_cast<const T *>(task.upstream.data)));
-  }
 }
 
 // ---- plain losses in float32 lanes ----
@@ -563,48 +453,60 @@ void ReadFactors(const BinaryTask &task, BinaryStep &step) {
 // How much of a task float32 lanes do.
 struct PlainTask {
   bool losses = false, grad = false;
-  float scale = 0.0f, scale_lo = 0.0f;  // the gradient's, see PlainOutputs
+  PlainScale scale;
 
-  PlainTask(const BinaryTask &task, Wide inverse) {
-    if (!HWY_NATIVE_FMA || task.probabilities || task.focal || task.targets_dtype == kF64) return;
-    if (task.pos_weight != nullptr || task.class_weights != nullptr || task.row_weights != nullptr) return;
-    if (task.element_weights.data != nullptr) return;
+  explicit PlainTask(const BinaryTask &task) {
+    if (!HWY_NATIVE_FMA || task.probabilities || task.focal || task.inputs[kTarget].dtype == kF64) return;
+    if (task.inputs[kInput].dtype == kF64) return;
+    for (int factor = kPosWeight; factor < kUpstream; ++factor) {
+      if (task.inputs[factor].data != nullptr) return;
+    }
     losses = true;
-    if (task.upstream_kind != BinaryUpstream::kOne && task.upstream_kind != BinaryUpstream::kScalar) return;
-    double factor = inverse.hi;
-    if (task.upstream_kind == BinaryUpstream::kScalar) {
-      factor *= static_cast<double>(*static_cast<const float *>(task.upstream.data));
+    double factor = task.inverse.hi;
+    if (task.Has(kUpstream)) {
+      if (!task.inputs[kUpstream].IsConstant()) return;
+      factor *= static_cast<double>(*static_cast<const float *>(task.inputs[kUpstream].data));
     }
     factor = Scale(factor, -task.denominator.exponent);
     // A larger factor would bring back into the normal range what exponentials below it are worth.
     grad = Magnitude(factor) >= 0x1p-100 && Magnitude(factor) <= 1.0;
     if (!grad) return;
-    scale = static_cast<float>(factor);
-    scale_lo = static_cast<float>(factor - static_cast<double>(scale));
+    scale.hi = static_cast<float>(factor);
+    scale.lo = static_cast<float>(factor - static_cast<double>(scale.hi));
+  }
+
+  // Whether what float32 lanes do is all, and elements are adjacent in memory.
+  bool InMemory(const BinaryTask &task) const {
+    const auto even = [&](const BinaryOperand &o) { return o.data == nullptr || o.IsEven(task.layout); };
+    return losses && (grad || !task.Wants(kGrad)) && !task.Wants(kTargetGrad) && even(task.inputs[kInput]) &&
+           even(task.inputs[kTarget]) && even(task.outputs[kLoss]) && even(task.outputs[kGrad]);
   }
 };
 
 // Makes the results of a step in which float32 lanes take the usual elements and LogitsStep the others.
 inline void PlainStep(const BinaryTask &task, const PlainTask &plain, BinaryStep &step) {
+  const Tag<float> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   HWY_ALIGN float x[kBinaryStep] = {}, y[kBinaryStep] = {}, losses[kBinaryStep], grad[kBinaryStep];
-  bool usual[kBinaryStep];
-  bool all = plain.grad || task.grad.data == nullptr;
-  for (int64_t i = 0; i < step.padded; ++i) {
-    usual[i] = step.x[i] == step.x[i] && IsFinite(step.y[i]);
-    all = all && usual[i];
-    x[i] = usual[i] ? static_cast<float>(step.x[i]) : 0.0f;
-    y[i] = usual[i] ? static_cast<float>(step.y[i]) : 0.0f;
+  bool all = (plain.grad || !task.Wants(kGrad)) && !task.Wants(kTargetGrad);
+  const auto given = [&](int input, int64_t i) HWY_ATTR { return LoadDoubles(d, step.in[input] + i); };
+  const auto unusual = [&](int64_t i) HWY_ATTR { return hn::IsNaN(Unusual(d, given(kInput, i), given(kTarget, i))); };
+  for (int64_t i = 0; i < step.padded; i += lanes) {
+    all = all && hn::AllFalse(d, unusual(i));
+    hn::Store(hn::IfThenZeroElse(unusual(i), given(kInput, i)), d, x + i);
+    hn::Store(hn::IfThenZeroElse(unusual(i), given(kTarget, i)), d, y + i);
   }
-  if (!all || task.target_grad.data != nullptr) LogitsStep<float>(task, step);
-  const bool has_grad = plain.grad && task.grad.data != nullptr;
-  const int64_t four = 4 * static_cast<int64_t>(hn::Lanes(Tag<float>()));
-  const PlainOutputs<float> out{
-      .scale = plain.scale, .scale_lo = plain.scale_lo, .losses = losses, .grad = has_grad ? grad : nullptr};
-  PlainElements(out, x, y, (step.padded + four - 1) / four * four);
-  for (int64_t i = 0; i < step.padded; ++i) {
-    if (!usual[i]) continue;
-    step.loss[i] = static_cast<double>(losses[i]);
-    if (has_grad) step.grad[i] = static_cast<double>(grad[i]);
+  if (!all) LogitsStep<float>(task, step);
+  const bool has_grad = plain.grad && task.Wants(kGrad);
+  const PlainOutputs<float> out{.scale = plain.scale, .losses = losses, .grad = has_grad ? grad : nullptr};
+  PlainElements(out, x, y, (step.padded + 4 * lanes - 1) / (4 * lanes) * (4 * lanes));
+  for (int64_t i = 0; i < step.padded; i += lanes) {
+    const auto keep = [&](const float *from, double *to) HWY_ATTR {
+      const auto v = hn::Load(d, from + i);
+      StoreDoubles(d, all ? v : hn::IfThenElse(unusual(i), LoadDoubles(d, to + i), v), to + i);
+    };
+    keep(losses, step.out[kLoss]);
+    if (has_grad) keep(grad, step.out[kGrad]);
   }
 }
 
@@ -613,86 +515,65 @@ inline void PlainStep(const BinaryTask &task, const PlainTask &plain, BinaryStep
 template <class In, class Y>
 int64_t PlainInMemory(const BinaryTask &task, const PlainTask &plain, int64_t index, int64_t end,
                       LaneSums<float> &sum) {
-  float *const losses = task.losses.data == nullptr ? nullptr : static_cast<float *>(task.losses.data) + index;
-  In *const grad = task.grad.data == nullptr ? nullptr : static_cast<In *>(task.grad.data) + index;
+  float *const losses = task.Wants(kLoss) ? static_cast<float *>(task.outputs[kLoss].data) + index : nullptr;
+  In *const grad = task.Wants(kGrad) ? static_cast<In *>(task.outputs[kGrad].data) + index : nullptr;
   // Streaming stores need aligned vectors. Gradients of half precision keep the arithmetic busier than the memory.
   const auto streams = [&](const void *p) {
     return p != nullptr && task.large && reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(float)) == 0;
   };
   const PlainOutputs<In> out{.scale = plain.scale,
-                             .scale_lo = plain.scale_lo,
                              .losses = losses,
                              .grad = grad,
                              .sum = task.sum ? &sum : nullptr,
                              .stream_losses = streams(losses),
-                             .stream_grad = task.grad.data != task.input.data && streams(grad)};
-  return PlainElements(out, static_cast<const In *>(task.input.data) + index,
-                       static_cast<const Y *>(task.targets.data) + index, end - index);
-}
-
-using PlainInMemoryFunction = int64_t (*)(const BinaryTask &, const PlainTask &, int64_t, int64_t, LaneSums<float> &);
-
-// Returns the instance of PlainInMemory for a task, null where elements have to go step by step.
-inline PlainInMemoryFunction PlainInMemoryOf(const BinaryTask &task, const PlainTask &plain) {
-  const int64_t block = task.layout.length * task.layout.lines;
-  const auto adjacent = [&](const auto &matrix) { return matrix.data == nullptr || matrix.stride == block; };
-  if (!plain.losses || (task.grad.data != nullptr && !plain.grad) || task.target_grad.data != nullptr) return nullptr;
-  if (!adjacent(task.input) || !adjacent(task.targets) || !adjacent(task.losses) || !adjacent(task.grad)) {
-    return nullptr;
-  }
-  const bool same = task.targets_dtype == task.dtype;
-  if (!same && task.targets_dtype != kF32) return nullptr;
-  switch (task.dtype) {
-    case kBf16:
-      return same ? PlainInMemory<Bf16, Bf16> : PlainInMemory<Bf16, float>;
-    case kF16:
-      return same ? PlainInMemory<F16, F16> : PlainInMemory<F16, float>;
-    default:
-      return PlainInMemory<float, float>;
-  }
+                             .stream_grad = task.outputs[kGrad].data != task.inputs[kInput].data && streams(grad)};
+  return PlainElements(out, static_cast<const In *>(task.inputs[kInput].data) + index,
+                       static_cast<const Y *>(task.inputs[kTarget].data) + index, end - index);
 }
 
 // ---- a task ----
 
 template <class T>
-void RunStep(const BinaryTask &task, [[maybe_unused]] const PlainTask &plain, BinaryStep &step, LaneSums<T> &sum) {
-  ReadMatrix(task.layout, step, task.dtype, task.input, step.x);
-  ReadMatrix(task.layout, step, task.targets_dtype, task.targets, step.y);
-  ReadFactors<T>(task, step);
-  if (task.probabilities) {
-    ProbabilitiesStep<T>(task, step);
-  } else if (kKeepsLow<T> && task.focal) {
-    WideFocalStep(task, step);
-  } else if (!kKeepsLow<T> && plain.losses) {
-    PlainStep(task, plain, step);
-  } else {
-    LogitsStep<T>(task, step);
+void MakeResults(const BinaryTask &task, [[maybe_unused]] const PlainTask &plain, BinaryStep &step) {
+  if (task.probabilities) return ProbabilitiesStep<T>(task, step);
+  if constexpr (kKeepsLow<T>) {
+    if (task.focal) return WideFocalStep(task, step);
+  } else if (plain.losses) {
+    return PlainStep(task, plain, step);
   }
-  if (task.losses.data != nullptr || task.sum) {
-    for (int64_t i = step.count; i < step.padded; ++i) step.loss[i] = 0.0;
-    WriteResults<T, T>(task, task.losses, step, step.loss, &sum);
-  }
-  if (task.grad.data != nullptr) WriteMatrix<T>(task, task.dtype, task.grad, step, step.grad);
-  if (task.target_grad.data != nullptr) {
-    WriteMatrix<T>(task, task.targets_dtype, task.target_grad, step, step.target_grad);
-  }
+  LogitsStep<T>(task, step);
 }
 
 template <class T>
+void RunStep(const BinaryTask &task, const PlainTask &plain, BinaryStep &step, LaneSums<T> &sum) {
+  for (int i = 0; i < kBinaryInputs; ++i) {
+    if (task.inputs[i].data != nullptr) ReadOperand(task, step, i);
+  }
+  MakeResults<T>(task, plain, step);
+  if (task.sum) {
+    const Tag<T> d;
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+    double *const losses = step.out[kLoss];
+    std::fill(losses + step.count, losses + step.padded, 0.0);
+    for (int64_t i = 0; i < step.padded; i += lanes) AddToLanes(d, LoadResults(d, losses + i), i % kLanes, sum);
+  }
+  for (int i = 0; i < kBinaryOutputs; ++i) {
+    if (task.outputs[i].data != nullptr) WriteOperand<T>(task, step, i);
+  }
+}
+
+template <class In, class T = Arithmetic<In>>
 Wide BinaryElements(const BinaryTask &task, int64_t begin, int64_t end) {
   LaneSums<T> sum;
   BinaryStep step;
-  step.inverse = Divide(Wide{1.0, 0.0}, Wide{task.denominator.mantissa, 0.0});
-  const int64_t power = HWY_MAX(int64_t{-2040}, HWY_MIN(-task.denominator.exponent, int64_t{2040}));
-  step.power[0] = PowerOfTwo(power / 2);
-  step.power[1] = PowerOfTwo(power - power / 2);
-  const PlainTask plain(task, step.inverse);
-  PlainInMemoryFunction in_memory = nullptr;
-  if constexpr (!kKeepsLow<T>) in_memory = PlainInMemoryOf(task, plain);
+  const PlainTask plain(task);
+  const bool same_type = task.inputs[kTarget].dtype == kDtypeOf<In>;
+  const bool in_memory = plain.InMemory(task) && (same_type || task.inputs[kTarget].dtype == kF32);
   for (int64_t index = begin; index < end; index += kBinaryStep) {
     if constexpr (!kKeepsLow<T>) {
       // What the float32 lanes leave, an unusual element or the end, goes through a step; then they go on.
-      if (in_memory != nullptr) index += in_memory(task, plain, index, end, sum);
+      if (in_memory && same_type) index += PlainInMemory<In, In>(task, plain, index, end, sum);
+      if (in_memory && !same_type) index += PlainInMemory<In, float>(task, plain, index, end, sum);
       if (index == end) break;
     }
     step.index = index;

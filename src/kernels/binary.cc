@@ -12,7 +12,8 @@ HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
 
 const BinaryKernels *BinaryTable() {
-  static constexpr BinaryKernels kTable = {{BinaryElements<float>, BinaryElements<double>}};
+  static constexpr BinaryKernels kTable = {
+      {BinaryElements<float>, BinaryElements<double>, BinaryElements<Bf16>, BinaryElements<F16>}};
   return &kTable;
 }
 

@@ -3,8 +3,7 @@
 //
 // Elements are independent of each other, so neither lanes nor steps define their bits; only the sum of the losses has
 // an order. The elements of a call are counted through in memory order: lines of adjacent ones, one after the other.
-#ifndef XENT_SRC_KERNELS_BINARY_H_
-#define XENT_SRC_KERNELS_BINARY_H_
+#pragma once
 
 #include <cstdint>
 
@@ -14,57 +13,62 @@
 namespace xent::internal {
 
 // Row-major, a line is a row: `length` columns. With the class dimension in the middle it is one class of one block:
-// `length` positions, and a block has `lines` of them.
+// `length` positions, and a block has `lines` of them; row-major 1.
 struct BinaryLayout {
-  int64_t length;
-  int64_t lines;  // of a block, `stride` apart from the next; row-major 1
-  bool inner;
-
-  int64_t Offset(int64_t line, int64_t stride) const { return line / lines * stride + line % lines * length; }
+  int64_t length, lines;
 };
 
-template <class Pointer>
-struct BinaryMatrix {
-  Pointer data;  // null: absent
-  int64_t stride;
-};
+// What an element is given, and its results. Factors are of the arithmetic type.
+enum BinaryInput { kInput, kTarget, kPosWeight, kElementWeight, kRowWeight, kClassWeight, kUpstream, kBinaryInputs };
+enum BinaryOutput { kLoss, kGrad, kTargetGrad, kBinaryOutputs };
 
-enum class BinaryUpstream { kOne, kScalar, kRows, kElements };
+// Where an element has one of them: so many numbers apart for the next block, line and position.
+struct BinaryOperand {
+  void *data;  // null: absent; a factor is 1 then
+  Dtype dtype;
+  int64_t block, line, position;  // `position`: 0 or 1
+
+  bool IsConstant() const { return block == 0 && line == 0 && position == 0; }
+  // Whether all elements have it at one distance, `position`, wherever lines end.
+  bool IsEven(const BinaryLayout &layout) const {
+    return line == layout.length * position && block == layout.lines * line;
+  }
+};
 
 struct BinaryTask {
   BinaryLayout layout;
-  Dtype dtype, targets_dtype;
-  BinaryMatrix<const void *> input, targets;
-  const void *pos_weight, *class_weights, *row_weights;  // of the arithmetic type, as what follows; null: 1
-  BinaryMatrix<const void *> element_weights, upstream;
-  BinaryUpstream upstream_kind;
-  BinaryMatrix<void *> losses, grad, target_grad;
+  BinaryOperand inputs[kBinaryInputs], outputs[kBinaryOutputs];
   bool sum;            // whether the losses are to be summed
   bool probabilities;  // the input is p, not z
   bool focal, has_alpha;
   double gamma, alpha;
   Factor denominator;  // of the gradients
+  Wide inverse;        // of its mantissa
+  double power[2];     // their product is 2^-exponent
   bool large;          // outputs are too large for the caches
+
+  bool Has(BinaryInput input) const { return inputs[input].data != nullptr; }
+  bool Wants(BinaryOutput output) const { return outputs[output].data != nullptr; }
 };
 
 // Elements [begin, end); the sum of their losses as stored.
 using BinaryFunction = Wide (*)(const BinaryTask &, int64_t begin, int64_t end);
 struct BinaryKernels {
-  BinaryFunction run[2];  // float32 and float64 arithmetic
+  BinaryFunction run[kDtypes];  // by the dtype of the input
 };
 
 const BinaryKernels *BinaryKernelsOf(int64_t target);
 
-// One element of the focal loss in double-double, for float64: gamma log q needs more digits than a double has.
-struct FocalElement {
-  double z, y, pos_weight;
-  double weights[3];
-  double upstream;
+// Elements [index, index + count) of a task as doubles: what they are given, 0 past them, and their results. An input
+// that is absent is not read.
+inline constexpr int64_t kBinaryStep = 4 * kLanes;
+struct BinaryStep {
+  int64_t index, count, padded;  // `padded` is `count` rounded up to a multiple of kLanes
+  alignas(128) double in[kBinaryInputs][kBinaryStep], out[kBinaryOutputs][kBinaryStep];
 };
-struct FocalResult {
-  double loss, grad, target_grad;
-};
-FocalResult WideFocal(const FocalElement &element, const BinaryTask &task);
+
+// Makes the results of a step of the focal loss for float64, in double-double: gamma log q needs more digits than a
+// double has.
+void WideFocalStep(const BinaryTask &task, BinaryStep &step);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_KERNELS_BINARY_H_

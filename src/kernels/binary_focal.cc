@@ -16,35 +16,27 @@ struct Scaled {
   int64_t k = 0;
 
   Scaled() = default;
-  Scaled(Wide value, int64_t exponent) : v(value), k(exponent) { Normalise(); }
-  explicit Scaled(double x) {
+  Scaled(double x) {
     const Factor factor = IsFinite(x) ? Decompose(x) : Factor{x, 0};
     v.hi = factor.mantissa;
     k = factor.exponent;
   }
+  Scaled(Wide value, int64_t exponent) : v{value.hi, 0.0} {
+    if (IsZero() || !IsFinite(v.hi)) return;
+    const int64_t own = ExponentOf(v.hi);
+    v = Scale(value, -own);
+    k = exponent + own;
+  }
 
-  void Normalise() {
-    if (v.hi == 0.0 || !IsFinite(v.hi)) {
-      v.lo = 0.0;
-      k = 0;
-      return;
-    }
-    const int64_t exponent = ExponentOf(v.hi);
-    v = Scale(v, -exponent);
-    k += exponent;
-  }
   bool IsZero() const { return v.hi == 0.0; }
-  double ToDouble() const {
-    const int64_t clamped = k < -3000 ? -3000 : k > 3000 ? 3000 : k;
-    return Scale(v.hi, clamped);
-  }
+  double ToDouble() const { return Scale(v.hi, k); }
 };
 
 Scaled operator-(const Scaled &a) { return {Negate(a.v), a.k}; }
 // 0 inf = 0.
 Scaled operator*(const Scaled &a, const Scaled &b) {
   if (a.IsZero() || b.IsZero()) return {};
-  if (!IsFinite(a.v.hi) || !IsFinite(b.v.hi)) return {Wide{a.v.hi * b.v.hi, 0.0}, 0};
+  if (!IsFinite(a.v.hi) || !IsFinite(b.v.hi)) return a.v.hi * b.v.hi;
   return {Multiply(a.v, b.v), a.k + b.k};
 }
 // b finite and not zero.
@@ -55,7 +47,7 @@ Scaled operator/(const Scaled &a, const Scaled &b) {
 Scaled operator+(const Scaled &a, const Scaled &b) {
   if (a.IsZero()) return b;
   if (b.IsZero()) return a;
-  if (!IsFinite(a.v.hi) || !IsFinite(b.v.hi)) return {Wide{a.v.hi + b.v.hi, 0.0}, 0};
+  if (!IsFinite(a.v.hi) || !IsFinite(b.v.hi)) return a.v.hi + b.v.hi;
   if (a.k < b.k) return b + a;
   if (a.k - b.k > 200) return a;
   return {Add(a.v, Scale(b.v, b.k - a.k)), a.k};
@@ -65,11 +57,11 @@ Scaled operator-(const Scaled &a, const Scaled &b) { return a + -b; }
 // Returns e^x. Past 2^40 the exponent only needs to be beyond what any factor brings back.
 Scaled ScaledExp(const Scaled &x) {
   constexpr int64_t kBeyond = int64_t{1} << 40;
-  if (x.v.hi == kInfinity) return Scaled(kInfinity);
+  if (x.v.hi == kInfinity) return kInfinity;
   if (x.v.hi == -kInfinity) return {};
   if (x.v.hi != x.v.hi) return x;
   if (x.k >= 40) return {Wide{1.0, 0.0}, x.v.hi > 0.0 ? kBeyond : -kBeyond};
-  if (x.k < -200) return Scaled(1.0);
+  if (x.k < -200) return 1.0;
   const Exponential<Wide> e = Exp(Scale(x.v, x.k));
   return {e.mantissa, e.exponent};
 }
@@ -82,7 +74,7 @@ Scaled ScaledLog1p(const Scaled &x) {
 
 // Returns log |q| from q and p = 1 - q.
 Scaled ScaledLog(const Scaled &q, const Scaled &p) {
-  if (q.IsZero()) return Scaled(-kInfinity);
+  if (q.IsZero()) return -kInfinity;
   if (!IsFinite(q.v.hi)) return q;
   if (q.v.hi > 0.0 && q.k >= -1 && q.k <= 0) {
     const double near = p.ToDouble();
@@ -94,23 +86,24 @@ Scaled ScaledLog(const Scaled &q, const Scaled &p) {
 
 // Returns |q|^gamma with the sign of q^gamma.
 Scaled SignedPower(const Scaled &q, const Scaled &log_q, double gamma) {
-  const Scaled power = ScaledExp(Scaled(gamma) * log_q);
+  const Scaled power = ScaledExp(gamma * log_q);
   if (!(q.v.hi < 0.0)) return q.v.hi != q.v.hi ? q : power;
   if (gamma >= 0x1p53) return power;
   const int64_t integer = static_cast<int64_t>(gamma);
-  if (static_cast<double>(integer) != gamma) return Scaled(kNan);
+  if (static_cast<double>(integer) != gamma) return kNan;
   return integer % 2 != 0 ? -power : power;
 }
 
-}  // namespace
-
-FocalResult WideFocal(const FocalElement &element, const BinaryTask &task) {
-  const double z = element.z;
-  if (z != z || element.y != element.y) return {kNan, kNan, kNan};
-  const Scaled one(1.0), y(element.y), pos_weight(element.pos_weight), gamma(task.gamma);
+void FocalElement(const BinaryTask &task, BinaryStep &step, int64_t i) {
+  const auto given = [&](BinaryInput input) { return task.Has(input) ? step.in[input][i] : 1.0; };
+  double &loss = step.out[kLoss][i], &grad = step.out[kGrad][i], &target_grad = step.out[kTargetGrad][i];
+  loss = grad = target_grad = kNan;
+  const double z = given(kInput);
+  if (z != z || given(kTarget) != given(kTarget)) return;
+  const Scaled one = 1.0, y = given(kTarget), pos_weight = given(kPosWeight), gamma = task.gamma;
   const Scaled other = one - y;
   const bool positive = z > 0.0;
-  const Scaled magnitude(positive ? z : -z);
+  const Scaled magnitude = positive ? z : -z;
 
   const Scaled e = ScaledExp(-magnitude);
   const Scaled log1p = ScaledLog1p(e);
@@ -122,10 +115,10 @@ FocalResult WideFocal(const FocalElement &element, const BinaryTask &task) {
 
   const Scaled bce = other * softplus + pos_weight * y * softplus_minus;
   const Scaled bce_z = other * sigma - pos_weight * y * sigma_minus;
-  const Scaled bce_y = element.pos_weight == 1.0 ? Scaled(-z) : pos_weight * softplus_minus - softplus;
+  const Scaled bce_y = given(kPosWeight) == 1.0 ? Scaled(-z) : pos_weight * softplus_minus - softplus;
 
   const Scaled q = y * sigma_minus + other * sigma;
-  const bool is_one = element.y == 1.0, is_zero = element.y == 0.0;
+  const bool is_one = given(kTarget) == 1.0, is_zero = given(kTarget) == 0.0;
   const Scaled log_q = is_one ? -softplus : is_zero ? -softplus_minus : ScaledLog(q, y * sigma + other * sigma_minus);
   const Scaled power = SignedPower(q, log_q, task.gamma);
   // q is 0 for infinite z only, where bce is 0 too.
@@ -134,19 +127,24 @@ FocalResult WideFocal(const FocalElement &element, const BinaryTask &task) {
 
   Scaled alpha = one, alpha_slope;
   if (task.has_alpha) {
-    const Scaled rest = one - Scaled(task.alpha);
-    alpha = Scaled(task.alpha) * y + rest * other;
-    alpha_slope = Scaled(task.alpha) - rest;
+    const Scaled rest = one - task.alpha;
+    alpha = task.alpha * y + rest * other;
+    alpha_slope = task.alpha - rest;
   }
-  Scaled weight = Scaled(element.weights[0]) * Scaled(element.weights[1]) * Scaled(element.weights[2]);
-  FocalResult result{(weight * alpha * power * bce).ToDouble(), kNan, kNan};
-  if (element.upstream != element.upstream) return result;
-  weight = weight * Scaled(element.upstream) / Scaled(Wide{task.denominator.mantissa, 0.0}, task.denominator.exponent);
-  result.grad = (weight * (alpha * power * (bce_z + gamma * (other - y) * ratio * bce))).ToDouble();
-  result.target_grad =
+  Scaled weight = Scaled(given(kElementWeight)) * given(kRowWeight) * given(kClassWeight);
+  loss = (weight * alpha * power * bce).ToDouble();
+  if (given(kUpstream) != given(kUpstream)) return;
+  weight = weight * given(kUpstream) / Scaled(Wide{task.denominator.mantissa, 0.0}, task.denominator.exponent);
+  grad = (weight * (alpha * power * (bce_z + gamma * (other - y) * ratio * bce))).ToDouble();
+  target_grad =
       (weight * (alpha_slope * power * bce + alpha * power * (bce_y + gamma * (sigma_minus - sigma) * bce_ratio)))
           .ToDouble();
-  return result;
+}
+
+}  // namespace
+
+void WideFocalStep(const BinaryTask &task, BinaryStep &step) {
+  for (int64_t i = 0; i < step.padded; ++i) FocalElement(task, step, i);
 }
 
 }  // namespace xent::internal

@@ -14,6 +14,7 @@
 #include <iterator>
 
 #include "hwy/highway.h"
+#include "kernels/binary.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/step-inl.h"
 #include "numbers/exp-inl.h"
@@ -22,13 +23,16 @@ HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-inline constexpr int64_t kBinaryStep = 4 * kLanes;
+// The gradients' factor, in two parts.
+struct PlainScale {
+  float hi = 0.0f, lo = 0.0f;
+};
 
 // Where the elements' results go.
 template <class In>
 struct PlainOutputs {
-  float scale = 0.0f, scale_lo = 0.0f;  // the gradient is multiplied by scale + scale_lo
-  float *losses = nullptr;              // null: nowhere, as for what follows
+  PlainScale scale;
+  float *losses = nullptr;  // null: nowhere, as for what follows
   In *grad = nullptr;
   LaneSums<float> *sum = nullptr;
   bool stream_losses = false, stream_grad = false;  // past the caches
@@ -55,19 +59,6 @@ HWY_INLINE V Unusual(D d, V z, V y) {
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Flushed(D d, V v) {
   return hn::IfThenElseZero(hn::Gt(hn::Abs(v), hn::Set(d, 0x1p-126f)), v);
-}
-
-// Replaces z <= 0 by e^z, in lockstep.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE void SmallExpFour(D d, const ExpRange<float> &range, V &z0, V &z1, V &z2, V &z3) {
-  const V lowest = hn::Set(d, kLowestArgument), unbias = hn::Set(d, 0x1p-30f);
-  const auto counts0 = hn::Ge(z0, lowest), counts1 = hn::Ge(z1, lowest);
-  const auto counts2 = hn::Ge(z2, lowest), counts3 = hn::Ge(z3, lowest);
-  ExpFour(d, range, z0, z1, z2, z3);
-  z0 = hn::Mul(hn::IfThenElseZero(counts0, z0), unbias);
-  z1 = hn::Mul(hn::IfThenElseZero(counts1, z1), unbias);
-  z2 = hn::Mul(hn::IfThenElseZero(counts2, z2), unbias);
-  z3 = hn::Mul(hn::IfThenElseZero(counts3, z3), unbias);
 }
 
 // Replaces 0 <= e <= 1 by log(1 + e) / e, in lockstep.
@@ -100,38 +91,16 @@ HWY_INLINE V PlainLoss(D d, V c, V z, V log1p) {
   return Flushed(d, hn::MulAdd(c, hn::Abs(z), log1p));
 }
 
-template <class In, class D, class V = hn::Vec<D>>
-HWY_INLINE V PlainGrad(D d, PlainOutputs<In> out, V z, V c, V e) {
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V PlainGrad(D d, PlainScale scale, V z, V c, V e) {
   // sigma is that of -|z|. What its two roundings lose is subtracted last: e - sigma is exact, for sigma <= e <= 2
   // sigma, and dividing the rest by 1+e is multiplying it by 1-sigma.
   const V sigma = hn::Div(e, hn::Add(e, hn::Set(d, 1.0f)));
   const V rest = hn::NegMulAdd(sigma, e, hn::Sub(e, sigma));
   const V difference = hn::Sub(hn::Sub(c, sigma), hn::NegMulAdd(sigma, rest, rest));
   const V g = hn::Xor(difference, hn::And(z, hn::SignBit(d)));
-  const V low = hn::Mul(g, hn::Set(d, out.scale_lo));
-  return Flushed(d, hn::MulAdd(g, hn::Set(d, out.scale), low));
-}
-
-// Adds four vectors of losses, that of element i first, with the bits of four calls of AddToLanes. Converting from
-// memory costs half as much as from registers, and where a vector has all lanes the sums pass through memory once a
-// call.
-template <class D>
-HWY_INLINE void AddFourToLanes(D d, const float *losses, int64_t i, LaneSums<float> &sum) {
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  if (lanes == kLanes) {
-    const hn::RepartitionToWide<D> dd;
-    const hn::Half<D> dh;
-    const int64_t half = lanes / 2;
-    auto low = hn::Load(dd, sum.lanes), high = hn::Load(dd, sum.lanes + half);
-    for (int64_t k = 0; k < 4 * lanes; k += lanes) {
-      low = hn::Add(low, hn::PromoteTo(dd, hn::LoadU(dh, losses + k)));
-      high = hn::Add(high, hn::PromoteTo(dd, hn::LoadU(dh, losses + k + half)));
-    }
-    hn::Store(low, dd, sum.lanes);
-    hn::Store(high, dd, sum.lanes + half);
-  } else {
-    for (int64_t k = 0; k < 4 * lanes; k += lanes) AddToLanes(d, hn::LoadU(d, losses + k), (i + k) % kLanes, sum);
-  }
+  const V low = hn::Mul(g, hn::Set(d, scale.lo));
+  return Flushed(d, hn::MulAdd(g, hn::Set(d, scale.hi), low));
 }
 
 // What the double lanes take over for elements with weights: e = e^-|z| with the bias of Format, 1/(1+e), log(1+e)/e.
@@ -198,16 +167,20 @@ HWY_INLINE bool PlainExp(const ExpRange<float> &range, const In *x, const Y *y, 
   z1 = MinusMagnitude(d, z1);
   z2 = MinusMagnitude(d, z2);
   z3 = MinusMagnitude(d, z3);
-  SmallExpFour(d, range, z0, z1, z2, z3);
-  StoreFour(d, z0, z1, z2, z3, exponentials, lanes);
+  V e0 = z0, e1 = z1, e2 = z2, e3 = z3;
+  ExpFour(d, range, e0, e1, e2, e3);
+  const auto cut = [&](V z, V e) HWY_ATTR {
+    return hn::Mul(hn::IfThenElseZero(hn::Ge(z, hn::Set(d, kLowestArgument)), e), hn::Set(d, 0x1p-30f));
+  };
+  StoreFour(d, cut(z0, e0), cut(z1, e1), cut(z2, e2), cut(z3, e3), exponentials, lanes);
   return true;
 }
 
-template <class T>
-HWY_INLINE void StreamFour(const T *from, T *to) {
-  const hn::CappedTag<T, kLanes> d;
+// Stores four adjacent vectors, past the caches if `streams`.
+template <class D, class Out, class V = hn::Vec<D>>
+HWY_INLINE void StoreFour(D d, bool streams, V v0, V v1, V v2, V v3, Out *to) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t k = 0; k < 4 * lanes; k += lanes) hn::Stream(hn::Load(d, from + k), d, to + k);
+  return streams ? StoreFour<true>(d, v0, v1, v2, v3, to, lanes) : StoreFour(d, v0, v1, v2, v3, to, lanes);
 }
 
 // Writes the outputs of four vectors from element i on, of which lane i % kLanes of the sum is the first.
@@ -226,21 +199,21 @@ HWY_INLINE void PlainFour(PlainOutputs<In> out, const In *x, const Y *y, const f
   if (out.losses != nullptr || out.sum != nullptr) {
     V p0 = e0, p1 = e1, p2 = e2, p3 = e3;
     Log1pRatioFour(d, p0, p1, p2, p3);
-    HWY_ALIGN float kept[4 * kLanes];
-    float *const to = out.losses == nullptr || out.stream_losses ? kept : out.losses + i;
-    StoreFour(d, PlainLoss(d, c0, z0, hn::Mul(p0, e0)), PlainLoss(d, c1, z1, hn::Mul(p1, e1)),
-              PlainLoss(d, c2, z2, hn::Mul(p2, e2)), PlainLoss(d, c3, z3, hn::Mul(p3, e3)), to, lanes);
-    if (out.sum != nullptr) AddFourToLanes(d, to, i, *out.sum);
-    if (out.stream_losses) StreamFour(to, out.losses + i);
+    p0 = PlainLoss(d, c0, z0, hn::Mul(p0, e0));
+    p1 = PlainLoss(d, c1, z1, hn::Mul(p1, e1));
+    p2 = PlainLoss(d, c2, z2, hn::Mul(p2, e2));
+    p3 = PlainLoss(d, c3, z3, hn::Mul(p3, e3));
+    if (out.sum != nullptr) {
+      AddToLanes(d, p0, i % kLanes, *out.sum);
+      AddToLanes(d, p1, (i + lanes) % kLanes, *out.sum);
+      AddToLanes(d, p2, (i + 2 * lanes) % kLanes, *out.sum);
+      AddToLanes(d, p3, (i + 3 * lanes) % kLanes, *out.sum);
+    }
+    if (out.losses != nullptr) StoreFour(d, out.stream_losses, p0, p1, p2, p3, out.losses + i);
   }
   if (out.grad != nullptr) {
-    HWY_ALIGN In kept[4 * kLanes];
-    In *const to = sizeof(In) == sizeof(float) && out.stream_grad ? kept : out.grad + i;
-    StoreFour(d, PlainGrad(d, out, z0, c0, e0), PlainGrad(d, out, z1, c1, e1), PlainGrad(d, out, z2, c2, e2),
-              PlainGrad(d, out, z3, c3, e3), to, lanes);
-    if constexpr (sizeof(In) == sizeof(float)) {
-      if (out.stream_grad) StreamFour(to, out.grad + i);
-    }
+    StoreFour(d, out.stream_grad, PlainGrad(d, out.scale, z0, c0, e0), PlainGrad(d, out.scale, z1, c1, e1),
+              PlainGrad(d, out.scale, z2, c2, e2), PlainGrad(d, out.scale, z3, c3, e3), out.grad + i);
   }
 }
 

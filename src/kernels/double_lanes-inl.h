@@ -25,15 +25,7 @@ inline constexpr double kMasked = -kInfinity;
 
 // ---- from memory and back ----
 
-// Writes `count` numbers, which fill whole vectors, to `out`, which is aligned.
-template <class In>
-HWY_INLINE void StageVectors(const In *values, int64_t count, double *out) {
-  const Tag<In> d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t i = 0; i < count; i += lanes) StoreDoubles(d, LoadAs(d, values + i), out + i);
-}
-
-// Writes `count` numbers to `out`, which is aligned and takes `total`, a multiple of kLanes; `pad` in the others.
+// Writes `count` numbers to `out`, then `pad` up to `total`.
 template <class In>
 HWY_INLINE void Stage(const In *values, int64_t count, int64_t total, double pad, double *out) {
   const Tag<In> d;

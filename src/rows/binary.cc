@@ -9,30 +9,28 @@
 namespace xent::internal {
 namespace {
 
-BinaryUpstream KindOf(const xent_upstream &upstream) {
-  if (upstream.data == nullptr) return BinaryUpstream::kOne;
-  return upstream.kind == XENT_UPSTREAM_SCALAR ? BinaryUpstream::kScalar
-         : upstream.kind == XENT_UPSTREAM_ROWS ? BinaryUpstream::kRows
-                                               : BinaryUpstream::kElements;
-}
-
 BinaryTask TaskOf(const BinaryCall &call) {
   const xent_binary_cross_entropy &args = call.args;
   const bool inner = args.inner > 1, has_alpha = call.options.focal_alpha >= 0.0;
-  return {.layout = inner ? BinaryLayout{args.inner, args.cols, true} : BinaryLayout{args.cols, 1, false},
-          .dtype = static_cast<Dtype>(args.input.dtype),
-          .targets_dtype = static_cast<Dtype>(args.targets.dtype),
-          .input = {args.input.data, args.input.stride},
-          .targets = {args.targets.data, args.targets.stride},
-          .pos_weight = args.pos_weight,
-          .class_weights = args.class_weights,
-          .row_weights = args.row_weights,
-          .element_weights = {args.element_weights.data, args.element_weights.stride},
-          .upstream = {args.upstream.data, args.upstream.stride},
-          .upstream_kind = KindOf(args.upstream),
-          .losses = {args.element_losses.data, args.element_losses.stride},
-          .grad = {args.grad.data, args.grad.stride},
-          .target_grad = {args.target_grad.data, args.target_grad.stride},
+  const BinaryLayout layout = inner ? BinaryLayout{args.inner, args.cols} : BinaryLayout{args.cols, 1};
+  const Dtype arithmetic = call.IsWide() ? kF64 : kF32;
+  const auto matrix = [&](const xent_matrix &m) {
+    return BinaryOperand{m.data, static_cast<Dtype>(m.dtype), m.stride, layout.length, 1};
+  };
+  const auto factor = [&](const void *data, int64_t block, int64_t line, int64_t position) {
+    return BinaryOperand{const_cast<void *>(data), arithmetic, block, line, position};
+  };
+  const auto columns = [&](const void *data) { return factor(data, 0, inner ? 1 : 0, inner ? 0 : 1); };
+  const auto rows = [&](const void *data) { return factor(data, inner ? args.inner : 1, 0, inner ? 1 : 0); };
+  const xent_upstream &u = args.upstream;
+  const int64_t exponent = call.denominator.exponent;
+  return {.layout = layout,
+          .inputs = {matrix(args.input), matrix(args.targets), columns(args.pos_weight), matrix(args.element_weights),
+                     rows(args.row_weights), columns(args.class_weights),
+                     u.kind == XENT_UPSTREAM_SCALAR ? factor(u.data, 0, 0, 0)
+                     : u.kind == XENT_UPSTREAM_ROWS ? rows(u.data)
+                                                    : factor(u.data, u.stride, layout.length, 1)},
+          .outputs = {matrix(args.element_losses), matrix(args.grad), matrix(args.target_grad)},
           .sum = args.reduced_loss != nullptr,
           .probabilities = call.options.input == XENT_BINARY_PROBABILITIES,
           .focal = call.options.focal_gamma != 0.0 || has_alpha,
@@ -40,6 +38,8 @@ BinaryTask TaskOf(const BinaryCall &call) {
           .gamma = call.options.focal_gamma,
           .alpha = has_alpha ? call.options.focal_alpha : 0.0,
           .denominator = call.denominator,
+          .inverse = Divide(Wide{1.0}, Wide{call.denominator.mantissa}),
+          .power = {PowerOfTwo(-exponent / 2), PowerOfTwo(-exponent - -exponent / 2)},
           .large = call.plan.stream};
 }
 
@@ -51,7 +51,7 @@ bool RunBinary(BinaryCall *call) {
   call->shape = RowShape(call->elements, 1);
   call->denominator = Denominator(call->options.reduction, static_cast<double>(call->elements));
   const BinaryTask task = TaskOf(*call);
-  const BinaryFunction function = ActiveKernels().binary->run[call->IsWide()];
+  const BinaryFunction function = ActiveKernels().binary->run[task.inputs[kInput].dtype];
   const auto run = [&](int64_t first, int64_t end, Groups &groups) {
     for (const int64_t step = call->plan.group_rows; first < end; first += step) {
       groups.Of(first).Add({function(task, first, std::min(end, first + step)), {}});

@@ -87,13 +87,6 @@ HWY_INLINE Doubles PairQuotient(Doubles a, Doubles a_lo, Doubles b, Doubles b_lo
   return q;
 }
 
-// Returns x 2^k for any integers k: infinite or (nearly) zero past the range.
-HWY_INLINE Doubles ScaledByAny(Doubles x, Doubles k) {
-  const DoubleTag d;
-  const Doubles limit = hn::Set(d, 2040.0);
-  return ScaledBy(d, x, hn::Max(hn::Min(k, limit), hn::Neg(limit)));
-}
-
 // Returns m of x = m 2^k with 1 <= |m| < 2; k = 0 for zero, infinity and NaN.
 HWY_INLINE Doubles MantissaOf(Doubles x, Doubles *k) {
   const DoubleTag d;
@@ -114,7 +107,7 @@ HWY_INLINE void MultiplyBy(Doubles factor, Doubles factor_lo, Doubles *hi, Doubl
     const DoubleTag d;
     Doubles exponent = hn::Zero(d);
     factor = MantissaOf(factor, &exponent);
-    factor_lo = ScaledByAny(factor_lo, hn::Neg(exponent));
+    factor_lo = ScaledBy(d, factor_lo, hn::Neg(exponent));
     *k = hn::Add(*k, exponent);
   }
   *hi = PairProduct<T>(*hi, *lo, factor, factor_lo, lo);
@@ -145,7 +138,7 @@ HWY_INLINE void StoreElements(const BinaryTask &task, BinaryStep &step, int64_t 
     Doubles v = w, v_lo = w_lo, v_k = w_k;
     MultiplyBy<T>(value, value_lo, &v, &v_lo, &v_k);
     if constexpr (kKeepsLow<T>) {
-      v = ScaledByAny(hn::Add(v, v_lo), hn::Add(v_k, value_k));
+      v = ScaledBy(d, hn::Add(v, v_lo), hn::Add(v_k, value_k));
     } else if (output != kLoss) {
       v = hn::Mul(hn::Mul(v, hn::Set(d, task.power[0])), hn::Set(d, task.power[1]));
     }
@@ -196,15 +189,11 @@ HWY_INLINE void MakeFocal(const BinaryTask &task, Doubles y, Doubles sigma, Doub
   Doubles power = LiftedExp(hn::Max(hn::Min(t, hn::Set(d, 709.0)), hn::Set(d, -708.0)), 0.0);
   power = hn::IfThenElse(hn::Gt(t, hn::Set(d, 709.0)), infinity, power);
   power = hn::IfThenZeroElse(hn::Eq(t, hn::Neg(infinity)), power);
-  // y outside [0, 1] may make q negative.
-  const bool integer = task.gamma >= 0x1p53 || task.gamma == static_cast<double>(static_cast<int64_t>(task.gamma));
-  const bool odd = task.gamma < 0x1p53 && static_cast<int64_t>(task.gamma) % 2 != 0;
-  const Doubles negative = integer ? (odd ? hn::Neg(power) : power) : hn::Set(d, kNan);
-  power = hn::IfThenElse(hn::Lt(q, zero), negative, power);
+  power = hn::IfThenElse(hn::Lt(q, zero), hn::Mul(power, hn::Set(d, SignOfPower(task.gamma))), power);
   power = hn::IfThenElse(hn::IsNaN(q), q, power);
 
   Doubles alpha = one, alpha_slope = zero;
-  if (task.has_alpha) {
+  if (task.alpha >= 0.0) {
     alpha = hn::Add(hn::Mul(hn::Set(d, task.alpha), y), hn::Mul(hn::Set(d, 1.0 - task.alpha), other));
     alpha_slope = hn::Set(d, 2.0 * task.alpha - 1.0);
   }
@@ -216,19 +205,6 @@ HWY_INLINE void MakeFocal(const BinaryTask &task, Doubles y, Doubles sigma, Doub
   *h = hn::Add(ProductOrZero(ProductOrZero(alpha_slope, power), *s), ProductOrZero(weight, hn::Add(*h, target_slope)));
   *g = ProductOrZero(weight, hn::Add(*g, ProductOrZero(slope, *s)));
   *s = ProductOrZero(weight, *s);
-}
-
-// Returns log(1 + e) for 0 <= e <= 1 from u = 1 + e as rounded and 1 / u: Log1pDouble without its division and special
-// values.
-HWY_INLINE Doubles Log1pFromSum(Doubles e, Doubles u, Doubles inverse) {
-  const DoubleTag d;
-  Doubles k = hn::Zero(d);
-  Doubles r = SplitExponent(d, u, &k);
-  const auto near_one = hn::Eq(k, hn::Zero(d));
-  r = hn::IfThenElse(near_one, e, r);
-  const Doubles lost = hn::Mul(hn::Sub(e, hn::Sub(u, hn::Set(d, 1.0))), inverse);
-  const Doubles v = LogOfParts(d, k, r, hn::IfThenZeroElse(near_one, lost));
-  return hn::IfThenElse(hn::Lt(e, hn::Set(d, 0x1p-54)), e, v);
 }
 
 // Makes the results of a step whose inputs are logits.
@@ -266,7 +242,7 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
       }
       const Doubles total = PairSum<T>(one, zero, e, zero, &total_lo);
       big = PairQuotient<T>(one, zero, total, total_lo, &big_lo);
-      log1p = Log1pFromSum(e, total, big);
+      log1p = Log1pOfSum(d, e, total, hn::Mul(hn::Sub(e, hn::Sub(total, one)), big));
     }
     if constexpr (!kKeepsLow<T>) {
       if (has_parts) {
@@ -464,7 +440,7 @@ struct PlainTask {
     losses = true;
     double factor = task.inverse.hi;
     if (task.Has(kUpstream)) {
-      if (!task.inputs[kUpstream].IsConstant()) return;
+      if (task.inputs[kUpstream].position != 0 || !task.inputs[kUpstream].IsEven(task.layout)) return;
       factor *= static_cast<double>(*static_cast<const float *>(task.inputs[kUpstream].data));
     }
     factor = Scale(factor, -task.denominator.exponent);
@@ -490,7 +466,7 @@ inline void PlainStep(const BinaryTask &task, const PlainTask &plain, BinaryStep
   HWY_ALIGN float x[kBinaryStep] = {}, y[kBinaryStep] = {}, losses[kBinaryStep], grad[kBinaryStep];
   bool all = (plain.grad || !task.Wants(kGrad)) && !task.Wants(kTargetGrad);
   const auto given = [&](int input, int64_t i) HWY_ATTR { return LoadDoubles(d, step.in[input] + i); };
-  const auto unusual = [&](int64_t i) HWY_ATTR { return hn::IsNaN(Unusual(d, given(kInput, i), given(kTarget, i))); };
+  const auto unusual = [&](int64_t i) HWY_ATTR { return hn::IsNaN(Unusual(given(kInput, i), given(kTarget, i))); };
   for (int64_t i = 0; i < step.padded; i += lanes) {
     all = all && hn::AllFalse(d, unusual(i));
     hn::Store(hn::IfThenZeroElse(unusual(i), given(kInput, i)), d, x + i);
@@ -534,22 +510,19 @@ int64_t PlainInMemory(const BinaryTask &task, const PlainTask &plain, int64_t in
 // ---- a task ----
 
 template <class T>
-void MakeResults(const BinaryTask &task, [[maybe_unused]] const PlainTask &plain, BinaryStep &step) {
-  if (task.probabilities) return ProbabilitiesStep<T>(task, step);
-  if constexpr (kKeepsLow<T>) {
-    if (task.focal) return WideFocalStep(task, step);
-  } else if (plain.losses) {
-    return PlainStep(task, plain, step);
-  }
-  LogitsStep<T>(task, step);
-}
-
-template <class T>
 void RunStep(const BinaryTask &task, const PlainTask &plain, BinaryStep &step, LaneSums<T> &sum) {
   for (int i = 0; i < kBinaryInputs; ++i) {
     if (task.inputs[i].data != nullptr) ReadOperand(task, step, i);
   }
-  MakeResults<T>(task, plain, step);
+  if (task.probabilities) {
+    ProbabilitiesStep<T>(task, step);
+  } else if (kKeepsLow<T> && task.focal) {
+    WideFocalStep(task, step);
+  } else if (plain.losses) {
+    PlainStep(task, plain, step);
+  } else {
+    LogitsStep<T>(task, step);
+  }
   if (task.sum) {
     const Tag<T> d;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));

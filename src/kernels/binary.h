@@ -28,7 +28,6 @@ struct BinaryOperand {
   Dtype dtype;
   int64_t block, line, position;  // `position`: 0 or 1
 
-  bool IsConstant() const { return block == 0 && line == 0 && position == 0; }
   // Whether all elements have it at one distance, `position`, wherever lines end.
   bool IsEven(const BinaryLayout &layout) const {
     return line == layout.length * position && block == layout.lines * line;
@@ -40,12 +39,12 @@ struct BinaryTask {
   BinaryOperand inputs[kBinaryInputs], outputs[kBinaryOutputs];
   bool sum;            // whether the losses are to be summed
   bool probabilities;  // the input is p, not z
-  bool focal, has_alpha;
-  double gamma, alpha;
-  Factor denominator;  // of the gradients
-  Wide inverse;        // of its mantissa
-  double power[2];     // their product is 2^-exponent
-  bool large;          // outputs are too large for the caches
+  bool focal;
+  double gamma, alpha;  // alpha -1: none
+  Factor denominator;   // of the gradients
+  Wide inverse;         // of its mantissa
+  double power[2];      // their product is 2^-exponent
+  bool large;           // outputs are too large for the caches
 
   bool Has(BinaryInput input) const { return inputs[input].data != nullptr; }
   bool Wants(BinaryOutput output) const { return outputs[output].data != nullptr; }
@@ -66,6 +65,13 @@ struct BinaryStep {
   int64_t index, count, padded;  // `padded` is `count` rounded up to a multiple of kLanes
   alignas(128) double in[kBinaryInputs][kBinaryStep], out[kBinaryOutputs][kBinaryStep];
 };
+
+// Returns the sign of q^gamma for the negative q that y outside [0, 1] may give; NaN where gamma is no integer.
+inline double SignOfPower(double gamma) {
+  if (gamma >= 0x1p53) return 1.0;
+  const int64_t integer = static_cast<int64_t>(gamma);
+  return static_cast<double>(integer) != gamma ? kNan : integer % 2 != 0 ? -1.0 : 1.0;
+}
 
 // Makes the results of a step of the focal loss for float64, in double-double: gamma log q needs more digits than a
 // double has.

@@ -1,8 +1,6 @@
 // The focal loss of an element of float64, in double-double with the exponents of 2 kept apart: neither range nor
 // digits give out before the one rounding at the end. Scalar, the same for every target; about 0.4 us an element.
-#include <bit>
 #include <cstdint>
-#include <limits>
 
 #include "kernels/binary.h"
 #include "numbers/wide.h"
@@ -87,11 +85,7 @@ Scaled ScaledLog(const Scaled &q, const Scaled &p) {
 // Returns |q|^gamma with the sign of q^gamma.
 Scaled SignedPower(const Scaled &q, const Scaled &log_q, double gamma) {
   const Scaled power = ScaledExp(gamma * log_q);
-  if (!(q.v.hi < 0.0)) return q.v.hi != q.v.hi ? q : power;
-  if (gamma >= 0x1p53) return power;
-  const int64_t integer = static_cast<int64_t>(gamma);
-  if (static_cast<double>(integer) != gamma) return kNan;
-  return integer % 2 != 0 ? -power : power;
+  return q.v.hi < 0.0 ? SignOfPower(gamma) * power : q.v.hi != q.v.hi ? q : power;
 }
 
 void FocalElement(const BinaryTask &task, BinaryStep &step, int64_t i) {
@@ -126,7 +120,7 @@ void FocalElement(const BinaryTask &task, BinaryStep &step, int64_t i) {
   const Scaled bce_ratio = q.IsZero() ? Scaled() : bce / q;
 
   Scaled alpha = one, alpha_slope;
-  if (task.has_alpha) {
+  if (task.alpha >= 0.0) {
     const Scaled rest = one - task.alpha;
     alpha = task.alpha * y + rest * other;
     alpha_slope = task.alpha - rest;

@@ -68,20 +68,24 @@ HWY_INLINE V LogDouble(D d, V x) {
   return SpecialLog(d, x, LogOfParts(d, k, r, hn::Zero(d)));
 }
 
+// Returns log(1 + x) from u = 1 + x as rounded, which is normal and positive, and what u lost of it, relative to u.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Log1pOfSum(D d, V x, V u, V lost) {
+  V k = hn::Zero(d);
+  const V r = SplitExponent(d, u, &k);
+  // With k = 0 x itself is r.
+  const auto near_one = hn::Eq(k, hn::Zero(d));
+  const V v = LogOfParts(d, k, hn::IfThenElse(near_one, x, r), hn::IfThenZeroElse(near_one, lost));
+  // Below 2^-54 the result is x, its sign and, for subnormals, its digits kept.
+  return hn::IfThenElse(hn::Lt(hn::Abs(x), hn::Set(d, 0x1p-54)), x, v);
+}
+
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Log1pDouble(D d, V x) {
   const V one = hn::Set(d, 1.0);
   const V u = hn::Add(one, x);
-  V k = hn::Zero(d);
-  V r = SplitExponent(d, u, &k);
-  // What u lost of 1 + x, relative to it.
   const V lost = hn::IfThenElse(hn::Gt(x, one), hn::Sub(one, hn::Sub(u, x)), hn::Sub(x, hn::Sub(u, one)));
-  // With k = 0 x itself is r.
-  const auto near_one = hn::Eq(k, hn::Zero(d));
-  r = hn::IfThenElse(near_one, x, r);
-  const V v = LogOfParts(d, k, r, hn::IfThenZeroElse(near_one, hn::Div(lost, u)));
-  // Below 2^-54 the result is x, its sign and, for subnormals, its digits kept.
-  return hn::IfThenElse(hn::Lt(hn::Abs(x), hn::Set(d, 0x1p-54)), x, SpecialLog(d, u, v));
+  return SpecialLog(d, u, Log1pOfSum(d, x, u, hn::Div(lost, u)));
 }
 
 }  // namespace xent::internal::HWY_NAMESPACE

@@ -28,11 +28,8 @@ HWY_INLINE V ExactSum(D /*d*/, V a, V b, V *error) {
 
 // Returns a - b rounded, otherwise as ExactSum.
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE V ExactDifference(D /*d*/, V a, V b, V *error) {
-  const V difference = hn::Sub(a, b);
-  const V of_b = hn::Sub(difference, a);
-  *error = hn::Sub(hn::Sub(a, hn::Sub(difference, of_b)), hn::Add(b, of_b));
-  return difference;
+HWY_INLINE V ExactDifference(D d, V a, V b, V *error) {
+  return ExactSum(d, a, hn::Neg(b), error);
 }
 
 // Returns exactly what the product a b lost by its rounding to `product`.
@@ -78,9 +75,11 @@ HWY_INLINE V RoundToInteger(D d, V k) {
   return hn::Sub(hn::Add(k, round), round);
 }
 
-// Returns x 2^k for integers k of at most 2040 in magnitude; past the range infinite or 0, below it rounded once.
+// Returns x 2^k for any integers k; past the range infinite or (nearly) 0, below it rounded once.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V ScaledBy(D d, V x, V k) {
+  const V limit = hn::Set(d, 2040.0);
+  k = hn::Max(hn::Min(k, limit), hn::Neg(limit));
   const V half = RoundToInteger(d, hn::Mul(k, hn::Set(d, 0.5)));
   return hn::Mul(hn::Mul(x, PowersOfTwo(d, half)), PowersOfTwo(d, hn::Sub(k, half)));
 }

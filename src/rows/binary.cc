@@ -11,7 +11,7 @@ namespace {
 
 BinaryTask TaskOf(const BinaryCall &call) {
   const xent_binary_cross_entropy &args = call.args;
-  const bool inner = args.inner > 1, has_alpha = call.options.focal_alpha >= 0.0;
+  const bool inner = args.inner > 1;
   const BinaryLayout layout = inner ? BinaryLayout{args.inner, args.cols} : BinaryLayout{args.cols, 1};
   const Dtype arithmetic = call.IsWide() ? kF64 : kF32;
   const auto matrix = [&](const xent_matrix &m) {
@@ -33,10 +33,9 @@ BinaryTask TaskOf(const BinaryCall &call) {
           .outputs = {matrix(args.element_losses), matrix(args.grad), matrix(args.target_grad)},
           .sum = args.reduced_loss != nullptr,
           .probabilities = call.options.input == XENT_BINARY_PROBABILITIES,
-          .focal = call.options.focal_gamma != 0.0 || has_alpha,
-          .has_alpha = has_alpha,
+          .focal = call.options.focal_gamma != 0.0 || call.options.focal_alpha >= 0.0,
           .gamma = call.options.focal_gamma,
-          .alpha = has_alpha ? call.options.focal_alpha : 0.0,
+          .alpha = call.options.focal_alpha,
           .denominator = call.denominator,
           .inverse = Divide(Wide{1.0}, Wide{call.denominator.mantissa}),
           .power = {PowerOfTwo(-exponent / 2), PowerOfTwo(-exponent - -exponent / 2)},

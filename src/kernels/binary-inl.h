@@ -386,7 +386,8 @@ HWY_INLINE hn::Vec<D> LoadResults(D d, const double *from) {
   return FinishWithNan(d, LoadDoubles(d, from));
 }
 
-// Stores them as Out, rounded from that type.
+// Stores them as Out, rounded from that type. float64 has no digits left over for half precision: there the double is
+// rounded once.
 template <class Out, class D, class V = hn::Vec<D>>
 HWY_INLINE void StoreResults(D d, V v, Out *to) {
   if constexpr (sizeof(Out) == sizeof(double)) {

@@ -418,15 +418,12 @@ def generate():
     error_log1p = fit_log1p.max_error(log1p_f32)
 
     log2e_f32 = split(log2e, 2, to_single)
-    log2e_f64 = split(log2e, 3, to_double)
+    log2e_f64 = split(log2e, 2, to_double)
     ln2_f64 = split(ln2, 3, to_double)
     ln2_short = to_double(round_to_bits(ln2, 53 - 11))
     ln2_short_lo = to_double(ln2 - mpf(ln2_short))
     ln2_short_error = abs(ln2 - mpf(ln2_short) - mpf(ln2_short_lo))
     ln2_short_exponent = int(mpmath.ceil(mpmath.log(ln2_short_error, 2)))
-    head = to_double(round_to_bits(log2e_f64[0], 26))
-    tail = log2e_f64[0] - head
-    assert mpf(head) + mpf(tail) == mpf(log2e_f64[0]) and round_to_bits(tail, 26) == tail
 
     parts = [
         comment(
@@ -434,7 +431,7 @@ def generate():
             scripts/coefficients.py. Do not edit: change the script and run it again. Coefficients run from the lowest
             degree up."""
         ),
-        "#ifndef XENT_MATH_COEFFICIENTS_H_\n#define XENT_MATH_COEFFICIENTS_H_",
+        "#pragma once",
         "namespace xent {",
         comment(
             f"""2^f for |f| <= {EXP2_F32_RANGE}, float32, c0 exactly 1. Relative error of the polynomial
@@ -469,19 +466,7 @@ def generate():
         + "\n"
         + scalars([("kLog2E_F32_Hi", log2e_f32[0]), ("kLog2E_F32_Lo", log2e_f32[1])], single=True)
         + "\n\n"
-        + scalars(
-            [
-                ("kLog2E_F64_Hi", log2e_f64[0]),
-                ("kLog2E_F64_Lo", log2e_f64[1]),
-                ("kLog2E_F64_LoLo", log2e_f64[2]),
-            ]
-        ),
-        comment(
-            """kLog2E_F64_Hi = Head + Tail exactly, each of at most 26 significant bits (Dekker's split): the product of
-            either with a number of at most 27 bits is exact in float64 without FMA."""
-        )
-        + "\n"
-        + scalars([("kLog2E_F64_HiHead", head), ("kLog2E_F64_HiTail", tail)]),
+        + scalars([("kLog2E_F64_Hi", log2e_f64[0]), ("kLog2E_F64_Lo", log2e_f64[1])]),
         comment("ln(2) as an unevaluated sum: each part is the rounding of what the parts before leave.")
         + "\n"
         + scalars([("kLn2_F64_Hi", ln2_f64[0]), ("kLn2_F64_Lo", ln2_f64[1]), ("kLn2_F64_LoLo", ln2_f64[2])]),
@@ -491,8 +476,7 @@ def generate():
         )
         + "\n"
         + scalars([("kLn2HiShort", ln2_short), ("kLn2LoShort", ln2_short_lo)]),
-        "}  // namespace xent",
-        "#endif  // XENT_MATH_COEFFICIENTS_H_\n",
+        "}  // namespace xent\n",
     ]
     return "\n\n".join(parts)
 

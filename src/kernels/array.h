@@ -1,6 +1,5 @@
 // Array functions of every target, for normal floating-point mode (no flushing).
-#ifndef XENT_SRC_KERNELS_ARRAY_H_
-#define XENT_SRC_KERNELS_ARRAY_H_
+#pragma once
 
 #include <cstdint>
 
@@ -19,4 +18,3 @@ struct ArrayKernels {
 const ArrayKernels *ArrayKernelsOf(int64_t target);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_KERNELS_ARRAY_H_

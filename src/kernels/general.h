@@ -4,8 +4,7 @@
 // Everything counts from the chunk's own maximum, whose column is kept apart, so that every sum has terms of one sign:
 //   loss = sum_c y_c ((m' - z'_c) + L),   L = lse - m' = log1p(sum over the other columns of e^(z'_j - m')).
 // A first look finds the maximum among the logits as stored, the second sums; both find the chunk in cache.
-#ifndef XENT_SRC_KERNELS_GENERAL_H_
-#define XENT_SRC_KERNELS_GENERAL_H_
+#pragma once
 
 #include <cstdint>
 
@@ -100,4 +99,3 @@ struct GeneralKernels {
 const GeneralKernels *GeneralKernelsOf(int64_t target);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_KERNELS_GENERAL_H_

@@ -1,6 +1,5 @@
 // Logits from the exponentials that took their place.
-#ifndef XENT_SRC_KERNELS_RESTORE_H_
-#define XENT_SRC_KERNELS_RESTORE_H_
+#pragma once
 
 #include "kernels/row.h"
 
@@ -24,4 +23,3 @@ void RestoreLogits(T *values, int64_t cols, double reference) {
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_KERNELS_RESTORE_H_

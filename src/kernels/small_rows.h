@@ -1,8 +1,7 @@
 // Up to kTile short rows with index targets at once, with the bits of one row after the other. Lanes run over rows for
 // what a row costs beside its columns: the target's exponential, the logarithm, the factors of its gradient. They do so
 // for the columns too where these are few.
-#ifndef XENT_SRC_KERNELS_SMALL_ROWS_H_
-#define XENT_SRC_KERNELS_SMALL_ROWS_H_
+#pragma once
 
 #include <cstdint>
 
@@ -51,4 +50,3 @@ struct SmallRowsKernels {
 const SmallRowsKernels *SmallRowsKernelsOf(int64_t target);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_KERNELS_SMALL_ROWS_H_

@@ -2,8 +2,7 @@
 // Highway.
 //
 // AVX3_DL, AVX3_ZEN4 and AVX3_SPR would give the code of AVX3 again: the kernels use nothing that they add.
-#ifndef XENT_SRC_KERNELS_TARGET_LIST_H_
-#define XENT_SRC_KERNELS_TARGET_LIST_H_
+#pragma once
 
 #ifndef HWY_DISABLED_TARGETS
 #define HWY_DISABLED_TARGETS (HWY_AVX3_DL | HWY_AVX3_ZEN4 | HWY_AVX3_SPR)
@@ -38,5 +37,3 @@
   namespace xent::internal {                                                                  \
   const KERNELS *KERNELS##Of(int64_t target) { XENT_TABLE_OF_TARGET(KERNELS, TABLE, target) } \
   }  // namespace xent::internal
-
-#endif  // XENT_SRC_KERNELS_TARGET_LIST_H_

@@ -1,7 +1,6 @@
 // Macros that say to the compiler and the preprocessor what the language has no words for. The sources are written for
 // GCC and Clang.
-#ifndef XENT_SRC_NUMBERS_COMPILER_H_
-#define XENT_SRC_NUMBERS_COMPILER_H_
+#pragma once
 
 #define XENT_NOINLINE __attribute__((noinline))
 // Behind the parameters of a lambda that a loop over vectors is handed: its body is compiled into the loop.
@@ -10,5 +9,3 @@
 // The value of a macro as a string literal.
 #define XENT_STRINGIFY(x) XENT_STRINGIFY_TOKENS(x)
 #define XENT_STRINGIFY_TOKENS(x) #x
-
-#endif  // XENT_SRC_NUMBERS_COMPILER_H_

@@ -1,6 +1,5 @@
 // Per arithmetic type: the limits that the exponentials of rows keep to. They define bits.
-#ifndef XENT_SRC_NUMBERS_FORMAT_H_
-#define XENT_SRC_NUMBERS_FORMAT_H_
+#pragma once
 
 #include <cstdint>
 
@@ -32,4 +31,3 @@ struct Format<double> {
 };
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_NUMBERS_FORMAT_H_

@@ -2,8 +2,7 @@
 // caller's exception flags. On processors other than x86-64 and AArch64 nothing is done.
 //
 // The compiler may move arithmetic across the change of mode: put what depends on it into an XENT_NOINLINE function.
-#ifndef XENT_SRC_NUMBERS_FP_MODE_H_
-#define XENT_SRC_NUMBERS_FP_MODE_H_
+#pragma once
 
 #include <cstdint>
 
@@ -58,4 +57,3 @@ class FpMode {
 };
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_NUMBERS_FP_MODE_H_

@@ -5,8 +5,7 @@
 // they are made of double operations alone (no libm, no contraction: -ffp-contract=off), equal on every target.
 // Relative error about 2^-50 in double, 2^-60 in Wide: under 0.01 ULP of the result either way. Sources: Dekker 1971,
 // Knuth TAOCP 2 (TwoSum), Shewchuk 1997; coefficients by scripts/coefficients.py.
-#ifndef XENT_SRC_NUMBERS_WIDE_H_
-#define XENT_SRC_NUMBERS_WIDE_H_
+#pragma once
 
 #include <array>
 #include <bit>
@@ -191,4 +190,3 @@ Exponential<N> Exp(N x) {
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_NUMBERS_WIDE_H_

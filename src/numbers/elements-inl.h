@@ -12,7 +12,8 @@
 #include "numbers/format.h"
 #include "numbers/wide.h"
 
-// Highway 1.2.0's float16 conversions are wrong for infinities and NaN without F16C; there the bits are moved here.
+// Highway 1.2.0's float16 conversions are wrong for infinities and NaN without F16C; there each lane goes through
+// Widen and Narrow.
 #undef XENT_HAVE_F16
 #if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX2
 #define XENT_HAVE_F16 0
@@ -55,25 +56,14 @@ HWY_INLINE hn::Vec<D> LoadAs(D d, const Bf16 *p) {
 }
 template <class D>
 HWY_INLINE hn::Vec<D> LoadAs(D d, const F16 *p) {
+#if XENT_HAVE_F16
   const hn::Rebind<uint16_t, D> d16;
   const auto half = hn::LoadU(d16, reinterpret_cast<const uint16_t *>(p));
-#if XENT_HAVE_F16
   return hn::PromoteTo(d, hn::BitCast(hn::Rebind<hwy::float16_t, D>(), half));
 #else
-  // As Widen.
-  const hn::RebindToUnsigned<D> du;
-  const hn::RebindToSigned<D> di;
-  const auto bits = hn::PromoteTo(du, half);
-  const auto magnitude = hn::And(bits, hn::Set(du, 0x7fffu));
-  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(du, 0x8000u)));
-  const auto shifted = hn::ShiftLeft<13>(magnitude);
-  const auto normal = hn::Add(shifted, hn::Set(du, 112u << 23));
-  const auto special = hn::Add(shifted, hn::Set(du, 224u << 23));
-  const auto signed_magnitude = hn::BitCast(di, magnitude);
-  const auto subnormal = hn::BitCast(du, hn::Mul(hn::ConvertTo(d, signed_magnitude), hn::Set(d, 0x1p-24f)));
-  auto result = hn::IfThenElse(hn::RebindMask(du, hn::Gt(signed_magnitude, hn::Set(di, 0x7bff))), special, normal);
-  result = hn::IfThenElse(hn::RebindMask(du, hn::Lt(signed_magnitude, hn::Set(di, 0x0400))), subnormal, result);
-  return hn::BitCast(d, hn::Or(result, sign));
+  HWY_ALIGN float lanes[hn::MaxLanes(d)];
+  for (size_t i = 0; i < hn::Lanes(d); ++i) lanes[i] = Widen(p[i]);
+  return hn::Load(d, lanes);
 #endif
 }
 
@@ -94,28 +84,14 @@ HWY_INLINE void StoreAs(D /*d*/, hn::Vec<D> v, Bf16 *p) {
 }
 template <class D>
 HWY_INLINE void StoreAs([[maybe_unused]] D d, hn::Vec<D> v, F16 *p) {
-  const hn::Rebind<uint16_t, D> d16;
 #if XENT_HAVE_F16
+  const hn::Rebind<uint16_t, D> d16;
   const auto half = hn::BitCast(d16, hn::DemoteTo(hn::Rebind<hwy::float16_t, D>(), v));
   hn::StoreU(half, d16, reinterpret_cast<uint16_t *>(p));
 #else
-  // As Narrow<F16>.
-  const hn::RebindToUnsigned<D> du;
-  const hn::RebindToSigned<D> di;
-  const auto bits = hn::BitCast(du, v);
-  const auto magnitude = hn::And(bits, hn::Set(du, 0x7fffffffu));
-  const auto sign = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 0x8000u));
-  const auto subnormal =
-      hn::Sub(hn::BitCast(du, hn::Add(hn::BitCast(d, magnitude), hn::Set(d, 0.5f))), hn::Set(du, 0x3f000000u));
-  const auto odd = hn::And(hn::ShiftRight<13>(magnitude), hn::Set(du, 1u));
-  auto half = hn::ShiftRight<13>(hn::Add(hn::Sub(magnitude, hn::Set(du, (112u << 23) - 0xfffu)), odd));
-  const auto m = hn::BitCast(di, magnitude);
-  half = hn::IfThenElse(hn::RebindMask(du, hn::Gt(hn::BitCast(di, half), hn::Set(di, 0x7c00))), hn::Set(du, 0x7c00u),
-                        half);
-  half = hn::IfThenElse(hn::RebindMask(du, hn::Lt(m, hn::Set(di, 0x38800000))), subnormal, half);
-  half = hn::Or(half, sign);
-  half = hn::IfThenElse(hn::RebindMask(du, hn::Gt(m, hn::Set(di, 0x7f800000))), hn::Set(du, 0x7e00u), half);
-  hn::StoreU(hn::TruncateTo(d16, half), d16, reinterpret_cast<uint16_t *>(p));
+  HWY_ALIGN float lanes[hn::MaxLanes(d)];
+  hn::Store(v, d, lanes);
+  for (size_t i = 0; i < hn::Lanes(d); ++i) p[i] = Narrow<F16>(lanes[i]);
 #endif
 }
 

@@ -1,7 +1,6 @@
 // The types that matrices are stored in, the types that are computed with, and the scalar conversions between the two,
 // bit by bit: exact towards float, to nearest even from it.
-#ifndef XENT_SRC_NUMBERS_ELEMENTS_H_
-#define XENT_SRC_NUMBERS_ELEMENTS_H_
+#pragma once
 
 #include <bit>
 #include <cstddef>
@@ -76,37 +75,28 @@ inline double WidenSubnormal(float x) {
   return (bits >> 31) != 0 ? -magnitude : magnitude;
 }
 
-template <class Out, class T>
-Out Narrow(T x);
-template <>
-inline float Narrow<float>(float x) {
-  return x;
-}
-template <>
-inline double Narrow<double>(double x) {
-  return x;
-}
-template <>
-inline Bf16 Narrow<Bf16>(float x) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x);
-  if ((bits & 0x7fffffff) > 0x7f800000) return {0x7fc0};
-  return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
-}
-template <>
-inline F16 Narrow<F16>(float x) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x);
-  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
-  const uint32_t magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return {0x7e00};
-  uint32_t half;
-  if (magnitude < 0x38800000) {  // below 2^-14: adding 1/2, whose ULP is 2^-24, rounds to subnormals
-    half = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000;
+// Rounds a number of the arithmetic type to Out; NaN becomes the canonical NaN of half precision.
+template <class Out>
+Out Narrow(Arithmetic<Out> x) {
+  if constexpr (std::is_same_v<Out, Arithmetic<Out>>) {
+    return x;
   } else {
-    half = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-    if (half > 0x7c00) half = 0x7c00;
+    const uint32_t bits = std::bit_cast<uint32_t>(x), magnitude = bits & 0x7fffffff;
+    if constexpr (std::is_same_v<Out, Bf16>) {
+      if (magnitude > 0x7f800000) return {0x7fc0};
+      return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+    } else {
+      if (magnitude > 0x7f800000) return {0x7e00};
+      uint32_t half;
+      if (magnitude < 0x38800000) {  // below 2^-14: adding 1/2, whose ULP is 2^-24, rounds to subnormals
+        half = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000;
+      } else {
+        half = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+        if (half > 0x7c00) half = 0x7c00;
+      }
+      return {static_cast<uint16_t>(half | ((bits >> 16) & 0x8000))};
+    }
   }
-  return {static_cast<uint16_t>(half | sign)};
 }
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_NUMBERS_ELEMENTS_H_

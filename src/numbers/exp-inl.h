@@ -202,23 +202,22 @@ HWY_INLINE void ExpFour(D d, const Range &range, V &z0, V &z1, V &z2, V &z3) {
 
 #else  // without fused multiply-add
 
-template <class D, class Range, class V = hn::Vec<D>, HWY_IF_F32_D(D)>
+template <class D, class Range, class V = hn::Vec<D>>
 HWY_INLINE V ExpOne(D d, const Range &range, V z) {
-  const hn::RepartitionToWide<D> dd;
-  const auto round = hn::Set(dd, ExpFormat<double>::kRound);
   z = ClampArgument(d, range, z);
-  auto lower = hn::Zero(dd), upper = hn::Zero(dd);
-  const auto p_lower = ReducedExpForFloat(dd, ExpFormat<double>::kRound, hn::PromoteLowerTo(dd, z), &lower);
-  const auto p_upper = ReducedExpForFloat(dd, ExpFormat<double>::kRound, hn::PromoteUpperTo(dd, z), &upper);
-  const V n = RoundDoubles(d, hn::Sub(lower, round), hn::Sub(upper, round));
-  return ScaleByExponent(d, RoundDoubles(d, p_lower, p_upper), hn::Add(n, range.Origin(d)));
-}
-
-template <class D, class V = hn::Vec<D>, HWY_IF_F64_D(D)>
-HWY_INLINE V ExpOne(D d, const ExpRange<double> &range, V z) {
-  V m = hn::Zero(d);
-  const V p = ReducedExp(d, range.origin, ClampArgument(d, range, z), hn::Zero(d), &m);
-  return ScaleByExponent(d, p, m);
+  if constexpr (sizeof(hn::TFromD<D>) == sizeof(double)) {
+    V m = hn::Zero(d);
+    const V p = ReducedExp(d, range.origin, z, hn::Zero(d), &m);
+    return ScaleByExponent(d, p, m);
+  } else {
+    const hn::RepartitionToWide<D> dd;
+    const auto round = hn::Set(dd, ExpFormat<double>::kRound);
+    auto lower = hn::Zero(dd), upper = hn::Zero(dd);
+    const auto p_lower = ReducedExpForFloat(dd, ExpFormat<double>::kRound, hn::PromoteLowerTo(dd, z), &lower);
+    const auto p_upper = ReducedExpForFloat(dd, ExpFormat<double>::kRound, hn::PromoteUpperTo(dd, z), &upper);
+    const V n = RoundDoubles(d, hn::Sub(lower, round), hn::Sub(upper, round));
+    return ScaleByExponent(d, RoundDoubles(d, p_lower, p_upper), hn::Add(n, range.Origin(d)));
+  }
 }
 
 template <class D, class Range, class V = hn::Vec<D>>

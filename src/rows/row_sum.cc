@@ -1,5 +1,7 @@
 #include "rows/row_sum.h"
 
+#include <algorithm>
+
 namespace xent::internal {
 namespace {
 
@@ -41,39 +43,27 @@ N Difference(double a, double b) {
   }
 }
 
-template <class T>
-struct NumberFactor {
-  Number<T> mantissa{};  // not normalised; 0 for zero
-  double exponent = 0.0;
-};
-
 // 2^(a - b) or e^(a - b) of two references; a kind that vanishes beside the other gives 0. Only asked where a is at
 // most about b, or both are exponents.
-template <class T>
-NumberFactor<T> ReferenceRatio(const RowSum<T> &a, const RowSum<T> &b) {
-  using N = Number<T>;
-  if (!a.logit && !b.logit) return {N{1.0}, a.reference - b.reference};
-  if (a.logit && b.logit) {
-    const N d = Difference<N>(a.reference, b.reference);
-    if (Value(d) < -kVast) return {};
-    const auto e = Exp(Value(d) > kVast ? N{kVast} : d);
-    return {e.mantissa, static_cast<double>(e.exponent)};
-  }
-  return {};
+template <class T, class N = Number<T>>
+Exponential<N> ReferenceRatio(const RowSum<T> &a, const RowSum<T> &b) {
+  if (!a.logit && !b.logit) return {N{1.0}, static_cast<int64_t>(a.reference - b.reference)};
+  if (a.logit != b.logit) return {};
+  const N d = Difference<N>(a.reference, b.reference);
+  return Value(d) < -kVast ? Exponential<N>{} : Exp(Value(d) > kVast ? N{kVast} : d);
 }
 
-template <class T>
-NumberFactor<T> Ratio(const RowSum<T> &part, const RowSum<T> &total) {
-  NumberFactor<T> r = ReferenceRatio(part, total);
-  const Number<T> quotient = Divide(part.sum, total.sum);
+// part / total, the mantissa not normalised; 0 for zero.
+template <class T, class N = Number<T>>
+Exponential<N> Ratio(const RowSum<T> &part, const RowSum<T> &total) {
+  Exponential<N> r = ReferenceRatio(part, total);
+  const N quotient = Divide(part.sum, total.sum);
   r.mantissa = part.logit ? Multiply(quotient, r.mantissa) : Value(r.mantissa) == 0.0 ? r.mantissa : quotient;
   return r;
 }
 
 // The exponent, clamped far outside of double's range.
-int64_t Clamped(double exponent) {
-  return exponent < -4000.0 ? -4000 : exponent > 4000.0 ? 4000 : static_cast<int64_t>(exponent);
-}
+int64_t Clamped(int64_t exponent) { return std::clamp<int64_t>(exponent, -4000, 4000); }
 
 }  // namespace
 
@@ -104,7 +94,7 @@ RowSum<T> RowSum<T>::Merge(const RowSum &other) const {
   }
   const bool other_above = other.reference > reference;
   const RowSum &low = other_above ? *this : other, &high = other_above ? other : *this;
-  const NumberFactor<T> f = ReferenceRatio(low, high);
+  const Exponential<N> f = ReferenceRatio(low, high);
   const N part = logit ? Multiply(low.sum, f.mantissa) : low.sum;
   return Normalised<T>({Add(high.sum, Scale(part, Clamped(f.exponent))), high.reference, logit});
 }
@@ -130,21 +120,21 @@ Number<T> RowSum<T>::NegativeLogLikelihood(const RowSum &others) const {
     if (!IsFinite(Value(d))) return Value(d) > 0 ? d : N{};
     if (Value(d) > kVast) return Add(d, Log(Divide(others.sum, sum)));
   }
-  const NumberFactor<T> ratio = Ratio(others, *this);
-  if (Value(ratio.mantissa) == 0.0 || ratio.exponent < -1100.0) return {};
-  if (ratio.exponent > 500.0) return Add(MultiplyLn2<N>(ratio.exponent), Log(ratio.mantissa));
-  return Log1p(Scale(ratio.mantissa, static_cast<int64_t>(ratio.exponent)));
+  const Exponential<N> ratio = Ratio(others, *this);
+  if (Value(ratio.mantissa) == 0.0 || ratio.exponent < -1100) return {};
+  if (ratio.exponent > 500) return Add(MultiplyLn2<N>(static_cast<double>(ratio.exponent)), Log(ratio.mantissa));
+  return Log1p(Scale(ratio.mantissa, ratio.exponent));
 }
 
 template <class T>
 T RowSum<T>::ScaledRatio(Factor g, const RowSum &part, double times, double minus) const {
   N x{};
   if (!part.IsZero()) {
-    const NumberFactor<T> r = Ratio(part, *this);
+    const Exponential<N> r = Ratio(part, *this);
     // Nothing is subtracted: the quotient may lie below the normal range, and g bring it back.
     if (minus == 0.0) {
       const N product = MultiplyAny(MultiplyAny(r.mantissa, N{times}), N{g.mantissa});
-      return RoundTo<T>(Scale(product, Clamped(r.exponent + static_cast<double>(g.exponent))));
+      return RoundTo<T>(Scale(product, Clamped(r.exponent + g.exponent)));
     }
     x = MultiplyAny(Scale(r.mantissa, Clamped(r.exponent)), N{times});
   }
@@ -158,12 +148,12 @@ T RowSum<T>::ScaledRatio(Factor g, const RowSum &part, double times, double minu
 template <class T>
 Factor RowSum<T>::FactorOf(Factor g, Reference kind, double of_reference) const {
   const RowSum unit = Folded<T>({N{1.0}, of_reference, kind == Reference::kLogit});
-  const NumberFactor<T> ratio = Ratio(unit, *this);
-  if (Value(ratio.mantissa) == 0.0 || ratio.exponent < -100000.0) return {};
+  const Exponential<N> ratio = Ratio(unit, *this);
+  if (Value(ratio.mantissa) == 0.0 || ratio.exponent < -100000) return {};
   const double product = Value(Multiply(ratio.mantissa, N{g.mantissa}));
   const int64_t exponent = ExponentOf(product);
   const double mantissa = static_cast<double>(static_cast<T>(Scale(product, -exponent)));
-  return {mantissa, static_cast<int64_t>(ratio.exponent) + exponent + g.exponent};
+  return {mantissa, ratio.exponent + exponent + g.exponent};
 }
 
 template struct RowSum<float>;

@@ -61,12 +61,7 @@ xent_status CheckStructSize(const void *given, const size_t *sizes, size_t count
 
 xent_status CheckError(const xent_error *error) {
   if (error == nullptr || error->struct_size == sizeof(xent_error)) return XENT_OK;
-  return CheckStructSize(error, Border<xent_error>::kSizes, sizeof(Border<xent_error>::kSizes) / sizeof(size_t),
-                         "error", nullptr);
-}
-
-xent_status RefuseSet(const char *name, const char *member, const char *why, xent_error *error) {
-  return Invalid(error, "%s%s is set, but %s", name, member, why);
+  return CheckStructSize(error, Border<xent_error>::kSizes, std::size(Border<xent_error>::kSizes), "error", nullptr);
 }
 
 xent_status NotTogether(const char *a, const char *b, xent_error *error) {
@@ -76,10 +71,6 @@ xent_status NotTogether(const char *a, const char *b, xent_error *error) {
 xent_status CheckEnum(const char *name, int32_t value, int32_t last, const char *expected, xent_error *error) {
   if (value >= 0 && value <= last) return XENT_OK;
   return Invalid(error, "%s is %d, expected %s", name, value, expected);
-}
-
-xent_status CheckDtype(const char *name, int32_t dtype, xent_error *error) {
-  return CheckEnum(name, dtype, XENT_F16, "XENT_F32, XENT_F64, XENT_BF16 or XENT_F16", error);
 }
 
 xent_status CheckShape(int64_t rows, int64_t cols, int64_t inner, Shape *shape, xent_error *error) {

@@ -33,13 +33,12 @@ inline long long Long(int64_t x) { return static_cast<long long>(x); }
 xent_status CheckError(const xent_error *error);
 
 // An argument that a function has no use for must be unset: nothing is silently left undone.
-xent_status RefuseSet(const char *name, const char *member, const char *why, xent_error *error);
 inline xent_status CheckUnset(const char *name, bool is_set, const char *why, xent_error *error) {
-  return is_set ? RefuseSet(name, "", why, error) : XENT_OK;
+  return is_set ? Invalid(error, "%s is set, but %s", name, why) : XENT_OK;
 }
 inline xent_status CheckNoMatrix(const char *name, const xent_matrix &matrix, const char *why, xent_error *error) {
   if (matrix.data == nullptr && matrix.stride == 0) return XENT_OK;
-  return RefuseSet(name, matrix.data != nullptr ? "" : ".stride", why, error);
+  return Invalid(error, "%s%s is set, but %s", name, matrix.data != nullptr ? "" : ".stride", why);
 }
 // Checks that what forward has no use for is unset.
 inline xent_status CheckNoGradient(const xent_matrix &grad, const xent_matrix &target_grad, const xent_upstream &u,
@@ -54,7 +53,6 @@ xent_status NotTogether(const char *a, const char *b, xent_error *error);
 
 // An enumerator in [0, last]; `expected` names them.
 xent_status CheckEnum(const char *name, int32_t value, int32_t last, const char *expected, xent_error *error);
-xent_status CheckDtype(const char *name, int32_t dtype, xent_error *error);
 
 // Rows, columns and layout of a call. Their product in bytes stays below 2^63 for every element type.
 struct Shape {

@@ -248,7 +248,7 @@ xent_status CheckCall(const Given &given, Step step, Mode mode, Call *call, xent
   XENT_TRY(ReadArgs(given.args, &args, &shape, error));
   const bool weighted = args.class_weights != nullptr || args.row_weights != nullptr;
   if (given.options != nullptr || weighted) fp_mode.emplace(Subnormals::kKeep);
-  XENT_TRY(CheckDtype("logits.dtype", args.logits.dtype, error));
+  XENT_TRY(CheckEnum("logits.dtype", args.logits.dtype, XENT_F16, "XENT_F32, XENT_F64, XENT_BF16 or XENT_F16", error));
   XENT_TRY(ReadStructOrDefaults(args.statistics, "statistics", &call->statistics, error));
   int64_t total_cols = args.cols;
   if (step == Step::kShardForward || step == Step::kShardBackward) {

@@ -31,10 +31,6 @@ struct Affine {
         lift_more(static_cast<T>(PowerOfTwo(map.lift - map.lift / 2))),
         lifted(map.lift != 0) {}
 
-  // Multiplies by a number alone.
-  explicit Affine(T by)
-      : Affine(AffineMap{.scale = by, .shift = 0.0, .threshold = PowerOfTwo(Format<T>::kMinExponent), .lift = 0}) {}
-
   template <class D, class V = hn::Vec<D>>
   HWY_INLINE V operator()(D d, V e) const {
     V v = hn::MulSub(e, hn::Set(d, scale), hn::Set(d, shift));
@@ -60,16 +56,6 @@ class Scaler {
         prescale_(static_cast<T>(PowerOfTwo(task.prescale / 2))),
         prescale_more_(static_cast<T>(PowerOfTwo(task.prescale - task.prescale / 2))),
         finish_(task.map) {}
-  // Scales values in place by three factors, the first two powers of two.
-  Scaler(T *values, int64_t cols, T prescale, T prescale_more, T scale)
-      : source_(values),
-        out_(values),
-        cols_(cols),
-        stream_(false),
-        prescaled_(prescale_more != T{1}),
-        prescale_(prescale),
-        prescale_more_(prescale_more),
-        finish_(scale) {}
 
   // Writes the columns up to `end` that are not written yet, and with streaming stores those of the cache line begun.
   HWY_INLINE void AdvanceTo(int64_t end) {

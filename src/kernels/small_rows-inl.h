@@ -369,7 +369,9 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
     if ((done >> i & 1) == 0) continue;
     if constexpr (sizeof(In) == sizeof(float)) {  // gradients of longer rows of half precision are never wanted
       In *const gradient = static_cast<In *>(task.gradient) + i * task.gradient_stride;
-      Scaler<In>(gradient, cols, ranges.first[i], ranges.second[i], ranges.scale[i]).AdvanceTo(cols);
+      const int64_t prescale = ExponentOf(ranges.first[i]) + ExponentOf(ranges.second[i]);
+      const AffineMap map{ranges.scale[i], 0.0, PowerOfTwo(F::kMinExponent), 0};
+      Scaler<In>({gradient, gradient, cols, map, static_cast<int>(prescale), false}).AdvanceTo(cols);
       gradient[task.targets[i]] = ranges.target[i];
     }
   }

@@ -181,11 +181,13 @@ bool RunTasks(const RowCall &call, int64_t n, const Task &task) {
       &shared);
 }
 
+// Returns the number of groups that the rows of a call make, of which there is at least one.
+inline int64_t GroupsOf(const RowCall &call) { return (call.shape.rows - 1) / call.plan.group_rows + 1; }
+
 // Cuts groups of rows into tasks. `slots` is null where no sums are wanted.
 template <class RunRange>
 bool RunGroupsInTasks(const RowCall &call, const RunRange &run, Totals::Slot *slots) {
-  const int64_t rows = call.shape.rows, group_rows = call.plan.group_rows;
-  const int64_t groups = (rows - 1) / group_rows + 1;
+  const int64_t rows = call.shape.rows, group_rows = call.plan.group_rows, groups = GroupsOf(call);
   const int64_t group_logits = group_rows > INT64_MAX / call.shape.cols ? INT64_MAX : group_rows * call.shape.cols;
   const int64_t tile_groups = (call.plan.task_rows - 1) / group_rows + 1;
   const int64_t task_groups = std::max({int64_t{1}, kTaskLogits / group_logits, tile_groups});
@@ -199,11 +201,9 @@ bool RunGroupsInTasks(const RowCall &call, const RunRange &run, Totals::Slot *sl
 // The same with the groups' sums, whose memory is a good part of what a thread's stack may take.
 template <class RunRange>
 XENT_NOINLINE bool SumGroupsInTasks(const RowCall &call, const RunRange &run, Totals *totals) {
-  Totals::Slot slots[kMaxTasks];
-  const int64_t groups = (call.shape.rows - 1) / call.plan.group_rows + 1;
-  for (int64_t group = 0; group < groups; ++group) slots[group] = {};
+  Totals::Slot slots[kMaxTasks] = {};
   const bool complete = RunGroupsInTasks(call, run, slots);
-  totals->AddSlots(slots, groups);
+  for (int64_t i = 0; i < GroupsOf(call); ++i) totals->Add(slots[i].Get());
   return complete;
 }
 

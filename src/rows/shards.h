@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include "rows/call.h"
-#include "rows/index_job.h"
 
 namespace xent::internal {
 

@@ -27,7 +27,7 @@ void ForEachBlock(const Call &call, int64_t row, const Function &function) {
   const In *const logits = call.Logits<In>(row);
   const int64_t step = call.shape.inner;
   if (step == 1) return function(logits, call.shape.cols, int64_t{0});
-  constexpr int64_t kBlockCols = 8;
+  constexpr int64_t kBlockCols = 8;  // with more of them a float64 row would need more than 16 KB of stack in all
   In block[kBlockCols];
   for (int64_t first = 0; first < call.shape.cols; first += kBlockCols) {
     const int64_t cols = std::min(kBlockCols, call.shape.cols - first);

@@ -1,18 +1,19 @@
 #include "bench/plan.h"
 
-#include <array>
 #include <stdexcept>
 
 #include "api/check_call.h"
 #include "rows/binary.h"
 #include "rows/call.h"
 #include "rows/plan.h"
+#include "testing/plan_words.h"
 
 namespace xent_bench {
 namespace {
 
 using xent::internal::Mode;
 using xent::internal::Plan;
+using xent::test::Words;
 
 Plan CrossEntropyPlan(Op op, const Problem &problem, const xent_exec &exec) {
   CrossEntropyCall call;
@@ -34,7 +35,7 @@ Plan CrossEntropyPlan(Op op, const Problem &problem, const xent_exec &exec) {
 // half precision.
 Plan RowFunctionPlan(Op op, const Problem &problem, const xent_exec &exec) {
   const bool overlap = op == Op::kSoftmax && ElementBytes(problem.dtype) != 2;
-  return xent::internal::MakePlan({problem.shape.rows, problem.shape.cols}, 1, exec, overlap);
+  return xent::internal::MakePlan({problem.shape.rows, problem.shape.cols}, exec, overlap);
 }
 
 Plan BinaryPlan(const Problem &problem, const xent_exec &exec) {
@@ -44,18 +45,12 @@ Plan BinaryPlan(const Problem &problem, const xent_exec &exec) {
   return xent::internal::MakePlan(call);
 }
 
-std::string Text(const Plan &plan) {
-  std::array<char, 256> text;
-  xent::internal::Describe(plan, text.data(), text.size());
-  return text.data();
-}
-
 }  // namespace
 
 std::string PlanOf(Op op, const Problem &problem, int threads) {
   xent_exec exec = XENT_EXEC_INIT;
   exec.threads = threads;
-  if (op <= Op::kBackward) return Text(CrossEntropyPlan(op, problem, exec));
+  if (op <= Op::kBackward) return Words(CrossEntropyPlan(op, problem, exec));
   switch (op) {
     case Op::kSoftmax:
     case Op::kLogSoftmax:
@@ -63,10 +58,10 @@ std::string PlanOf(Op op, const Problem &problem, int threads) {
     case Op::kExpSum:
     case Op::kSoftmaxBackward:
     case Op::kLogSoftmaxBackward:
-      return Text(RowFunctionPlan(op, problem, exec));
+      return Words(RowFunctionPlan(op, problem, exec));
     case Op::kBceForward:
     case Op::kBceForwardBackward:
-      return Text(BinaryPlan(problem, exec));
+      return Words(BinaryPlan(problem, exec));
     default:
       return "";
   }

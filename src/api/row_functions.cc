@@ -13,14 +13,13 @@ struct Named {
   xent_matrix *matrix;
 };
 
-// Checks what all row functions have in common; the first matrix says the dtype, the last is the output, which may take
-// the place of any other.
+// Checks what all row functions have in common, and resolves strides and layout; the first matrix says the dtype, the
+// last is the output, which may take the place of any other.
 template <size_t kCount>
-xent_status Check(const Named (&matrices)[kCount], int64_t inner, const xent_exec *exec, RowFunctionArgs *call,
-                  xent_error *error) {
+xent_status Check(const Named (&matrices)[kCount], const xent_exec *exec, RowFunctionArgs *call, xent_error *error) {
   XENT_TRY(CheckError(error));
   Shape shape;
-  XENT_TRY(CheckShape(call->rows, call->cols, inner, &shape, error));
+  XENT_TRY(CheckShape(call->rows, call->cols, call->inner, &shape, error));
   call->inner = shape.inner;
   XENT_TRY(CheckExec(exec, &call->exec, error));
   const int32_t dtype = matrices[0].matrix->dtype;
@@ -35,16 +34,16 @@ xent_status Check(const Named (&matrices)[kCount], int64_t inner, const xent_exe
   return XENT_OK;
 }
 
-using Function = bool (*)(const RowFunctionArgs &);
-
-xent_status RunForward(Function run, RowFunctionArgs call, int64_t inner, const xent_exec *exec, xent_error *error) {
-  XENT_TRY(Check({{"x", &call.in}, {"y", &call.out}}, inner, exec, &call, error));
-  return call.rows == 0 ? XENT_OK : Ended(run(call), error);
+xent_status Forward(bool (*run)(const RowFunctionArgs &), RowFunctionArgs call, const xent_exec *exec,
+                    xent_error *error) {
+  XENT_TRY(Check({{"x", &call.in}, {"y", &call.out}}, exec, &call, error));
+  return Ended(run(call), error);
 }
 
-xent_status RunBackward(Function run, RowFunctionArgs call, int64_t inner, const xent_exec *exec, xent_error *error) {
-  XENT_TRY(Check({{"g", &call.g}, {"y", &call.in}, {"dx", &call.out}}, inner, exec, &call, error));
-  return call.rows == 0 ? XENT_OK : Ended(run(call), error);
+xent_status Backward(bool (*run)(const RowFunctionArgs &), RowFunctionArgs call, const xent_exec *exec,
+                     xent_error *error) {
+  XENT_TRY(Check({{"g", &call.g}, {"y", &call.in}, {"dx", &call.out}}, exec, &call, error));
+  return Ended(run(call), error);
 }
 
 }  // namespace
@@ -55,45 +54,45 @@ extern "C" {
 xent_status xent_logsumexp(int64_t rows, int64_t cols, int64_t inner, xent_matrix x, void *lse, const xent_exec *exec,
                            xent_error *error) noexcept {
   using namespace xent::internal;
-  RowFunctionArgs call{.rows = rows, .cols = cols, .in = x, .lse = lse};
-  XENT_TRY(Check({{"x", &call.in}}, inner, exec, &call, error));
+  RowFunctionArgs call{.rows = rows, .cols = cols, .inner = inner, .in = x, .lse = lse};
+  XENT_TRY(Check({{"x", &call.in}}, exec, &call, error));
   XENT_TRY(CheckArray("lse", lse, rows, ArithmeticSize(x.dtype), error));
-  return rows == 0 ? XENT_OK : Ended(RunLogSumExp(call), error);
+  return Ended(RunLogSumExp(call), error);
 }
 
 xent_status xent_softmax(int64_t rows, int64_t cols, int64_t inner, xent_matrix x, xent_matrix y, const xent_exec *exec,
                          xent_error *error) noexcept {
   using namespace xent::internal;
-  return RunForward(RunSoftmax, {.rows = rows, .cols = cols, .in = x, .out = y}, inner, exec, error);
+  return Forward(RunSoftmax, {.rows = rows, .cols = cols, .inner = inner, .in = x, .out = y}, exec, error);
 }
 
 xent_status xent_log_softmax(int64_t rows, int64_t cols, int64_t inner, xent_matrix x, xent_matrix y,
                              const xent_exec *exec, xent_error *error) noexcept {
   using namespace xent::internal;
-  return RunForward(RunLogSoftmax, {.rows = rows, .cols = cols, .in = x, .out = y}, inner, exec, error);
+  return Forward(RunLogSoftmax, {.rows = rows, .cols = cols, .inner = inner, .in = x, .out = y}, exec, error);
 }
 
 xent_status xent_softmax_backward(int64_t rows, int64_t cols, int64_t inner, xent_matrix g, xent_matrix y,
                                   xent_matrix dx, const xent_exec *exec, xent_error *error) noexcept {
   using namespace xent::internal;
-  return RunBackward(RunSoftmaxBackward, {.rows = rows, .cols = cols, .in = y, .out = dx, .g = g}, inner, exec, error);
+  return Backward(RunSoftmaxBackward, {.rows = rows, .cols = cols, .inner = inner, .in = y, .out = dx, .g = g}, exec,
+                  error);
 }
 
 xent_status xent_log_softmax_backward(int64_t rows, int64_t cols, int64_t inner, xent_matrix g, xent_matrix y,
                                       xent_matrix dx, const xent_exec *exec, xent_error *error) noexcept {
   using namespace xent::internal;
-  return RunBackward(RunLogSoftmaxBackward, {.rows = rows, .cols = cols, .in = y, .out = dx, .g = g}, inner, exec,
-                     error);
+  return Backward(RunLogSoftmaxBackward, {.rows = rows, .cols = cols, .inner = inner, .in = y, .out = dx, .g = g}, exec,
+                  error);
 }
 
 xent_status xent_check_logits(int64_t rows, int64_t cols, int64_t inner, xent_matrix x, xent_diagnosis *diagnosis,
                               const xent_exec *exec, xent_error *error) noexcept {
   using namespace xent::internal;
-  RowFunctionArgs call{.rows = rows, .cols = cols, .in = x};
-  XENT_TRY(Check({{"x", &call.in}}, inner, exec, &call, error));
+  RowFunctionArgs call{.rows = rows, .cols = cols, .inner = inner, .in = x};
+  XENT_TRY(Check({{"x", &call.in}}, exec, &call, error));
   XENT_TRY(CheckArray("diagnosis", diagnosis, 1, alignof(xent_diagnosis), error));
-  *diagnosis = XENT_DIAGNOSIS_LOGITS;
-  return rows == 0 ? XENT_OK : Ended(Diagnose(call, diagnosis), error);
+  return Ended(Diagnose(call, diagnosis), error);
 }
 
 }  // extern "C"

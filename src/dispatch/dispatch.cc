@@ -36,8 +36,7 @@ struct Registry {
       if (has_cap && cap == 0 && std::strcmp(name, cap_name) == 0 && std::strcmp(name, "Unknown") != 0) cap = target;
       const Kernels kernels{name,
                             ArrayKernelsOf(target),
-                            ExpSumKernelsOf(target),
-                            RowWriteKernelsOf(target),
+                            RowKernelsOf(target),
                             GeneralKernelsOf(target),
                             BinaryKernelsOf(target),
                             DivergenceKernelsOf(target),

@@ -15,8 +15,7 @@ namespace xent::internal {
 struct Kernels {
   const char *name;  // Highway's
   const ArrayKernels *array;
-  const ExpSumKernels *sum;
-  const RowWriteKernels *write;
+  const RowKernels *row;
   const GeneralKernels *general;
   const BinaryKernels *binary;
   const DivergenceKernels *divergence;

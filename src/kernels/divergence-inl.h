@@ -17,32 +17,23 @@ HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Stages `count` logits times kDivergenceShrink, masked past them.
-HWY_NOINLINE void StageShrunk(Dtype dtype, const void *logits, int64_t first, int64_t count, double *out) {
-  const DoubleTag d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  StageAny(dtype, logits, first, count, kLanes, out);
-  for (int64_t i = count; i < kLanes; ++i) out[i] = kMasked;
-  for (int64_t i = 0; i < kLanes; i += lanes) {
-    hn::Store(hn::Mul(hn::Load(d, out + i), hn::Set(d, kDivergenceShrink)), d, out + i);
-  }
-}
-
 // A task's rows, one to a lane or one for all lanes, and the strip that is being worked on.
 struct DivergenceLanes {
+  // Where lanes run over columns, argmax counts from the lane's first: the strip's first column is compared with it.
   HWY_ALIGN double max[2][kLanes], argmax[2][kLanes], log_ratio[kLanes], scale[2][kLanes];
   HWY_ALIGN double factor[2][kLanes], factor_low[2][kLanes], mean[kLanes], mean_low[kLanes];
-  HWY_ALIGN double column[kLanes];  // relative to the strip's
   HWY_ALIGN double logits[2][kLanes];
-  double inverse_low;  // what 1/T's high part lacks, relative to it
+  const DivergenceTask &task;
+  double inverse_low;            // what 1/T's high part lacks, relative to it
+  int64_t first = -1, used = 0;  // the strip's first column, and its lanes in use
 
-  explicit DivergenceLanes(const DivergenceTask &task) : inverse_low(task.factor.lo / task.factor.hi) {
+  explicit DivergenceLanes(const DivergenceTask &t) : task(t), inverse_low(task.factor.lo / task.factor.hi) {
     for (int64_t i = 0; i < kLanes; ++i) {
       const DivergenceRow &row =
           *EveryBytes(task.rows, task.row_bytes, task.count > 0 ? HWY_MIN(i, task.count - 1) : 0);
       for (int side = 0; side < 2; ++side) {
         max[side][i] = row.max[side] * kDivergenceShrink;
-        argmax[side][i] = row.argmax[side];
+        argmax[side][i] = row.argmax[side] - (task.count > 0 ? 0.0 : static_cast<double>(i));
         factor[side][i] = row.factor[side].hi;
         factor_low[side][i] = row.factor[side].lo;
         scale[side][i] = row.scale[side];
@@ -50,98 +41,66 @@ struct DivergenceLanes {
       log_ratio[i] = row.log_ratio;
       mean[i] = row.mean.hi;
       mean_low[i] = row.mean.lo;
-      column[i] = task.count > 0 ? 0.0 : static_cast<double>(i);
     }
   }
 
-  // Returns where the strip lies in a matrix whose columns are `stride` apart.
-  static int64_t Offset(const DivergenceTask &task, int64_t strip, int64_t stride) {
-    return task.count > 0 ? strip * stride : strip * kLanes;
-  }
-  // Loads the strip and returns the number of its lanes in use.
-  int64_t Load(const DivergenceTask &task, int64_t strip) {
-    const int64_t count = task.count > 0 ? task.count : HWY_MIN(kLanes, task.cols - strip * kLanes);
+  // Goes to the next strip and loads it: false, there is none. Not inline: the compiler would keep so many vectors from
+  // strip to strip that they take kilobytes of stack.
+  HWY_NOINLINE bool Next() {
+    first = first < 0 ? 0 : first + (task.count > 0 ? 1 : kLanes);
+    if (first >= task.cols) return false;
+    used = task.count > 0 ? task.count : HWY_MIN(kLanes, task.cols - first);
     for (int side = 0; side < 2; ++side) {
-      StageShrunk(task.dtypes[side], task.logits[side], Offset(task, strip, task.strides[side]), count, logits[side]);
+      StageAny(task.dtypes[side], task.logits[side], first * task.stride, used, kLanes, kMasked, logits[side]);
     }
-    return count;
+    return true;
   }
-  static int64_t Strips(const DivergenceTask &task) {
-    return task.count > 0 ? task.cols : (task.cols + kLanes - 1) / kLanes;
+  // Returns the exponential, 0 in the column of the row's maximum.
+  HWY_INLINE Doubles WithoutMaximum(Side side, int64_t i, Doubles exponential) const {
+    const DoubleTag d;
+    const Doubles column = hn::Set(d, static_cast<double>(task.first + first));
+    return hn::IfThenZeroElse(hn::Eq(column, hn::Load(d, argmax[side] + i)), exponential);
+  }
+  // Whether a logit is masked.
+  HWY_INLINE hn::Mask<DoubleTag> IsMasked(int side, int64_t i) const {
+    const DoubleTag d;
+    return hn::Eq(hn::Load(d, logits[side] + i), hn::Set(d, kMasked));
   }
 };
 
-// Computes e^-b, e^-a and the gap b - a, for cross-entropy b alone. The gap is infinite where one of the logits is
-// masked, NaN where both are. *gap_low is, for float64 and a finite gap, what its roundings lost.
-template <class T>
-HWY_INLINE void Distances(const DivergenceTask &task, const DivergenceLanes &lanes, int64_t i, Doubles *exp_student,
-                          Doubles *exp_teacher, Doubles *gap, Doubles *gap_low) {
+// Calls function(i, e^-b, e^-a, gap, gap_low) for each vector of the strip, lanes from i on. The gap is b - a, for
+// cross-entropy b alone; it is infinite where one of the logits is masked, NaN where both are. gap_low is, for float64
+// and a finite gap, what its roundings lost.
+template <class T, class Function>
+HWY_INLINE void ForEachVector(const DivergenceLanes &lanes, const Function &function) {
   const DoubleTag d;
-  const Doubles factor = hn::Set(d, task.factor.hi), inverse_low = hn::Set(d, lanes.inverse_low);
-  Doubles student_lost, teacher_lost, lost;
-  const Doubles student =
-      DifferenceFor<T>(hn::Load(d, lanes.max[kStudent] + i), hn::Load(d, lanes.logits[kStudent] + i), &student_lost);
-  Doubles teacher =
-      DifferenceFor<T>(hn::Load(d, lanes.max[kTeacher] + i), hn::Load(d, lanes.logits[kTeacher] + i), &teacher_lost);
-  const auto exponential = [&](Doubles difference, Doubles low) {
+  const Doubles factor = hn::Set(d, lanes.task.factor.hi), inverse_low = hn::Set(d, lanes.inverse_low);
+  const auto below_maximum = [&](Side side, int64_t i, Doubles *lost) HWY_ATTR {
+    const Doubles logit = hn::Mul(hn::Load(d, lanes.logits[side] + i), hn::Set(d, kDivergenceShrink));
+    return DifferenceFor<T>(hn::Load(d, lanes.max[side] + i), logit, lost);
+  };
+  const auto exponential = [&](Doubles difference, Doubles low) HWY_ATTR {
     if constexpr (kKeepsLow<T>) low = hn::MulAdd(difference, inverse_low, low);
     return ExpOfNegative<T>(difference, low, factor);
   };
-  *exp_student = exponential(student, student_lost);
-  *exp_teacher = exponential(teacher, teacher_lost);
-  if (task.kind == DivergenceKind::kCrossEntropy) teacher = teacher_lost = hn::Zero(d);
-  const Doubles difference = DifferenceFor<T>(student, teacher, &lost);
-  *gap = hn::Mul(difference, factor);
-  *gap_low = hn::Zero(d);
-  if constexpr (kKeepsLow<T>) {
-    const auto finite = hn::Lt(hn::Abs(difference), hn::Set(d, -kMasked));
-    const Doubles more = hn::Add(lost, hn::Sub(student_lost, teacher_lost));
-    const Doubles sum = hn::Add(difference, more);
-    const Doubles rest = hn::MulAdd(sum, inverse_low, hn::Sub(more, hn::Sub(sum, difference)));
-    *gap = hn::IfThenElse(finite, hn::Mul(sum, factor), *gap);
-    *gap_low = hn::MulAdd(rest, factor, ProductError(d, sum, factor, *gap));
-  }
-}
-
-// Returns the total of one lane, or, where lanes run over columns, of all.
-template <class T>
-HWY_INLINE Wide LaneTotal(const DivergenceTask &task, const LaneSums<T> &sums, int64_t lane) {
-  return task.count > 0 ? sums.Lane(lane) : sums.Total();
-}
-
-template <class T>
-void SumDivergence(const DivergenceTask &task, DivergenceSums *out) {
-  const DoubleTag d;
-  const int64_t vector = static_cast<int64_t>(hn::Lanes(d));
-  const Doubles zero = hn::Zero(d), masked = hn::Set(d, kMasked);
-  const bool reverse = task.kind == DivergenceKind::kReverseKl;
-  const bool crosses = task.kind != DivergenceKind::kJensenShannon;
-  const int weight_side = reverse ? kStudent : kTeacher;
-  DivergenceLanes lanes(task);
-  LaneSums<T> student_sums, teacher_sums, cross;
-  for (int64_t strip = 0; strip < DivergenceLanes::Strips(task); ++strip) {
-    lanes.Load(task, strip);
-    const Doubles base = hn::Set(d, static_cast<double>(task.first + (task.count > 0 ? strip : strip * kLanes)));
-    for (int64_t i = 0; i < kLanes; i += vector) {
-      const Doubles column = hn::Add(base, hn::Load(d, lanes.column + i));
-      Doubles exp_student, exp_teacher, gap, gap_low;
-      Distances<T>(task, lanes, i, &exp_student, &exp_teacher, &gap, &gap_low);
-      AddDoubles(hn::IfThenZeroElse(hn::Eq(column, hn::Load(d, lanes.argmax[kStudent] + i)), exp_student), i,
-                 student_sums);
-      AddDoubles(hn::IfThenZeroElse(hn::Eq(column, hn::Load(d, lanes.argmax[kTeacher] + i)), exp_teacher), i,
-                 teacher_sums);
-      if (!crosses) continue;
-      const Doubles weight = reverse ? exp_student : exp_teacher;
-      const Doubles distance = reverse ? hn::Neg(gap) : gap;
-      const Doubles term = hn::IfThenElseZero(hn::Gt(weight, zero), hn::Mul(weight, distance));
-      // Whether a probability is 0 is for its logit to say, not for an exponential that counts as 0.
-      const auto infinite = hn::And(hn::Gt(hn::Load(d, lanes.logits[weight_side] + i), masked),
-                                    hn::Eq(hn::Load(d, lanes.logits[1 - weight_side] + i), masked));
-      AddDoubles(hn::IfThenElse(infinite, hn::Neg(masked), term), i, cross);
+  for (int64_t i = 0; i < kLanes; i += static_cast<int64_t>(hn::Lanes(d))) {
+    Doubles student_lost, teacher_lost, lost;
+    const Doubles student = below_maximum(kStudent, i, &student_lost);
+    Doubles teacher = below_maximum(kTeacher, i, &teacher_lost);
+    const Doubles exp_student = exponential(student, student_lost);
+    const Doubles exp_teacher = exponential(teacher, teacher_lost);
+    if (lanes.task.kind == DivergenceKind::kCrossEntropy) teacher = teacher_lost = hn::Zero(d);
+    const Doubles difference = DifferenceFor<T>(student, teacher, &lost);
+    Doubles gap = hn::Mul(difference, factor), gap_low = hn::Zero(d);
+    if constexpr (kKeepsLow<T>) {
+      const auto finite = hn::Lt(hn::Abs(difference), hn::Set(d, -kMasked));
+      const Doubles more = hn::Add(lost, hn::Sub(student_lost, teacher_lost));
+      const Doubles sum = hn::Add(difference, more);
+      const Doubles rest = hn::MulAdd(sum, inverse_low, hn::Sub(more, hn::Sub(sum, difference)));
+      gap = hn::IfThenElse(finite, hn::Mul(sum, factor), gap);
+      gap_low = hn::MulAdd(rest, factor, ProductError(d, sum, factor, gap));
     }
-  }
-  for (int64_t i = 0; i < HWY_MAX(task.count, int64_t{1}); ++i) {
-    out[i] = {{LaneTotal(task, student_sums, i), LaneTotal(task, teacher_sums, i)}, LaneTotal(task, cross, i)};
+    function(i, exp_student, exp_teacher, gap, gap_low);
   }
 }
 
@@ -157,33 +116,44 @@ HWY_INLINE Doubles LogOverMixture(double c, double rest, Doubles x) {
   // Where 1 + change would cancel the two terms are added; never so with c <= 1/2.
   const auto keeps = hn::Ge(change, hn::Set(d, -0.5));
   if (HWY_UNLIKELY(!hn::AllTrue(d, keeps))) {
-    const Doubles sum = hn::MulAdd(ExpForDouble(d, inside, hn::Zero(d)), hn::Set(d, c), hn::Set(d, rest));
+    const Doubles sum = hn::MulAdd(ExpFor<double>(d, inside, hn::Zero(d)), hn::Set(d, c), hn::Set(d, rest));
     log = hn::IfThenElse(keeps, log, LogDouble(d, sum));
   }
   return hn::Neg(hn::Add(log, beyond));
 }
 
-template <class T>
-void SumJensenShannon(const DivergenceTask &task, DivergenceSums *out) {
+template <class T, bool kSecondLook>
+void SumDivergence(const DivergenceTask &task, DivergenceSums *out, int64_t bytes) {
   const DoubleTag d;
-  const int64_t vector = static_cast<int64_t>(hn::Lanes(d));
-  const Doubles zero = hn::Zero(d);
+  const bool reverse = task.kind == DivergenceKind::kReverseKl;
+  const bool crosses = task.kind != DivergenceKind::kJensenShannon;
+  const int weight_side = reverse ? kStudent : kTeacher;
   DivergenceLanes lanes(task);
-  LaneSums<T> student_sums, teacher_sums;
-  for (int64_t strip = 0; strip < DivergenceLanes::Strips(task); ++strip) {
-    lanes.Load(task, strip);
-    for (int64_t i = 0; i < kLanes; i += vector) {
-      Doubles exp_student, exp_teacher, gap, gap_low;
-      Distances<T>(task, lanes, i, &exp_student, &exp_teacher, &gap, &gap_low);
+  LaneSums<T> student_sums, teacher_sums, cross;
+  const auto add = [&](int64_t i, Doubles exp_student, Doubles exp_teacher, Doubles gap, Doubles) XENT_INLINE_LAMBDA {
+    const Doubles zero = hn::Zero(d);
+    if constexpr (kSecondLook) {
       const Doubles x = hn::Sub(gap, hn::Load(d, lanes.log_ratio + i));  // log p - log q
       const Doubles student = hn::Mul(exp_student, LogOverMixture(task.beta, 1.0 - task.beta, x));
       const Doubles teacher = hn::Mul(exp_teacher, LogOverMixture(1.0 - task.beta, task.beta, hn::Neg(x)));
       AddDoubles(hn::IfThenElseZero(hn::Gt(exp_student, zero), student), i, student_sums);
       AddDoubles(hn::IfThenElseZero(hn::Gt(exp_teacher, zero), teacher), i, teacher_sums);
+      return;
     }
-  }
+    AddDoubles(lanes.WithoutMaximum(kStudent, i, exp_student), i, student_sums);
+    AddDoubles(lanes.WithoutMaximum(kTeacher, i, exp_teacher), i, teacher_sums);
+    if (!crosses) return;
+    const Doubles weight = reverse ? exp_student : exp_teacher;
+    const Doubles distance = reverse ? hn::Neg(gap) : gap;
+    const Doubles term = hn::IfThenElseZero(hn::Gt(weight, zero), hn::Mul(weight, distance));
+    // Whether a probability is 0 is for its logit to say, not for an exponential that counts as 0.
+    const auto infinite = hn::AndNot(lanes.IsMasked(weight_side, i), lanes.IsMasked(1 - weight_side, i));
+    AddDoubles(hn::IfThenElse(infinite, hn::Neg(hn::Set(d, kMasked)), term), i, cross);
+  };
+  while (lanes.Next()) ForEachVector<T>(lanes, add);
   for (int64_t i = 0; i < HWY_MAX(task.count, int64_t{1}); ++i) {
-    out[i] = {{LaneTotal(task, student_sums, i), LaneTotal(task, teacher_sums, i)}, {}};
+    const auto total = [&](const LaneSums<T> &sum) { return TotalOf(sum, task.count, i); };
+    *EveryBytes(out, bytes, i) = {{total(student_sums), total(teacher_sums)}, total(cross)};
   }
 }
 
@@ -203,44 +173,41 @@ HWY_INLINE Doubles TimesFactor(Doubles e, const DivergenceLanes &lanes, int side
 template <class T>
 void DivergenceGradient(const DivergenceTask &task) {
   const DoubleTag d;
-  const int64_t vector = static_cast<int64_t>(hn::Lanes(d));
-  const Doubles zero = hn::Zero(d);
   DivergenceLanes lanes(task);
   HWY_ALIGN double gradient[kLanes];
-  for (int64_t strip = 0; strip < DivergenceLanes::Strips(task); ++strip) {
-    const int64_t count = lanes.Load(task, strip);
-    for (int64_t i = 0; i < kLanes; i += vector) {
-      Doubles exp_student, exp_teacher, gap, gap_low;
-      Distances<T>(task, lanes, i, &exp_student, &exp_teacher, &gap, &gap_low);
-      // Products and differences apart, not fused: where p = q the gradient of the forward forms is 0.
-      Doubles student_low, teacher_low, v;
-      const Doubles student = TimesFactor<T>(exp_student, lanes, kStudent, i, &student_low);
-      if (task.kind == DivergenceKind::kReverseKl) {
-        Doubles lost;
-        const Doubles minus = DifferenceFor<T>(hn::Neg(gap), hn::Load(d, lanes.mean + i), &lost);
-        v = hn::Mul(student, minus);
-        if constexpr (kKeepsLow<T>) {
-          const Doubles low = hn::Sub(lost, hn::Add(gap_low, hn::Load(d, lanes.mean_low + i)));
-          v = hn::MulAdd(student, minus, hn::MulAdd(student, low, hn::Mul(student_low, minus)));
-        }
-      } else if (task.kind == DivergenceKind::kJensenShannon) {
-        const Doubles x = hn::Sub(gap, hn::Load(d, lanes.log_ratio + i));
-        const Doubles log = LogOverMixture(task.beta, 1.0 - task.beta, x);
-        const Doubles minus = hn::Sub(log, hn::Load(d, lanes.mean + i));
-        v = hn::Mul(student, minus);
-        if constexpr (kKeepsLow<T>) v = hn::MulAdd(student, minus, hn::Mul(student_low, minus));
-      } else {
-        v = hn::Sub(student, TimesFactor<T>(exp_teacher, lanes, kTeacher, i, &teacher_low));
-        if constexpr (kKeepsLow<T>) v = hn::Add(v, hn::Sub(student_low, teacher_low));
+  const auto store = [&](int64_t i, Doubles exp_student, Doubles exp_teacher, Doubles gap,
+                         Doubles gap_low) XENT_INLINE_LAMBDA {
+    const Doubles zero = hn::Zero(d);
+    // Products and differences apart, not fused: where p = q the gradient of the forward forms is 0.
+    Doubles student_low, teacher_low, v;
+    const Doubles student = TimesFactor<T>(exp_student, lanes, kStudent, i, &student_low);
+    if (task.kind == DivergenceKind::kReverseKl) {
+      Doubles lost;
+      const Doubles minus = DifferenceFor<T>(hn::Neg(gap), hn::Load(d, lanes.mean + i), &lost);
+      v = hn::Mul(student, minus);
+      if constexpr (kKeepsLow<T>) {
+        const Doubles low = hn::Sub(lost, hn::Add(gap_low, hn::Load(d, lanes.mean_low + i)));
+        v = hn::MulAdd(student, minus, hn::MulAdd(student, low, hn::Mul(student_low, minus)));
       }
-      if (task.kind == DivergenceKind::kReverseKl || task.kind == DivergenceKind::kJensenShannon) {
-        v = hn::IfThenElseZero(hn::Gt(exp_student, zero), v);
-      }
-      const Doubles scaled = hn::Mul(hn::Mul(v, hn::Load(d, lanes.scale[0] + i)), hn::Load(d, lanes.scale[1] + i));
-      hn::Store(hn::IfThenElseZero(hn::Ne(v, zero), scaled), d, gradient + i);
+    } else if (task.kind == DivergenceKind::kJensenShannon) {
+      const Doubles x = hn::Sub(gap, hn::Load(d, lanes.log_ratio + i));
+      const Doubles log = LogOverMixture(task.beta, 1.0 - task.beta, x);
+      const Doubles minus = hn::Sub(log, hn::Load(d, lanes.mean + i));
+      v = hn::Mul(student, minus);
+      if constexpr (kKeepsLow<T>) v = hn::MulAdd(student, minus, hn::Mul(student_low, minus));
+    } else {
+      v = hn::Sub(student, TimesFactor<T>(exp_teacher, lanes, kTeacher, i, &teacher_low));
+      if constexpr (kKeepsLow<T>) v = hn::Add(v, hn::Sub(student_low, teacher_low));
     }
-    UnstageAny(task.dtypes[kStudent], gradient, DivergenceLanes::Offset(task, strip, task.gradient_stride), count,
-               task.gradient);
+    if (task.kind == DivergenceKind::kReverseKl || task.kind == DivergenceKind::kJensenShannon) {
+      v = hn::IfThenElseZero(hn::Gt(exp_student, zero), v);
+    }
+    const Doubles scaled = hn::Mul(hn::Mul(v, hn::Load(d, lanes.scale[0] + i)), hn::Load(d, lanes.scale[1] + i));
+    hn::Store(hn::IfThenElseZero(hn::Ne(v, zero), scaled), d, gradient + i);
+  };
+  while (lanes.Next()) {
+    ForEachVector<T>(lanes, store);
+    UnstageAny(task.dtypes[kStudent], gradient, lanes.first * task.stride, lanes.used, task.gradient);
   }
 }
 

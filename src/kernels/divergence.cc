@@ -14,8 +14,8 @@ namespace xent::internal::HWY_NAMESPACE {
 
 const DivergenceKernels *DivergenceTable() {
   static constexpr DivergenceKernels kTable = {
-      {SumDivergence<float>, SumDivergence<double>},
-      {SumJensenShannon<float>, SumJensenShannon<double>},
+      {{SumDivergence<float, false>, SumDivergence<double, false>},
+       {SumDivergence<float, true>, SumDivergence<double, true>}},
       {DivergenceGradient<float>, DivergenceGradient<double>},
   };
   return &kTable;

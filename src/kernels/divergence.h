@@ -6,8 +6,7 @@
 //   log q_j = -(b + L_s),  log p_j = -(a + L_u),  log q_j - log p_j = (a - b) + (L_u - L_s).
 // a - b is formed from the exact differences of logits, so that rows that agree give exactly 0. Maxima are looked for
 // first (kernels/general.h); every sum counts from the row's own, so that chunks are simply added.
-#ifndef XENT_SRC_KERNELS_DIVERGENCE_H_
-#define XENT_SRC_KERNELS_DIVERGENCE_H_
+#pragma once
 
 #include <cstdint>
 
@@ -37,7 +36,7 @@ struct DivergenceRow {
 };
 
 struct DivergenceSums {
-  Wide sides[2];  // sum of e^-b, of e^-a, without the maximum's column; of Jensen-Shannon's second look, in all
+  Wide sides[2];  // sum of e^-b, of e^-a, without the maximum's column; of a second look, in all
                   // columns, of e^-b log(q/m), of e^-a log(p/m)
   Wide cross;     // sum of e^-a (b - a), of e^-a b, or of e^-b (a - b)
 };
@@ -46,7 +45,7 @@ struct DivergenceSums {
 struct DivergenceTask {
   const void *logits[2];  // of the first column
   Dtype dtypes[2];
-  int64_t strides[2];  // between columns; not read where lanes run over columns
+  int64_t stride;  // between columns; 1 where lanes run over these
   int64_t cols;
   int64_t first;  // the first column within its row
   int64_t count;
@@ -56,16 +55,14 @@ struct DivergenceTask {
   double beta;
   Wide factor;     // 1/T over kDivergenceShrink
   void *gradient;  // of the student's dtype; may be the student's logits
-  int64_t gradient_stride;
 };
 
 // Logits are multiplied by it where they are loaded, exactly: differences of the largest ones stay finite.
 inline constexpr double kDivergenceShrink = 0.25;
 
-// By arithmetic type: float32, float64. One result, or `count`.
+// By arithmetic type: float32, float64. One result, or `count`, so many bytes apart.
 struct DivergenceKernels {
-  void (*sums[2])(const DivergenceTask &, DivergenceSums *);
-  void (*jensen_shannon[2])(const DivergenceTask &, DivergenceSums *);
+  void (*sums[2][2])(const DivergenceTask &, DivergenceSums *, int64_t bytes);  // first, second look
   void (*gradient[2])(const DivergenceTask &);
 };
 
@@ -73,4 +70,3 @@ struct DivergenceKernels {
 const DivergenceKernels *DivergenceKernelsOf(int64_t target);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_KERNELS_DIVERGENCE_H_

@@ -35,11 +35,17 @@ HWY_INLINE void Stage(const In *values, int64_t count, int64_t total, double pad
   for (; i < count; ++i) out[i] = static_cast<double>(Widen(values[i]));
   for (; i < total; ++i) out[i] = pad;
 }
+// The same of numbers that fill whole vectors.
+template <class In>
+HWY_INLINE void StageVectors(const In *values, int64_t count, double *out) {
+  Stage(values, count, count, 0.0, out);
+}
 
-// Stages values[first, first + count) of the type that `dtype` says, 0 past them.
-HWY_INLINE void StageAny(Dtype dtype, const void *values, int64_t first, int64_t count, int64_t total, double *out) {
+// Stages values[first, first + count) of the type that `dtype` says.
+HWY_INLINE void StageAny(Dtype dtype, const void *values, int64_t first, int64_t count, int64_t total, double pad,
+                         double *out) {
   DispatchElements(dtype, [&](auto in) XENT_INLINE_LAMBDA {
-    Stage(static_cast<const decltype(in) *>(values) + first, count, total, 0.0, out);
+    Stage(static_cast<const decltype(in) *>(values) + first, count, total, pad, out);
   });
 }
 
@@ -100,12 +106,9 @@ template <class T>
 HWY_INLINE Doubles ExpOfNegative(Doubles difference, Doubles lost, Doubles factor) {
   const DoubleTag d;
   const Doubles product = hn::Mul(difference, factor);
-  if constexpr (kKeepsLow<T>) {
-    const Doubles low = hn::MulAdd(lost, factor, ProductError(d, difference, factor, product));
-    return ExpForDouble(d, hn::Neg(product), hn::Neg(low));
-  } else {
-    return ExpForFloat(d, hn::Neg(product));
-  }
+  Doubles low = hn::Zero(d);
+  if constexpr (kKeepsLow<T>) low = hn::MulAdd(lost, factor, ProductError(d, difference, factor, product));
+  return ExpFor<T>(d, hn::Neg(product), hn::Neg(low));
 }
 
 HWY_INLINE void AddDoubles(Doubles v, int64_t first, LaneSums<float> &sum) {
@@ -113,6 +116,12 @@ HWY_INLINE void AddDoubles(Doubles v, int64_t first, LaneSums<float> &sum) {
   hn::Store(hn::Add(hn::Load(d, sum.lanes + first), v), d, sum.lanes + first);
 }
 HWY_INLINE void AddDoubles(Doubles v, int64_t first, LaneSums<double> &sum) { AddToLanes(DoubleTag(), v, first, sum); }
+
+// Returns the sum of position i, or, where lanes run over columns (no positions), of all lanes.
+template <class T>
+HWY_INLINE Wide TotalOf(const LaneSums<T> &sum, int64_t positions, int64_t i) {
+  return positions > 0 ? sum.Lane(i) : sum.Total();
+}
 
 }  // namespace xent::internal::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

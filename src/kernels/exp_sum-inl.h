@@ -17,7 +17,6 @@
 
 #include "hwy/highway.h"
 #include "kernels/lanes-inl.h"
-#include "kernels/maximum-inl.h"
 #include "kernels/restore.h"
 #include "kernels/row.h"
 #include "kernels/scale-inl.h"
@@ -117,19 +116,19 @@ HWY_INLINE void SumBlock(const BlockTask<In> &block, LaneSums<T> &sum) {
 
 // Adds (pivot - z) kSpreadScale to lanes [part, part + Lanes(d)). For float32 the differences are exact in double, for
 // float64 what they lose is added too.
-template <class D>
-HWY_INLINE void AddDifference(D /*d*/, double pivot, hn::VFromD<D> z, int64_t part, LaneSums<float> &sum) {
-  const hn::RepartitionToWide<D> dd;
-  const auto p = hn::Set(dd, pivot);
-  AddHalves(dd, hn::Sub(p, hn::PromoteLowerTo(dd, z)), hn::Sub(p, hn::PromoteUpperTo(dd, z)), part, sum);
-}
-template <class D>
-HWY_INLINE void AddDifference(D d, double pivot, hn::VFromD<D> z, int64_t part, LaneSums<double> &sum) {
-  const auto scale = hn::Set(d, Format<double>::kSpreadScale);
-  auto error = hn::Zero(d);
-  AddToLanes(d, ExactDifference(d, hn::Mul(hn::Set(d, pivot), scale), hn::Mul(z, scale), &error), part, sum);
-  double *const low = sum.lanes + kLanes + part;
-  hn::Store(hn::Add(hn::Load(d, low), error), d, low);
+template <class D, class T = hn::TFromD<D>>
+HWY_INLINE void AddDifference(D d, double pivot, hn::VFromD<D> z, int64_t part, LaneSums<T> &sum) {
+  if constexpr (kKeepsLow<T>) {
+    const auto scale = hn::Set(d, Format<T>::kSpreadScale);
+    auto error = hn::Zero(d);
+    AddToLanes(d, ExactDifference(d, hn::Mul(hn::Set(d, pivot), scale), hn::Mul(z, scale), &error), part, sum);
+    double *const low = sum.lanes + kLanes + part;
+    hn::Store(hn::Add(hn::Load(d, low), error), d, low);
+  } else {
+    const hn::RepartitionToWide<D> dd;
+    const auto p = hn::Set(dd, pivot);
+    AddHalves(dd, hn::Sub(p, hn::PromoteLowerTo(dd, z)), hn::Sub(p, hn::PromoteUpperTo(dd, z)), part, sum);
+  }
 }
 
 // Adds the spread of columns other than the target.
@@ -159,8 +158,8 @@ HWY_INLINE bool InRange(const LaneSums<T> &sum) {
 
 // ---- one chunk ----
 
-// Returns the maximum of a span's first and last group, -infinity where it is shorter than a group. NaN is passed over;
-// the sum will show it.
+// Returns the maximum of a span's first and last kLanes logits, -infinity where it has fewer. NaN is passed over; the
+// sum will show it.
 template <class In>
 HWY_INLINE double Peek(const In *logits, int64_t cols) {
   const Tag<In> d;
@@ -176,11 +175,6 @@ HWY_INLINE double Peek(const In *logits, int64_t cols) {
   return hn::ReduceMax(d, max);
 }
 
-template <class T>
-bool IsWithinLimit(double z) {
-  return z >= -Format<T>::kLimit && z <= Format<T>::kLimit;
-}
-
 inline bool IsSpecial(Extreme seen) { return seen.nan || seen.max == kInfinity; }
 
 // Returns one of the chunk's own logits, so that the difference between it and lse is no larger than what is summed,
@@ -188,7 +182,7 @@ inline bool IsSpecial(Extreme seen) { return seen.nan || seen.max == kInfinity; 
 template <class In>
 HWY_NOINLINE double Pivot(const In *logits, int64_t cols, int64_t target) {
   const double peek = Peek(logits, cols);
-  if (IsWithinLimit<Arithmetic<In>>(peek)) return peek;
+  if (Magnitude(peek) <= Format<Arithmetic<In>>::kLimit) return peek;
   Extreme seen = Maximum<In>(logits, HWY_MIN(cols, kStep), target);
   if (!IsFinite(seen.max)) seen = Maximum<In>(logits, cols, target);
   return IsFinite(seen.max) ? seen.max : 0.0;
@@ -212,13 +206,13 @@ class ChunkSweep {
         previous_(previous),
         reference_(task.first_reference) {}
 
-  // Sums block after block. NaN and +infinity end the sweep where they are found: a special record says no more.
+  // Sums block after block. NaN and +infinity end the sweep where they are found: a special sum says no more.
   HWY_NOINLINE ChunkSum Run() {
     if (task_.spread) result_.pivot = Pivot(logits_, task_.cols, task_.target);
     if (reference_ != reference_) {
       const Extreme seen = ChooseFirstReference();
-      if (IsSpecial(seen)) return SpecialRecord(seen);
-      if (seen.max == -kInfinity) return MaskedRecord();
+      if (IsSpecial(seen)) return SpecialSum(seen);
+      if (seen.max == -kInfinity) return MaskedSum();
     }
     for (int64_t col = 0; col < task_.cols;) {
       const int64_t count = HWY_MIN(kBlockCols, task_.cols - col);
@@ -230,14 +224,15 @@ class ChunkSweep {
       Sum(col, count, previous_);
       if (HWY_UNLIKELY(!InRange(sum_))) {
         sum_ = before;
-        if (in_place_ && !by_maximum) RestoreSaved(col, count);
+        if (in_place_ && !by_maximum) std::memcpy(kept_ + col, saved_, static_cast<size_t>(count) * sizeof(T));
         Extreme seen = Maximum<In>(logits_ + col, count, task_.target - col);
         if (!seen.nan && seen.max <= F::kLimit) {
-          RedoBlock(col, count, seen.max);
+          Raise(col, RoundedLog2(seen.max));
+          Sum(col, count, nullptr);
         } else {
           // A NaN further on in the chunk counts before an infinity, a larger logit before this block's largest.
           if (!seen.nan) seen = Maximum<In>(logits_ + col, task_.cols - col, task_.target - col);
-          if (IsSpecial(seen)) return SpecialRecord(seen);
+          if (IsSpecial(seen)) return SpecialSum(seen);
           TurnToMaximum(col, seen.max);
           continue;  // with the same block
         }
@@ -248,7 +243,7 @@ class ChunkSweep {
       }
       col += count;
     }
-    return Record();
+    return Finished();
   }
 
  private:
@@ -258,9 +253,9 @@ class ChunkSweep {
   // the logit that it has taken. If that is special or -infinity, there is nothing to sum.
   Extreme ChooseFirstReference() {
     Extreme seen{Peek(logits_, task_.cols), false};
-    if (!IsWithinLimit<T>(seen.max)) seen = Maximum<In>(logits_, HWY_MIN(task_.cols, kStep), task_.target);
-    if (seen.nan || !IsWithinLimit<T>(seen.max)) seen = Maximum<In>(logits_, task_.cols, task_.target);
-    if (IsWithinLimit<T>(seen.max)) {
+    if (!(Magnitude(seen.max) <= F::kLimit)) seen = Maximum<In>(logits_, HWY_MIN(task_.cols, kStep), task_.target);
+    if (seen.nan || !(Magnitude(seen.max) <= F::kLimit)) seen = Maximum<In>(logits_, task_.cols, task_.target);
+    if (Magnitude(seen.max) <= F::kLimit) {
       reference_ = RoundedLog2(seen.max);
     } else if (!seen.nan && IsFinite(seen.max)) {
       TurnToMaximum(0, seen.max);
@@ -300,16 +295,6 @@ class ChunkSweep {
     SumBlock(block, sum_);
   }
 
-  // Puts the logits of the block just summed back in place.
-  void RestoreSaved(int64_t col, int64_t count) {
-    std::memcpy(kept_ + col, saved_, static_cast<size_t>(count) * sizeof(T));
-  }
-
-  void RedoBlock(int64_t col, int64_t count, double max) {
-    Raise(col, RoundedLog2(max));
-    Sum(col, count, nullptr);
-  }
-
   // Sums columns [0, col) again, relative to the chunk's maximum, which lies beyond the limit; what follows will be. In
   // place their logits are recovered from their exponentials, exactly where they can still matter.
   void TurnToMaximum(int64_t col, double max) {
@@ -329,18 +314,18 @@ class ChunkSweep {
     if (col > 0) Sum(0, col, nullptr);
   }
 
-  ChunkSum Record() {
+  ChunkSum Finished() {
     result_.reference = result_.kind == Reference::kLogit ? static_cast<double>(origin_) : reference_;
     result_.sum = sum_.Total();
     if (task_.spread) result_.spread = AddOrOverflow(earlier_spread_, spread_.Total());
     return result_;
   }
-  ChunkSum SpecialRecord(Extreme seen) {
+  ChunkSum SpecialSum(Extreme seen) {
     result_.special = seen.nan ? Special::kNan : Special::kInfinity;
     return result_;
   }
   // All columns but the target's are -infinity.
-  ChunkSum MaskedRecord() {
+  ChunkSum MaskedSum() {
     if (previous_ != nullptr) previous_->AdvanceTo(task_.cols);
     if (kept_ != nullptr) std::memset(kept_, 0, static_cast<size_t>(task_.cols) * sizeof(T));
     const bool only_target = task_.cols == 1 && task_.target == 0;

@@ -15,7 +15,6 @@
 #include "kernels/double_lanes-inl.h"
 #include "kernels/general.h"
 #include "kernels/lanes-inl.h"
-#include "kernels/maximum-inl.h"
 #include "kernels/step-inl.h"
 #include "numbers/double-inl.h"
 
@@ -114,10 +113,7 @@ HWY_INLINE int64_t FindFirst(const In *logits, int64_t cols, Arithmetic<In> valu
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto wanted = hn::Set(d, value);
   int64_t i = 0;
-  for (; i + lanes <= cols; i += lanes) {
-    const intptr_t found = hn::FindFirstTrue(d, hn::Eq(LoadAs(d, logits + i), wanted));
-    if (found >= 0) return i + found;
-  }
+  while (i + lanes <= cols && hn::AllFalse(d, hn::Eq(LoadAs(d, logits + i), wanted))) i += lanes;
   while (i < cols && Widen(logits[i]) != value) ++i;
   return i;
 }
@@ -172,7 +168,7 @@ class Strips {
       for (int64_t i = 0; i < kWidth; ++i) weight[i] = one;
     }
     if (labels.probs != nullptr) {
-      StageAny(labels.probs_dtype, labels.probs, Offset(labels.probs_stride), used_, kWidth, y);
+      StageAny(labels.probs_dtype, labels.probs, Offset(labels.probs_stride), used_, kWidth, 0.0, y);
     }
     for (int64_t i = 0; i < kWidth; i += lanes) {
       const Doubles q = labels.probs != nullptr ? hn::Load(d, y + i) : hn::Zero(d);
@@ -263,7 +259,7 @@ HWY_NOINLINE void SumsBelow(const GeneralTask &task, const TransformOf<Arithmeti
     }
   }
   for (int64_t i = 0; i < HWY_MAX(task.count, int64_t{1}); ++i) {
-    const auto total = [&](const LaneSums<T> &lane) { return task.count == 0 ? lane.Total() : lane.Lane(i); };
+    const auto total = [&](const LaneSums<T> &sum) { return TotalOf(sum, task.count, i); };
     out[i].others = total(sums.others);
     out[i].entropy = MultiplyAny(total(sums.entropy), Wide{scale});
     out[i].weight = total(sums.weight);
@@ -471,18 +467,14 @@ void TopK(const void *data, int64_t cols, int64_t first, int64_t k, RankedLogit 
     for (; place > 0 && best[place - 1].logit < logit; --place) best[place] = best[place - 1];
     best[place] = {logit, first + i};
   };
-  int64_t i = 0;
-  for (; i < cols && *count < k; ++i) insert(i);
-  const auto above_last = [&](int64_t j) { return static_cast<double>(Widen(logits[j])) > best[k - 1].logit; };
-  for (; i + lanes <= cols; i += lanes) {
-    const auto last = hn::Set(d, static_cast<Arithmetic<In>>(best[k - 1].logit));
-    if (hn::AllFalse(d, hn::Gt(LoadAs(d, logits + i), last))) continue;
-    for (int64_t j = i; j < i + lanes; ++j) {
-      if (above_last(j)) insert(j);
+  for (int64_t i = 0; i < cols; i += lanes) {
+    if (*count == k && i + lanes <= cols) {
+      const auto last = hn::Set(d, static_cast<Arithmetic<In>>(best[k - 1].logit));
+      if (hn::AllFalse(d, hn::Gt(LoadAs(d, logits + i), last))) continue;
     }
-  }
-  for (; i < cols; ++i) {
-    if (above_last(i)) insert(i);
+    for (int64_t j = i; j < HWY_MIN(i + lanes, cols); ++j) {
+      if (*count < k || static_cast<double>(Widen(logits[j])) > best[k - 1].logit) insert(j);
+    }
   }
 }
 

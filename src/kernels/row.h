@@ -1,10 +1,9 @@
 // What the row kernels of every SIMD target have in common: constants that define the bits, the work they are given
-// and the records they return. No SIMD type appears here.
+// and what they return. No SIMD type appears here.
 //
-// A row is cut into chunks (ChunkCols), a chunk into blocks of kBlock logits, a block into steps of kStep: 8 groups of
-// kLanes logits, lane by lane the same operations on every target. See docs/numerics.md.
-#ifndef XENT_SRC_KERNELS_ROW_H_
-#define XENT_SRC_KERNELS_ROW_H_
+// A row is cut into chunks (ChunkCols), a chunk into blocks of kBlock logits, a block into steps of kStep: 8 logits for
+// each of kLanes lanes, lane by lane the same operations on every target. See docs/numerics.md.
+#pragma once
 
 #include <cstdint>
 
@@ -64,33 +63,33 @@ struct ScaleTask {
 };
 
 struct ExpSumTask {
-  const void *logits;      // the chunk's first
-  int64_t cols;            // of the chunk
-  int64_t target;          // relative to the chunk; outside [0, cols): not here
-  double first_reference;  // an integer, or NaN: take it from the chunk
-  void *exponentials;      // where to keep e^z, in the arithmetic type; may be logits; null: nowhere
-  bool spread;
+  const void *logits = nullptr;   // the chunk's first
+  int64_t cols = 0;               // of the chunk
+  int64_t target = -1;            // relative to the chunk; outside [0, cols): not here
+  double first_reference = kNan;  // an integer, or NaN: take it from the chunk
+  void *exponentials = nullptr;   // where to keep e^z, in the arithmetic type; may be logits; null: nowhere
+  bool spread = false;
   // Another row's chunk, of as many columns, to be scaled meanwhile, each part of it before this one's exponentials are
   // stored there; or null.
-  const ScaleTask *meanwhile;
+  const ScaleTask *meanwhile = nullptr;
 };
 
 // logits -> gradient, the exponentials computed again with the given reference.
 struct GradientTask {
-  const void *logits;
-  void *gradient;  // may be logits
-  int64_t cols;
-  Reference kind;
-  double reference;  // integer that exponents count from, for either kind
-  double origin;     // kLogit: the chunk's maximum
-  AffineMap map;
-  bool stream;  // past the caches where it can be: the caller fences
+  const void *logits = nullptr;
+  void *gradient = nullptr;  // may be logits
+  int64_t cols = 0;
+  Reference kind = Reference::kExponent;
+  double reference = 0.0;  // integer that exponents count from, for either kind
+  double origin = 0.0;     // kLogit: the chunk's maximum
+  AffineMap map{};
+  bool stream = false;  // past the caches where it can be: the caller fences
 };
 
 // The i-th of the objects that lie `bytes` apart: members of what a job keeps of each row.
 template <class T>
-const T *EveryBytes(const T *first, int64_t bytes, int64_t i) {
-  return reinterpret_cast<const T *>(reinterpret_cast<const char *>(first) + i * bytes);
+T *EveryBytes(T *first, int64_t bytes, int64_t i) {
+  return reinterpret_cast<T *>(reinterpret_cast<uintptr_t>(first) + static_cast<uintptr_t>(i * bytes));
 }
 
 struct Extreme {
@@ -106,25 +105,19 @@ struct BackwardTask {
   double sum;  // of what the dot kernel gave
 };
 
-struct ExpSumKernels {
+struct RowKernels {
   void (*exp_sum[kDtypes])(const ExpSumTask &, ChunkSum *);
   // Maximum of columns other than `target`, and whether one of them is NaN.
   Extreme (*maximum[kDtypes])(const void *logits, int64_t cols, int64_t target);
-};
-
-struct RowWriteKernels {
   void (*scale[kDtypes])(const ScaleTask &);
   void (*gradient[kDtypes])(const GradientTask &);
   // out = -((max - z) + delta): log-softmax, delta = log1p of the others' sum relative to the maximum.
   void (*log_softmax[kDtypes])(const void *logits, void *out, int64_t cols, double max, double delta);
   Wide (*dot[kDtypes])(const void *a, const void *b, int64_t cols);  // b null: sum of a
-  void (*softmax_backward[kDtypes])(const BackwardTask &);
-  void (*log_softmax_backward[kDtypes])(const BackwardTask &);
+  void (*backward[2][kDtypes])(const BackwardTask &);                // through softmax, log-softmax
 };
 
 // The kernels of a target, one of Highway's bits; null when this build lacks it.
-const ExpSumKernels *ExpSumKernelsOf(int64_t target);
-const RowWriteKernels *RowWriteKernelsOf(int64_t target);
+const RowKernels *RowKernelsOf(int64_t target);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_KERNELS_ROW_H_

@@ -112,19 +112,15 @@ HWY_INLINE void ForEachPairOfSteps(const In *a, const In *b, int64_t cols, Step 
 }
 
 // Adds x y, or x, to lanes [first, first + Lanes(d)). Products of float32 are exact in double.
-template <bool kProduct, class D, class V = hn::Vec<D>>
-HWY_INLINE void AddProduct(D /*d*/, V x, V y, int64_t first, LaneSums<float> &sum) {
-  const hn::RepartitionToWide<D> dd;
-  auto lower = hn::PromoteLowerTo(dd, x), upper = hn::PromoteUpperTo(dd, x);
-  if constexpr (kProduct) {
-    lower = hn::Mul(lower, hn::PromoteLowerTo(dd, y));
-    upper = hn::Mul(upper, hn::PromoteUpperTo(dd, y));
+template <bool kProduct, class D, class V = hn::Vec<D>, class T = hn::TFromD<D>>
+HWY_INLINE void AddProduct(D d, V x, V y, int64_t first, LaneSums<T> &sum) {
+  if constexpr (kProduct && !kKeepsLow<T>) {
+    const hn::RepartitionToWide<D> dd;
+    AddHalves(dd, hn::Mul(hn::PromoteLowerTo(dd, x), hn::PromoteLowerTo(dd, y)),
+              hn::Mul(hn::PromoteUpperTo(dd, x), hn::PromoteUpperTo(dd, y)), first, sum);
+  } else {
+    AddToLanes(d, kProduct ? hn::Mul(x, y) : x, first, sum);
   }
-  AddHalves(dd, lower, upper, first, sum);
-}
-template <bool kProduct, class D, class V = hn::Vec<D>>
-HWY_INLINE void AddProduct(D d, V x, V y, int64_t first, LaneSums<double> &sum) {
-  AddToLanes(d, kProduct ? hn::Mul(x, y) : x, first, sum);
 }
 
 template <bool kProduct, class In>

@@ -1,4 +1,5 @@
-// The walk over a row in steps, four vectors at a time, and the prefetches that run ahead of it.
+// The walk over a row in steps, four vectors at a time, the prefetches that run ahead of it, and the largest logit,
+// which it finds.
 #if defined(XENT_SRC_KERNELS_STEP_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_STEP_INL_H_
 #undef XENT_SRC_KERNELS_STEP_INL_H_
@@ -106,6 +107,38 @@ HWY_INLINE void ForEachStep(const In *logits, int64_t cols, int64_t target, Arit
       step(static_cast<const Arithmetic<In> *>(copy), col, count);
     }
   }
+}
+
+// Returns the largest logit of columns other than the target, -infinity if there is none; NaN is never the largest.
+template <class In>
+HWY_NOINLINE Extreme Maximum(const void *logits, int64_t cols, int64_t target) {
+  using T = Arithmetic<In>;
+  const Tag<In> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const T lowest = static_cast<T>(-kInfinity);
+  HWY_ALIGN T max[kLanes];
+  HWY_ALIGN T nan[kLanes] = {};  // not 0 where a NaN was seen
+  for (T &m : max) m = lowest;
+  ForEachStep(static_cast<const In *>(logits), cols, target, lowest,
+              [&](const auto *z, int64_t, int64_t) XENT_INLINE_LAMBDA {
+                for (int64_t part = 0; part < kLanes; part += lanes) {
+                  auto m = hn::Load(d, max + part);
+                  auto bad = hn::Load(d, nan + part);
+                  for (int64_t i = part; i < kStep; i += kLanes) {
+                    const auto v = LoadAs(d, z + i);
+                    m = hn::IfThenElse(hn::Gt(v, m), v, m);
+                    bad = hn::Or(bad, hn::IfThenElseZero(hn::IsNaN(v), hn::Set(d, T{1})));
+                  }
+                  hn::Store(m, d, max + part);
+                  hn::Store(bad, d, nan + part);
+                }
+              });
+  Extreme result{lowest, false};
+  for (int64_t i = 0; i < kLanes; ++i) {
+    if (max[i] > result.max) result.max = max[i];
+    if (nan[i] != 0) result.nan = true;
+  }
+  return result;
 }
 
 }  // namespace xent::internal::HWY_NAMESPACE

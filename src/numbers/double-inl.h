@@ -6,7 +6,6 @@
 #define XENT_SRC_NUMBERS_DOUBLE_INL_H_
 #endif
 
-#include <array>
 #include <limits>
 
 #include "hwy/highway.h"
@@ -21,22 +20,19 @@ namespace hn = hwy::HWY_NAMESPACE;
 // Below this e^x counts as 0: results stay normal, so that no processor's rule for subnormal ones matters.
 inline constexpr double kLowestExponent = -708.0;
 
-// Returns e^x for x <= 709, exact enough for float32; 0 below kLowestExponent and for NaN.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V ExpForFloat(D d, V x) {
-  const V z = hn::Max(x, hn::Set(d, kLowestExponent));
-  V m = hn::Zero(d);
-  const V p = ReducedExpForFloat(d, ExpFormat<double>::kRound + 1023.0, z, &m);
-  return hn::IfThenElseZero(hn::Ge(x, hn::Set(d, kLowestExponent)), ScaleByExponent(d, p, m));
-}
-
-// e^(x + x_lo) within 0.8 ULP, otherwise the same.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V ExpForDouble(D d, V x, V x_lo) {
-  const V z = hn::Max(x, hn::Set(d, kLowestExponent));
-  V m = hn::Zero(d);
-  const V p = ReducedExp(d, ExpFormat<double>::kRound + 1023.0, z, x_lo, &m);
-  return hn::IfThenElseZero(hn::Ge(x, hn::Set(d, kLowestExponent)), ScaleByExponent(d, p, m));
+// Returns e^(x + x_lo) for x <= 709, for float64 within 0.8 ULP, for float32 exact enough, without x_lo; 0 below
+// kLowestExponent and for NaN.
+template <class T, class D, class V = hn::Vec<D>>
+HWY_INLINE V ExpFor(D d, V x, V x_lo) {
+  const V lowest = hn::Set(d, kLowestExponent), z = hn::Max(x, lowest);
+  constexpr double kOrigin = ExpFormat<double>::kRound + 1023.0;
+  V m = hn::Zero(d), p;
+  if constexpr (kKeepsLow<T>) {
+    p = ReducedExp(d, kOrigin, z, x_lo, &m);
+  } else {
+    p = ReducedExpForFloat(d, kOrigin, z, &m);
+  }
+  return hn::IfThenElseZero(hn::Ge(x, lowest), ScaleByExponent(d, p, m));
 }
 
 // e^(x + x_lo) - 1 for |x| <= 709, and the exponential itself: with x = k ln 2 + r the first is 2^k (e^r - 1) + (2^k -
@@ -45,12 +41,6 @@ HWY_INLINE V ExpForDouble(D d, V x, V x_lo) {
 template <class T, class D, class V = hn::Vec<D>>
 HWY_INLINE V Expm1(D d, V x, V x_lo, V *exponential = nullptr) {
   constexpr int kTerms = kKeepsLow<T> ? 14 : 9;
-  constexpr std::array<double, kTerms + 1> kInverseFactorial = [] {
-    std::array<double, kTerms + 1> c{};
-    double factorial = 1.0;
-    for (int i = 1; i <= kTerms; ++i) c[i] = 1.0 / (factorial *= i);
-    return c;
-  }();
   const V origin = hn::Set(d, ExpFormat<double>::kRound + 1023.0);
   const V m = hn::MulAdd(x, hn::Set(d, kLog2E_F64_Hi), origin);
   const V k = hn::Sub(m, origin);

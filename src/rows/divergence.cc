@@ -8,23 +8,11 @@
 namespace xent::internal {
 namespace {
 
-struct Extremes {
-  double max = -kInfinity;
-  int64_t argmax = -1;
-  bool nan = false;  // NaN or +inf
-
-  Extremes() = default;
-  explicit Extremes(const GeneralSums &sums)
-      : max(sums.max), argmax(sums.argmax), nan(sums.special != Special::kNone) {}
-
-  // Columns to the right of those seen so far.
-  void Merge(const Extremes &next) {
-    nan = nan || next.nan;
-    if (next.argmax < 0 || (argmax >= 0 && next.max <= max)) return;
-    max = next.max;
-    argmax = next.argmax;
-  }
-  bool IsNan() const { return nan || argmax < 0; }
+// The largest logit of a chunk.
+struct Maximum {
+  double max;
+  int64_t argmax;  // -1: all are masked
+  bool special;    // NaN or +inf
 };
 
 // sum / total, infinite where the sum is; no part of it overflows before.
@@ -34,11 +22,6 @@ Wide MeanOf(Wide sum, Wide total) {
   if (!IsFinite(sum.hi)) return {sum.hi, 0.0};
   if (sum.hi <= kHuge && sum.hi >= -kHuge) return Divide(sum, total);
   return Scale(Divide(Scale(sum, -200), total), 200);
-}
-
-void AddSums(const DivergenceSums &chunk, DivergenceSums *row) {
-  for (int side = 0; side < 2; ++side) row->sides[side] = Add(row->sides[side], chunk.sides[side]);
-  row->cross = AddOrOverflow(row->cross, chunk.cross);
 }
 
 // A row: what the kernels take of it, and what its passes find.
@@ -53,11 +36,18 @@ struct DivergenceState {
   T stored;
   Fill fill;
 
-  void Take(const Extremes *extremes) {
-    nan = extremes[kStudent].IsNan() || extremes[kTeacher].IsNan();
+  // Takes the maxima of the row's chunks, in the order of their columns: of equal ones the first.
+  void Take(const auto *parts, int64_t chunks) {
     for (int side = 0; side < 2; ++side) {
-      row.max[side] = extremes[side].max;
-      row.argmax[side] = static_cast<double>(extremes[side].argmax);
+      row.argmax[side] = -1.0;
+      for (int64_t i = 0; i < chunks; ++i) {
+        const Maximum &chunk = parts[i].maxima[side];
+        nan = nan || chunk.special;
+        if (chunk.argmax < 0 || (row.argmax[side] >= 0.0 && chunk.max <= row.max[side])) continue;
+        row.max[side] = chunk.max;
+        row.argmax[side] = static_cast<double>(chunk.argmax);
+      }
+      nan = nan || row.argmax[side] < 0.0;
     }
   }
 
@@ -115,7 +105,7 @@ template <class T>
 struct DivergenceJob {
   static constexpr int kPasses = 4;  // maxima, sums, those of Jensen-Shannon, gradient
   struct Part {
-    Extremes extremes[2];
+    Maximum maxima[2];
     DivergenceSums sums;
   };
   using Row = DivergenceState<T>;
@@ -133,14 +123,13 @@ struct DivergenceJob {
     if (pass == 2 && !call.HasSecondSums()) return;
     if (pass == 3 && call.mode == Mode::kForward) return;
     const xent_matrix &student = call.args.student, &teacher = call.args.teacher, &grad = call.args.grad;
-    const int64_t units = std::max<int64_t>(count, 1), inner = call.shape.inner;
-    DivergenceSums sums[kTile];
+    const int64_t units = std::max<int64_t>(count, 1);
     bool computes = false;
     for (int64_t i = 0; i < units; ++i) computes = computes || states[i].fill == Fill::kCompute;
     const DivergenceTask task{
         .logits = {call.BytesAt(student, row, piece.first), call.BytesAt(teacher, row, piece.first)},
         .dtypes = {static_cast<Dtype>(student.dtype), static_cast<Dtype>(teacher.dtype)},
-        .strides = {inner, inner},
+        .stride = call.shape.inner,
         .cols = piece.cols,
         .first = piece.first,
         .count = count,
@@ -149,14 +138,9 @@ struct DivergenceJob {
         .kind = call.Kind(),
         .beta = call.options.beta,
         .factor = call.factor,
-        .gradient = call.BytesAt(grad, row, piece.first),
-        .gradient_stride = inner};
+        .gradient = call.BytesAt(grad, row, piece.first)};
     const DivergenceKernels &kernels = *call.kernels->divergence;
-    if (pass < 3) {
-      (pass == 1 ? kernels.sums : kernels.jensen_shannon)[call.IsWide()](task, sums);
-      for (int64_t i = 0; i < units; ++i) parts[i].sums = sums[i];
-      return;
-    }
+    if (pass < 3) return kernels.sums[pass - 1][call.IsWide()](task, &parts->sums, sizeof(Part));
     if (computes) kernels.gradient[call.IsWide()](task);
     for (int64_t i = 0; i < units; ++i) {
       const Fill fill = states[i].fill;
@@ -166,14 +150,14 @@ struct DivergenceJob {
 
   void Between(int pass, int64_t row, Row &state, const Part *parts) const {
     if (pass == 0) {
-      Extremes extremes[2];
-      for (int64_t i = 0; i < call.shape.chunks; ++i) {
-        for (int side = 0; side < 2; ++side) extremes[side].Merge(parts[i].extremes[side]);
-      }
-      state.Take(extremes);
+      state.Take(parts, call.shape.chunks);
     } else if (pass < 3) {
       DivergenceSums sums;
-      for (int64_t i = 0; i < call.shape.chunks; ++i) AddSums(parts[i].sums, &sums);
+      for (int64_t i = 0; i < call.shape.chunks; ++i) {
+        const DivergenceSums &chunk = parts[i].sums;
+        for (int side = 0; side < 2; ++side) sums.sides[side] = Add(sums.sides[side], chunk.sides[side]);
+        sums.cross = AddOrOverflow(sums.cross, chunk.cross);
+      }
       if (pass == 1 && !state.nan) state.Take(call, sums);
       if (pass == 2 && !state.nan && call.HasSecondSums()) state.TakeJensenShannon(call, sums);
       if (pass == 2) state.Finish(call, row);
@@ -194,7 +178,9 @@ struct DivergenceJob {
       GeneralTask task = call.TaskOf(matrix, row, count, piece);
       task.sums = false;
       call.kernels->general->sums[matrix.dtype](task, seen);
-      for (int64_t i = 0; i < std::max<int64_t>(count, 1); ++i) parts[i].extremes[side] = Extremes(seen[i]);
+      for (int64_t i = 0; i < std::max<int64_t>(count, 1); ++i) {
+        parts[i].maxima[side] = {seen[i].max, seen[i].argmax, seen[i].special != Special::kNone};
+      }
     }
   }
 };

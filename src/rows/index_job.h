@@ -198,7 +198,7 @@ struct IndexJob {
   XENT_NOINLINE void Chunk(int pass, int64_t row, const Piece &piece, Row &state, ChunkSum &sum) const {
     if (pass == 0) return Sum(row, piece, state, nullptr, &sum);
     const ScaleTask task = Rewrite(row, piece, state, sum);
-    if (task.cols > 0) call.kernels->write->scale[kDtypeOf<In>](task);
+    if (task.cols > 0) call.kernels->row->scale[kDtypeOf<In>](task);
     Rewritten(row, piece, state);
   }
 
@@ -207,8 +207,8 @@ struct IndexJob {
     const double z = state.target_logit;
     // The target's logit is a good guess for its own chunk; for another one it may be far off, and shards of the
     // vocabulary would not know it there.
-    const bool usable = piece.Has(state.target) && z >= -Format<T>::kLimit && z <= Format<T>::kLimit;
-    call.kernels->sum->exp_sum[kDtypeOf<In>](
+    const bool usable = piece.Has(state.target) && Magnitude(z) <= Format<T>::kLimit;
+    call.kernels->row->exp_sum[kDtypeOf<In>](
         {.logits = call.Logits<In>(row, piece.place),
          .cols = piece.cols,
          .target = state.target - piece.first,
@@ -233,18 +233,15 @@ struct IndexJob {
       task.stream = call.plan.stream && task.exponentials != task.out;
       return task;
     }
-    GradientTask task{};
-    task.logits = call.Logits<In>(row, piece.place);
-    task.gradient = grad;
-    task.cols = piece.cols;
-    task.stream = call.plan.stream;
+    const In *const logits = call.Logits<In>(row, piece.place);
+    GradientTask task{.logits = logits, .gradient = grad, .cols = piece.cols, .stream = call.plan.stream};
     if ((state.logit_chunks >> piece.chunk & 1) != 0) {
       task.kind = Reference::kLogit;
-      const auto &maximum = call.kernels->sum->maximum[kDtypeOf<In>];
+      const auto &maximum = call.kernels->row->maximum[kDtypeOf<In>];
       const bool known = call.mode != Mode::kBackward;
       task.origin = known ? sum.reference : maximum(task.logits, task.cols, state.target - piece.first).max;
     }
-    GradientFromLogits<In>(*call.kernels->write, state.gradient, task);
+    GradientFromLogits<In>(*call.kernels->row, state.gradient, task);
     return {};
   }
   void Rewritten(int64_t row, const Piece &piece, const Row &state) const {

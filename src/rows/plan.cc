@@ -1,7 +1,6 @@
 #include "rows/plan.h"
 
 #include <algorithm>
-#include <cstdio>
 
 #include "kernels/small_rows.h"
 #include "numbers/elements.h"
@@ -90,9 +89,9 @@ Plan MakePlan(const Call &call) {
   return plan;
 }
 
-Plan MakePlan(const RowShape &shape, int64_t inner, const xent_exec &exec, bool overlap) {
+Plan MakePlan(const RowShape &shape, const xent_exec &exec, bool overlap) {
   Plan plan;
-  plan.path = inner > 1 ? Path::kPositions : Path::kIndex;
+  plan.path = shape.inner > 1 ? Path::kPositions : Path::kIndex;
   SetSplit(shape, exec, &plan);
   if (plan.path == Path::kPositions) {
     plan.subnormals = Subnormals::kKeep;
@@ -128,17 +127,6 @@ Plan MakeShardPlan(const Call &call, int64_t slice_cols) {
   plan.keep = Keep::kNowhere;
   plan.short_rows = plan.overlap = false;
   return plan;
-}
-
-void Describe(const Plan &plan, char *text, size_t size) {
-  static constexpr const char *kPaths[] = {"index", "general", "positions", "elements"};
-  static constexpr const char *kSplits[] = {"none", "rows", "chunks"};
-  static constexpr const char *kKeeps[] = {"nowhere", "output", "workspace"};
-  std::snprintf(text, size, "path=%s split=%s threads=%d keep=%s subnormals=%s%s%s%s%s",
-                kPaths[static_cast<int>(plan.path)], kSplits[static_cast<int>(plan.split)], plan.threads,
-                kKeeps[static_cast<int>(plan.keep)], plan.subnormals == Subnormals::kKeep ? "keep" : "flush",
-                plan.short_rows ? " short_rows" : "", plan.overlap ? " overlap" : "", plan.stream ? " stream" : "",
-                plan.statistics ? " statistics" : "");
 }
 
 }  // namespace xent::internal

@@ -2,7 +2,6 @@
 // the call's shape, dtypes, layout, options and outputs, on the threads at hand, and on nothing that a row holds.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 #include "numbers/fp_mode.h"
@@ -60,13 +59,10 @@ Path PathOf(const xent_cross_entropy &args, const xent_cross_entropy_options &op
 
 Plan MakePlan(const Call &call);
 // Softmax and its like; `overlap`: whether the function keeps exponentials in its output.
-Plan MakePlan(const RowShape &shape, int64_t inner, const xent_exec &exec, bool overlap);
+Plan MakePlan(const RowShape &shape, const xent_exec &exec, bool overlap);
 Plan MakePlan(const DivergenceCall &call);
 Plan MakePlan(const BinaryCall &call);
 // A slice of a vocabulary, in pieces of chunks.
 Plan MakeShardPlan(const Call &call, int64_t slice_cols);
-
-// Writes the plan in words to `text`, cut off and closed with a zero byte: for tests and benchmarks.
-void Describe(const Plan &plan, char *text, size_t size);
 
 }  // namespace xent::internal

@@ -7,7 +7,7 @@
 
 namespace xent::internal {
 
-// Checked arguments: matrices of one dtype with resolved strides, inner at least 1, rows at least 1.
+// Checked arguments: matrices of one dtype with resolved strides, inner at least 1.
 struct RowFunctionArgs {
   int64_t rows = 0, cols = 0, inner = 1;
   xent_matrix in{};     // x, or the saved output y of the backward functions

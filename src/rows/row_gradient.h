@@ -23,7 +23,7 @@ XENT_NOINLINE void FillColumns(In *columns, int64_t cols, double value, int64_t 
 template <class In>
 inline constexpr bool kKeepsExponentials = sizeof(In) == sizeof(Arithmetic<In>);
 
-// out = (g p - shift) 2^lift.
+// out = (g p - shift) 2^lift, the map's scale being each chunk's own.
 //
 // g is the upstream gradient over the denominator, less the lift: with a shift (smoothing) a small g is brought up, so
 // that neither product falls below the normal range before they are subtracted; a huge one is brought down to 2^(kBias
@@ -32,9 +32,7 @@ template <class T>
 struct RowGradient {
   RowSum<T> total;
   Factor g;
-  double shift = 0.0;
-  double threshold = 0.0;
-  int lift = 0;
+  AffineMap map;
 };
 
 template <class T>
@@ -49,13 +47,12 @@ RowGradient<T> MakeRowGradient(const RowSum<T> &total, Factor g, double others_w
   const double threshold = PowerOfTwo(F::kMinExponent - std::min<int64_t>(lift, 0));
   // Beyond twice the range everything is zero or infinite.
   const int64_t reach = 2 * F::kMaxExponent;
-  return {total, g, shift, threshold, static_cast<int>(std::clamp<int64_t>(lift, -reach, reach))};
+  return {total, g, {0.0, shift, threshold, static_cast<int>(std::clamp<int64_t>(lift, -reach, reach))}};
 }
 
 template <class In>
-void FillWithoutProbability(const RowGradient<Arithmetic<In>> &row, In *out, int64_t cols) {
-  const bool zero = row.shift <= row.threshold && row.shift >= -row.threshold;
-  FillColumns(out, cols, zero ? 0.0 : Scale(-row.shift, row.lift));
+void FillWithoutProbability(const AffineMap &map, In *out, int64_t cols) {
+  FillColumns(out, cols, Magnitude(map.shift) <= map.threshold ? 0.0 : Scale(-map.shift, map.lift));
 }
 
 // Returns what turns a chunk's exponentials into its gradient. Where none of them counts and all columns get one number
@@ -69,21 +66,22 @@ ScaleTask GradientFromExponentials(const RowGradient<Arithmetic<In>> &row, const
   const Factor factor = chunk.sum.hi == 0.0 ? Factor{} : row.total.FactorOf(row.g, chunk.kind, chunk.reference);
   const int64_t exponent = factor.exponent - F::kBias;
   const bool counts = factor.mantissa != 0.0 && exponent >= F::kSafeExponent - 2 * F::kMaxExponent;
-  if (!counts && row.shift != 0.0) {
-    FillWithoutProbability(row, out, cols);
+  if (!counts && row.map.shift != 0.0) {
+    FillWithoutProbability(row.map, out, cols);
     return {};
   }
-  if (!counts) return {exponentials, out, cols, {0.0, 0.0, row.threshold, 0}, 0, false};
-  const int64_t prescale = std::min<int64_t>(0, exponent - F::kSafeExponent);
-  const AffineMap map{Scale(factor.mantissa, exponent - prescale), row.shift, row.threshold, row.lift};
-  return {exponentials, out, cols, map, static_cast<int>(prescale), false};
+  ScaleTask task{exponentials, out, cols, row.map, 0, false};
+  if (!counts) return task;
+  task.prescale = static_cast<int>(std::min<int64_t>(0, exponent - F::kSafeExponent));
+  task.map.scale = Scale(factor.mantissa, exponent - task.prescale);
+  return task;
 }
 
 // Writes the gradient of a chunk from its logits. The task is complete but for `reference` and `map`, which it gets.
 template <class In>
-void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithmetic<In>> &row, GradientTask &task) {
+void GradientFromLogits(const RowKernels &kernels, const RowGradient<Arithmetic<In>> &row, GradientTask &task) {
   using F = Format<Arithmetic<In>>;
-  const auto fill = [&] { FillWithoutProbability(row, static_cast<In *>(task.gradient), task.cols); };
+  const auto fill = [&] { FillWithoutProbability(row.map, static_cast<In *>(task.gradient), task.cols); };
   const bool of_exponent = task.kind == Reference::kExponent;
   if (of_exponent && row.total.logit) return fill();
   // Relative to the row's own reference; it is raised where the factor would come too near the smallest normal number.
@@ -93,7 +91,7 @@ void GradientFromLogits(const RowWriteKernels &kernels, const RowGradient<Arithm
   const int64_t raise = std::clamp<int64_t>(F::kSafeExponent - exponent, 0, F::kBias);
   if (factor.mantissa == 0.0 || exponent + raise < F::kMinExponent) return fill();
   task.reference += static_cast<double>(raise);
-  task.map = {Scale(factor.mantissa, exponent + raise), row.shift, row.threshold, row.lift};
+  task.map = {Scale(factor.mantissa, exponent + raise), row.map.shift, row.map.threshold, row.map.lift};
   kernels.gradient[kDtypeOf<In>](task);
 }
 

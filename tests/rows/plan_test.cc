@@ -13,6 +13,7 @@
 #include "api/check_call.h"
 #include "rows/binary.h"
 #include "rows/divergence.h"
+#include "testing/plan_words.h"
 
 namespace xent::internal {
 namespace {
@@ -48,13 +49,7 @@ struct PlannedCall {
     call.weight = {static_cast<double>(rows), 0.0};
     if (change != nullptr) change(call);
     call.Prepare();
-    return Words(call.plan);
-  }
-
-  static std::string Words(const internal::Plan &plan) {
-    char text[256];
-    Describe(plan, text, sizeof(text));
-    return text;
+    return test::Words(call.plan);
   }
 };
 
@@ -223,14 +218,13 @@ TEST(Plan, OfRowFunctions) {
   serial.threads = 1;
   pool.parallel_for = NoPool;
   pool.threads = 8;
-  const auto words = [](const Plan &plan) { return PlannedCall::Words(plan); };
-  EXPECT_EQ(words(MakePlan(RowShape(100, 32000), 1, serial, true)),
+  EXPECT_EQ(test::Words(MakePlan(RowShape(100, 32000), serial, true)),
             "path=index split=none threads=1 keep=output subnormals=flush overlap");
-  EXPECT_EQ(words(MakePlan(RowShape(100, 32000), 1, serial, false)),
+  EXPECT_EQ(test::Words(MakePlan(RowShape(100, 32000), serial, false)),
             "path=index split=none threads=1 keep=nowhere subnormals=flush");
-  EXPECT_EQ(words(MakePlan(RowShape(7, 32000), 1, pool, true)),
+  EXPECT_EQ(test::Words(MakePlan(RowShape(7, 32000), pool, true)),
             "path=index split=chunks threads=8 keep=output subnormals=flush");
-  EXPECT_EQ(words(MakePlan(RowShape(100, 32000), 50, pool, true)),
+  EXPECT_EQ(test::Words(MakePlan(RowShape(100, 32000, 50), pool, true)),
             "path=positions split=rows threads=8 keep=nowhere subnormals=keep");
 }
 
@@ -241,19 +235,16 @@ TEST(Plan, OfDivergencesAndBinary) {
   divergence.exec.threads = 1;
   divergence.args.inner = 1;
   divergence.shape = RowShape(100, 32000);
-  EXPECT_EQ(PlannedCall::Words(MakePlan(divergence)),
-            "path=general split=none threads=1 keep=nowhere subnormals=flush");
+  EXPECT_EQ(test::Words(MakePlan(divergence)), "path=general split=none threads=1 keep=nowhere subnormals=flush");
   divergence.args.inner = 10;
-  EXPECT_EQ(PlannedCall::Words(MakePlan(divergence)),
-            "path=positions split=none threads=1 keep=nowhere subnormals=flush");
+  EXPECT_EQ(test::Words(MakePlan(divergence)), "path=positions split=none threads=1 keep=nowhere subnormals=flush");
   BinaryCall binary{};
   binary.exec = XENT_EXEC_INIT;
   binary.exec.threads = 1;
   binary.elements = kStreamBytes / 4 - 1;
-  EXPECT_EQ(PlannedCall::Words(MakePlan(binary)), "path=elements split=none threads=1 keep=nowhere subnormals=keep");
+  EXPECT_EQ(test::Words(MakePlan(binary)), "path=elements split=none threads=1 keep=nowhere subnormals=keep");
   binary.elements += 1;
-  EXPECT_EQ(PlannedCall::Words(MakePlan(binary)),
-            "path=elements split=none threads=1 keep=nowhere subnormals=keep stream");
+  EXPECT_EQ(test::Words(MakePlan(binary)), "path=elements split=none threads=1 keep=nowhere subnormals=keep stream");
 }
 
 }  // namespace

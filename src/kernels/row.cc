@@ -1,24 +1,28 @@
-// Compiles row_write-inl.h for every target.
+// Compiles exp_sum-inl.h and row_write-inl.h for every target.
+#include "kernels/row.h"
+
 #include "kernels/target_list.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/row_write.cc"
+#define HWY_TARGET_INCLUDE "kernels/row.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
-#include "kernels/row.h"
+#include "kernels/exp_sum-inl.h"
 #include "kernels/row_write-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
 
-const RowWriteKernels *RowWriteTable() {
-  static constexpr RowWriteKernels kTable = {
+const RowKernels *RowTable() {
+  static constexpr RowKernels kTable = {
+      {ExpSum<float>, ExpSum<double>, ExpSum<Bf16>, ExpSum<F16>},
+      {Maximum<float>, Maximum<double>, Maximum<Bf16>, Maximum<F16>},
       {Scale<float>, Scale<double>, Scale<Bf16>, Scale<F16>},
       {Gradient<float>, Gradient<double>, Gradient<Bf16>, Gradient<F16>},
       {LogSoftmax<float>, LogSoftmax<double>, LogSoftmax<Bf16>, LogSoftmax<F16>},
       {Dot<float>, Dot<double>, Dot<Bf16>, Dot<F16>},
-      {Backward<float, false>, Backward<double, false>, Backward<Bf16, false>, Backward<F16, false>},
-      {Backward<float, true>, Backward<double, true>, Backward<Bf16, true>, Backward<F16, true>},
+      {{Backward<float, false>, Backward<double, false>, Backward<Bf16, false>, Backward<F16, false>},
+       {Backward<float, true>, Backward<double, true>, Backward<Bf16, true>, Backward<F16, true>}},
   };
   return &kTable;
 }
@@ -27,5 +31,5 @@ const RowWriteKernels *RowWriteTable() {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-XENT_DEFINE_KERNELS_OF(RowWriteKernels, RowWriteTable)
+XENT_DEFINE_KERNELS_OF(RowKernels, RowTable)
 #endif

@@ -30,6 +30,10 @@ struct Totals {
     }
     Totals Get() const { return {{loss, loss_low}, {nll, 0.0}}; }
   };
+  // Not inline: inlined, it makes backward of 1x10, which has no slots, 4 % slower (Zen 5, g++ 12).
+  XENT_NOINLINE void AddSlots(const Slot *slots, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) Add(slots[i].Get());
+  }
 };
 
 // At most kMaxTasks groups, their size a function of the number of rows alone.

@@ -203,7 +203,7 @@ template <class RunRange>
 XENT_NOINLINE bool SumGroupsInTasks(const RowCall &call, const RunRange &run, Totals *totals) {
   Totals::Slot slots[kMaxTasks] = {};
   const bool complete = RunGroupsInTasks(call, run, slots);
-  for (int64_t i = 0; i < GroupsOf(call); ++i) totals->Add(slots[i].Get());
+  totals->AddSlots(slots, GroupsOf(call));
   return complete;
 }
 

@@ -56,23 +56,8 @@ void GeneralRow<T>::Merge(const GeneralSums &chunk, double factor) {
 }
 
 template <class T>
-Number<T> GeneralRow<T>::LogTotal() const {
-  return Log1p(others);
-}
-
-template <class T>
-Number<T> GeneralRow<T>::LogSumExp(double factor) const {
-  return Gap(factor, 0.0);
-}
-
-template <class T>
 Number<T> GeneralRow<T>::Gap(double factor, double of_value) const {
   return AddOrOverflow(Distance<N>(value, of_value, factor), LogTotal());
-}
-
-template <class T>
-Number<T> GeneralRow<T>::Entropy() const {
-  return Add(LogTotal(), Divide(entropy, Add(others, N{1.0})));
 }
 
 template <class T>

@@ -23,11 +23,11 @@ struct GeneralRow {
   // Merges chunks in the order of their columns.
   void Merge(const GeneralSums &chunk, double factor);
   // L = lse - m'.
-  N LogTotal() const;
-  N LogSumExp(double factor) const;
+  N LogTotal() const { return Log1p(others); }
+  N LogSumExp(double factor) const { return Gap(factor, 0.0); }
   // lse - z'_c of a column's value: exact digits however small; +inf where it is masked.
   N Gap(double factor, double of_value) const;
-  N Entropy() const;
+  N Entropy() const { return Add(LogTotal(), Divide(entropy, Add(others, N{1.0}))); }
   // 2^*scale sum_c y_c (lse - z'_c); *scale is 0 unless the sum may be past the largest double.
   N WeightedGap(int64_t *scale) const;
 };

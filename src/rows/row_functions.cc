@@ -82,6 +82,8 @@ struct RowFunctionJob {
     task.cols = chunk.cols;
     call.kernels->row->exp_sum[kDtypeOf<In>](task, sum);
   }
+  void Exponentials(float *x, int64_t n) const { call.kernels->array->exp_f32(x, x, n); }
+  void Exponentials(double *x, int64_t n) const { call.kernels->array->exp_f64(x, x, n); }
   // Calls function(i, element) for the elements of `count` adjacent positions, columns in order.
   template <class Function>
   void ForEachElement(int64_t count, const Function &function) const {
@@ -101,15 +103,14 @@ struct LogSumExpJob : RowFunctionJob {
     SumChunk<In>(row, chunk, {}, &sum);
   }
   void Between(int /*pass*/, int64_t row, Row & /*state*/, const ChunkSum *sums) const {
-    static_cast<T *>(call.args.lse)[row] = Of(row, sums);
-  }
-  T Of(int64_t row, const ChunkSum *sums) const {
     using N = Number<T>;
+    T *const lse = static_cast<T *>(call.args.lse) + row;
     const UntargetedSum<T> sum(sums, call.shape.chunks);
-    if (sum.IsNan()) return static_cast<T>(LogSumExpByRule(sum.special));
+    *lse = static_cast<T>(LogSumExpByRule(sum.special));
+    if (sum.IsNan()) return;
     // With one column log V is 0: no slack beside |z|.
     const bool one = call.shape.cols == 1;
-    return RoundTo<T>(one ? N{static_cast<double>(Widen(*call.Input<In>(row)))} : sum.total.LogOfSum());
+    *lse = RoundTo<T>(one ? N{static_cast<double>(Widen(*call.Input<In>(row)))} : sum.total.LogOfSum());
   }
   XENT_NOINLINE void Positions(int64_t row, int64_t count) const {
     GeneralRow<T> sums[kTile];
@@ -288,8 +289,7 @@ struct BackwardJob : RowFunctionJob {
     ForEachElement(count, [&](int64_t i, int64_t at) {
       const double upstream = static_cast<double>(Widen(g[at])), total = Value(totals[i]);
       T output = Widen(y[at]);
-      if constexpr (kLog && sizeof(T) == 8) call.kernels->array->exp_f64(&output, &output, 1);
-      if constexpr (kLog && sizeof(T) == 4) call.kernels->array->exp_f32(&output, &output, 1);
+      if (kLog) Exponentials(&output, 1);
       const double factor = static_cast<double>(output);
       out[at] = Narrow<In>(RoundTo<T>(N{kLog ? upstream - factor * total : factor * (upstream - total)}));
     });
@@ -324,68 +324,51 @@ struct Verdict {
   double tolerance;
   std::atomic<bool> probabilities{true}, log_probabilities{true};
 
+  bool IsOpen() const { return probabilities || log_probabilities; }
   bool IsNearZero(double x) const { return Magnitude(x) <= tolerance; }
 };
 
-// Returns the sum of values, which are no probabilities where one of them lies outside of [0, 1] or is NaN.
+// Judges rows, of any layout one by one, until they can be neither.
 template <class In>
-double SumOfProbabilities(const In *values, int64_t cols, int64_t step, Verdict *verdict) {
-  bool good = true;
-  double sum = 0.0;
-  for (int64_t i = 0; i < cols; ++i) {
-    const double p = static_cast<double>(Widen(values[i * step]));
-    good &= p >= 0.0 && p <= 1.0;
-    sum += p;
-  }
-  if (!good) verdict->probabilities = false;
-  return sum;
-}
-
-// Judges rows until they can be neither.
-template <class In>
-struct JudgeJob : LogSumExpJob<In> {
-  using Row = typename LogSumExpJob<In>::Row;
+struct JudgeJob : RowFunctionJob {
+  static constexpr int kPasses = 1;
+  struct Row {};
 
   Verdict &verdict;
 
-  bool Begin(int64_t /*row*/, Row & /*state*/) const { return verdict.probabilities || verdict.log_probabilities; }
-  // The sum of the values takes the place of the spread, which is not asked for.
-  void Chunk(int pass, int64_t row, const Piece &chunk, Row &state, ChunkSum &sum) const {
-    if (verdict.log_probabilities) LogSumExpJob<In>::Chunk(pass, row, chunk, state, sum);
-    const In *const values = this->call.template Input<In>(row, chunk.first);
-    if (verdict.probabilities) sum.spread.hi = SumOfProbabilities(values, chunk.cols, 1, &verdict);
+  bool Begin(int64_t /*row*/, Row & /*state*/) const { return verdict.IsOpen(); }
+  // Sums the values, and as the spread their exponentials. A value outside of [0, 1], or NaN, is no probability.
+  void Chunk(int /*pass*/, int64_t row, const Piece &chunk, Row & /*state*/, ChunkSum &sum) const {
+    constexpr int64_t kBlockCols = 64;
+    Arithmetic<In> block[kBlockCols];
+    sum.sum = sum.spread = {};
+    for (int64_t done = 0; done < chunk.cols && verdict.IsOpen(); done += kBlockCols) {
+      const int64_t cols = std::min(kBlockCols, chunk.cols - done);
+      bool good = true;
+      for (int64_t i = 0; i < cols; ++i) {
+        block[i] = Widen(*call.Input<In>(row, chunk.first + done + i));
+        const double p = static_cast<double>(block[i]);
+        good &= p >= 0.0 && p <= 1.0;
+        sum.sum.hi += p;
+      }
+      if (!good) verdict.probabilities = false;
+      if (!verdict.log_probabilities) continue;
+      Exponentials(block, cols);
+      for (int64_t i = 0; i < cols; ++i) sum.spread.hi += static_cast<double>(block[i]);
+    }
   }
-  // What is still possible was so when the chunks were visited.
-  void Between(int /*pass*/, int64_t row, Row & /*state*/, const ChunkSum *sums) const {
-    double total = 0.0;
-    for (int64_t i = 0; verdict.probabilities && i < this->call.shape.chunks; ++i) total += sums[i].spread.hi;
+  void Between(int /*pass*/, int64_t /*row*/, Row & /*state*/, const ChunkSum *sums) const {
+    double total = 0.0, exponentials = 0.0;
+    for (int64_t i = 0; i < call.shape.chunks; ++i) {
+      total += sums[i].sum.hi;
+      exponentials += sums[i].spread.hi;
+    }
     if (!verdict.IsNearZero(total - 1.0)) verdict.probabilities = false;
-    if (!verdict.log_probabilities) return;
-    if (!verdict.IsNearZero(static_cast<double>(this->Of(row, sums)))) verdict.log_probabilities = false;
+    const bool near_one = exponentials > 0.5 && exponentials < 2.0;
+    if (!near_one || !verdict.IsNearZero(Log(exponentials))) verdict.log_probabilities = false;
   }
 };
 static_assert(RowJob<JudgeJob<float>>);
-
-// Does the same with rows [first, end) whose positions are adjacent.
-template <class In>
-XENT_NOINLINE void JudgePositions(const RowFunctionCall &call, int64_t first, int64_t end, Verdict *verdict) {
-  Arithmetic<In> lse[kTile];
-  RowFunctionCall tile = call;  // its row 0 is `row`
-  tile.args.lse = lse;
-  for (int64_t row = first, count; row < end && (verdict->probabilities || verdict->log_probabilities); row += count) {
-    count = TileRows(call.shape, row, end);
-    for (int64_t i = 0; i < count && verdict->probabilities; ++i) {
-      const double sum = SumOfProbabilities(call.Input<In>(row + i), call.shape.cols, call.shape.inner, verdict);
-      if (!verdict->IsNearZero(sum - 1.0)) verdict->probabilities = false;
-    }
-    if (!verdict->log_probabilities) continue;
-    tile.args.in.data = call.BytesAt(call.args.in, row, 0);
-    LogSumExpJob<In>{{tile}}.Positions(0, count);
-    for (int64_t i = 0; i < count; ++i) {
-      if (!verdict->IsNearZero(static_cast<double>(lse[i]))) verdict->log_probabilities = false;
-    }
-  }
-}
 
 }  // namespace
 
@@ -398,17 +381,11 @@ bool RunLogSoftmaxBackward(const RowFunctionArgs &args) { return Run<LogSoftmaxB
 bool Diagnose(const RowFunctionArgs &args, xent_diagnosis *diagnosis) {
   *diagnosis = XENT_DIAGNOSIS_LOGITS;
   if (args.rows == 0 || args.cols == 1) return true;
-  RowFunctionCall call(args, false);
-  call.plan.subnormals = Subnormals::kFlush;  // in every layout
+  const RowFunctionCall call(args, false);
   const FpMode mode(call.plan.subnormals);
   Verdict verdict{args.in.dtype == XENT_BF16 ? 0x1p-7 : 1e-3};
-  const bool complete = DispatchDtype(args.in.dtype, [&](auto storage) {
-    if (call.plan.path != Path::kPositions) return RunRows(JudgeJob<decltype(storage)>{{{call}}, verdict}, nullptr);
-    const auto run = [&](int64_t first, int64_t end, Groups & /*groups*/) {
-      JudgePositions<decltype(storage)>(call, first, end, &verdict);
-    };
-    return RunGroups(call, run, nullptr);
-  });
+  const bool complete = DispatchDtype(
+      args.in.dtype, [&](auto storage) { return RunRows(JudgeJob<decltype(storage)>{{call}, verdict}, nullptr); });
   if (verdict.log_probabilities) *diagnosis = XENT_DIAGNOSIS_LOG_PROBABILITIES;
   if (verdict.probabilities) *diagnosis = XENT_DIAGNOSIS_PROBABILITIES;
   return complete;

@@ -1,4 +1,4 @@
-// logsumexp, softmax, log_softmax, the way back through the last two, and check_logits.
+// logsumexp, softmax, log_softmax, the gradients through the last two, and check_logits.
 #include "rows/row_functions.h"
 
 #include "api/check.h"

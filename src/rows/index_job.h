@@ -184,7 +184,7 @@ struct IndexJob {
         reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(call.Logits<In>(row)) + column * sizeof(In)));
   }
   // Statistics keep subnormal logits apart, which the sums of this path flush: the one place where a task changes its
-  // mode. Not inline: the frames of these two are not to lie below those of the kernels.
+  // mode. Not inline: the scratch of these two is gone when the kernels run.
   XENT_NOINLINE void Ignore(int64_t row) const {
     if (call.statistics.of_ignored == 0) return WriteIgnoredRow<In>(call, row);
     const FpMode mode(Subnormals::kKeep);
@@ -254,7 +254,7 @@ struct IndexJob {
     if (slot != nullptr) state.exponentials = static_cast<T *>(slot);
   }
 
-  // Not inline, for the same reason.
+  // Not inline: as Ignore.
   XENT_NOINLINE void Between(int pass, int64_t row, Row &state, const ChunkSum *sums) const {
     if (pass != 0 || call.mode == Mode::kBackward) return;
     state.Finish(call, row, call.shape.chunks, ChunkParts<ChunkSum>{call.shape, sums});

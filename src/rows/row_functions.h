@@ -1,4 +1,4 @@
-// logsumexp, softmax, log_softmax, the way back through the last two, and what a batch of logits looks like.
+// logsumexp, softmax, log_softmax, the gradients through the last two, and what a batch of logits looks like.
 #pragma once
 
 #include <cstdint>

@@ -25,9 +25,9 @@ inline constexpr bool kKeepsExponentials = sizeof(In) == sizeof(Arithmetic<In>);
 
 // out = (g p - shift) 2^lift, the map's scale being each chunk's own.
 //
-// g is the upstream gradient over the denominator, less the lift: with a shift (smoothing) a small g is brought up, so
-// that neither product falls below the normal range before they are subtracted; a huge one is brought down to 2^(kBias
-// - 2), where the smallest normal number stands for the smallest p that the biased exponentials keep for certain.
+// g is the upstream gradient over the denominator without the lift, a power of two. With a shift (smoothing) a small g
+// is lifted, lest one of the products fall below the normal range before they are subtracted. A huge g is brought down
+// to 2^(kBias - 2): there the smallest normal number stands for the smallest p that the biased exponentials keep.
 template <class T>
 struct RowGradient {
   RowSum<T> total;

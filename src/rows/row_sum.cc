@@ -5,8 +5,8 @@
 namespace xent::internal {
 namespace {
 
-// Logit references up to this are turned into exponent references, so that only those remain beside which any logit
-// within kLimit either vanishes or prevails.
+// A logit reference of at most this magnitude becomes an exponent reference. Beside a larger one every logit within
+// kLimit either vanishes or prevails, so that the two kinds never have to be compared more closely.
 template <class T>
 inline constexpr double kFoldLimit = 2.0 * Format<T>::kLimit;
 
@@ -43,8 +43,8 @@ N Difference(double a, double b) {
   }
 }
 
-// 2^(a - b) or e^(a - b) of two references; a kind that vanishes beside the other gives 0. Only asked where a is at
-// most about b, or both are exponents.
+// Returns a's unit over b's: 2^(a - b) of exponent references, e^(a - b) of logits, 0 of different kinds, where a's
+// vanishes. Of logits a is at most about b.
 template <class T, class N = Number<T>>
 Exponential<N> ReferenceRatio(const RowSum<T> &a, const RowSum<T> &b) {
   if (!a.logit && !b.logit) return {N{1.0}, static_cast<int64_t>(a.reference - b.reference)};
@@ -101,8 +101,7 @@ RowSum<T> RowSum<T>::Merge(const RowSum &other) const {
 
 template <class T>
 Number<T> RowSum<T>::LogOfSum() const {
-  const N log_sum = Log(sum);
-  return Add(logit ? N{reference} : MultiplyLn2<N>(reference), log_sum);
+  return Add(logit ? N{reference} : MultiplyLn2<N>(reference), Log(sum));
 }
 
 template <class T>

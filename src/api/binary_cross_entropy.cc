@@ -110,8 +110,7 @@ xent_status BinaryCrossEntropy(const xent_binary_cross_entropy *args, const xent
 }  // namespace
 }  // namespace xent::internal
 
-using xent::internal::BinaryCrossEntropy;
-using xent::internal::Mode;
+using xent::internal::BinaryCrossEntropy, xent::internal::Mode;
 
 extern "C" {
 

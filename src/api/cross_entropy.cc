@@ -49,8 +49,7 @@ xent_status Reduce(const xent_stored_losses *given, const xent_cross_entropy_opt
 }  // namespace
 }  // namespace xent::internal
 
-using xent::internal::CrossEntropy;
-using xent::internal::Mode;
+using xent::internal::CrossEntropy, xent::internal::Mode;
 
 extern "C" {
 

@@ -23,9 +23,7 @@ xent_status RunArray(void (*ArrayKernels::*function)(const T *, T *, int64_t), c
 }  // namespace
 }  // namespace xent::internal
 
-using xent::internal::ActiveKernels;
-using xent::internal::ArrayKernels;
-using xent::internal::RunArray;
+using xent::internal::ActiveKernels, xent::internal::ArrayKernels, xent::internal::RunArray;
 
 extern "C" {
 

@@ -6,13 +6,11 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/array.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
-#include "hwy/highway.h"
 #include "numbers/exp-inl.h"
 #include "numbers/log-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
 
 // All are computed in double, so that float32 results are within 0.5001 ULP. The row kernels' float32 exponential is up
 // to 1.02 ULP off (at x = 50.2870445, among all floats).

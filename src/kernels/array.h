@@ -14,7 +14,6 @@ struct ArrayKernels {
   void (*log1p_f64)(const double *x, double *y, int64_t n);
 };
 
-// Null when this build lacks the target (one of Highway's bits).
 const ArrayKernels *ArrayKernelsOf(int64_t target);
 
 }  // namespace xent::internal

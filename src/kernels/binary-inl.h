@@ -33,7 +33,6 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
 
 // ---- pairs: a high part, and, for results of type float64, in a second number what its roundings lost ----
 // A result that is not finite has the low part 0.

@@ -21,7 +21,6 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
 
 using FloatTag = Tag<float>;
 using Floats = hn::Vec<FloatTag>;

@@ -15,7 +15,6 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
 
 // A task's rows, one to a lane or one for all lanes, and the strip that is being worked on.
 struct DivergenceLanes {

@@ -1,12 +1,9 @@
 // Compiles divergence-inl.h for every target.
-#include "kernels/divergence.h"
-
 #include "kernels/target_list.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/divergence.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
-#include "hwy/highway.h"
 #include "kernels/divergence-inl.h"
 
 HWY_BEFORE_NAMESPACE();

@@ -66,7 +66,6 @@ struct DivergenceKernels {
   void (*gradient[2])(const DivergenceTask &);
 };
 
-// The kernels of a target, one of Highway's bits; null when this build lacks it.
 const DivergenceKernels *DivergenceKernelsOf(int64_t target);
 
 }  // namespace xent::internal

@@ -16,7 +16,6 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
 
 using DoubleTag = hn::CappedTag<double, kLanes>;
 using Doubles = hn::Vec<DoubleTag>;
@@ -34,11 +33,6 @@ HWY_INLINE void Stage(const In *values, int64_t count, int64_t total, double pad
   for (; i + lanes <= count; i += lanes) StoreDoubles(d, LoadAs(d, values + i), out + i);
   for (; i < count; ++i) out[i] = static_cast<double>(Widen(values[i]));
   for (; i < total; ++i) out[i] = pad;
-}
-// The same of numbers that fill whole vectors.
-template <class In>
-HWY_INLINE void StageVectors(const In *values, int64_t count, double *out) {
-  Stage(values, count, count, 0.0, out);
 }
 
 // Stages values[first, first + count) of the type that `dtype` says.

@@ -25,7 +25,6 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
 
 // ---- one step, one block ----
 
@@ -275,8 +274,10 @@ class ChunkSweep {
   void Raise(int64_t col, double reference) {
     const int64_t by = static_cast<int64_t>(reference - reference_);
     sum_.Scale(-by);
-    if (kept_ != nullptr) ScaleByPower(kept_, col, -by);
     reference_ = reference;
+    if (kept_ == nullptr) return;
+    const int64_t prescale = HWY_MAX(-by, int64_t{-2 * F::kMaxExponent});
+    Scaler<T>({kept_, kept_, col, {1.0, 0.0, 0.0, 0}, static_cast<int>(prescale), false}).AdvanceTo(col);
   }
 
   // Adds columns to the sum. In place their logits are saved unless they are summed relative to the maximum.

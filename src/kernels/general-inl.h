@@ -20,7 +20,6 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
 
 template <class T>
 struct GeneralLanes {

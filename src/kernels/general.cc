@@ -1,12 +1,9 @@
 // Compiles general-inl.h for every target.
-#include "kernels/general.h"
-
 #include "kernels/target_list.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/general.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
-#include "hwy/highway.h"
 #include "kernels/general-inl.h"
 
 HWY_BEFORE_NAMESPACE();

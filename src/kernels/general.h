@@ -95,7 +95,6 @@ struct GeneralKernels {
   void (*top_k[kDtypes])(const void *logits, int64_t cols, int64_t first, int64_t k, RankedLogit *best, int64_t *count);
 };
 
-// The kernels of a target, one of Highway's bits; null when this build lacks it.
 const GeneralKernels *GeneralKernelsOf(int64_t target);
 
 }  // namespace xent::internal

@@ -1,4 +1,4 @@
-// Sums of the fixed virtual lanes, in double, and scaling of stored exponentials by powers of two.
+// Sums of the fixed virtual lanes, in double.
 #if defined(XENT_SRC_KERNELS_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_LANES_INL_H_
 #undef XENT_SRC_KERNELS_LANES_INL_H_
@@ -6,15 +6,12 @@
 #define XENT_SRC_KERNELS_LANES_INL_H_
 #endif
 
-#include <cstring>
-
 #include "hwy/highway.h"
 #include "kernels/row.h"
 #include "numbers/pairs-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
 
 // kLanes running sums of numbers of type T: doubles, and for float64 kLanes more for what their roundings lost.
 template <class T>
@@ -77,26 +74,6 @@ HWY_INLINE void AddToLanes(D d, hn::VFromD<D> v, int64_t first, LaneSums<double>
   auto error = hn::Zero(d);
   hn::Store(ExactSum(d, hn::Load(d, high), v, &error), d, high);
   hn::Store(hn::Add(hn::Load(d, low), error), d, low);
-}
-
-// Multiplies values by 2^exponent. What falls below the normal range becomes 0, what goes past it infinite.
-template <class T>
-void ScaleByPower(T *values, int64_t cols, int64_t exponent) {
-  const hn::CappedTag<T, kLanes> d;
-  const size_t lanes = hn::Lanes(d);
-  constexpr int64_t kLargest = 2 * Format<T>::kMaxExponent;
-  if (exponent < -kLargest) {
-    std::memset(values, 0, static_cast<size_t>(cols) * sizeof(T));
-    return;
-  }
-  const int64_t first = exponent / 2;
-  const int64_t second = HWY_MIN(exponent - first, int64_t{Format<T>::kMaxExponent});
-  const auto a = hn::Set(d, static_cast<T>(PowerOfTwo(first)));
-  const auto b = hn::Set(d, static_cast<T>(PowerOfTwo(second)));
-  for (size_t i = 0; i < static_cast<size_t>(cols); i += lanes) {
-    const size_t rest = HWY_MIN(lanes, static_cast<size_t>(cols) - i);
-    hn::StoreN(hn::Mul(hn::Mul(hn::LoadN(d, values + i, rest), a), b), d, values + i, rest);
-  }
 }
 
 }  // namespace xent::internal::HWY_NAMESPACE

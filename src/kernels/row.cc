@@ -1,12 +1,9 @@
 // Compiles exp_sum-inl.h and row_write-inl.h for every target.
-#include "kernels/row.h"
-
 #include "kernels/target_list.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/row.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
-#include "hwy/highway.h"
 #include "kernels/exp_sum-inl.h"
 #include "kernels/row_write-inl.h"
 

@@ -117,7 +117,6 @@ struct RowKernels {
   void (*backward[2][kDtypes])(const BackwardTask &);                // through softmax, log-softmax
 };
 
-// The kernels of a target, one of Highway's bits; null when this build lacks it.
 const RowKernels *RowKernelsOf(int64_t target);
 
 }  // namespace xent::internal

@@ -14,7 +14,6 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
 
 // AffineMap on vectors. The lift is for upstream gradients so small or large that shift or product would leave the
 // range of normal numbers though the result does not.

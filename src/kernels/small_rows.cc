@@ -1,12 +1,9 @@
 // Compiles small_rows-inl.h for every target.
-#include "kernels/small_rows.h"
-
 #include "kernels/target_list.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/small_rows.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
-#include "hwy/highway.h"
 #include "kernels/small_rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();

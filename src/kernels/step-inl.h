@@ -14,7 +14,6 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
 
 template <class In>
 using Tag = hn::CappedTag<Arithmetic<In>, kLanes>;

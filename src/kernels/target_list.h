@@ -32,7 +32,7 @@
   }                                                                          \
   return nullptr;
 
-// Defines KERNELS##Of(target) by it.
+// Defines KERNELS##Of(target) by it: the kernels of one of Highway's bits, null when this build lacks it.
 #define XENT_DEFINE_KERNELS_OF(KERNELS, TABLE)                                                \
   namespace xent::internal {                                                                  \
   const KERNELS *KERNELS##Of(int64_t target) { XENT_TABLE_OF_TARGET(KERNELS, TABLE, target) } \

@@ -15,7 +15,6 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
 
 // Below this e^x counts as 0: results stay normal, so that no processor's rule for subnormal ones matters.
 inline constexpr double kLowestExponent = -708.0;

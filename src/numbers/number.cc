@@ -29,18 +29,19 @@ Factor Decompose(double x) {
   return {std::bit_cast<double>(sign | (uint64_t{1023} << 52) | fraction), exponent};
 }
 
+// Returns x 2^exponent; x is not zero.
+static Factor Normalised(double x, int64_t exponent) {
+  const int64_t own = ExponentOf(x);
+  return {Scale(x, -own), exponent + own};
+}
 Factor Quotient(Factor a, Factor b) {
   if (a.mantissa == 0.0) return {};
-  const double q = a.mantissa / b.mantissa;
-  const int64_t exponent = ExponentOf(q);
-  return {Scale(q, -exponent), a.exponent - b.exponent + exponent};
+  return Normalised(a.mantissa / b.mantissa, a.exponent - b.exponent);
 }
 
 Factor Product(Factor a, Factor b) {
   if (a.mantissa == 0.0 || b.mantissa == 0.0) return {};
-  const double p = a.mantissa * b.mantissa;
-  const int64_t exponent = ExponentOf(p);
-  return {Scale(p, -exponent), a.exponent + b.exponent + exponent};
+  return Normalised(a.mantissa * b.mantissa, a.exponent + b.exponent);
 }
 
 template float RoundTo<float>(double);

@@ -1,7 +1,6 @@
 // The numbers that rows are finished in, double for float32 and Wide for float64, and Factor, a number whose exponent
 // never leaves its range.
-#ifndef XENT_SRC_NUMBERS_NUMBER_H_
-#define XENT_SRC_NUMBERS_NUMBER_H_
+#pragma once
 
 #include <cstdint>
 #include <type_traits>
@@ -39,4 +38,3 @@ Factor Quotient(Factor a, Factor b);
 Factor Product(Factor a, Factor b);
 
 }  // namespace xent::internal
-#endif  // XENT_SRC_NUMBERS_NUMBER_H_

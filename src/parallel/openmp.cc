@@ -2,27 +2,16 @@
 
 #if defined(XENT_HAVE_OPENMP)
 #include <omp.h>
-#endif
-#if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
-#define XENT_HAVE_FORK 1
 #endif
 
 namespace xent::internal {
-namespace {
-
-#if defined(XENT_HAVE_OPENMP) && defined(XENT_HAVE_FORK)
-// After fork() the child has none of the team's threads, and libgomp would wait for them for ever.
-const pid_t g_loaded_in = getpid();
-bool Forked() { return getpid() != g_loaded_in; }
-#elif defined(XENT_HAVE_OPENMP)
-bool Forked() { return false; }
-#endif
-
-}  // namespace
 
 #if defined(XENT_HAVE_OPENMP)
-bool OpenMpUsable() { return omp_in_parallel() == 0 && !Forked(); }
+// After fork() the child has none of the team's threads, and libgomp would wait for them for ever.
+static const pid_t g_loaded_in = getpid();
+
+bool OpenMpUsable() { return omp_in_parallel() == 0 && getpid() == g_loaded_in; }
 int32_t OpenMpThreads() { return OpenMpUsable() ? omp_get_max_threads() : 1; }
 void OpenMpFor(int32_t threads, int64_t n, xent_task task, void *arg) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)

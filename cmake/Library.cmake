@@ -14,7 +14,9 @@ function(xent_object_library target)
   xent_warnings(${target})
   if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
     # Without -ffp-contract=off the compiler fuses mul and add where it likes and results differ between targets.
-    target_compile_options(${target} PRIVATE -ffp-contract=off -fno-math-errno)
+    # Functions begin at half cache lines: else a change to one moves all others, and short rows take up to 4 % longer
+    # or less.
+    target_compile_options(${target} PRIVATE -ffp-contract=off -fno-math-errno -falign-functions=32)
   endif()
 endfunction()
 

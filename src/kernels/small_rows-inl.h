@@ -297,8 +297,8 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
   using F = Format<float>;
   const int64_t cols = task.cols;
   LaneRanges ranges;
-  HWY_ALIGN double target_logits[kTile] = {};
-  HWY_ALIGN double sums[kTile] = {};
+  HWY_ALIGN double target_logits[kTile];
+  HWY_ALIGN double sums[kTile];
   HWY_ALIGN float good[kTile];
   HWY_ALIGN float memory[kBlock];  // up to kMaxTransposedCols columns the tile, else a row's logits, saved in place
   const In *const logits = static_cast<const In *>(task.logits);
@@ -313,6 +313,7 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
     }
     target_logits[i] = z;
   }
+  for (int64_t i = task.count; i < kTile; ++i) target_logits[i] = 0.0;
   FindRanges(target_logits, &ranges);
   uint32_t done = 0;
   if (cols <= kMaxTransposedCols) {
@@ -336,6 +337,7 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
     for (int64_t i = 0; i < task.count; ++i) done |= static_cast<uint32_t>(good[i] != 0.0f) << i;
   } else {
     for (int64_t i = 0; i < task.count; ++i) {
+      sums[i] = 0.0;
       if ((usable >> i & 1) == 0) continue;
       const In *const z = logits + i * task.logits_stride;
       BlockTask<In> block{.logits = z, .cols = cols, .target = task.targets[i], .reference = ranges.reference[i]};
@@ -355,6 +357,7 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
         block.kept[task.targets[i]] = static_cast<float>(target_logits[i]);  // -infinity was saved there
       }
     }
+    for (int64_t i = task.count; i < kTile; ++i) sums[i] = 0.0;
   }
   done &= usable;
   out->done = done;

@@ -271,7 +271,7 @@ typedef enum xent_diagnosis {
  * Shapes    x [N, V]; diagnosis out.
  * Special   LOGITS for no rows, V = 1 or a NaN.
  * Error     None: a judgement within the tolerances above.
- * Memory    At most two passes over x; usually the first row decides.
+ * Memory    At most one pass over x; usually the first row decides.
  * Aliasing  None.
  * Status    As every function. */
 XENT_API xent_status xent_check_logits(int64_t rows, int64_t cols, int64_t inner, xent_matrix x,

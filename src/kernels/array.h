@@ -1,4 +1,4 @@
-// Array functions of every target, for normal floating-point mode (no flushing).
+// Array functions of every target. In a floating-point mode that flushes, subnormal numbers count as 0.
 #pragma once
 
 #include <cstdint>

@@ -481,7 +481,7 @@ inline void PlainStep(const BinaryTask &task, const PlainTask &plain, BinaryStep
       const auto v = hn::Load(d, from + i);
       StoreDoubles(d, all ? v : hn::IfThenElse(unusual(i), LoadDoubles(d, to + i), v), to + i);
     };
-    keep(losses, step.out[kLoss]);
+    if (task.Wants(kLoss) || task.sum) keep(losses, step.out[kLoss]);
     if (has_grad) keep(grad, step.out[kGrad]);
   }
 }

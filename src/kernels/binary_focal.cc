@@ -84,8 +84,9 @@ Scaled ScaledLog(const Scaled &q, const Scaled &p) {
 
 // Returns |q|^gamma with the sign of q^gamma.
 Scaled SignedPower(const Scaled &q, const Scaled &log_q, double gamma) {
-  const Scaled power = ScaledExp(gamma * log_q);
-  return q.v.hi < 0.0 ? SignOfPower(gamma) * power : q.v.hi != q.v.hi ? q : power;
+  const double sign = q.v.hi < 0.0 ? SignOfPower(gamma) : q.v.hi;
+  if (sign != sign) return sign;  // as a factor it would leave nothing of a power of 0
+  return sign < 0.0 ? -ScaledExp(gamma * log_q) : ScaledExp(gamma * log_q);
 }
 
 void FocalElement(const BinaryTask &task, BinaryStep &step, int64_t i) {

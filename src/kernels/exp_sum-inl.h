@@ -275,7 +275,7 @@ class ChunkSweep {
     const int64_t by = static_cast<int64_t>(reference - reference_);
     sum_.Scale(-by);
     reference_ = reference;
-    if (kept_ == nullptr) return;
+    if (kept_ == nullptr || col == 0) return;
     const int64_t prescale = HWY_MAX(-by, int64_t{-2 * F::kMaxExponent});
     Scaler<T>({kept_, kept_, col, {1.0, 0.0, 0.0, 0}, static_cast<int>(prescale), false}).AdvanceTo(col);
   }

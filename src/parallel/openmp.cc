@@ -9,8 +9,7 @@ namespace xent::internal {
 
 #if defined(XENT_HAVE_OPENMP)
 // After fork() the child has none of the team's threads, and libgomp would wait for them for ever.
-static const pid_t g_loaded_in = getpid();
-
+const pid_t g_loaded_in = getpid();
 bool OpenMpUsable() { return omp_in_parallel() == 0 && getpid() == g_loaded_in; }
 int32_t OpenMpThreads() { return OpenMpUsable() ? omp_get_max_threads() : 1; }
 void OpenMpFor(int32_t threads, int64_t n, xent_task task, void *arg) {

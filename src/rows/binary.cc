@@ -9,7 +9,8 @@
 namespace xent::internal {
 namespace {
 
-BinaryTask TaskOf(const BinaryCall &call) {
+// Not inline: it divides, in the mode that its caller has set.
+XENT_NOINLINE BinaryTask TaskOf(const BinaryCall &call) {
   const xent_binary_cross_entropy &args = call.args;
   const bool inner = args.inner > 1;
   const BinaryLayout layout = inner ? BinaryLayout{args.inner, args.cols} : BinaryLayout{args.cols, 1};

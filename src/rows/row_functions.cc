@@ -381,14 +381,15 @@ bool RunLogSoftmaxBackward(const RowFunctionArgs &args) { return Run<LogSoftmaxB
 bool Diagnose(const RowFunctionArgs &args, xent_diagnosis *diagnosis) {
   *diagnosis = XENT_DIAGNOSIS_LOGITS;
   if (args.rows == 0 || args.cols == 1) return true;
-  const RowFunctionCall call(args, false);
+  RowFunctionCall call(args, false);
+  call.plan.subnormals = Subnormals::kFlush;  // in every layout
   const FpMode mode(call.plan.subnormals);
   Verdict verdict{args.in.dtype == XENT_BF16 ? 0x1p-7 : 1e-3};
-  const bool complete = DispatchDtype(
-      args.in.dtype, [&](auto storage) { return RunRows(JudgeJob<decltype(storage)>{{call}, verdict}, nullptr); });
+  const auto judge = [&](auto storage) { return RunRows(JudgeJob<decltype(storage)>{{call}, verdict}, nullptr); };
+  if (!DispatchDtype(args.in.dtype, judge)) return false;
   if (verdict.log_probabilities) *diagnosis = XENT_DIAGNOSIS_LOG_PROBABILITIES;
   if (verdict.probabilities) *diagnosis = XENT_DIAGNOSIS_PROBABILITIES;
-  return complete;
+  return true;
 }
 
 }  // namespace xent::internal

@@ -47,7 +47,8 @@ N Difference(double a, double b) {
 // vanishes. Of logits a is at most about b.
 template <class T, class N = Number<T>>
 Exponential<N> ReferenceRatio(const RowSum<T> &a, const RowSum<T> &b) {
-  if (!a.logit && !b.logit) return {N{1.0}, static_cast<int64_t>(a.reference - b.reference)};
+  const double apart = std::clamp(a.reference - b.reference, -0x1p60, 0x1p60);  // a record may be damaged
+  if (!a.logit && !b.logit) return {N{1.0}, static_cast<int64_t>(apart)};
   if (a.logit != b.logit) return {};
   const N d = Difference<N>(a.reference, b.reference);
   return Value(d) < -kVast ? Exponential<N>{} : Exp(Value(d) > kVast ? N{kVast} : d);

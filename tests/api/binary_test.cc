@@ -360,6 +360,18 @@ TEST_P(BinaryApi, InfiniteLogits) {
   }
 }
 
+// 1 - p_y is -infinity there, of which only whole powers are numbers.
+TEST_P(BinaryApi, FocalOfAnInfiniteLogitWithThatTargetIsNan) {
+  Binary call = Row(dtype(), {kInf, -kInf}, {kInf, -kInf});
+  call.options.focal_gamma = 1.5;
+  call.MustRun(Pass::kForwardBackward);
+  for (int64_t c = 0; c < 2; ++c) {
+    EXPECT_TRUE(std::isnan(call.element_losses.Get(0, c))) << c;
+    EXPECT_TRUE(std::isnan(call.grad.Get(0, c))) << c;
+    EXPECT_TRUE(std::isnan(call.target_grad.Get(0, c))) << c;
+  }
+}
+
 TEST_P(BinaryApi, FocalGradientIsFiniteWhereTheProbabilityIsOne) {
   for (const double gamma : {1e-3, 0.5, 0.999}) {
     Binary call = Row(dtype(), {kInf, -kInf, 3000, -3000, 60, -60, 20, -20}, {1, 0, 1, 0, 1, 0, 1, 0});

@@ -45,6 +45,27 @@ TEST_P(CheckLogits, OutputOfSoftmax) {
   }
 }
 
+// In every layout a subnormal number counts as 0, whatever its sign. (Those of float16 are normal ones of float32.)
+TEST_P(CheckLogits, SubnormalsCountAsZeroInEveryLayout) {
+  const double tiny = dtype() == XENT_F64 ? 0x1p-1040 : dtype() == XENT_F16 ? 0.0 : 0x1p-130;
+  EXPECT_EQ(Check({{1, -tiny}, {1, -tiny}}), XENT_DIAGNOSIS_PROBABILITIES);
+  const Matrix classes = MatrixOf(dtype(), {{1, 1, -tiny, -tiny}});
+  xent_diagnosis diagnosis = static_cast<xent_diagnosis>(3);
+  EXPECT_EQ(xent_check_logits(2, 2, 2, View(classes), &diagnosis, nullptr, nullptr), XENT_OK);
+  EXPECT_EQ(diagnosis, XENT_DIAGNOSIS_PROBABILITIES);
+}
+
+// A pool that runs nothing leaves the matrix unread, and the diagnosis as it is for no rows.
+TEST_P(CheckLogits, IncompleteCallsSayNothing) {
+  const Matrix x = MatrixOf(dtype(), std::vector<std::vector<double>>(2000, std::vector<double>(64, 1.0 / 64)));
+  xent_exec exec = XENT_EXEC_INIT;
+  exec.threads = 2;
+  exec.parallel_for = [](void *, int64_t, xent_task, void *) {};
+  xent_diagnosis diagnosis = static_cast<xent_diagnosis>(3);
+  EXPECT_EQ(xent_check_logits(2000, 64, 0, View(x), &diagnosis, &exec, nullptr), XENT_INCOMPLETE);
+  EXPECT_EQ(diagnosis, XENT_DIAGNOSIS_LOGITS);
+}
+
 TEST_P(CheckLogits, OutputOfLogSoftmax) {
   for (const int64_t cols : {2, 10, 1000}) {
     LossCall call(dtype(), 20, cols);

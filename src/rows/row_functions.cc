@@ -382,7 +382,7 @@ bool Diagnose(const RowFunctionArgs &args, xent_diagnosis *diagnosis) {
   *diagnosis = XENT_DIAGNOSIS_LOGITS;
   if (args.rows == 0 || args.cols == 1) return true;
   RowFunctionCall call(args, false);
-  call.plan.subnormals = Subnormals::kFlush;  // in every layout
+  call.plan = MakePlan(RowShape(args.rows, args.cols), call.exec, false);  // row by row in every layout
   const FpMode mode(call.plan.subnormals);
   Verdict verdict{args.in.dtype == XENT_BF16 ? 0x1p-7 : 1e-3};
   const auto judge = [&](auto storage) { return RunRows(JudgeJob<decltype(storage)>{{call}, verdict}, nullptr); };

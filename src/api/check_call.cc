@@ -187,16 +187,16 @@ xent_status CheckTargetValues(Call *call, xent_error *error) {
   return XENT_OK;
 }
 
-xent_status CheckRecords(const Call &call, xent_error *error) {
+xent_status CheckRecords(const Call &call, Step step, xent_error *error) {
   const xent_cross_entropy &args = call.args;
   const Record *const records = static_cast<const Record *>(args.records);
-  const uint8_t kind = PathOf(args, call.options) == Path::kIndex ? Record::kIndex : Record::kGeneral;
+  const Path path = step == Step::kWhole ? PathOf(args, call.options) : ShardPathOf(args, call.options);
   for (int64_t row = 0; row < args.rows; ++row) {
     const Record &record = records[row];
     const bool known = record.tag == Record::kTag && record.dtype == Record::DtypeTag(args.logits.dtype) &&
                        record.state >= Record::kLive && record.state <= Record::kNanRow;
     const bool ignored = call.IsIgnored(call.Target(row));
-    const bool of_this_path = record.state == Record::kIgnored || record.kind == kind;
+    const bool of_this_path = record.state == Record::kIgnored || LeavesRecord(path, record.kind);
     if (known && (ignored || (record.state != Record::kIgnored && of_this_path))) continue;
     const char *const message =
         !known ? "records: row %lld was not written by a forward call with logits of this dtype (target %lld)"
@@ -287,7 +287,7 @@ xent_status CheckCall(const Given &given, Step step, Mode mode, Call *call, xent
     call->live_rows = args.rows;
     call->weight = {static_cast<double>(args.rows), 0.0};
   }
-  return mode == Mode::kBackward ? CheckRecords(*call, error) : XENT_OK;
+  return mode == Mode::kBackward ? CheckRecords(*call, step, error) : XENT_OK;
 }
 
 }  // namespace xent::internal

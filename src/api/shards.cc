@@ -12,7 +12,7 @@ namespace {
 
 // The records are of these rows and cover the columns, and the row's target where it has one.
 xent_status CheckChunkRecords(const Call &call, const RecordsOfRow &records, xent_error *error) {
-  const uint8_t kind = PathOf(call.args, call.options) == Path::kIndex ? Record::kIndex : Record::kGeneral;
+  const uint8_t kind = ShardPathOf(call.args, call.options) == Path::kIndex ? Record::kIndex : Record::kGeneral;
   for (int64_t row = 0; row < call.args.rows; ++row) {
     const int64_t target = call.Target(row);
     const bool ignored = call.IsIgnored(target);

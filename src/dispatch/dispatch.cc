@@ -37,6 +37,7 @@ struct Registry {
       const Kernels kernels{name,
                             ArrayKernelsOf(target),
                             RowKernelsOf(target),
+                            AcrossKernelsOf(target),
                             GeneralKernelsOf(target),
                             BinaryKernelsOf(target),
                             DivergenceKernelsOf(target),

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/across.h"
 #include "kernels/array.h"
 #include "kernels/binary.h"
 #include "kernels/divergence.h"
@@ -16,6 +17,7 @@ struct Kernels {
   const char *name;  // Highway's
   const ArrayKernels *array;
   const RowKernels *row;
+  const AcrossKernels *across;
   const GeneralKernels *general;
   const BinaryKernels *binary;
   const DivergenceKernels *divergence;

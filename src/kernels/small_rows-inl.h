@@ -127,7 +127,9 @@ HWY_INLINE void FindRanges(const double *target_logits, LaneRanges *ranges) {
 }
 
 // Lanes [first, first + Lanes(d)) of the ranges, for use as an ExpRange.
-struct LaneRange {
+struct LaneRange : NaturalScale<float> {
+  LaneRange(const LaneRanges &given, int64_t first_lane) : ranges(given), first(first_lane) {}
+
   static constexpr bool kScalef = ExpRange<float>::kScalef;
   const LaneRanges &ranges;
   int64_t first;
@@ -224,7 +226,7 @@ HWY_NOINLINE void SumColumns(float *tile, int64_t cols, const LaneRanges &ranges
   // Each row's lanes as ExpSum adds them, the upper half already added to the lower.
   HWY_ALIGN double halves[8 * kTile];
   for (int64_t part = 0; part < kTile; part += lanes) {
-    const LaneRange range{ranges, part};
+    const LaneRange range(ranges, part);
     for (int64_t j = 0; j < cols; j += 4) {
       float *const z = tile + j * kTile + part;
       auto e0 = hn::Load(d, z), e1 = hn::Load(d, z + kTile);

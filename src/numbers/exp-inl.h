@@ -54,11 +54,26 @@ struct ExpFormat<double> {
   static constexpr double kLog2EHi = kLog2E_F64_Hi, kLog2ELo = kLog2E_F64_Lo;
 };
 
+// The factor between a logit and a power of two, log2 e, as ExpFour asks its range for it. A range may have another one:
+// then it is the exponential of a multiple of the logits, and nothing is rounded on the way there.
+template <class T>
+struct NaturalScale {
+  template <class D>
+  HWY_INLINE hn::Vec<D> Log2EHi(D d) const {
+    return hn::Set(d, ExpFormat<T>::kLog2EHi);
+  }
+  template <class D>
+  HWY_INLINE hn::Vec<D> Log2ELo(D d) const {
+    return hn::Set(d, ExpFormat<T>::kLog2ELo);
+  }
+  double Log2E() const { return kLog2E_F64_Hi; }
+};
+
 // What an exponential needs to know of its reference. Without an instruction that scales, the exponent field of the
 // factor is taken from the low bits of z log2 e + origin: 0 makes the result exactly 0, all ones infinite, and clamping
 // z to [lo, hi] keeps the field between the two.
 template <class T>
-struct ExpRange {
+struct ExpRange : NaturalScale<T> {
   using F = ExpFormat<T>;
   static constexpr bool kScalef = XENT_SCALEF && sizeof(T) == 4;
 
@@ -140,17 +155,21 @@ HWY_INLINE V ReducedExp(D d, double origin, V z, V z_lo, V *m) {
   const V lost = hn::MulAdd(f_lost, q, ProductError(d, f, q, fq));
   return hn::Add(p, hn::Add(hn::Sub(fq, hn::Sub(p, one)), lost));
 }
-// Returns 2^f of the reduction of a double z, by the polynomial of float32: off by 2^-27, 0.12 ULP of a float32 result.
-// *m is its integer plus `origin`. The product of z, 24 bits, and log2 e, 53, is rounded, by 2^-53 of at most 2^22.
+// Returns 2^f of |f| <= 0.521 by the polynomial of float32: off by 2^-27, 0.12 ULP of a float32 result.
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE V ReducedExpForFloat(D d, double origin, V z, V *m) {
-  const V product = hn::Mul(z, hn::Set(d, kLog2E_F64_Hi));
-  *m = hn::Add(product, hn::Set(d, origin));
-  const V f = hn::Sub(product, hn::Sub(*m, hn::Set(d, origin)));
+HWY_INLINE V Exp2ForFloat(D d, V f) {
   V p = hn::Set(d, static_cast<double>(kExp2F32[6]));
   HWY_UNROLL(8)
   for (int i = 5; i >= 0; --i) p = hn::MulAdd(p, f, hn::Set(d, static_cast<double>(kExp2F32[i])));
   return p;
+}
+// Returns 2^f of the reduction of a double z, for float32. *m is its integer plus `origin`. The product of z, 24 bits,
+// and log2 e, 53, is rounded, by 2^-53 of at most 2^22.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ReducedExpForFloat(D d, double origin, V z, V *m, double log2e = kLog2E_F64_Hi) {
+  const V product = hn::Mul(z, hn::Set(d, log2e));
+  *m = hn::Add(product, hn::Set(d, origin));
+  return Exp2ForFloat(d, hn::Sub(product, hn::Sub(*m, hn::Set(d, origin))));
 }
 
 #if HWY_NATIVE_FMA
@@ -160,8 +179,8 @@ template <class D, class Range, class V = hn::Vec<D>>
 HWY_INLINE void ExpFour(D d, const Range &range, V &z0, V &z1, V &z2, V &z3) {
   using T = hn::TFromD<D>;
   using F = ExpFormat<T>;
-  const V log2e_hi = hn::Set(d, F::kLog2EHi);
-  const V log2e_lo = hn::Set(d, F::kLog2ELo);
+  const V log2e_hi = range.Log2EHi(d);
+  const V log2e_lo = range.Log2ELo(d);
   const V origin = range.Origin(d);
   z0 = ClampArgument(d, range, z0);
   z1 = ClampArgument(d, range, z1);
@@ -212,8 +231,8 @@ HWY_INLINE V ExpOne(D d, const Range &range, V z) {
     const hn::RepartitionToWide<D> dd;
     const auto round = hn::Set(dd, ExpFormat<double>::kRound);
     auto lower = hn::Zero(dd), upper = hn::Zero(dd);
-    const auto p_lower = ReducedExpForFloat(dd, ExpFormat<double>::kRound, hn::PromoteLowerTo(dd, z), &lower);
-    const auto p_upper = ReducedExpForFloat(dd, ExpFormat<double>::kRound, hn::PromoteUpperTo(dd, z), &upper);
+    const auto p_lower = ReducedExpForFloat(dd, ExpFormat<double>::kRound, hn::PromoteLowerTo(dd, z), &lower, range.Log2E());
+    const auto p_upper = ReducedExpForFloat(dd, ExpFormat<double>::kRound, hn::PromoteUpperTo(dd, z), &upper, range.Log2E());
     const V n = RoundDoubles(d, hn::Sub(lower, round), hn::Sub(upper, round));
     return ScaleByExponent(d, RoundDoubles(d, p_lower, p_upper), hn::Add(n, range.Origin(d)));
   }

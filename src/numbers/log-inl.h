@@ -49,6 +49,22 @@ HWY_INLINE V LogOfParts(D d, V k, V r, V correction) {
   return hn::MulAdd(k, hn::Set(d, kLn2HiShort), hn::Sub(r, hn::Sub(half_square, rest)));
 }
 
+// Returns log(1 + x) of 0 <= x < 2^1000 for a float32 result: off by 2^-34. What 1 + x loses where it is not near 1 is
+// nothing beside that, and so are the last terms of the polynomial.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Log1pForFloat(D d, V x) {
+  V k = hn::Zero(d);
+  const V split = SplitExponent(d, hn::Add(x, hn::Set(d, 1.0)), &k);
+  const V r = hn::IfThenElse(hn::Eq(k, hn::Zero(d)), x, split);
+  const V s = hn::Div(r, hn::Add(r, hn::Set(d, 2.0)));
+  const V w = hn::Mul(s, s);
+  V p = hn::Set(d, kLogF64[4]);
+  HWY_UNROLL(4)
+  for (int i = 3; i >= 0; --i) p = hn::MulAdd(p, w, hn::Set(d, kLogF64[i]));
+  const V log = hn::MulAdd(hn::Mul(s, w), p, hn::Add(s, s));
+  return hn::MulAdd(k, hn::Set(d, kLn2_F64_Hi), log);
+}
+
 // Results for arguments that no formula covers: v where x > 0 is finite, else log(x)'s special value.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V SpecialLog(D d, V x, V v) {

@@ -1,4 +1,5 @@
 // Cross-entropy over whole rows.
+#include "rows/across.h"
 #include "rows/call.h"
 #include "rows/general_job.h"
 #include "rows/index_job.h"
@@ -9,6 +10,9 @@ namespace {
 XENT_NOINLINE bool Run(const Call &call, Totals *totals) {
   return DispatchDtype(call.args.logits.dtype, [&](auto storage) {
     using In = decltype(storage);
+    if constexpr (!std::is_same_v<In, double>) {
+      if (call.plan.path == Path::kAcross) return RunAcrossRows<In>(call, totals);
+    }
     return call.plan.path == Path::kIndex ? RunRows(IndexJob<In>{call}, totals) : RunRows(GeneralJob<In>{call}, totals);
   });
 }

@@ -91,19 +91,27 @@ struct GeneralRowState {
   }
 
   // Takes a row as forward left it, and prepares its gradient.
-  void Restore(const Call &call, int64_t index) {
-    const Record &record = *call.RecordOf(index);
+  void Restore(const Call &call, int64_t index) { RestoreFrom(call, index, *call.RecordOf(index)); }
+  void RestoreFrom(const Call &call, int64_t index, const Record &record) {
     row = {};
     if (record.state == Record::kNanRow) {
       row.special = Special::kNan;
     } else {
-      row.argmax = record.general.argmax;
+      row.argmax = record.kind == Record::kAcross ? AnyArgmax(call, record.general.value) : record.general.argmax;
       row.value = record.general.value;
       row.max = record.general.max;
       row.others = ToNumber<T>(record.general.others);
       row.weight = ToNumber<T>(record.general.weight);
     }
     PrepareGradient(call, index);
+  }
+
+  // The target where it is the largest, else no column at all: more of argmax the gradient does not ask for.
+  int64_t AnyArgmax(const Call &call, double largest) const {
+    if (target < 0) return INT64_MAX;
+    double value = target_logit;
+    call.kernels->general->values(call.transform, &value, 1);
+    return static_cast<double>(static_cast<float>(value)) == largest ? target : INT64_MAX;
   }
 
   XENT_NOINLINE void PrepareGradient(const Call &call, int64_t index) {

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 
+#include "kernels/across.h"
 #include "kernels/small_rows.h"
 #include "numbers/elements.h"
 #include "parallel/parallel.h"
 #include "rows/binary.h"
 #include "rows/call.h"
 #include "rows/divergence.h"
+#include "rows/record.h"
 #include "rows/statistics.h"
 
 namespace xent::internal {
@@ -20,7 +22,7 @@ int32_t ThreadsFor(int64_t rows, int64_t cols, const xent_exec &exec) {
 
 // Rows over threads; chunks where the path can and rows are fewer than threads.
 void SetSplit(const RowShape &shape, const xent_exec &exec, Plan *plan) {
-  const bool positions = plan->path == Path::kPositions;
+  const bool positions = plan->path == Path::kPositions || plan->path == Path::kAcross;
   plan->threads = ThreadsFor(shape.rows, shape.cols, exec);
   plan->group_rows = RowsPerGroup(shape.rows);
   if (positions) plan->task_rows = kTile;  // whole tiles
@@ -51,6 +53,14 @@ bool TakesShortRows(const Call &call, bool statistics, Factor *g) {
   return one_upstream && keeps && call.FillOf(0, false, g) == Fill::kCompute && IsTame(*g);
 }
 
+// Whether gradients of positions are stored past the caches: whole cache lines, as those of all columns are aligned alike.
+bool StreamsPositions(const Call &call) {
+  const int64_t row_bytes = call.shape.cols * static_cast<int64_t>(sizeof(float));
+  return call.shape.inner > 1 && call.args.logits.dtype == XENT_F32 && call.args.grad.data != nullptr &&
+         !call.InPlace() && call.shape.inner % kTile == 0 && call.args.grad.stride % kTile == 0 &&
+         call.shape.rows > kStreamBytes / 8 / row_bytes;
+}
+
 // Where the exponentials of the index path wait. Half precision would be rounded twice in its own output.
 Keep KeepFor(const Call &call, bool overlap) {
   if (call.mode != Mode::kForwardBackward || call.args.grad.data == nullptr) return Keep::kNowhere;
@@ -62,11 +72,23 @@ Keep KeepFor(const Call &call, bool overlap) {
 }  // namespace
 
 Path PathOf(const xent_cross_entropy &args, const xent_cross_entropy_options &options) {
-  if (args.inner > 1) return Path::kPositions;
+  const bool wide = args.logits.dtype == XENT_F64 ||
+                    (args.target_probs.data != nullptr && args.target_probs.dtype == XENT_F64);
+  const int64_t cols = options.valid_cols != 0 ? options.valid_cols : args.cols;
+  if (!wide && (args.inner > 1 || cols <= kMaxAcrossCols)) return Path::kAcross;
+  return args.inner > 1 ? Path::kPositions : ShardPathOf(args, options);
+}
+
+Path ShardPathOf(const xent_cross_entropy &args, const xent_cross_entropy_options &options) {
   const bool smoothed = options.label_smoothing > 0.0;
   const bool general = args.targets.data == nullptr || options.softcap > 0.0 || options.logit_scale != 1.0 ||
                        (smoothed && (args.class_weights != nullptr || options.z_loss > 0.0));
   return general ? Path::kGeneral : Path::kIndex;
+}
+
+bool LeavesRecord(Path path, uint8_t kind) {
+  if (path == Path::kIndex) return kind == Record::kIndex;
+  return kind == Record::kGeneral || (path == Path::kAcross && kind == Record::kAcross);
 }
 
 Plan MakePlan(const Call &call) {
@@ -74,6 +96,10 @@ Plan MakePlan(const Call &call) {
   plan.path = PathOf(call.args, call.options);
   plan.statistics = NeedLook(call.statistics);
   SetSplit(call.shape, call.exec, &plan);
+  if (plan.path == Path::kAcross) {
+    plan.stream = StreamsPositions(call);
+    return plan;
+  }
   if (plan.path != Path::kIndex) {
     plan.subnormals = Subnormals::kKeep;
     return plan;
@@ -89,10 +115,12 @@ Plan MakePlan(const Call &call) {
   return plan;
 }
 
-Plan MakePlan(const RowShape &shape, const xent_exec &exec, bool overlap) {
+Plan MakePlan(const RowShape &shape, const xent_exec &exec, bool overlap, bool across) {
   Plan plan;
   plan.path = shape.inner > 1 ? Path::kPositions : Path::kIndex;
+  if (across && (shape.inner > 1 || shape.cols <= kMaxAcrossCols)) plan.path = Path::kAcross;
   SetSplit(shape, exec, &plan);
+  if (plan.path == Path::kAcross) return plan;
   if (plan.path == Path::kPositions) {
     plan.subnormals = Subnormals::kKeep;
     return plan;
@@ -121,11 +149,12 @@ Plan MakePlan(const BinaryCall &call) {
 }
 
 Plan MakeShardPlan(const Call &call, int64_t slice_cols) {
-  Plan plan = MakePlan(call);
+  Plan plan;
+  plan.path = ShardPathOf(call.args, call.options);
+  plan.subnormals = plan.path == Path::kIndex ? Subnormals::kFlush : Subnormals::kKeep;
+  plan.group_rows = RowsPerGroup(call.shape.rows);
   plan.threads = ThreadsFor(call.args.rows, std::max<int64_t>(1, slice_cols), call.exec);
   plan.split = plan.threads == 1 ? Split::kNone : Split::kChunks;
-  plan.keep = Keep::kNowhere;
-  plan.short_rows = plan.overlap = false;
   return plan;
 }
 

@@ -21,6 +21,7 @@ enum class Path : uint8_t {
   kIndex,      // in the arithmetic type, lanes over the columns of a row
   kGeneral,    // any option, in double lanes, lanes over the columns of a row
   kPositions,  // any option, in double lanes, lanes over adjacent positions of a class-major layout
+  kAcross,     // any option, but not float64: lanes over short rows, or over adjacent positions
   kElements,   // binary cross-entropy: elements in memory order
 };
 
@@ -56,10 +57,15 @@ inline constexpr int64_t kStreamBytes = int64_t{32} << 20;
 
 // The path of a cross-entropy call. It is known before the call is checked to the end: records belong to a path.
 Path PathOf(const xent_cross_entropy &args, const xent_cross_entropy_options &options);
+// The same of a row in slices, whose columns are not all at hand.
+Path ShardPathOf(const xent_cross_entropy &args, const xent_cross_entropy_options &options);
+// Whether a record's kind is one that a path leaves.
+bool LeavesRecord(Path path, uint8_t kind);
 
 Plan MakePlan(const Call &call);
-// Softmax and its like; `overlap`: whether the function keeps exponentials in its output.
-Plan MakePlan(const RowShape &shape, const xent_exec &exec, bool overlap);
+// Softmax and its like; `overlap`: whether the function keeps exponentials in its output; `across`: whether it has
+// kernels/across.h for its dtype.
+Plan MakePlan(const RowShape &shape, const xent_exec &exec, bool overlap, bool across = false);
 Plan MakePlan(const DivergenceCall &call);
 Plan MakePlan(const BinaryCall &call);
 // A slice of a vocabulary, in pieces of chunks.

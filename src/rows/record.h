@@ -20,7 +20,8 @@ struct StoredWide {
 struct Record {
   static constexpr uint32_t kTag = 0x746e6578;  // "xent"
   enum State : uint8_t { kLive = 1, kIgnored = 2, kNanRow = 3 };
-  enum Kind : uint8_t { kIndex = 0, kGeneral = 1 };  // the path of a live row: index, or one of the other two
+  // What computed a live row. kAcross has no argmax and no max.
+  enum Kind : uint8_t { kIndex = 0, kGeneral = 1, kAcross = 2 };
 
   uint32_t tag;
   uint8_t dtype;  // DtypeTag

@@ -5,6 +5,7 @@
 
 #include "dispatch/dispatch.h"
 #include "kernels/array.h"
+#include "rows/across.h"
 #include "rows/call.h"
 #include "rows/general_row.h"
 #include "rows/row_gradient.h"
@@ -16,12 +17,12 @@ namespace {
 struct RowFunctionCall : RowCall {
   RowFunctionArgs args;
 
-  // `keeps`: exponentials are kept in the output.
-  RowFunctionCall(const RowFunctionArgs &given, bool keeps) : args(given) {
+  // `keeps`: exponentials are kept in the output; `across`: the function has a way over rows side by side.
+  RowFunctionCall(const RowFunctionArgs &given, bool keeps, bool across = false) : args(given) {
     exec = args.exec;
     shape = RowShape(args.rows, args.cols, args.inner);
     kernels = &ActiveKernels();
-    plan = MakePlan(shape, exec, keeps);
+    plan = MakePlan(shape, exec, keeps, across && args.in.dtype != XENT_F64);
   }
 
   template <class In>
@@ -96,6 +97,7 @@ struct RowFunctionJob {
 template <class In>
 struct LogSumExpJob : RowFunctionJob {
   using T = Arithmetic<In>;
+  static constexpr TileOutput kAcross = TileOutput::kNone;
   static constexpr int kPasses = 1;
   struct Row {};
 
@@ -126,6 +128,7 @@ static_assert(RowJob<LogSumExpJob<float>>);
 template <class In>
 struct SoftmaxJob : RowFunctionJob {
   using T = Arithmetic<In>;
+  static constexpr TileOutput kAcross = TileOutput::kSoftmax;
   static constexpr int kPasses = 2;
   struct Row {
     bool nan;
@@ -193,6 +196,7 @@ static_assert(OverlappingJob<SoftmaxJob<float>>);
 template <class In>
 struct LogSoftmaxJob : RowFunctionJob {
   using T = Arithmetic<In>;
+  static constexpr TileOutput kAcross = TileOutput::kLogSoftmax;
   static constexpr int kPasses = 3;
   struct Row {
     bool nan;
@@ -301,13 +305,64 @@ template <class In>
 using LogSoftmaxBackwardJob = BackwardJob<In, true>;
 static_assert(RowJob<SoftmaxBackwardJob<float>> && RowJob<LogSoftmaxBackwardJob<float>>);
 
-// Runs a job over rows, or, where lanes run over positions, over tiles of these.
+// Runs a row that the kernel over rows side by side leaves.
+template <class Job>
+XENT_NOINLINE void RunAlone(const Job &job, int64_t row) {
+  Totals totals;
+  if (job.call.shape.inner == 1) return RunRow(job, row, totals);
+  const FpMode mode(Subnormals::kKeep);
+  job.Positions(row, 1);
+}
+
+// Runs rows side by side (kernels/across.h). Not inline, as Positions.
+template <class In, class Job>
+XENT_NOINLINE void RunTilesAcross(const Job &job, int64_t first, int64_t end) {
+  const RowFunctionCall &call = job.call;
+  const bool positions = call.shape.inner > 1;
+  const auto matrix_at = [&](const xent_matrix &matrix, int64_t row) -> TileMatrix {
+    return {call.BytesAt(matrix, row, 0), positions ? 1 : matrix.stride, positions ? call.shape.inner : 1};
+  };
+  for (int64_t row = first, count; row < end; row += count) {
+    count = AcrossRowsOf(call.shape, row, end, nullptr, sizeof(In));
+    const uint32_t all = (1u << count) - 1;
+    AcrossTask task;
+    task.cols = call.shape.cols;
+    task.count = count;
+    task.live = all;
+    task.positions = positions;
+    task.logits = matrix_at(call.args.in, row);
+    task.output = Job::kAcross;
+    task.out = matrix_at(call.args.out, row);
+    task.lse = call.args.lse != nullptr;
+    AcrossRows rows;
+    call.kernels->across->run[kDtypeOf<In>](task, &rows);
+    for (int64_t i = 0; i < count; ++i) {
+      if ((rows.done >> i & 1) == 0) {
+        RunAlone(job, row + i);
+      } else if (task.lse) {
+        static_cast<float *>(call.args.lse)[row + i] = rows.lse[i];
+      }
+    }
+  }
+}
+
+template <class Job>
+concept AcrossJob = requires { Job::kAcross; };
+
+// Runs a job over rows, or, where lanes run over rows or positions, over tiles of these.
 template <template <class> class Job>
 bool Run(const RowFunctionArgs &args, bool keeps) {
-  const RowFunctionCall call(args, keeps);
+  const RowFunctionCall call(args, keeps, AcrossJob<Job<float>>);
   const FpMode mode(call.plan.subnormals);
   return DispatchDtype(args.in.dtype, [&](auto storage) {
-    const Job<decltype(storage)> job{{call}};
+    using In = decltype(storage);
+    const Job<In> job{{call}};
+    if constexpr (AcrossJob<Job<In>> && !std::is_same_v<In, double>) {
+      if (call.plan.path == Path::kAcross) {
+        const auto run = [&](int64_t first, int64_t end, Groups & /*groups*/) { RunTilesAcross<In>(job, first, end); };
+        return RunGroups(call, run, nullptr);
+      }
+    }
     if (call.plan.path != Path::kPositions) return RunRows(job, nullptr);
     const auto run = [&](int64_t first, int64_t end, Groups & /*groups*/) {
       for (int64_t row = first, count; row < end; row += count) {

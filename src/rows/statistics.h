@@ -69,11 +69,10 @@ void WriteNoStatistics(const Call &call, int64_t row, T value) {
   }
 }
 
-// Writes the statistics that are wanted of a row. `target` is -1 where there is none. The floating-point mode keeps
+// Writes the statistics that are wanted of a row, from a GeneralRow or what gives the same. `target` is -1 where there is none. The floating-point mode keeps
 // subnormals: logits that differ by one do differ.
-template <class In>
-XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const GeneralRow<Arithmetic<In>> &sums,
-                                   int64_t target) {
+template <class In, class Sums>
+XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const Sums &sums, int64_t target) {
   using T = Arithmetic<In>;
   if (sums.IsNan()) return WriteNoStatistics(call, row, static_cast<T>(kNan));
   const xent_statistics &out = call.statistics;
@@ -123,20 +122,23 @@ XENT_NOINLINE void WriteIgnoredOutputs(const Call &call, int64_t row) {
   WriteNoStatistics(call, row, T{0});
 }
 
-// Writes all outputs of an ignored row, with the statistics that need no target where the caller wants them.
+// The same with the statistics that need no target, where the caller wants them.
+template <class In>
+XENT_NOINLINE void WriteIgnoredStatistics(const Call &call, int64_t row) {
+  using T = Arithmetic<In>;
+  WriteIgnoredOutputs<T>(call, row);
+  const bool wants_lse = call.statistics.lse != nullptr;
+  if (call.statistics.of_ignored == 0 || !(wants_lse || call.plan.statistics)) return;
+  const GeneralRow<T> sums = SumRow<In>(call, row, wants_lse);
+  const T lse = sums.IsNan() ? static_cast<T>(kNan) : RoundTo<T>(sums.LogSumExp(call.transform.Factor()));
+  Call::Write(call.statistics.lse, row, lse);
+  WriteStatistics<In>(call, row, sums, -1);
+}
+
+// Writes all outputs of an ignored row.
 template <class In>
 XENT_NOINLINE void WriteIgnoredRow(const Call &call, int64_t row) {
-  using T = Arithmetic<In>;
-  if (call.mode != Mode::kBackward) {
-    WriteIgnoredOutputs<T>(call, row);
-    const bool wants_lse = call.statistics.lse != nullptr;
-    if (call.statistics.of_ignored != 0 && (wants_lse || call.plan.statistics)) {
-      const GeneralRow<T> sums = SumRow<In>(call, row, wants_lse);
-      const T lse = sums.IsNan() ? static_cast<T>(kNan) : RoundTo<T>(sums.LogSumExp(call.transform.Factor()));
-      Call::Write(call.statistics.lse, row, lse);
-      WriteStatistics<In>(call, row, sums, -1);
-    }
-  }
+  if (call.mode != Mode::kBackward) WriteIgnoredStatistics<In>(call, row);
   // Last: in place the logits end here.
   call.FillGradients(row, 0, call.args.cols, 0.0);
 }

@@ -1,0 +1,929 @@
+// The kernel of across.h. A tile's logits lie in a block of floats, column by column kTile rows, so that one column is
+// one to four vectors; everything reads them there. A row of more columns than a block has is summed block after block:
+// where a later one holds a larger logit, the sums so far are brought to it by exact powers of two.
+#if defined(XENT_SRC_KERNELS_ACROSS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef XENT_SRC_KERNELS_ACROSS_INL_H_
+#undef XENT_SRC_KERNELS_ACROSS_INL_H_
+#else
+#define XENT_SRC_KERNELS_ACROSS_INL_H_
+#endif
+
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "hwy/highway.h"
+#include "kernels/across.h"
+#include "numbers/compiler.h"
+#include "numbers/double-inl.h"
+#include "numbers/elements-inl.h"
+#include "numbers/exp-inl.h"
+#include "numbers/log-inl.h"
+#include "numbers/pairs-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace xent::internal::HWY_NAMESPACE {
+
+using TileTag = hn::CappedTag<float, kTile>;
+using Floats = hn::Vec<TileTag>;
+using TileInts = hn::RebindToSigned<TileTag>;
+using HalfTag = hn::RepartitionToWide<TileTag>;  // doubles in half as many lanes
+using Halves = hn::Vec<HalfTag>;
+
+inline constexpr int64_t kBlockCols = kMaxAcrossCols;
+inline constexpr int64_t kPartCols = 16;  // of labels, slopes and their gradients
+inline constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+HWY_INLINE int64_t TileLanes() { return static_cast<int64_t>(hn::Lanes(TileTag())); }
+HWY_INLINE int64_t HalfLanes() { return static_cast<int64_t>(hn::Lanes(HalfTag())); }
+
+// Returns Lanes(HalfTag) floats as doubles.
+HWY_INLINE Halves LoadHalf(const float *p) {
+  return hn::PromoteTo(HalfTag(), hn::LoadU(hn::Rebind<float, HalfTag>(), p));
+}
+// Stores an output: rounded once, 0 where the magnitude is at most the smallest normal number, the canonical NaN.
+HWY_INLINE void StoreOutput(Halves v, float *p) {
+  const hn::Rebind<float, HalfTag> d;
+  hn::StoreU(FinishWithNan(d, hn::DemoteTo(d, v)), d, p);
+}
+// v factor, 0 where the factor is.
+HWY_INLINE Halves TimesUnlessZero(Halves v, Halves factor) {
+  return hn::IfThenZeroElse(hn::Eq(factor, hn::Zero(HalfTag())), hn::Mul(v, factor));
+}
+// Bit i: lane i.
+template <class D, class M = hn::Mask<D>>
+HWY_INLINE uint32_t BitsOf(D d, M mask) {
+  uint8_t bytes[8] = {};
+  hn::StoreMaskBits(d, mask, bytes);
+  uint32_t bits = 0;
+  std::memcpy(&bits, bytes, sizeof(bits));
+  return bits & ((uint32_t{1} << hn::Lanes(d)) - 1);
+}
+
+// ---- from memory to a block and back ----
+
+#if !HWY_HAVE_SCALABLE
+// A vector of four adjacent elements of every fourth row.
+template <class D, class In>
+HWY_INLINE hn::Vec<D> LoadPieces(D d, const In *const *rows, int64_t col) {
+  if constexpr (hn::MaxLanes(D()) <= 4) {
+    return LoadAs(d, rows[0] + col);
+  } else {
+    const hn::Half<D> half;
+    return hn::Combine(d, LoadPieces(half, rows + hn::Lanes(half), col), LoadPieces(half, rows, col));
+  }
+}
+template <class D, class In>
+HWY_INLINE void StorePieces(D d, hn::Vec<D> v, In *const *rows, int64_t col) {
+  if constexpr (hn::MaxLanes(D()) <= 4) {
+    StoreAs(d, v, rows[0] + col);
+  } else {
+    const hn::Half<D> half;
+    StorePieces(half, hn::LowerHalf(half, v), rows, col);
+    StorePieces(half, hn::UpperHalf(half, v), rows + hn::Lanes(half), col);
+  }
+}
+// Transposes the 4x4 squares of four vectors: columns of rows, rows of columns.
+HWY_INLINE void TransposeSquares(Floats &v0, Floats &v1, Floats &v2, Floats &v3) {
+  const TileTag d;
+  const Floats a = hn::InterleaveLower(d, v0, v2), b = hn::InterleaveLower(d, v1, v3);
+  const Floats c = hn::InterleaveUpper(d, v0, v2), e = hn::InterleaveUpper(d, v1, v3);
+  v0 = hn::InterleaveLower(d, a, b);
+  v1 = hn::InterleaveUpper(d, a, b);
+  v2 = hn::InterleaveLower(d, c, e);
+  v3 = hn::InterleaveUpper(d, c, e);
+}
+#endif
+
+// The tile's rows as pointers: row-major tiles are read and written row by row.
+template <class In>
+struct RowPointers {
+  In *rows[kTile];
+
+  RowPointers(const TileMatrix &matrix, int64_t count, uint32_t wanted, In *other) {
+    In *const data = static_cast<In *>(matrix.data);
+    for (int64_t i = 0; i < kTile; ++i) {
+      rows[i] = i < count && (wanted >> i & 1) != 0 ? data + i * matrix.row : other;
+    }
+  }
+};
+
+// Asks for a position's column of the tile after the next, of which it is known only where it would lie.
+HWY_INLINE void PrefetchPositions(const void *p, int64_t bytes) {
+  __builtin_prefetch(reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(bytes)));
+}
+
+// Copies columns [first, first + cols) of a tile to `block`, zeros to lanes that are not live.
+template <class In>
+HWY_INLINE void StageTile(const TileMatrix &matrix, bool positions, int64_t count, uint32_t live, int64_t first,
+                          int64_t cols, float *block) {
+  const TileTag d;
+  const int64_t lanes = TileLanes();
+  if (positions) {
+    const In *const data = static_cast<const In *>(matrix.data) + first * matrix.col;
+    constexpr uint32_t kAll = (uint32_t{1} << kTile) - 1;
+    if (HWY_LIKELY(live == kAll)) {
+      for (int64_t j = 0; j < cols; ++j) {
+        const In *const column = data + j * matrix.col;
+        PrefetchPositions(column, 128);
+        for (int64_t i = 0; i < kTile; i += lanes) hn::Store(LoadAs(d, column + i), d, block + j * kTile + i);
+      }
+      return;
+    }
+    for (int64_t j = 0; j < cols; ++j) {
+      for (int64_t i = 0; i < kTile; ++i) {
+        block[j * kTile + i] = i < count && (live >> i & 1) != 0 ? Widen(data[j * matrix.col + i]) : 0.0f;
+      }
+    }
+    return;
+  }
+  static constexpr In kZeros[kBlockCols] = {};
+  const RowPointers<const In> pointers({const_cast<void *>(matrix.data), matrix.row, 1}, count, live, kZeros - first);
+  const In *const *const rows = pointers.rows;
+  int64_t j = 0;
+#if !HWY_HAVE_SCALABLE
+  if (cols >= 4) {
+    for (;;) {
+      for (int64_t i = 0; i < kTile; i += lanes) {
+        Floats v0 = LoadPieces(d, rows + i, first + j), v1 = LoadPieces(d, rows + i + 1, first + j);
+        Floats v2 = LoadPieces(d, rows + i + 2, first + j), v3 = LoadPieces(d, rows + i + 3, first + j);
+        TransposeSquares(v0, v1, v2, v3);
+        float *const to = block + j * kTile + i;
+        hn::Store(v0, d, to);
+        hn::Store(v1, d, to + kTile);
+        hn::Store(v2, d, to + 2 * kTile);
+        hn::Store(v3, d, to + 3 * kTile);
+      }
+      if (j + 4 >= cols) return;
+      j = HWY_MIN(j + 4, cols - 4);
+    }
+  }
+#endif
+  for (; j < cols; ++j) {
+    for (int64_t i = 0; i < kTile; ++i) block[j * kTile + i] = Widen(rows[i][first + j]);
+  }
+}
+
+// The reverse. Rows whose bit is not set in `wanted` keep what they have.
+template <class In>
+HWY_INLINE void UnstageTile(const TileMatrix &matrix, bool positions, bool stream, uint32_t wanted, int64_t first,
+                            int64_t cols, const float *block) {
+  const TileTag d;
+  const int64_t lanes = TileLanes();
+  if (positions) {
+    In *const data = static_cast<In *>(matrix.data) + first * matrix.col;
+    const bool all = wanted == (uint32_t{1} << kTile) - 1;
+    for (int64_t j = 0; j < cols; ++j) {
+      In *const column = data + j * matrix.col;
+      const float *const values = block + j * kTile;
+      if (HWY_UNLIKELY(!all)) {
+        for (int64_t i = 0; i < kTile; ++i) {
+          if ((wanted >> i & 1) != 0) column[i] = Narrow<In>(values[i]);
+        }
+      } else if (stream) {
+        for (int64_t i = 0; i < kTile; i += lanes) StoreOrStream<true>(d, hn::Load(d, values + i), column + i);
+      } else {
+        for (int64_t i = 0; i < kTile; i += lanes) StoreAs(d, hn::Load(d, values + i), column + i);
+      }
+    }
+    return;
+  }
+  In sink[kBlockCols];
+  const RowPointers<In> pointers(matrix, kTile, wanted, sink - first);
+  In *const *const rows = pointers.rows;
+  int64_t j = 0;
+#if !HWY_HAVE_SCALABLE
+  if (cols >= 4) {
+    for (;;) {
+      for (int64_t i = 0; i < kTile; i += lanes) {
+        const float *const from = block + j * kTile + i;
+        Floats v0 = hn::Load(d, from), v1 = hn::Load(d, from + kTile);
+        Floats v2 = hn::Load(d, from + 2 * kTile), v3 = hn::Load(d, from + 3 * kTile);
+        TransposeSquares(v0, v1, v2, v3);
+        StorePieces(d, v0, rows + i, first + j);
+        StorePieces(d, v1, rows + i + 1, first + j);
+        StorePieces(d, v2, rows + i + 2, first + j);
+        StorePieces(d, v3, rows + i + 3, first + j);
+      }
+      if (j + 4 >= cols) return;
+      j = HWY_MIN(j + 4, cols - 4);
+    }
+  }
+#endif
+  for (; j < cols; ++j) {
+    for (int64_t i = 0; i < kTile; ++i) rows[i][first + j] = Narrow<In>(block[j * kTile + i]);
+  }
+}
+
+// ---- exponentials ----
+
+// Each lane's reference exponent and its ExpRange; z' = scale times what the block holds.
+struct TileRanges {
+  HWY_ALIGN float max[kTile], reference[kTile], lo[kTile], hi[kTile], origin[kTile];
+  double log2e;  // scale log2 e, and in two parts
+  float log2e_hi, log2e_lo;
+};
+
+HWY_INLINE void SetScale(double scale, TileRanges *ranges) {
+  ranges->log2e = kLog2E_F64_Hi * scale;
+  ranges->log2e_hi = static_cast<float>(ranges->log2e);
+  ranges->log2e_lo =
+      static_cast<float>((ranges->log2e - static_cast<double>(ranges->log2e_hi)) + kLog2E_F64_Lo * scale);
+}
+
+// Makes the ranges of lanes [i, i + lanes) from their maxima.
+HWY_INLINE void SetRange(Floats max, int64_t i, TileRanges *ranges) {
+  using F = ExpFormat<float>;
+  const TileTag d;
+  const Floats round = hn::Set(d, static_cast<float>(F::kRound));
+  const Floats reference = hn::Sub(hn::MulAdd(max, hn::Set(d, ranges->log2e_hi), round), round);
+  const Floats ln2 = hn::Set(d, static_cast<float>(1.0 / ranges->log2e));
+  const Floats field = hn::Sub(reference, hn::Set(d, static_cast<float>(Format<float>::kBias + F::kExponentBias)));
+  const Floats none = hn::Sub(reference, hn::Set(d, static_cast<float>(Format<float>::kBias)));
+  constexpr bool kScalef = ExpRange<float>::kScalef;
+  hn::Store(max, d, ranges->max + i);
+  hn::Store(reference, d, ranges->reference + i);
+  hn::Store(hn::Mul(kScalef ? hn::Set(d, -0x1.8p21f) : field, ln2), d, ranges->lo + i);
+  const Floats top = hn::Add(field, hn::Set(d, static_cast<float>(2 * F::kExponentBias + 1)));
+  if (!kScalef) hn::Store(hn::Mul(top, ln2), d, ranges->hi + i);
+  hn::Store(hn::Sub(round, kScalef ? none : field), d, ranges->origin + i);
+}
+
+// Lanes [i, i + lanes) of the ranges, as an ExpRange.
+struct TileRange {
+  static constexpr bool kScalef = ExpRange<float>::kScalef;
+  const TileRanges &ranges;
+  int64_t i;
+
+  template <class D>
+  HWY_INLINE hn::Vec<D> Lo(D d) const {
+    return hn::Load(d, ranges.lo + i);
+  }
+  template <class D>
+  HWY_INLINE hn::Vec<D> Hi(D d) const {
+    return hn::Load(d, ranges.hi + i);
+  }
+  template <class D>
+  HWY_INLINE hn::Vec<D> Origin(D d) const {
+    return hn::Load(d, ranges.origin + i);
+  }
+  template <class D>
+  HWY_INLINE hn::Vec<D> Log2EHi(D d) const {
+    return hn::Set(d, ranges.log2e_hi);
+  }
+  template <class D>
+  HWY_INLINE hn::Vec<D> Log2ELo(D d) const {
+    return hn::Set(d, ranges.log2e_lo);
+  }
+  double Log2E() const { return ranges.log2e; }
+};
+
+// e^z' relative to the reference, in double, of `z` at most the row's maximum; below 2^-1000 it counts as 0.
+HWY_INLINE Halves TileExp(Halves z, Halves reference, double log2e) {
+  const HalfTag d;
+  const Halves product = hn::Max(hn::Sub(hn::Mul(z, hn::Set(d, log2e)), reference), hn::Set(d, -1000.0));
+  const Halves n = RoundToInteger(d, product);
+  const Halves e = hn::Mul(Exp2ForFloat(d, hn::Sub(product, n)), PowersOfTwo(d, n));
+  return hn::IfThenElseZero(hn::Gt(product, hn::Set(d, -1000.0)), e);
+}
+
+// ---- sums ----
+
+// A block of the tile, or, where no exponentials are kept, what a part of one needs beside its values.
+union TileScratch {
+  HWY_ALIGN float block[kBlockCols * kTile];
+  struct {
+    HWY_ALIGN float values[kPartCols * kTile];
+    HWY_ALIGN double slopes[kPartCols * kTile];
+    HWY_ALIGN float label_gradient[kPartCols * kTile];
+  } part;
+};
+
+struct TileSums {
+  TileRanges ranges;
+  HWY_ALIGN double sum[kTile] = {}, entropy[kTile] = {};  // times 2^kBias
+  HWY_ALIGN double count[kTile] = {};                     // of columns at the maximum
+  HWY_ALIGN double q[kTile] = {}, q_spread[kTile] = {};   // of w q, and of w q (m' - z')
+  HWY_ALIGN double spread[kTile] = {};                    // of w (m' - z') over the columns but the target
+  HWY_ALIGN float target[kTile];                              // z'_t
+  HWY_ALIGN int32_t order[kTile];                             // of the largest logit, for argmax
+  uint32_t bad = 0;  // rows that something has ruled out
+};
+
+// Adds a vector of floats to kTile doubles.
+HWY_INLINE void AddFloats(Floats v, double *to) {
+  const HalfTag d;
+  hn::Store(hn::Add(hn::Load(d, to), hn::PromoteLowerTo(d, v)), d, to);
+  double *const upper = to + HalfLanes();
+  hn::Store(hn::Add(hn::Load(d, upper), hn::PromoteUpperTo(d, v)), d, upper);
+}
+
+// What becomes of a block's exponentials beside being summed.
+enum class Kept { kNo, kYes, kMarked };  // marked: negative in the columns of the maximum
+
+// Sums lanes [i, i + lanes) of a block.
+template <bool kEntropy, Kept kKept>
+HWY_INLINE void SumLanes(float *block, int64_t cols, int64_t i, TileSums *sums) {
+  const TileTag d;
+  const HalfTag dd;
+  const TileRange range{sums->ranges, i};
+  const Floats max = hn::Load(d, sums->ranges.max + i), one = hn::Set(d, 1.0f), zero = hn::Zero(d);
+  Halves lower = hn::Zero(dd), upper = hn::Zero(dd), entropy_lower = lower, entropy_upper = lower;
+  Floats count = zero;
+  const auto sum_some = [&](float *z, auto columns) HWY_ATTR XENT_INLINE_LAMBDA {
+    constexpr int kCols = columns;
+    Floats z0 = hn::Load(d, z), z1 = kCols > 1 ? hn::Load(d, z + kTile) : z0;
+    Floats z2 = kCols > 2 ? hn::Load(d, z + 2 * kTile) : z0, z3 = kCols > 3 ? hn::Load(d, z + 3 * kTile) : z1;
+    const auto at0 = hn::Eq(z0, max), at1 = hn::Eq(z1, max), at2 = hn::Eq(z2, max), at3 = hn::Eq(z3, max);
+    const auto add = [&](Floats a, Floats b, Floats c, Floats e) HWY_ATTR XENT_INLINE_LAMBDA {
+      if constexpr (kCols == 1) return a;
+      if constexpr (kCols == 2) return hn::Add(a, b);
+      if constexpr (kCols == 3) return hn::Add(hn::Add(a, b), c);
+      return hn::Add(hn::Add(a, b), hn::Add(c, e));
+    };
+    count = hn::Add(count, add(hn::IfThenElseZero(at0, one), hn::IfThenElseZero(at1, one),
+                               hn::IfThenElseZero(at2, one), hn::IfThenElseZero(at3, one)));
+    Floats d0 = z0, d1 = z1, d2 = z2, d3 = z3;
+    ExpFour(d, range, z0, z1, z2, z3);
+    const auto keep = [&](Floats e, auto at, float *to) HWY_ATTR XENT_INLINE_LAMBDA {
+      if constexpr (kKept == Kept::kMarked) e = hn::IfThenElse(at, hn::Neg(e), e);
+      if constexpr (kKept != Kept::kNo) hn::Store(e, d, to);
+    };
+    keep(z0, at0, z);
+    if constexpr (kCols > 1) keep(z1, at1, z + kTile);
+    if constexpr (kCols > 2) keep(z2, at2, z + 2 * kTile);
+    if constexpr (kCols > 3) keep(z3, at3, z + 3 * kTile);
+    z0 = hn::IfThenZeroElse(at0, z0);
+    z1 = hn::IfThenZeroElse(at1, z1);
+    z2 = hn::IfThenZeroElse(at2, z2);
+    z3 = hn::IfThenZeroElse(at3, z3);
+    const Floats e = add(z0, z1, z2, z3);
+    lower = hn::Add(lower, hn::PromoteLowerTo(dd, e));
+    upper = hn::Add(upper, hn::PromoteUpperTo(dd, e));
+    if constexpr (kEntropy) {
+      const auto term = [&](Floats x, Floats logit) HWY_ATTR XENT_INLINE_LAMBDA {
+        return hn::IfThenElseZero(hn::Ne(x, zero), hn::Mul(x, hn::Sub(max, logit)));
+      };
+      const Floats terms = add(term(z0, d0), term(z1, d1), term(z2, d2), term(z3, d3));
+      entropy_lower = hn::Add(entropy_lower, hn::PromoteLowerTo(dd, terms));
+      entropy_upper = hn::Add(entropy_upper, hn::PromoteUpperTo(dd, terms));
+    }
+  };
+  int64_t j = 0;
+  for (; j + 4 <= cols; j += 4) sum_some(block + j * kTile + i, std::integral_constant<int, 4>());
+  float *const rest = block + j * kTile + i;
+  if (cols - j == 1) sum_some(rest, std::integral_constant<int, 1>());
+  if (cols - j == 2) sum_some(rest, std::integral_constant<int, 2>());
+  if (cols - j == 3) sum_some(rest, std::integral_constant<int, 3>());
+  const auto to = [&](Halves v, double *at) HWY_ATTR XENT_INLINE_LAMBDA {
+    hn::Store(hn::Add(hn::Load(dd, at), v), dd, at);
+  };
+  to(lower, sums->sum + i);
+  to(upper, sums->sum + i + HalfLanes());
+  AddFloats(count, sums->count + i);
+  if constexpr (kEntropy) {
+    to(entropy_lower, sums->entropy + i);
+    to(entropy_upper, sums->entropy + i + HalfLanes());
+  }
+}
+
+template <bool kEntropy, Kept kKept>
+HWY_NOINLINE void SumTile(float *block, int64_t cols, TileSums *sums) {
+  for (int64_t i = 0; i < kTile; i += TileLanes()) SumLanes<kEntropy, kKept>(block, cols, i, sums);
+}
+
+// Returns the largest of a block's columns, or of these and `max`. A NaN may be passed over: its exponential is none.
+HWY_INLINE Floats MaxOfLanes(const float *z, int64_t cols, Floats max) {
+  const TileTag d;
+  for (int64_t j = 0; j < cols; ++j) max = hn::Max(max, hn::Load(d, z + j * kTile));
+  return max;
+}
+
+// Brings the sums of lanes [i, i + lanes) to new maxima, `first` columns being summed. Lanes with nothing but -inf
+// before are bad: what was summed of labels there is not relative to a number.
+HWY_NOINLINE void RaiseMaxima(const AcrossTask &task, Floats max, int64_t first, int64_t i, TileSums *sums) {
+  const TileTag d;
+  const HalfTag dd;
+  TileRanges &ranges = sums->ranges;
+  sums->bad |= BitsOf(d, hn::Le(hn::Load(d, ranges.max + i), hn::Set(d, kNone))) << i;
+  HWY_ALIGN float old_max[kTile], old_reference[kTile];
+  hn::Store(hn::Load(d, ranges.max + i), d, old_max);
+  hn::Store(hn::Load(d, ranges.reference + i), d, old_reference);
+  SetRange(max, i, &ranges);
+  double weight = static_cast<double>(first);
+  if (task.class_weights != nullptr) {
+    weight = 0.0;
+    for (int64_t j = 0; j < first; ++j) weight += static_cast<double>(task.class_weights[j]);
+  }
+  for (int64_t k = 0; k < TileLanes(); k += HalfLanes()) {
+    const Halves before = LoadHalf(old_max + k), reference = LoadHalf(old_reference + k);
+    const Halves raise = hn::Sub(LoadHalf(ranges.max + i + k), before);
+    const auto raised = hn::Gt(raise, hn::Zero(dd));
+    const Halves down = hn::Max(hn::Sub(reference, LoadHalf(ranges.reference + i + k)), hn::Set(dd, -1000.0));
+    const Halves power = PowersOfTwo(dd, down);
+    double *const sum = sums->sum + i + k, *const count = sums->count + i + k, *const entropy = sums->entropy + i + k;
+    const Halves e = hn::Mul(TileExp(before, reference, ranges.log2e), hn::Set(dd, PowerOfTwo(Format<float>::kBias)));
+    const Halves total = hn::MulAdd(hn::Load(dd, count), e, hn::Load(dd, sum));
+    hn::Store(hn::IfThenElse(raised, hn::Mul(total, power), hn::Load(dd, sum)), dd, sum);
+    hn::Store(hn::IfThenZeroElse(raised, hn::Load(dd, count)), dd, count);
+    const Halves more = hn::Mul(hn::MulAdd(total, raise, hn::Load(dd, entropy)), power);
+    hn::Store(hn::IfThenElse(raised, more, hn::Load(dd, entropy)), dd, entropy);
+    HWY_ALIGN double weights[kTile];
+    for (int64_t l = 0; l < HalfLanes(); ++l) {
+      const int64_t target = task.has_targets ? task.targets[i + k + l] : -1;
+      const bool has = target >= 0 && target < first;
+      weights[l] = weight - (!has ? 0.0 : task.class_weights == nullptr
+                                              ? 1.0
+                                              : static_cast<double>(task.class_weights[target]));
+    }
+    const Halves step = hn::IfThenElseZero(raised, raise);
+    double *const spread = sums->spread + i + k, *const q_spread = sums->q_spread + i + k;
+    hn::Store(hn::MulAdd(hn::Load(dd, weights), step, hn::Load(dd, spread)), dd, spread);
+    hn::Store(hn::MulAdd(hn::Load(dd, sums->q + i + k), step, hn::Load(dd, q_spread)), dd, q_spread);
+  }
+}
+
+// Updates argmax by a block of logits. They are compared as integers, which tell subnormal ones apart.
+HWY_NOINLINE void UpdateArgmax(const float *block, int64_t first, int64_t cols, TileSums *sums, int32_t *argmax) {
+  const TileInts d;
+  for (int64_t i = 0; i < kTile; i += TileLanes()) {
+    auto best = hn::Load(d, sums->order + i), place = hn::Load(d, argmax + i);
+    for (int64_t j = 0; j < cols; ++j) {
+      const auto bits = hn::BitCast(d, hn::Load(TileTag(), block + j * kTile + i));
+      const auto sign = hn::BroadcastSignBit(bits), magnitude = hn::And(bits, hn::Set(d, 0x7fffffff));
+      const auto order = hn::Sub(hn::Xor(magnitude, sign), sign);
+      const auto above = hn::Gt(order, best);
+      best = hn::IfThenElse(above, order, best);
+      place = hn::IfThenElse(above, hn::Set(d, static_cast<int32_t>(first + j)), place);
+    }
+    hn::Store(best, d, sums->order + i);
+    hn::Store(place, d, argmax + i);
+  }
+}
+
+// Softcap of a block in place, rounded to float32, and the slopes where they are wanted. Returns the lanes that have NaN
+// or +inf.
+HWY_NOINLINE uint32_t CapTile(const Transform &transform, float *block, int64_t cols, double *slopes) {
+  const TileTag d;
+  const HalfTag dd;
+  const SoftCap<float> cap(transform.scale, transform.cap);
+  uint32_t bad = 0;
+  for (int64_t i = 0; i < kTile; i += TileLanes()) {
+    auto good = hn::Eq(hn::Zero(d), hn::Zero(d));
+    for (int64_t j = 0; j < cols; ++j) {
+      float *const at = block + j * kTile + i;
+      const Floats z = hn::Load(d, at);
+      good = hn::And(good, hn::Lt(z, hn::Set(d, -kNone)));
+      Halves slope_lower = hn::Zero(dd), slope_upper = hn::Zero(dd);
+      const bool wants_slopes = slopes != nullptr;
+      const Halves lower = cap.Value(dd, hn::PromoteLowerTo(dd, z), wants_slopes ? &slope_lower : nullptr);
+      const Halves upper = cap.Value(dd, hn::PromoteUpperTo(dd, z), wants_slopes ? &slope_upper : nullptr);
+      hn::Store(RoundDoubles(d, lower, upper), d, at);
+      if (wants_slopes) hn::Store(slope_lower, dd, slopes + j * kTile + i);
+      if (wants_slopes) hn::Store(slope_upper, dd, slopes + j * kTile + i + HalfLanes());
+    }
+    bad |= BitsOf(d, hn::Not(good)) << i;
+  }
+  return bad;
+}
+
+// w_c as the lanes compute with it.
+HWY_INLINE float ClassWeight(const AcrossTask &task, int64_t col) {
+  return task.class_weights == nullptr ? 1.0f : task.class_weights[col];
+}
+
+// Stages labels of columns [first, first + cols).
+HWY_INLINE void StageLabels(const AcrossTask &task, int64_t first, int64_t cols, float *labels) {
+  DispatchElements(task.probs_dtype, [&](auto in) XENT_INLINE_LAMBDA {
+    using In = decltype(in);
+    if constexpr (!std::is_same_v<In, double>) {
+      StageTile<In>(task.probs, task.positions, task.count, task.live, first, cols, labels);
+    }
+  });
+}
+
+// Adds the label sums of a block of values. Lanes with a q of less than 2^-100, whose products might vanish, are bad.
+HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, int64_t first, int64_t cols, float *labels,
+                            TileSums *sums) {
+  const TileTag d;
+  const TileInts di;
+  const hn::RebindToUnsigned<TileTag> du;
+  const HalfTag dd;
+  const Floats zero = hn::Zero(d);
+  const bool spreads = task.share != 0.0, probs = task.probs.data != nullptr;
+  for (int64_t part = 0; part < cols; part += kPartCols) {
+    const int64_t part_cols = HWY_MIN(kPartCols, cols - part);
+    if (probs) StageLabels(task, first + part, part_cols, labels);
+    for (int64_t i = 0; i < kTile; i += TileLanes()) {
+      const Floats max = hn::Load(d, sums->ranges.max + i);
+      const auto target = task.has_targets ? hn::LoadU(di, task.targets + i) : hn::Set(di, -1);
+      Halves q_lower = hn::Zero(dd), q_upper = q_lower;
+      auto tiny = hn::Lt(zero, zero);
+      // Floats are added four at a time.
+      for (int64_t j = 0; j < part_cols;) {
+        Floats spread = zero, q_spread = zero;
+        for (const int64_t end = HWY_MIN(part_cols, j + 4); j < end; ++j) {
+          const int64_t col = first + part + j;
+          const float w = ClassWeight(task, col);
+          if (w == 0.0f) continue;
+          const Floats weight = hn::Set(d, w);
+          const Floats difference = hn::Sub(max, hn::Load(d, block + (part + j) * kTile + i));
+          if (spreads) {
+            const auto own = hn::RebindMask(d, hn::Eq(target, hn::Set(di, static_cast<int32_t>(col))));
+            spread = hn::Add(spread, hn::IfThenZeroElse(own, hn::Mul(weight, difference)));
+          }
+          if (!probs) continue;
+          const Floats q = hn::Load(d, labels + j * kTile + i);
+          const auto magnitude = hn::Add(hn::BitCast(du, q), hn::BitCast(du, q));
+          tiny = hn::Or(tiny, hn::RebindMask(d, hn::Lt(hn::Sub(magnitude, hn::Set(du, 1u)), hn::Set(du, 27u << 24))));
+          const Halves wide = hn::Set(dd, static_cast<double>(w));
+          q_lower = hn::MulAdd(hn::PromoteLowerTo(dd, q), wide, q_lower);
+          q_upper = hn::MulAdd(hn::PromoteUpperTo(dd, q), wide, q_upper);
+          const Floats term = hn::Mul(hn::Mul(q, weight), difference);
+          q_spread = hn::Add(q_spread, hn::IfThenElseZero(hn::Ne(q, zero), term));
+        }
+        if (spreads) AddFloats(spread, sums->spread + i);
+        if (probs) AddFloats(q_spread, sums->q_spread + i);
+      }
+      if (!probs) continue;
+      double *const q = sums->q + i, *const upper = q + HalfLanes();
+      hn::Store(hn::Add(hn::Load(dd, q), q_lower), dd, q);
+      hn::Store(hn::Add(hn::Load(dd, upper), q_upper), dd, upper);
+      sums->bad |= BitsOf(d, tiny) << i;
+    }
+  }
+}
+
+// Reads the values z'_t of the targets.
+template <class In>
+HWY_INLINE void ReadTargets(const AcrossTask &task, float *values) {
+  const In *const logits = static_cast<const In *>(task.logits.data);
+  for (int64_t i = 0; i < kTile; ++i) {
+    const bool live = (task.live >> i & 1) != 0;
+    values[i] = live ? Widen(logits[i * task.logits.row + task.targets[i] * task.logits.col]) : 0.0f;
+  }
+  if (task.transform.cap > 0.0) CapTile(task.transform, values, 1, nullptr);
+}
+
+template <class In>
+HWY_INLINE void StageLogits(const AcrossTask &task, int64_t first, int64_t cols, float *block) {
+  StageTile<In>(task.logits, task.positions, task.count, task.live, first, cols, block);
+}
+
+// Whether the exponentials of the sums wait in the block for the output.
+HWY_INLINE bool KeepsExponentials(const AcrossTask &task) {
+  const bool makes = task.output == TileOutput::kGradient || task.output == TileOutput::kSoftmax;
+  return makes && task.sums && task.cols <= kBlockCols && task.transform.cap == 0.0 &&
+         task.label_gradient.data == nullptr;
+}
+
+template <class In>
+HWY_INLINE void SumBlocks(const AcrossTask &task, float *block, float *labels, TileSums *sums, AcrossRows *out) {
+  const TileTag d;
+  const bool keeps = KeepsExponentials(task);
+  for (int64_t first = 0; first < task.cols; first += kBlockCols) {
+    const int64_t cols = HWY_MIN(kBlockCols, task.cols - first);
+    StageLogits<In>(task, first, cols, block);
+    if (task.argmax) UpdateArgmax(block, first, cols, sums, out->argmax);
+    if (task.transform.cap > 0.0) sums->bad |= CapTile(task.transform, block, cols, nullptr);
+    for (int64_t i = 0; i < kTile; i += TileLanes()) {
+      const Floats before = first == 0 ? hn::Set(d, kNone) : hn::Load(d, sums->ranges.max + i);
+      const Floats max = MaxOfLanes(block + i, cols, before);
+      if (first == 0) {
+        SetRange(max, i, &sums->ranges);
+      } else if (!hn::AllFalse(d, hn::Gt(max, before))) {
+        RaiseMaxima(task, max, first, i, sums);
+      }
+    }
+    if (task.weighted) SumLabels(task, block, first, cols, labels, sums);
+    if (task.entropy) {
+      keeps ? SumTile<true, Kept::kYes>(block, cols, sums) : SumTile<true, Kept::kNo>(block, cols, sums);
+    } else if (keeps && task.output == TileOutput::kSoftmax) {
+      SumTile<false, Kept::kMarked>(block, cols, sums);
+    } else {
+      keeps ? SumTile<false, Kept::kYes>(block, cols, sums) : SumTile<false, Kept::kNo>(block, cols, sums);
+    }
+  }
+}
+
+// From the sums to everything that is one a row, and which rows these are good for.
+HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums, AcrossRows *out) {
+  const HalfTag d;
+  const Halves zero = hn::Zero(d), one = hn::Set(d, 1.0);
+  const Halves factor = hn::Set(d, task.transform.Factor());
+  const Halves limit = hn::Set(d, Format<float>::kLimit / task.transform.Factor());
+  uint32_t done = 0;
+  for (int64_t i = 0; i < kTile; i += HalfLanes()) {
+    const Halves max = LoadHalf(sums.ranges.max + i);
+    const Halves sum = hn::Load(d, sums.sum + i);
+    auto good = hn::And(hn::Le(hn::Abs(max), limit), hn::Le(sum, hn::Set(d, Format<float>::kSumLimit)));
+    const Halves e = hn::Mul(TileExp(max, LoadHalf(sums.ranges.reference + i), sums.ranges.log2e),
+                             hn::Set(d, PowerOfTwo(Format<float>::kBias)));
+    const Halves others = hn::Add(hn::Div(sum, e), hn::Sub(hn::Load(d, sums.count + i), one));
+    const Halves log_total = Log1pForFloat(d, others);
+    hn::Store(max, d, out->value + i);
+    hn::Store(others, d, out->others + i);
+    hn::Store(log_total, d, out->log_total + i);
+    const Halves lse = hn::MulAdd(max, factor, log_total);
+    if (task.lse) StoreOutput(lse, out->lse + i);
+    if (task.entropy) {
+      const Halves mean = hn::Div(hn::Mul(hn::Load(d, sums.entropy + i), factor), hn::MulAdd(others, e, e));
+      StoreOutput(hn::Add(log_total, mean), out->entropy + i);
+    }
+    Halves weight = one, loss = zero, distance = zero;
+    if (task.has_targets) {
+      weight = hn::LoadU(d, task.target_label + i);
+      distance = hn::Mul(hn::Sub(max, LoadHalf(sums.target + i)), factor);
+      loss = hn::Add(distance, log_total);
+      hn::Store(loss, d, out->nll + i);
+      StoreOutput(hn::Neg(loss), out->log_probability + i);
+      loss = TimesUnlessZero(loss, weight);
+    }
+    if (task.weighted) {
+      const Halves share = hn::Set(d, task.share);
+      loss = task.has_targets ? TimesUnlessZero(distance, weight) : zero;
+      if (task.has_targets) {
+        HWY_ALIGN double others_weight[kTile];
+        for (int64_t k = 0; k < HalfLanes(); ++k) {
+          const double own = static_cast<double>(ClassWeight(task, task.targets[i + k]));
+          others_weight[k] = (task.class_weight_sum.hi - own) + task.class_weight_sum.lo;
+        }
+        weight = hn::MulAdd(hn::Load(d, others_weight), share, weight);
+      } else {
+        const Halves q_factor = hn::Set(d, task.probs_factor), q_spread = hn::Load(d, sums.q_spread + i);
+        good = hn::And(good, hn::Lt(hn::Abs(q_spread), hn::Set(d, 0x1p120)));
+        loss = TimesUnlessZero(hn::Mul(q_spread, factor), q_factor);
+        weight = hn::MulAdd(hn::Load(d, sums.q + i), q_factor, hn::Mul(hn::Set(d, task.class_weight_sum.hi), share));
+      }
+      const Halves spread = hn::Load(d, sums.spread + i);
+      good = hn::And(good, hn::Lt(hn::Abs(spread), hn::Set(d, 0x1p120)));
+      loss = hn::Add(loss, hn::Mul(hn::Mul(spread, factor), share));
+      loss = hn::MulAdd(weight, log_total, loss);
+    }
+    hn::Store(weight, d, out->weight + i);
+    if (task.z_loss != 0.0) loss = hn::MulAdd(hn::Mul(lse, lse), hn::Set(d, task.z_loss), loss);
+    if (task.row_weights != nullptr) loss = TimesUnlessZero(loss, hn::LoadU(d, task.row_weights + i));
+    StoreOutput(loss, out->loss + i);
+    done |= BitsOf(d, good) << i;
+  }
+  out->done = done & task.live & ~sums.bad;
+}
+
+// ---- outputs ----
+
+// What exponentials become the output with.
+struct TileFactors {
+  HWY_ALIGN double p[kTile], y[kTile];  // of exponentials and of labels
+  HWY_ALIGN double target[kTile];       // the gradient at the target
+  HWY_ALIGN float one[kTile];           // softmax at the row's maximum
+};
+
+// Returns the rows whose factors leave no range.
+HWY_NOINLINE uint32_t SetFactors(const AcrossTask &task, const TileSums &sums, const AcrossRows &rows,
+                                 TileFactors *out) {
+  const HalfTag d;
+  const Halves zero = hn::Zero(d), one = hn::Set(d, 1.0);
+  const bool softmax = task.output == TileOutput::kSoftmax;
+  uint32_t ok = 0;
+  for (int64_t i = 0; i < kTile; i += HalfLanes()) {
+    const Halves max = hn::Load(d, rows.value + i), others = hn::Load(d, rows.others + i);
+    const Halves reference = LoadHalf(sums.ranges.reference + i);
+    const Halves e = TileExp(max, reference, sums.ranges.log2e);
+    const Halves total = hn::Add(others, one);
+    const Halves inverse = hn::Div(one, hn::Mul(e, total));  // of everything, relative to the reference
+    const Halves unbias = hn::Set(d, PowerOfTwo(-Format<float>::kBias));
+    if (softmax) {
+      hn::Store(hn::Mul(inverse, unbias), d, out->p + i);
+      StoreOutput(hn::Mul(inverse, e), out->one + i);
+      continue;
+    }
+    // Without a cap dz is logit_scale throughout.
+    Halves g = hn::LoadU(d, task.g + i);
+    if (task.transform.cap == 0.0) g = hn::Mul(g, hn::Set(d, task.transform.scale));
+    const Halves weight = hn::Load(d, rows.weight + i);
+    Halves mass = weight;
+    if (task.z_loss != 0.0) {
+      const Halves lse = hn::MulAdd(max, hn::Set(d, task.transform.Factor()), hn::Load(d, rows.log_total + i));
+      mass = hn::MulAdd(lse, hn::Set(d, 2.0 * task.z_loss), mass);
+    }
+    const Halves p = hn::Mul(hn::Mul(g, mass), inverse), biased = hn::Mul(p, unbias);
+    hn::Store(biased, d, out->p + i);
+    hn::Store(g, d, out->y + i);
+    const auto in_range = [&](Halves x, double least, double most) HWY_ATTR XENT_INLINE_LAMBDA {
+      const Halves magnitude = hn::Abs(x);
+      const auto between = hn::And(hn::Ge(magnitude, hn::Set(d, least)), hn::Le(magnitude, hn::Set(d, most)));
+      return hn::Or(hn::Eq(x, zero), between);
+    };
+    ok |= BitsOf(d, hn::And(in_range(biased, 0x1p-120, 0x1p120), in_range(g, 0x1p-700, 0x1p700))) << i;
+    if (!task.has_targets || task.weighted) continue;
+    const Halves z = LoadHalf(sums.target + i);
+    Halves target = hn::NegMulAdd(weight, g, hn::Mul(p, TileExp(z, reference, sums.ranges.log2e)));
+    if (task.z_loss == 0.0) {  // p_t - 1 is -(the others' sum) / total where the target is the largest
+      const Halves share = hn::Div(others, total);
+      target = hn::IfThenElse(hn::Eq(z, max), hn::Neg(hn::Mul(hn::Mul(weight, g), share)), target);
+    }
+    hn::Store(target, d, out->target + i);
+  }
+  return softmax ? ~uint32_t{0} : ok;
+}
+
+// Columns [first, first + cols) of exponentials -> gradient with an index target and no labels elsewhere, or softmax.
+template <bool kSoftmax>
+HWY_NOINLINE void ScaleTile(const AcrossTask &task, const TileFactors &factors, int64_t first, int64_t cols,
+                            float *block) {
+  const TileTag d;
+  const TileInts di;
+  for (int64_t i = 0; i < kTile; i += TileLanes()) {
+    const Floats p = LoadDoubles(d, factors.p + i);
+    Floats special;
+    if constexpr (kSoftmax) {
+      special = hn::Load(d, factors.one + i);
+    } else {
+      special = FinishWithNan(d, LoadDoubles(d, factors.target + i));
+    }
+    auto col = hn::Zero(di);  // of the target, from the current one on
+    if constexpr (!kSoftmax) col = hn::Sub(hn::LoadU(di, task.targets + i), hn::Set(di, static_cast<int32_t>(first)));
+    for (int64_t j = 0; j < cols; ++j) {
+      float *const at = block + j * kTile + i;
+      const Floats e = hn::Load(d, at);
+      const Floats v = ZeroBelowNormal<float>(d, hn::Mul(e, p));
+      if constexpr (kSoftmax) {
+        hn::Store(hn::IfNegativeThenElse(e, special, v), d, at);
+      } else {
+        const auto own = hn::RebindMask(d, hn::Eq(col, hn::Zero(di)));
+        hn::Store(hn::IfThenElse(own, special, v), d, at);
+        col = hn::Sub(col, hn::Set(di, 1));
+      }
+    }
+  }
+}
+
+// Values -> -((m' - z') + L).
+HWY_NOINLINE void LogSoftmaxTile(const TileSums &sums, const AcrossRows &rows, int64_t cols, float *block) {
+  const TileTag d;
+  for (int64_t i = 0; i < kTile; i += TileLanes()) {
+    const Floats max = hn::Load(d, sums.ranges.max + i), log_total = LoadDoubles(d, rows.log_total + i);
+    for (int64_t j = 0; j < cols; ++j) {
+      float *const at = block + j * kTile + i;
+      const Floats gap = hn::Add(hn::Sub(max, hn::Load(d, at)), log_total);
+      hn::Store(hn::Sub(hn::Zero(d), ZeroBelowNormal<float>(d, gap)), d, at);
+    }
+  }
+}
+
+// Exponentials -> gradient of any labels and slopes (may be null), in double, rounded once. At most kPartCols columns.
+HWY_NOINLINE void CombineTile(const AcrossTask &task, const TileFactors &factors, int64_t first, int64_t cols,
+                              const float *labels, const double *slopes, float *block) {
+  const TileTag d;
+  const HalfTag dd;
+  const hn::Rebind<float, HalfTag> df;
+  const hn::Rebind<int32_t, HalfTag> di;
+  const bool probs = task.probs.data != nullptr;
+  for (int64_t i = 0; i < kTile; i += HalfLanes()) {
+    const Halves p = hn::Load(dd, factors.p + i), g = hn::Load(dd, factors.y + i);
+    const auto target = hn::LoadU(di, task.targets + i);
+    const Halves at_target =
+        !task.has_targets ? g : task.weighted ? hn::LoadU(dd, task.target_label + i) : hn::Load(dd, factors.target + i);
+    for (int64_t j = 0; j < cols; ++j) {
+      float *const at = block + j * kTile + i;
+      const Halves e = LoadHalf(at);
+      const double w = static_cast<double>(ClassWeight(task, first + j));
+      const auto own = hn::PromoteMaskTo(dd, df, hn::RebindMask(df, hn::Eq(target, hn::Set(di, static_cast<int32_t>(first + j)))));
+      Halves v;
+      if (task.weighted) {
+        Halves y = hn::Set(dd, w * task.share);
+        if (probs) y = hn::MulAdd(LoadHalf(labels + j * kTile + i), hn::Set(dd, w * task.probs_factor), y);
+        if (task.has_targets) y = hn::IfThenElse(own, at_target, y);
+        v = hn::NegMulAdd(y, g, hn::Mul(e, p));
+      } else {
+        v = hn::IfThenElse(own, at_target, hn::Mul(e, p));
+      }
+      if (slopes != nullptr) v = hn::Mul(v, hn::Load(dd, slopes + j * kTile + i));
+      hn::StoreU(hn::DemoteTo(df, v), df, at);
+    }
+  }
+  for (int64_t k = 0; k < cols * kTile; k += TileLanes()) {
+    hn::Store(FinishWithNan(d, hn::Load(d, block + k)), d, block + k);
+  }
+}
+
+// The labels' own gradient, u r w_c (1 - epsilon) (lse - z'_c), from values; 0 where the coefficient is.
+HWY_NOINLINE void LabelGradientTile(const AcrossTask &task, const TileSums &sums, const AcrossRows &rows, int64_t first,
+                                    int64_t cols, const float *values, float *block) {
+  const HalfTag d;
+  for (int64_t i = 0; i < kTile; i += HalfLanes()) {
+    const Halves max = LoadHalf(sums.ranges.max + i), log_total = hn::Load(d, rows.log_total + i);
+    const Halves g = hn::LoadU(d, task.g + i), factor = hn::Set(d, task.transform.Factor());
+    for (int64_t j = 0; j < cols; ++j) {
+      const double w = static_cast<double>(ClassWeight(task, first + j)) * task.label_factor;
+      const Halves gap = hn::MulAdd(hn::Sub(max, LoadHalf(values + j * kTile + i)), factor, log_total);
+      StoreOutput(TimesUnlessZero(gap, hn::Mul(g, hn::Set(d, w))), block + j * kTile + i);
+    }
+  }
+}
+
+// Exponentials in place of a block's values.
+template <bool kMarked>
+HWY_NOINLINE void ExpTile(float *block, int64_t cols, const TileRanges &ranges) {
+  const TileTag d;
+  for (int64_t i = 0; i < kTile; i += TileLanes()) {
+    const Floats max = hn::Load(d, ranges.max + i);
+    const TileRange range{ranges, i};
+    const auto exp_some = [&](float *z, auto columns) HWY_ATTR XENT_INLINE_LAMBDA {
+      constexpr int kCols = columns;
+      Floats z0 = hn::Load(d, z), z1 = kCols > 1 ? hn::Load(d, z + kTile) : z0;
+      Floats z2 = kCols > 2 ? hn::Load(d, z + 2 * kTile) : z0, z3 = kCols > 3 ? hn::Load(d, z + 3 * kTile) : z1;
+      const auto at0 = hn::Eq(z0, max), at1 = hn::Eq(z1, max), at2 = hn::Eq(z2, max), at3 = hn::Eq(z3, max);
+      ExpFour(d, range, z0, z1, z2, z3);
+      const auto keep = [&](Floats e, auto at, float *to) HWY_ATTR XENT_INLINE_LAMBDA {
+        hn::Store(kMarked ? hn::IfThenElse(at, hn::Neg(e), e) : e, d, to);
+      };
+      keep(z0, at0, z);
+      if constexpr (kCols > 1) keep(z1, at1, z + kTile);
+      if constexpr (kCols > 2) keep(z2, at2, z + 2 * kTile);
+      if constexpr (kCols > 3) keep(z3, at3, z + 3 * kTile);
+    };
+    int64_t j = 0;
+    for (; j + 4 <= cols; j += 4) exp_some(block + j * kTile + i, std::integral_constant<int, 4>());
+    for (; j < cols; ++j) exp_some(block + j * kTile + i, std::integral_constant<int, 1>());
+  }
+}
+
+// Writes the output of the rows that are done, and of those that are not live.
+template <class In>
+HWY_INLINE void WriteTile(const AcrossTask &task, TileScratch &scratch, float *labels, const TileSums &sums,
+                          AcrossRows *rows) {
+  TileFactors factors;
+  const bool softmax = task.output == TileOutput::kSoftmax, log = task.output == TileOutput::kLogSoftmax;
+  uint32_t wanted = ~uint32_t{0};
+  if (!log) wanted = SetFactors(task, sums, *rows, &factors);
+  const uint32_t all = (uint32_t{1} << task.count) - 1;
+  wanted = (rows->done & wanted) | (all & ~task.live);
+  rows->written = wanted & rows->done;
+  const bool caps = task.transform.cap > 0.0, kept = KeepsExponentials(task);
+  const bool combines = !softmax && !log && (task.weighted || caps || task.label_gradient.data != nullptr);
+  const bool resident = kept || (log && task.sums && task.cols <= kBlockCols);
+  const int64_t step = combines ? kPartCols : kBlockCols;
+  for (int64_t first = 0; first < task.cols; first += step) {
+    const int64_t cols = HWY_MIN(step, task.cols - first);
+    float *const values = scratch.block + (resident ? first * kTile : 0);
+    double *const slopes = caps ? scratch.part.slopes : nullptr;
+    float *const label_gradient = scratch.part.label_gradient;
+    if (!resident) {
+      StageLogits<In>(task, first, cols, values);
+      if (caps) CapTile(task.transform, values, cols, slopes);
+      if (task.label_gradient.data != nullptr) {
+        LabelGradientTile(task, sums, *rows, first, cols, values, label_gradient);
+        DispatchElements(task.probs_dtype, [&](auto type) XENT_INLINE_LAMBDA {
+          using Out = decltype(type);
+          if constexpr (!std::is_same_v<Out, double>) {
+            UnstageTile<Out>(task.label_gradient, task.positions, false, wanted, first, cols, label_gradient);
+          }
+        });
+      }
+      if (task.out.data == nullptr) continue;
+      if (!log) softmax ? ExpTile<true>(values, cols, sums.ranges) : ExpTile<false>(values, cols, sums.ranges);
+    }
+    if (log) {
+      LogSoftmaxTile(sums, *rows, cols, values);
+    } else if (softmax) {
+      ScaleTile<true>(task, factors, first, cols, values);
+    } else if (combines) {
+      if (task.probs.data != nullptr) StageLabels(task, first, cols, labels);
+      CombineTile(task, factors, first, cols, labels, slopes, values);
+    } else {
+      ScaleTile<false>(task, factors, first, cols, values);
+    }
+    UnstageTile<In>(task.out, task.positions, task.stream, wanted, first, cols, values);
+  }
+}
+
+template <class In>
+void RunAcross(const AcrossTask &task, AcrossRows *rows) {
+  TileScratch scratch;
+  HWY_ALIGN float labels[kPartCols * kTile];
+  TileSums sums;
+  SetScale(task.transform.Factor(), &sums.ranges);
+  if (task.has_targets) ReadTargets<In>(task, sums.target);
+  if (task.sums) {
+    if (task.argmax) {
+      for (int64_t i = 0; i < kTile; ++i) sums.order[i] = std::numeric_limits<int32_t>::min();
+    }
+    SumBlocks<In>(task, scratch.block, labels, &sums, rows);
+    FinishTile(task, sums, rows);
+  } else {
+    rows->done = task.ready;
+    const TileTag d;
+    for (int64_t i = 0; i < kTile; i += TileLanes()) SetRange(LoadDoubles(d, rows->value + i), i, &sums.ranges);
+    const HalfTag dd;
+    for (int64_t i = 0; i < kTile; i += HalfLanes()) {
+      hn::Store(Log1pForFloat(dd, hn::Load(dd, rows->others + i)), dd, rows->log_total + i);
+    }
+  }
+  rows->written = 0;
+  if (task.output != TileOutput::kNone) WriteTile<In>(task, scratch, labels, sums, rows);
+}
+
+}  // namespace xent::internal::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif  // include guard

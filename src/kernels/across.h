@@ -1,0 +1,78 @@
+// Up to kTile rows at once, one a lane, with every option: short rows, which come in through a transposition, and
+// positions of a class-major layout, which lie side by side. Exponentials are float32, relative to an integer reference
+// exponent that each lane takes from its largest logit; sums of more than four of them, and all that a row needs beside
+// its columns, are double. float64 has no such kernel.
+//
+// All columns that hold the row's largest value m' are kept apart from the sum, so that every sum has terms of one sign:
+//   loss = sum_c y_c (m' - z'_c) + W L,   W = sum_c y_c,   L = log1p(others),
+//   others = sum over the columns below m' of e^(z'_j - m'), plus the number of columns at m', less one.
+// A row that this is not made for (NaN, +inf, -inf throughout, logits beyond 2^20, sums beyond float32's range) is not
+// done: the caller computes it in double lanes (general.h). That depends on the row alone.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/general.h"
+#include "kernels/row.h"
+
+namespace xent::internal {
+
+inline constexpr int64_t kMaxAcrossCols = 64;  // of rows; positions may have any number
+
+// A matrix of tile rows: element (i, j) lies at data + i row + j col. Where lanes run over positions, row is 1.
+struct TileMatrix {
+  void *data = nullptr;  // null: absent
+  int64_t row = 0, col = 1;
+};
+
+enum class TileOutput : uint8_t { kNone, kGradient, kSoftmax, kLogSoftmax };
+
+struct AcrossTask {
+  int64_t cols = 0;
+  int64_t count = 0;   // rows, at most kTile
+  uint32_t live = 0;   // bit i: row i counts; of the other rows no logit counts, and their gradients are 0
+  uint32_t ready = 0;  // bit i: `rows` holds row i's sums already (backward)
+  bool sums = true;    // compute the sums of rows that are not ready, and what follows from them
+  bool positions = false;
+  bool stream = false;  // the output past the caches; it is aligned for that
+  TileMatrix logits;
+  Transform transform;
+
+  // Labels. With index targets y_c is w_c share, but at the target target_label; else w_c (probs_factor q_c + share).
+  bool has_targets = false;
+  bool weighted = false;  // share or q is not 0 everywhere
+  int32_t targets[kTile];
+  double target_label[kTile];  // y_t, class weight included
+  const float *class_weights = nullptr;
+  Wide class_weight_sum;  // or the number of columns
+  TileMatrix probs;
+  Dtype probs_dtype = kF32;
+  double probs_factor = 0.0, share = 0.0;
+
+  double z_loss = 0.0;
+  const double *row_weights = nullptr;  // kTile; null: 1
+  bool entropy = false, argmax = false, lse = false;
+
+  // The output.
+  TileOutput output = TileOutput::kNone;
+  TileMatrix out;               // of the logits' dtype, which it may be; null: not wanted
+  TileMatrix label_gradient;    // of probs_dtype
+  double g[kTile];              // upstream gradient times row weight over the denominator
+  double label_factor = 0.0;    // 1 - epsilon
+};
+
+// Kept of each row. `done` has the rows whose sums are here, `written` those whose output is complete.
+struct AcrossRows {
+  uint32_t done, written;
+  alignas(64) double value[kTile], others[kTile], weight[kTile];  // m', others, W: what backward needs
+  alignas(64) double log_total[kTile], nll[kTile];                // L, and lse - z'_t
+  alignas(64) float loss[kTile], lse[kTile], log_probability[kTile], entropy[kTile];
+  alignas(64) int32_t argmax[kTile];
+};
+
+struct AcrossKernels {
+  void (*run[kDtypes])(const AcrossTask &, AcrossRows *);  // null for float64
+};
+const AcrossKernels *AcrossKernelsOf(int64_t target);
+
+}  // namespace xent::internal

@@ -185,8 +185,9 @@ XENT_API int64_t xent_chunk_cols(int64_t cols) XENT_NOEXCEPT;
  * A row's exponentials are then kept in the workspace, in cache, until the row's sum is known, so that a gradient in a
  * buffer of its own is written once, and one of half precision costs one exponential a logit instead of two. In place
  * float32 and float64 gain nothing and leave the workspace alone, as do all other functions and the rows that are
- * computed in double lanes. Any size and alignment will do; threads that find no room work without. No bit of any
- * result depends on it. Its contents are unspecified before and after; calls that run at once need one each. */
+ * computed side by side or in double lanes. Any size and alignment will do; threads that find no room work without. No
+ * bit of any result depends on it. Its contents are unspecified before and after; calls that run at once need one each.
+ */
 XENT_API size_t xent_workspace_bytes(int64_t cols, xent_dtype dtype, int32_t threads) XENT_NOEXCEPT;
 
 /* ------------------------------------------------------------------ array functions ----------------------------- */
@@ -212,7 +213,7 @@ XENT_API xent_status xent_log1p_f64(const double *x, double *y, int64_t n) XENT_
  * Shapes    x [N, V]; lse out, float [N].
  * Special   A row of -inf gives -inf, one with +inf gives +inf, one with a NaN gives NaN.
  * Error     4 ULP of the larger of |m| and log V.
- * Memory    One pass over x; class-major one pass for each 16 positions.
+ * Memory    One pass over x.
  * Aliasing  None.
  * Status    As every function. */
 XENT_API xent_status xent_logsumexp(int64_t rows, int64_t cols, int64_t inner, xent_matrix x, void *lse,
@@ -367,8 +368,10 @@ typedef struct xent_cross_entropy {
  *           magnitudes); reduced loss 4 of sum |loss| over the denominator; lse 4 of the larger of |max z'| and log V;
  *           log-probabilities 4 of the exact value; entropy 8 of the exact value. softcap: as above for a z' that is
  *           itself within 2 of its ULP. z_loss: for an lse within its own bound.
- * Memory    Reads the logits once. softcap, logit_scale, class weights under smoothing, z_loss under smoothing,
- *           target_probs and inner > 1 compute in double lanes; statistics add a pass over the row in cache.
+ * Memory    Reads the logits once. Rows of up to 64 columns, and all with inner > 1, are computed 16 side by side with
+ *           every option (not float64, nor target_probs of float64). Longer rows compute softcap, logit_scale, class
+ *           weights under smoothing, z_loss under smoothing and target_probs in double lanes; statistics add a pass
+ *           over the row in cache.
  * Aliasing  None.
  * Status    As every function. XENT_INVALID_ARGUMENT: an option, weight or gather column out of range, two things that
  *           do not go together, upstream, grad or target_grad set. XENT_TARGET_OUT_OF_RANGE: row and value.
@@ -391,8 +394,9 @@ XENT_API xent_status xent_cross_entropy_forward(const xent_cross_entropy *args,
  *           value, at the target too; half precision: then one rounding. p below 2^-198 (float64: 2^-1532; in double
  *           lanes: 2^-1022) counts as 0, which shows only where |u| is above 2^72 (2^510). target_grad is 0 below the
  *           smallest normal number of its own arithmetic type.
- * Memory    float32 and float64 take one exponential a logit, half precision without a workspace and double lanes two.
- *           A gradient in a buffer of its own is written twice without a workspace and once with one.
+ * Memory    float32 and float64 take one exponential a logit, half precision without a workspace and double lanes two;
+ *           rows side by side one, with inner > 1 and V > 64 two. A gradient in a buffer of its own is written twice
+ *           without a workspace and once with one, or side by side.
  * Aliasing  grad may be logits where the strides are equal.
  * Status    As xent_cross_entropy_forward. */
 XENT_API xent_status xent_cross_entropy_forward_backward(const xent_cross_entropy *args,
@@ -445,8 +449,8 @@ XENT_API xent_status xent_reduce(const xent_stored_losses *args, const xent_cros
  * gives a list of chunk records per row; the lists, brought together by whatever transport there is, go through
  * xent_shard_combine (everywhere, or in one place), which gives losses and one record per row; each slice's gradient
  * then comes from xent_shard_backward. Cut at multiples of xent_chunk_cols(total) the results have the bits of the
- * unsharded call; cut elsewhere losses, lse and logprobs are within 2 ULP of them, gradients within 2 of their larger
- * term (4 where logits lie beyond 2^20 or hundreds apart). Not with inner > 1. */
+ * unsharded call of more than 64 columns, or of float64; otherwise losses, lse and logprobs are within 2 ULP of them,
+ * gradients within 2 of their larger term (4 where logits lie beyond 2^20 or hundreds apart). Not with inner > 1. */
 
 /* Bytes of one chunk record; the same for ever. 8-byte alignment. Plain bytes: they may be sent to a machine of the
  * same byte order that runs the same version of the library. */

@@ -191,12 +191,15 @@ xent_status CheckRecords(const Call &call, Step step, xent_error *error) {
   const xent_cross_entropy &args = call.args;
   const Record *const records = static_cast<const Record *>(args.records);
   const Path path = step == Step::kWhole ? PathOf(args, call.options) : ShardPathOf(args, call.options);
+  const uint64_t options_tag = call.OptionsTag();
   for (int64_t row = 0; row < args.rows; ++row) {
     const Record &record = records[row];
     const bool known = record.tag == Record::kTag && record.dtype == Record::DtypeTag(args.logits.dtype) &&
                        record.state >= Record::kLive && record.state <= Record::kNanRow;
     const bool ignored = call.IsIgnored(call.Target(row));
-    const bool of_this_path = record.state == Record::kIgnored || LeavesRecord(path, record.kind);
+    const bool of_this_path =
+        record.state == Record::kIgnored ||
+        (LeavesRecord(path, record.kind) && (record.kind != Record::kAcross || record.across.options == options_tag));
     if (known && (ignored || (record.state != Record::kIgnored && of_this_path))) continue;
     const char *const message =
         !known ? "records: row %lld was not written by a forward call with logits of this dtype (target %lld)"

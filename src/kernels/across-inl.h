@@ -12,6 +12,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "hwy/base.h"
 #include "hwy/highway.h"
 #include "kernels/across.h"
 #include "numbers/compiler.h"
@@ -31,7 +32,9 @@ using HalfTag = hn::RepartitionToWide<TileTag>;  // doubles in half as many lane
 using Halves = hn::Vec<HalfTag>;
 
 inline constexpr int64_t kBlockCols = kMaxAcrossCols;
-inline constexpr int64_t kPartCols = 16;  // of labels, slopes and their gradients
+inline constexpr int64_t kPartCols = 8;              // of labels, slopes and their gradients
+inline constexpr int64_t kPositionBytesAhead = 128;  // two tiles: what is asked for while a tile is staged
+inline constexpr uint32_t kAllRows = (uint32_t{1} << kTile) - 1;
 inline constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 HWY_INLINE int64_t TileLanes() { return static_cast<int64_t>(hn::Lanes(TileTag())); }
@@ -62,25 +65,39 @@ HWY_INLINE uint32_t BitsOf(D d, M mask) {
 
 // ---- from memory to a block and back ----
 
+// The rows of a row-major matrix. Lanes that are not live, whose rows may lie anywhere, have a live one's.
+template <class In, bool kAllLive>
+struct RowsAt {
+  In *data;
+  int64_t stride;
+  uint32_t live;
+
+  HWY_INLINE In *operator()(int64_t i) const {
+    const bool own = kAllLive || (live >> i & 1) != 0;
+    return data + (own ? i : static_cast<int64_t>(hwy::Num0BitsBelowLS1Bit_Nonzero32(live))) * stride;
+  }
+};
+
 #if !HWY_HAVE_SCALABLE
-// A vector of four adjacent elements of every fourth row.
-template <class D, class In>
-HWY_INLINE hn::Vec<D> LoadPieces(D d, const In *const *rows, int64_t col) {
+// A vector of four adjacent elements of every fourth row from row i on.
+template <class D, class Rows>
+HWY_INLINE hn::Vec<D> LoadPieces(D d, const Rows &rows, int64_t i, int64_t col) {
   if constexpr (hn::MaxLanes(D()) <= 4) {
-    return LoadAs(d, rows[0] + col);
+    return LoadAs(d, rows(i) + col);
   } else {
     const hn::Half<D> half;
-    return hn::Combine(d, LoadPieces(half, rows + hn::Lanes(half), col), LoadPieces(half, rows, col));
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(half));
+    return hn::Combine(d, LoadPieces(half, rows, i + lanes, col), LoadPieces(half, rows, i, col));
   }
 }
-template <class D, class In>
-HWY_INLINE void StorePieces(D d, hn::Vec<D> v, In *const *rows, int64_t col) {
+template <class D, class Rows>
+HWY_INLINE void StorePieces(D d, hn::Vec<D> v, const Rows &rows, int64_t i, int64_t col) {
   if constexpr (hn::MaxLanes(D()) <= 4) {
-    StoreAs(d, v, rows[0] + col);
+    StoreAs(d, v, rows(i) + col);
   } else {
     const hn::Half<D> half;
-    StorePieces(half, hn::LowerHalf(half, v), rows, col);
-    StorePieces(half, hn::UpperHalf(half, v), rows + hn::Lanes(half), col);
+    StorePieces(half, hn::LowerHalf(half, v), rows, i, col);
+    StorePieces(half, hn::UpperHalf(half, v), rows, i + static_cast<int64_t>(hn::Lanes(half)), col);
   }
 }
 // Transposes the 4x4 squares of four vectors: columns of rows, rows of columns.
@@ -95,123 +112,131 @@ HWY_INLINE void TransposeSquares(Floats &v0, Floats &v1, Floats &v2, Floats &v3)
 }
 #endif
 
-// The tile's rows as pointers: row-major tiles are read and written row by row.
-template <class In>
-struct RowPointers {
-  In *rows[kTile];
-
-  RowPointers(const TileMatrix &matrix, int64_t count, uint32_t wanted, In *other) {
-    In *const data = static_cast<In *>(matrix.data);
-    for (int64_t i = 0; i < kTile; ++i) {
-      rows[i] = i < count && (wanted >> i & 1) != 0 ? data + i * matrix.row : other;
+// Asks for the lines that lie `bytes` past p, of which it is not known whether they are anybody's.
+template <int kForWriting>
+HWY_INLINE void PrefetchPast(const void *p, int64_t bytes) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(bytes);
+  __builtin_prefetch(reinterpret_cast<const void *>(address), kForWriting);
+}
+// The same for rows of `cols` columns, long enough for the processor not to see what comes.
+template <int kForWriting, class In>
+HWY_INLINE void PrefetchRows(const In *data, int64_t stride, int64_t cols, int64_t rows_past) {
+  constexpr int64_t kSize = static_cast<int64_t>(sizeof(In));
+  if (cols * kSize < 128) return;
+  for (int64_t i = 0; i < kTile; ++i) {
+    for (int64_t byte = 0; byte < cols * kSize; byte += 64) {
+      PrefetchPast<kForWriting>(data, (i + rows_past) * stride * kSize + byte);
     }
   }
-};
-
-// Asks for a position's column of the tile after the next, of which it is known only where it would lie.
-HWY_INLINE void PrefetchPositions(const void *p, int64_t bytes) {
-  __builtin_prefetch(reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(bytes)));
 }
 
-// Copies columns [first, first + cols) of a tile to `block`, zeros to lanes that are not live.
-template <class In>
-HWY_INLINE void StageTile(const TileMatrix &matrix, bool positions, int64_t count, uint32_t live, int64_t first,
-                          int64_t cols, float *block) {
-  const TileTag d;
-  const int64_t lanes = TileLanes();
-  if (positions) {
-    const In *const data = static_cast<const In *>(matrix.data) + first * matrix.col;
-    constexpr uint32_t kAll = (uint32_t{1} << kTile) - 1;
-    if (HWY_LIKELY(live == kAll)) {
-      for (int64_t j = 0; j < cols; ++j) {
-        const In *const column = data + j * matrix.col;
-        PrefetchPositions(column, 128);
-        for (int64_t i = 0; i < kTile; i += lanes) hn::Store(LoadAs(d, column + i), d, block + j * kTile + i);
-      }
-      return;
-    }
-    for (int64_t j = 0; j < cols; ++j) {
-      for (int64_t i = 0; i < kTile; ++i) {
-        block[j * kTile + i] = i < count && (live >> i & 1) != 0 ? Widen(data[j * matrix.col + i]) : 0.0f;
-      }
-    }
-    return;
-  }
-  static constexpr In kZeros[kBlockCols] = {};
-  const RowPointers<const In> pointers({const_cast<void *>(matrix.data), matrix.row, 1}, count, live, kZeros - first);
-  const In *const *const rows = pointers.rows;
+// Copies columns [first, first + cols) of a tile's rows to `block`; lanes that are not live repeat another.
+template <class In, bool kAllLive>
+HWY_INLINE void StageRows(const TileMatrix &matrix, uint32_t live, int64_t first, int64_t cols, float *block) {
+  const In *const data = static_cast<const In *>(matrix.data) + first;
+  const RowsAt<const In, kAllLive> rows{data, matrix.row, live};
   int64_t j = 0;
 #if !HWY_HAVE_SCALABLE
-  if (cols >= 4) {
-    for (;;) {
-      for (int64_t i = 0; i < kTile; i += lanes) {
-        Floats v0 = LoadPieces(d, rows + i, first + j), v1 = LoadPieces(d, rows + i + 1, first + j);
-        Floats v2 = LoadPieces(d, rows + i + 2, first + j), v3 = LoadPieces(d, rows + i + 3, first + j);
-        TransposeSquares(v0, v1, v2, v3);
-        float *const to = block + j * kTile + i;
-        hn::Store(v0, d, to);
-        hn::Store(v1, d, to + kTile);
-        hn::Store(v2, d, to + 2 * kTile);
-        hn::Store(v3, d, to + 3 * kTile);
-      }
-      if (j + 4 >= cols) return;
-      j = HWY_MIN(j + 4, cols - 4);
+  const TileTag d;
+  PrefetchRows<0>(data, matrix.row, cols, kTile);
+  while (cols >= 4) {
+    for (int64_t i = 0; i < kTile; i += TileLanes()) {
+      Floats v0 = LoadPieces(d, rows, i, j), v1 = LoadPieces(d, rows, i + 1, j);
+      Floats v2 = LoadPieces(d, rows, i + 2, j), v3 = LoadPieces(d, rows, i + 3, j);
+      TransposeSquares(v0, v1, v2, v3);
+      float *const to = block + j * kTile + i;
+      hn::Store(v0, d, to);
+      hn::Store(v1, d, to + kTile);
+      hn::Store(v2, d, to + 2 * kTile);
+      hn::Store(v3, d, to + 3 * kTile);
     }
+    if (j + 4 >= cols) return;
+    j = HWY_MIN(j + 4, cols - 4);
   }
 #endif
   for (; j < cols; ++j) {
-    for (int64_t i = 0; i < kTile; ++i) block[j * kTile + i] = Widen(rows[i][first + j]);
+    for (int64_t i = 0; i < kTile; ++i) block[j * kTile + i] = Widen(rows(i)[j]);
+  }
+}
+
+// The same of positions. Those between two live ones are read with these.
+template <class In>
+HWY_INLINE void StagePositions(const TileMatrix &matrix, uint32_t live, int64_t first, int64_t cols, float *block) {
+  const TileTag d;
+  const In *column = static_cast<const In *>(matrix.data) + first * matrix.col;
+  constexpr uint32_t kEnds = 1u | 1u << (kTile - 1);
+  for (int64_t j = 0; j < cols; ++j, column += matrix.col) {
+    if (HWY_UNLIKELY((live & kEnds) != kEnds)) {
+      for (int64_t i = 0; i < kTile; ++i) block[j * kTile + i] = (live >> i & 1) != 0 ? Widen(column[i]) : 0.0f;
+      continue;
+    }
+    PrefetchPast<0>(column, kPositionBytesAhead);
+    for (int64_t i = 0; i < kTile; i += TileLanes()) hn::Store(LoadAs(d, column + i), d, block + j * kTile + i);
+  }
+}
+
+// Copies columns [first, first + cols) of a tile to `block`; lanes that are not live get zeros.
+template <class In>
+HWY_INLINE void StageTile(const TileMatrix &matrix, const AcrossTask &task, int64_t first, int64_t cols, float *block) {
+  if (task.positions) {
+    StagePositions<In>(matrix, task.live, first, cols, block);
+  } else if (HWY_LIKELY(task.live == kAllRows)) {
+    StageRows<In, true>(matrix, task.live, first, cols, block);
+  } else if (task.live != 0) {
+    StageRows<In, false>(matrix, task.live, first, cols, block);
+  }
+  if (HWY_LIKELY(task.live == kAllRows)) return;
+  for (int64_t i = 0; i < kTile; ++i) {
+    if ((task.live >> i & 1) != 0) continue;
+    for (int64_t j = 0; j < cols; ++j) block[j * kTile + i] = 0.0f;
   }
 }
 
 // The reverse. Rows whose bit is not set in `wanted` keep what they have.
-template <class In>
-HWY_INLINE void UnstageTile(const TileMatrix &matrix, bool positions, bool stream, uint32_t wanted, int64_t first,
+template <class Out>
+HWY_INLINE void UnstageTile(const TileMatrix &matrix, const AcrossTask &task, uint32_t wanted, int64_t first,
                             int64_t cols, const float *block) {
   const TileTag d;
-  const int64_t lanes = TileLanes();
-  if (positions) {
-    In *const data = static_cast<In *>(matrix.data) + first * matrix.col;
-    const bool all = wanted == (uint32_t{1} << kTile) - 1;
-    for (int64_t j = 0; j < cols; ++j) {
-      In *const column = data + j * matrix.col;
-      const float *const values = block + j * kTile;
-      if (HWY_UNLIKELY(!all)) {
-        for (int64_t i = 0; i < kTile; ++i) {
-          if ((wanted >> i & 1) != 0) column[i] = Narrow<In>(values[i]);
-        }
-      } else if (stream) {
-        for (int64_t i = 0; i < kTile; i += lanes) StoreOrStream<true>(d, hn::Load(d, values + i), column + i);
-      } else {
-        for (int64_t i = 0; i < kTile; i += lanes) StoreAs(d, hn::Load(d, values + i), column + i);
-      }
+  Out *const data = static_cast<Out *>(matrix.data) + first * matrix.col;
+  int64_t j = 0;
+  if (HWY_UNLIKELY(wanted != kAllRows)) {
+    for (int64_t i = 0; i < kTile; ++i) {
+      if ((wanted >> i & 1) == 0) continue;
+      for (j = 0; j < cols; ++j) data[i * matrix.row + j * matrix.col] = Narrow<Out>(block[j * kTile + i]);
     }
     return;
   }
-  In sink[kBlockCols];
-  const RowPointers<In> pointers(matrix, kTile, wanted, sink - first);
-  In *const *const rows = pointers.rows;
-  int64_t j = 0;
-#if !HWY_HAVE_SCALABLE
-  if (cols >= 4) {
-    for (;;) {
-      for (int64_t i = 0; i < kTile; i += lanes) {
-        const float *const from = block + j * kTile + i;
-        Floats v0 = hn::Load(d, from), v1 = hn::Load(d, from + kTile);
-        Floats v2 = hn::Load(d, from + 2 * kTile), v3 = hn::Load(d, from + 3 * kTile);
-        TransposeSquares(v0, v1, v2, v3);
-        StorePieces(d, v0, rows + i, first + j);
-        StorePieces(d, v1, rows + i + 1, first + j);
-        StorePieces(d, v2, rows + i + 2, first + j);
-        StorePieces(d, v3, rows + i + 3, first + j);
+  if (task.positions) {
+    for (; j < cols; ++j) {
+      Out *const column = data + j * matrix.col;
+      const float *const values = block + j * kTile;
+      for (int64_t i = 0; i < kTile; i += TileLanes()) {
+        task.stream ? StoreOrStream<true>(d, hn::Load(d, values + i), column + i)
+                    : StoreAs(d, hn::Load(d, values + i), column + i);
       }
-      if (j + 4 >= cols) return;
-      j = HWY_MIN(j + 4, cols - 4);
+      if (!task.stream) PrefetchPast<1>(column, kPositionBytesAhead);
     }
+    return;
+  }
+  const RowsAt<Out, true> rows{data, matrix.row, kAllRows};
+#if !HWY_HAVE_SCALABLE
+  while (cols >= 4) {
+    for (int64_t i = 0; i < kTile; i += TileLanes()) {
+      const float *const from = block + j * kTile + i;
+      Floats v0 = hn::Load(d, from), v1 = hn::Load(d, from + kTile);
+      Floats v2 = hn::Load(d, from + 2 * kTile), v3 = hn::Load(d, from + 3 * kTile);
+      TransposeSquares(v0, v1, v2, v3);
+      StorePieces(d, v0, rows, i, j);
+      StorePieces(d, v1, rows, i + 1, j);
+      StorePieces(d, v2, rows, i + 2, j);
+      StorePieces(d, v3, rows, i + 3, j);
+    }
+    if (j + 4 >= cols) return;
+    j = HWY_MIN(j + 4, cols - 4);
   }
 #endif
   for (; j < cols; ++j) {
-    for (int64_t i = 0; i < kTile; ++i) rows[i][first + j] = Narrow<In>(block[j * kTile + i]);
+    for (int64_t i = 0; i < kTile; ++i) rows(i)[j] = Narrow<Out>(block[j * kTile + i]);
   }
 }
 
@@ -305,9 +330,9 @@ struct TileSums {
   HWY_ALIGN double count[kTile] = {};                     // of columns at the maximum
   HWY_ALIGN double q[kTile] = {}, q_spread[kTile] = {};   // of w q, and of w q (m' - z')
   HWY_ALIGN double spread[kTile] = {};                    // of w (m' - z') over the columns but the target
-  HWY_ALIGN float target[kTile];                              // z'_t
-  HWY_ALIGN int32_t order[kTile];                             // of the largest logit, for argmax
-  uint32_t bad = 0;  // rows that something has ruled out
+  HWY_ALIGN float target[kTile];                          // z'_t
+  HWY_ALIGN int32_t order[kTile];                         // of the largest logit, for argmax
+  uint32_t bad = 0;                                       // rows that something has ruled out
 };
 
 // Adds a vector of floats to kTile doubles.
@@ -341,8 +366,8 @@ HWY_INLINE void SumLanes(float *block, int64_t cols, int64_t i, TileSums *sums) 
       if constexpr (kCols == 3) return hn::Add(hn::Add(a, b), c);
       return hn::Add(hn::Add(a, b), hn::Add(c, e));
     };
-    count = hn::Add(count, add(hn::IfThenElseZero(at0, one), hn::IfThenElseZero(at1, one),
-                               hn::IfThenElseZero(at2, one), hn::IfThenElseZero(at3, one)));
+    count = hn::Add(count, add(hn::IfThenElseZero(at0, one), hn::IfThenElseZero(at1, one), hn::IfThenElseZero(at2, one),
+                               hn::IfThenElseZero(at3, one)));
     Floats d0 = z0, d1 = z1, d2 = z2, d3 = z3;
     ExpFour(d, range, z0, z1, z2, z3);
     const auto keep = [&](Floats e, auto at, float *to) HWY_ATTR XENT_INLINE_LAMBDA {
@@ -375,9 +400,8 @@ HWY_INLINE void SumLanes(float *block, int64_t cols, int64_t i, TileSums *sums) 
   if (cols - j == 1) sum_some(rest, std::integral_constant<int, 1>());
   if (cols - j == 2) sum_some(rest, std::integral_constant<int, 2>());
   if (cols - j == 3) sum_some(rest, std::integral_constant<int, 3>());
-  const auto to = [&](Halves v, double *at) HWY_ATTR XENT_INLINE_LAMBDA {
-    hn::Store(hn::Add(hn::Load(dd, at), v), dd, at);
-  };
+  const auto to = [&](Halves v, double *at)
+                      HWY_ATTR XENT_INLINE_LAMBDA { hn::Store(hn::Add(hn::Load(dd, at), v), dd, at); };
   to(lower, sums->sum + i);
   to(upper, sums->sum + i + HalfLanes());
   AddFloats(count, sums->count + i);
@@ -432,9 +456,9 @@ HWY_NOINLINE void RaiseMaxima(const AcrossTask &task, Floats max, int64_t first,
     for (int64_t l = 0; l < HalfLanes(); ++l) {
       const int64_t target = task.has_targets ? task.targets[i + k + l] : -1;
       const bool has = target >= 0 && target < first;
-      weights[l] = weight - (!has ? 0.0 : task.class_weights == nullptr
-                                              ? 1.0
-                                              : static_cast<double>(task.class_weights[target]));
+      weights[l] = weight - (!has                            ? 0.0
+                             : task.class_weights == nullptr ? 1.0
+                                                             : static_cast<double>(task.class_weights[target]));
     }
     const Halves step = hn::IfThenElseZero(raised, raise);
     double *const spread = sums->spread + i + k, *const q_spread = sums->q_spread + i + k;
@@ -461,8 +485,8 @@ HWY_NOINLINE void UpdateArgmax(const float *block, int64_t first, int64_t cols, 
   }
 }
 
-// Softcap of a block in place, rounded to float32, and the slopes where they are wanted. Returns the lanes that have NaN
-// or +inf.
+// Softcap of a block in place, rounded to float32, and the slopes where they are wanted. Returns the lanes that have
+// NaN or +inf.
 HWY_NOINLINE uint32_t CapTile(const Transform &transform, float *block, int64_t cols, double *slopes) {
   const TileTag d;
   const HalfTag dd;
@@ -497,7 +521,7 @@ HWY_INLINE void StageLabels(const AcrossTask &task, int64_t first, int64_t cols,
   DispatchElements(task.probs_dtype, [&](auto in) XENT_INLINE_LAMBDA {
     using In = decltype(in);
     if constexpr (!std::is_same_v<In, double>) {
-      StageTile<In>(task.probs, task.positions, task.count, task.live, first, cols, labels);
+      StageTile<In>(task.probs, task, first, cols, labels);
     }
   });
 }
@@ -567,7 +591,7 @@ HWY_INLINE void ReadTargets(const AcrossTask &task, float *values) {
 
 template <class In>
 HWY_INLINE void StageLogits(const AcrossTask &task, int64_t first, int64_t cols, float *block) {
-  StageTile<In>(task.logits, task.positions, task.count, task.live, first, cols, block);
+  StageTile<In>(task.logits, task, first, cols, block);
 }
 
 // Whether the exponentials of the sums wait in the block for the output.
@@ -584,6 +608,9 @@ HWY_INLINE void SumBlocks(const AcrossTask &task, float *block, float *labels, T
   for (int64_t first = 0; first < task.cols; first += kBlockCols) {
     const int64_t cols = HWY_MIN(kBlockCols, task.cols - first);
     StageLogits<In>(task, first, cols, block);
+    if (task.out.data != nullptr && task.out.data != task.logits.data && !task.positions) {
+      PrefetchRows<1>(static_cast<const In *>(task.out.data), task.out.row, cols, 0);
+    }
     if (task.argmax) UpdateArgmax(block, first, cols, sums, out->argmax);
     if (task.transform.cap > 0.0) sums->bad |= CapTile(task.transform, block, cols, nullptr);
     for (int64_t i = 0; i < kTile; i += TileLanes()) {
@@ -612,7 +639,8 @@ HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums, Acros
   const Halves zero = hn::Zero(d), one = hn::Set(d, 1.0);
   const Halves factor = hn::Set(d, task.transform.Factor());
   const Halves limit = hn::Set(d, Format<float>::kLimit / task.transform.Factor());
-  uint32_t done = 0;
+  uint32_t done = 0, exact = 0;
+  Halves loss_sum = zero;
   for (int64_t i = 0; i < kTile; i += HalfLanes()) {
     const Halves max = LoadHalf(sums.ranges.max + i);
     const Halves sum = hn::Load(d, sums.sum + i);
@@ -664,8 +692,14 @@ HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums, Acros
     if (task.z_loss != 0.0) loss = hn::MulAdd(hn::Mul(lse, lse), hn::Set(d, task.z_loss), loss);
     if (task.row_weights != nullptr) loss = TimesUnlessZero(loss, hn::LoadU(d, task.row_weights + i));
     StoreOutput(loss, out->loss + i);
+    loss = LoadHalf(out->loss + i);
+    loss_sum = hn::Add(loss_sum, loss);
+    const auto small = hn::And(hn::Ge(loss, hn::Set(d, 0x1p-13)), hn::Le(loss, hn::Set(d, 0x1p12)));
+    exact |= BitsOf(d, hn::Or(small, hn::Eq(loss, zero))) << i;
     done |= BitsOf(d, good) << i;
   }
+  out->adds_exactly = exact == kAllRows;
+  out->loss_sum = hn::ReduceSum(d, loss_sum);
   out->done = done & task.live & ~sums.bad;
 }
 
@@ -782,13 +816,15 @@ HWY_NOINLINE void CombineTile(const AcrossTask &task, const TileFactors &factors
   for (int64_t i = 0; i < kTile; i += HalfLanes()) {
     const Halves p = hn::Load(dd, factors.p + i), g = hn::Load(dd, factors.y + i);
     const auto target = hn::LoadU(di, task.targets + i);
-    const Halves at_target =
-        !task.has_targets ? g : task.weighted ? hn::LoadU(dd, task.target_label + i) : hn::Load(dd, factors.target + i);
+    const Halves at_target = !task.has_targets ? g
+                             : task.weighted   ? hn::LoadU(dd, task.target_label + i)
+                                               : hn::Load(dd, factors.target + i);
     for (int64_t j = 0; j < cols; ++j) {
       float *const at = block + j * kTile + i;
       const Halves e = LoadHalf(at);
       const double w = static_cast<double>(ClassWeight(task, first + j));
-      const auto own = hn::PromoteMaskTo(dd, df, hn::RebindMask(df, hn::Eq(target, hn::Set(di, static_cast<int32_t>(first + j)))));
+      const auto own =
+          hn::PromoteMaskTo(dd, df, hn::RebindMask(df, hn::Eq(target, hn::Set(di, static_cast<int32_t>(first + j)))));
       Halves v;
       if (task.weighted) {
         Halves y = hn::Set(dd, w * task.share);
@@ -877,7 +913,7 @@ HWY_INLINE void WriteTile(const AcrossTask &task, TileScratch &scratch, float *l
         DispatchElements(task.probs_dtype, [&](auto type) XENT_INLINE_LAMBDA {
           using Out = decltype(type);
           if constexpr (!std::is_same_v<Out, double>) {
-            UnstageTile<Out>(task.label_gradient, task.positions, false, wanted, first, cols, label_gradient);
+            UnstageTile<Out>(task.label_gradient, task, wanted, first, cols, label_gradient);
           }
         });
       }
@@ -894,7 +930,7 @@ HWY_INLINE void WriteTile(const AcrossTask &task, TileScratch &scratch, float *l
     } else {
       ScaleTile<false>(task, factors, first, cols, values);
     }
-    UnstageTile<In>(task.out, task.positions, task.stream, wanted, first, cols, values);
+    UnstageTile<In>(task.out, task, wanted, first, cols, values);
   }
 }
 

@@ -3,7 +3,8 @@
 // exponent that each lane takes from its largest logit; sums of more than four of them, and all that a row needs beside
 // its columns, are double. float64 has no such kernel.
 //
-// All columns that hold the row's largest value m' are kept apart from the sum, so that every sum has terms of one sign:
+// All columns that hold the row's largest value m' are kept apart from the sum, so that every sum has terms of one
+// sign:
 //   loss = sum_c y_c (m' - z'_c) + W L,   W = sum_c y_c,   L = log1p(others),
 //   others = sum over the columns below m' of e^(z'_j - m'), plus the number of columns at m', less one.
 // A row that this is not made for (NaN, +inf, -inf throughout, logits beyond 2^20, sums beyond float32's range) is not
@@ -55,15 +56,17 @@ struct AcrossTask {
 
   // The output.
   TileOutput output = TileOutput::kNone;
-  TileMatrix out;               // of the logits' dtype, which it may be; null: not wanted
-  TileMatrix label_gradient;    // of probs_dtype
-  double g[kTile];              // upstream gradient times row weight over the denominator
-  double label_factor = 0.0;    // 1 - epsilon
+  TileMatrix out;             // of the logits' dtype, which it may be; null: not wanted
+  TileMatrix label_gradient;  // of probs_dtype
+  double g[kTile];            // upstream gradient times row weight over the denominator
+  double label_factor = 0.0;  // 1 - epsilon
 };
 
 // Kept of each row. `done` has the rows whose sums are here, `written` those whose output is complete.
 struct AcrossRows {
   uint32_t done, written;
+  bool adds_exactly;  // the losses are such that their sum, whatever its order, is exact (Groups::AddExactly)
+  double loss_sum;
   alignas(64) double value[kTile], others[kTile], weight[kTile];  // m', others, W: what backward needs
   alignas(64) double log_total[kTile], nll[kTile];                // L, and lse - z'_t
   alignas(64) float loss[kTile], lse[kTile], log_probability[kTile], entropy[kTile];

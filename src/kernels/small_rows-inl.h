@@ -1,4 +1,4 @@
-// The kernel of small_rows.h: ranges for kTile rows, their sums, all that is known of the rows, their gradients. The
+// The kernel of small_rows.h: the sums of kTile rows, all that is known of the rows, their gradients. The
 // double functions are those of numbers/wide.h and row_sum.cc, operation by operation, on vectors;
 // tests/kernels/small_rows_test.cc compares the bits.
 #if defined(XENT_SRC_KERNELS_SMALL_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -83,79 +83,24 @@ HWY_INLINE void StoreRounded(D d, V x, float *to) {
   hn::StoreU(hn::DemoteTo(df, ZeroBelowNormal<float>(d, x)), df, to);
 }
 
-// ---- ranges, sums and gradients of kTile rows ----
+// ---- sums and gradients of kTile rows ----
 
-// Per lane, that is per row: the reference exponent, and lo, hi and origin of its ExpRange. Once the exponentials are
-// summed, these three make room for the factors that the exponentials are multiplied by: two powers of two, which keep
-// the third factor in range, and that factor.
-struct LaneRanges {
+// Per row: its reference exponent, and what its exponentials are multiplied by, two powers of two, which keep the third
+// factor in range, and that factor.
+struct RowScales {
   HWY_ALIGN double reference[kTile];
-  union {
-    HWY_ALIGN float lo[kTile];
-    float first[kTile];
-  };
-  union {
-    HWY_ALIGN float hi[kTile];
-    float second[kTile];
-  };
-  union {
-    HWY_ALIGN float origin[kTile];
-    float scale[kTile];
-  };
+  HWY_ALIGN float first[kTile], second[kTile], scale[kTile];
   HWY_ALIGN float target[kTile];  // the gradient at the target
-};
-
-// Makes each row's range, its reference being RoundedLog2 of the target's logit.
-HWY_INLINE void FindRanges(const double *target_logits, LaneRanges *ranges) {
-  using F = ExpFormat<float>;
-  const hn::CappedTag<double, kTile> d;
-  const hn::Rebind<float, decltype(d)> df;
-  const auto ln2 = hn::Set(d, kLn2_F64_Hi);
-  for (int64_t i = 0; i < kTile; i += static_cast<int64_t>(hn::Lanes(d))) {
-    const auto z = hn::Load(d, target_logits + i);
-    const auto reference = RoundToInteger(d, hn::Mul(z, hn::Set(d, kLog2E_F64_Hi)));
-    const auto field = hn::Sub(reference, hn::Set(d, static_cast<double>(Format<float>::kBias + F::kExponentBias)));
-    const auto top = hn::Add(field, hn::Set(d, 2.0 * F::kExponentBias + 1.0));
-    const auto none = hn::Sub(reference, hn::Set(d, static_cast<double>(Format<float>::kBias)));
-    const auto lo = ExpRange<float>::kScalef ? hn::Set(d, -0x1p21) : hn::Mul(field, ln2);
-    const auto origin = hn::Sub(hn::Set(d, F::kRound), ExpRange<float>::kScalef ? none : field);
-    hn::Store(reference, d, ranges->reference + i);
-    hn::StoreU(hn::DemoteTo(df, lo), df, ranges->lo + i);
-    hn::StoreU(hn::DemoteTo(df, hn::Mul(top, ln2)), df, ranges->hi + i);
-    hn::StoreU(hn::DemoteTo(df, origin), df, ranges->origin + i);
-  }
-}
-
-// Lanes [first, first + Lanes(d)) of the ranges, for use as an ExpRange.
-struct LaneRange : NaturalScale<float> {
-  LaneRange(const LaneRanges &given, int64_t first_lane) : ranges(given), first(first_lane) {}
-
-  static constexpr bool kScalef = ExpRange<float>::kScalef;
-  const LaneRanges &ranges;
-  int64_t first;
-
-  template <class D>
-  HWY_INLINE hn::Vec<D> Lo(D d) const {
-    return hn::Load(d, ranges.lo + first);
-  }
-  template <class D>
-  HWY_INLINE hn::Vec<D> Hi(D d) const {
-    return hn::Load(d, ranges.hi + first);
-  }
-  template <class D>
-  HWY_INLINE hn::Vec<D> Origin(D d) const {
-    return hn::Load(d, ranges.origin + first);
-  }
 };
 
 // A row with an exponential of this size and more relative to the target's is left to ExpSum, which might raise the
 // reference there.
 inline constexpr double kSmallSumLimit = 0x1p18;
 
-// Fills `out` and, where a gradient is wanted, the factors in `ranges`. `sums` are those of the columns but the target,
-// relative to the ranges' references.
+// Fills `out` and, where a gradient is wanted, the factors in `scales`. `sums` are those of the columns but the target,
+// relative to the references.
 HWY_NOINLINE void FinishSmallRows(const SmallRowsTask &task, const double *target_logits, const double *sums,
-                                  SmallRows *out, LaneRanges *ranges) {
+                                  SmallRows *out, RowScales *scales) {
   using F = Format<float>;
   const hn::CappedTag<double, kTile> d;
   const hn::Rebind<float, decltype(d)> df;
@@ -163,7 +108,7 @@ HWY_NOINLINE void FinishSmallRows(const SmallRowsTask &task, const double *targe
   const auto zero = hn::Zero(d);
   for (int64_t i = 0; i < task.count; i += lanes) {
     const auto z = hn::Load(d, target_logits + i);
-    const auto reference = hn::Load(d, ranges->reference + i);
+    const auto reference = hn::Load(d, scales->reference + i);
     auto t_ref = zero;
     auto t = ExpOfEach(d, z, &t_ref);
     NormaliseEach(d, &t, &t_ref);
@@ -205,92 +150,13 @@ HWY_NOINLINE void FinishSmallRows(const SmallRowsTask &task, const double *targe
                                   hn::Set(d, static_cast<double>(F::kBias)));
     const auto prescale = hn::Min(zero, hn::Sub(exponent, hn::Set(d, static_cast<double>(F::kSafeExponent))));
     const auto half = hn::Trunc(hn::Mul(prescale, hn::Set(d, 0.5)));
-    hn::StoreU(hn::DemoteTo(df, PowersOfTwo(d, half)), df, ranges->first + i);
-    hn::StoreU(hn::DemoteTo(df, PowersOfTwo(d, hn::Sub(prescale, half))), df, ranges->second + i);
-    hn::StoreU(hn::DemoteTo(df, hn::Mul(mantissa, PowersOfTwo(d, hn::Sub(exponent, prescale)))), df, ranges->scale + i);
+    hn::StoreU(hn::DemoteTo(df, PowersOfTwo(d, half)), df, scales->first + i);
+    hn::StoreU(hn::DemoteTo(df, PowersOfTwo(d, hn::Sub(prescale, half))), df, scales->second + i);
+    hn::StoreU(hn::DemoteTo(df, hn::Mul(mantissa, PowersOfTwo(d, hn::Sub(exponent, prescale)))), df, scales->scale + i);
     // As ScaledRatio: p_t - 1 is -(the others' sum) / total.
     const auto share = hn::Mul(hn::Div(o, total), hn::Neg(g));
     const auto target = hn::Mul(share, PowersOfTwo(d, hn::Add(hn::Sub(o_ref, total_ref), g_exponent)));
-    StoreRounded(d, hn::IfThenZeroElse(alone, target), ranges->target + i);
-  }
-}
-
-// Replaces the logits of a tile, column by column kTile rows, by their exponentials and sums these without the target's
-// column, where the tile has -infinity. A row of which a lane leaves the range, or is NaN, gets 0 in `good`, others 1.
-HWY_NOINLINE void SumColumns(float *tile, int64_t cols, const LaneRanges &ranges, double *sums, float *good) {
-  const hn::CappedTag<float, kTile> d;
-  const hn::RepartitionToWide<decltype(d)> dd;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const int64_t doubles = static_cast<int64_t>(hn::Lanes(dd));
-  const auto limit = hn::Set(d, static_cast<float>(kSmallSumLimit * PowerOfTwo(Format<float>::kBias)));
-  // Each row's lanes as ExpSum adds them, the upper half already added to the lower.
-  HWY_ALIGN double halves[8 * kTile];
-  for (int64_t part = 0; part < kTile; part += lanes) {
-    const LaneRange range(ranges, part);
-    for (int64_t j = 0; j < cols; j += 4) {
-      float *const z = tile + j * kTile + part;
-      auto e0 = hn::Load(d, z), e1 = hn::Load(d, z + kTile);
-      auto e2 = hn::Load(d, z + 2 * kTile), e3 = hn::Load(d, z + 3 * kTile);
-      ExpFour(d, range, e0, e1, e2, e3);
-      hn::Store(e0, d, z);
-      hn::Store(e1, d, z + kTile);
-      hn::Store(e2, d, z + 2 * kTile);
-      hn::Store(e3, d, z + 3 * kTile);
-    }
-    auto in_range = hn::Set(d, 1.0f);
-    const int64_t pairs = HWY_MIN(cols, int64_t{8});
-    for (int64_t l = 0; l < pairs; ++l) {
-      // Lanes l and l + 8 of ExpSum: columns l and l + 8, past 16 columns also l + 16 and l + 24.
-      const float *const e = tile + l * kTile + part;
-      auto v = hn::Load(d, e);
-      if (l + 16 < cols) v = hn::Add(v, hn::Load(d, e + 16 * kTile));
-      in_range = hn::IfThenElseZero(hn::Le(v, limit), in_range);
-      auto lower = hn::PromoteLowerTo(dd, v), upper = hn::PromoteUpperTo(dd, v);
-      if (l + 8 < cols) {
-        auto w = hn::Load(d, e + 8 * kTile);
-        if (l + 24 < cols) w = hn::Add(w, hn::Load(d, e + 24 * kTile));
-        in_range = hn::IfThenElseZero(hn::Le(w, limit), in_range);
-        lower = hn::Add(lower, hn::PromoteLowerTo(dd, w));
-        upper = hn::Add(upper, hn::PromoteUpperTo(dd, w));
-      }
-      hn::Store(lower, dd, halves + l * kTile + part);
-      hn::Store(upper, dd, halves + l * kTile + part + doubles);
-    }
-    hn::Store(in_range, d, good + part);
-    for (int64_t l = pairs; l < 8; ++l) {
-      hn::Store(hn::Zero(dd), dd, halves + l * kTile + part);
-      hn::Store(hn::Zero(dd), dd, halves + l * kTile + part + doubles);
-    }
-  }
-  for (int64_t i = 0; i < kTile; i += doubles) {
-    const auto s = [&](int64_t l) { return hn::Load(dd, halves + l * kTile + i); };
-    const auto even = hn::Add(hn::Add(s(0), s(4)), hn::Add(s(2), s(6)));
-    const auto odd = hn::Add(hn::Add(s(1), s(5)), hn::Add(s(3), s(7)));
-    hn::Store(hn::Add(even, odd), dd, sums + i);
-  }
-}
-
-// Scales a tile's exponentials and writes the gradients of the rows that are done.
-template <class In>
-HWY_NOINLINE void ScaleColumns(const SmallRowsTask &task, const LaneRanges &scales, uint32_t done, float *tile) {
-  const hn::CappedTag<float, kTile> d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto threshold = hn::Set(d, static_cast<float>(PowerOfTwo(Format<float>::kMinExponent)));
-  for (int64_t part = 0; part < kTile; part += lanes) {
-    const auto first = hn::Load(d, scales.first + part);
-    const auto second = hn::Load(d, scales.second + part);
-    const auto scale = hn::Load(d, scales.scale + part);
-    for (int64_t j = 0; j < task.cols; ++j) {
-      float *const e = tile + j * kTile + part;
-      const auto v = hn::Mul(hn::Mul(hn::Mul(hn::Load(d, e), first), second), scale);
-      hn::Store(hn::IfThenElseZero(hn::Gt(hn::Abs(v), threshold), v), d, e);
-    }
-  }
-  for (int64_t i = 0; i < task.count; ++i) {
-    if ((done >> i & 1) == 0) continue;
-    In *const gradient = static_cast<In *>(task.gradient) + i * task.gradient_stride;
-    for (int64_t j = 0; j < task.cols; ++j) gradient[j] = Narrow<In>(tile[j * kTile + i]);
-    gradient[task.targets[i]] = Narrow<In>(scales.target[i]);
+    StoreRounded(d, hn::IfThenZeroElse(alone, target), scales->target + i);
   }
 }
 
@@ -298,11 +164,10 @@ template <class In>
 void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
   using F = Format<float>;
   const int64_t cols = task.cols;
-  LaneRanges ranges;
+  RowScales scales;
   HWY_ALIGN double target_logits[kTile];
   HWY_ALIGN double sums[kTile];
-  HWY_ALIGN float good[kTile];
-  HWY_ALIGN float memory[kBlock];  // up to kMaxTransposedCols columns the tile, else a row's logits, saved in place
+  HWY_ALIGN float saved[kBlock];  // a row's logits, in place
   const In *const logits = static_cast<const In *>(task.logits);
   uint32_t usable = 0;
   for (int64_t i = 0; i < task.count; ++i) {
@@ -316,64 +181,42 @@ void RunSmallRows(const SmallRowsTask &task, SmallRows *out) {
     target_logits[i] = z;
   }
   for (int64_t i = task.count; i < kTile; ++i) target_logits[i] = 0.0;
-  FindRanges(target_logits, &ranges);
   uint32_t done = 0;
-  if (cols <= kMaxTransposedCols) {
-    const int64_t padded = (cols + 3) / 4 * 4;
-    const hn::CappedTag<float, kTile> d;
-    const auto absent = hn::Set(d, -std::numeric_limits<float>::infinity());
-    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-    for (int64_t k = task.count < kTile ? 0 : cols * kTile; k < padded * kTile; k += lanes) {
-      hn::Store(absent, d, memory + k);
+  for (int64_t i = 0; i < kTile; ++i) scales.reference[i] = RoundedLog2(target_logits[i]);
+  for (int64_t i = 0; i < task.count; ++i) {
+    sums[i] = 0.0;
+    if ((usable >> i & 1) == 0) continue;
+    const In *const z = logits + i * task.logits_stride;
+    BlockTask<In> block{.logits = z, .cols = cols, .target = task.targets[i], .reference = scales.reference[i]};
+    if constexpr (sizeof(In) == sizeof(float)) {
+      if (task.gradient != nullptr) block.kept = static_cast<In *>(task.gradient) + i * task.gradient_stride;
+      if (block.kept == z) block.saved = saved;
     }
-    for (int64_t i = 0; i < task.count; ++i) {
-      const In *const z = logits + i * task.logits_stride;
-      if (HWY_LIKELY(task.live >> i & 1)) {
-        for (int64_t j = 0; j < cols; ++j) memory[j * kTile + i] = Widen(z[j]);
-      } else {
-        for (int64_t j = 0; j < cols; ++j) memory[j * kTile + i] = 0.0f;
-      }
-      memory[task.targets[i] * kTile + i] = -std::numeric_limits<float>::infinity();
+    LaneSums<float> lanes;
+    SumBlock(block, lanes);
+    bool in_range = true;
+    for (const double lane : lanes.lanes) in_range = in_range && lane <= kSmallSumLimit * PowerOfTwo(F::kBias);
+    done |= static_cast<uint32_t>(in_range) << i;
+    if (in_range) {
+      sums[i] = lanes.Total().hi;
+    } else if (block.saved != nullptr) {
+      std::memcpy(block.kept, saved, static_cast<size_t>(cols) * sizeof(float));
+      block.kept[task.targets[i]] = static_cast<float>(target_logits[i]);  // -infinity was saved there
     }
-    SumColumns(memory, cols, ranges, sums, good);
-    for (int64_t i = 0; i < task.count; ++i) done |= static_cast<uint32_t>(good[i] != 0.0f) << i;
-  } else {
-    for (int64_t i = 0; i < task.count; ++i) {
-      sums[i] = 0.0;
-      if ((usable >> i & 1) == 0) continue;
-      const In *const z = logits + i * task.logits_stride;
-      BlockTask<In> block{.logits = z, .cols = cols, .target = task.targets[i], .reference = ranges.reference[i]};
-      if constexpr (sizeof(In) == sizeof(float)) {
-        if (task.gradient != nullptr) block.kept = static_cast<In *>(task.gradient) + i * task.gradient_stride;
-        if (block.kept == z) block.saved = memory;
-      }
-      LaneSums<float> lanes;
-      SumBlock(block, lanes);
-      bool in_range = true;
-      for (const double lane : lanes.lanes) in_range = in_range && lane <= kSmallSumLimit * PowerOfTwo(F::kBias);
-      done |= static_cast<uint32_t>(in_range) << i;
-      if (in_range) {
-        sums[i] = lanes.Total().hi;
-      } else if (block.saved != nullptr) {
-        std::memcpy(block.kept, memory, static_cast<size_t>(cols) * sizeof(float));
-        block.kept[task.targets[i]] = static_cast<float>(target_logits[i]);  // -infinity was saved there
-      }
-    }
-    for (int64_t i = task.count; i < kTile; ++i) sums[i] = 0.0;
   }
+  for (int64_t i = task.count; i < kTile; ++i) sums[i] = 0.0;
   done &= usable;
   out->done = done;
-  FinishSmallRows(task, target_logits, sums, out, &ranges);
+  FinishSmallRows(task, target_logits, sums, out, &scales);
   if (task.gradient == nullptr) return;
-  if (cols <= kMaxTransposedCols) return ScaleColumns<In>(task, ranges, done, memory);
   for (int64_t i = 0; i < task.count; ++i) {
     if ((done >> i & 1) == 0) continue;
     if constexpr (sizeof(In) == sizeof(float)) {  // gradients of longer rows of half precision are never wanted
       In *const gradient = static_cast<In *>(task.gradient) + i * task.gradient_stride;
-      const int64_t prescale = ExponentOf(ranges.first[i]) + ExponentOf(ranges.second[i]);
-      const AffineMap map{ranges.scale[i], 0.0, PowerOfTwo(F::kMinExponent), 0};
+      const int64_t prescale = ExponentOf(scales.first[i]) + ExponentOf(scales.second[i]);
+      const AffineMap map{scales.scale[i], 0.0, PowerOfTwo(F::kMinExponent), 0};
       Scaler<In>({gradient, gradient, cols, map, static_cast<int>(prescale), false}).AdvanceTo(cols);
-      gradient[task.targets[i]] = ranges.target[i];
+      gradient[task.targets[i]] = scales.target[i];
     }
   }
 }

@@ -1,6 +1,5 @@
-// Up to kTile short rows with index targets at once, with the bits of one row after the other. Lanes run over rows for
-// what a row costs beside its columns: the target's exponential, the logarithm, the factors of its gradient. They do so
-// for the columns too where these are few.
+// Up to kTile rows of one block with index targets at once, with the bits of one row after the other. Lanes run over
+// rows for what a row costs beside its columns: the target's exponential, the logarithm, the factors of its gradient.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +11,6 @@ namespace xent::internal {
 
 // Longer rows would have more than one block.
 inline constexpr int64_t kMaxSmallCols = kBlock;
-// Up to here lanes run over rows for the columns too.
-inline constexpr int64_t kMaxTransposedCols = 32;
-
 // `count` <= kTile rows that follow each other.
 struct SmallRowsTask {
   int64_t cols;

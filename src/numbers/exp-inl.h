@@ -54,8 +54,8 @@ struct ExpFormat<double> {
   static constexpr double kLog2EHi = kLog2E_F64_Hi, kLog2ELo = kLog2E_F64_Lo;
 };
 
-// The factor between a logit and a power of two, log2 e, as ExpFour asks its range for it. A range may have another one:
-// then it is the exponential of a multiple of the logits, and nothing is rounded on the way there.
+// The factor between a logit and a power of two, log2 e, as ExpFour asks its range for it. A range may have another
+// one: then it is the exponential of a multiple of the logits, and nothing is rounded on the way there.
 template <class T>
 struct NaturalScale {
   template <class D>
@@ -231,8 +231,10 @@ HWY_INLINE V ExpOne(D d, const Range &range, V z) {
     const hn::RepartitionToWide<D> dd;
     const auto round = hn::Set(dd, ExpFormat<double>::kRound);
     auto lower = hn::Zero(dd), upper = hn::Zero(dd);
-    const auto p_lower = ReducedExpForFloat(dd, ExpFormat<double>::kRound, hn::PromoteLowerTo(dd, z), &lower, range.Log2E());
-    const auto p_upper = ReducedExpForFloat(dd, ExpFormat<double>::kRound, hn::PromoteUpperTo(dd, z), &upper, range.Log2E());
+    const auto p_lower =
+        ReducedExpForFloat(dd, ExpFormat<double>::kRound, hn::PromoteLowerTo(dd, z), &lower, range.Log2E());
+    const auto p_upper =
+        ReducedExpForFloat(dd, ExpFormat<double>::kRound, hn::PromoteUpperTo(dd, z), &upper, range.Log2E());
     const V n = RoundDoubles(d, hn::Sub(lower, round), hn::Sub(upper, round));
     return ScaleByExponent(d, RoundDoubles(d, p_lower, p_upper), hn::Add(n, range.Origin(d)));
   }

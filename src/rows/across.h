@@ -44,7 +44,7 @@ class AcrossRunner {
  public:
   static_assert(sizeof(Arithmetic<In>) == sizeof(float));
 
-  explicit AcrossRunner(const Call &call) : call_(call) {
+  explicit AcrossRunner(const Call &call) : call_(call), options_tag_(call.OptionsTag()) {
     const xent_cross_entropy_options &options = call.options;
     tame_ = options.logit_scale >= 0x1p-20 && options.logit_scale <= 0x1p20;
     const float *const weights = static_cast<const float *>(call.args.class_weights);
@@ -62,198 +62,213 @@ class AcrossRunner {
   }
 
   XENT_NOINLINE void Run(int64_t first, int64_t end, Groups &groups) const {
+    double row_weights[kTile];
+    AcrossTask task = Describe(row_weights);
+    AcrossRows rows;
     const bool wants_nll = call_.statistics.perplexity != nullptr;
-    for (int64_t row = first, count; row < end; row += count) {
-      count = AcrossRowsOf(call_.shape, row, end, call_.plan.stream ? call_.Grad<In>(row) : nullptr, sizeof(In));
-      Tile tile{row, count};
-      RunTile(&tile);
-      double sum;
-      if (tile.written == (1u << count) - 1 && call_.mode == Mode::kBackward) continue;
-      if (tile.written == (1u << count) - 1 && !wants_nll && SumExactly(tile.rows.loss, count, &sum) &&
-          groups.AddExactly(row, row + count - 1, sum)) {
+    for (int64_t row = first; row < end; row += task.count) {
+      task.count = AcrossRowsOf(call_.shape, row, end, call_.plan.stream ? call_.Grad<In>(row) : nullptr, sizeof(In));
+      const uint32_t finished = RunTile(row, &task, row_weights, &rows);
+      const bool all = finished == (1u << task.count) - 1;
+      if (all && call_.mode == Mode::kBackward) continue;
+      if (all && task.count == kTile && !wants_nll && rows.adds_exactly &&
+          groups.AddExactly(row, row + kTile - 1, rows.loss_sum)) {
         continue;
       }
-      for (int64_t i = 0; i < count; ++i) {
-        if ((tile.live >> i & 1) == 0) continue;
-        if ((tile.rows.done >> i & 1) == 0) {
+      for (int64_t i = 0; i < task.count; ++i) {
+        if (!Has(task.live, i)) continue;
+        if (!Has(rows.done, i)) {
           RunAlone(row + i, groups);
           continue;
         }
-        if ((tile.written >> i & 1) == 0) WriteGradientAlone(row + i, tile, i);
+        if (!Has(finished, i)) WriteGradientAlone(row + i, rows, i);
         if (call_.mode == Mode::kBackward) continue;
-        const Wide nll = wants_nll ? Wide{tile.rows.nll[i]} : Wide{};
-        groups.AddRow(row + i, {{static_cast<double>(tile.rows.loss[i]), 0.0}, nll});
+        const Wide nll = wants_nll ? Wide{rows.nll[i]} : Wide{};
+        groups.AddRow(row + i, {{static_cast<double>(rows.loss[i]), 0.0}, nll});
       }
     }
   }
 
  private:
-  struct Tile {
-    int64_t first, count;
-    uint32_t live, written;  // bit i: row first + i; written: it is live, and nothing of it is left to do
-    AcrossRows rows;
+  static bool Has(uint32_t bits, int64_t i) { return (bits >> i & 1) != 0; }
 
-    Tile(int64_t first_row, int64_t row_count) : first(first_row), count(row_count), live(0), written(0) {}
-  };
-
-  // u r over the denominator; NaN where the kernel cannot take it.
+  // u r over the denominator; what is not a number of float32's size the kernel leaves.
   double Upstream(int64_t row) const {
     if (call_.denominator.mantissa == 0.0) return 0.0;
     return call_.Upstream(row) * call_.RowWeight(row) / denominator_;
   }
+  bool WritesGradients() const {
+    return call_.WritesGradients() && (call_.args.grad.data != nullptr || call_.args.target_grad.data != nullptr);
+  }
 
-  void DescribeRows(const Tile &tile, AcrossTask *task, double *row_weights) const {
-    const xent_cross_entropy &args = call_.args;
-    for (int64_t i = 0; i < kTile; ++i) {
-      task->targets[i] = 0;
-      task->target_label[i] = task->g[i] = row_weights[i] = 0.0;
-    }
-    for (int64_t i = 0; i < tile.count; ++i) {
-      const int64_t row = tile.first + i, target = call_.Target(row);
-      const bool live = !call_.IsIgnored(target);
-      task->live |= static_cast<uint32_t>(live) << i;
-      if (!live) continue;
-      if (target >= 0) {
-        task->targets[i] = static_cast<int32_t>(target);
-        task->target_label[i] = args.class_weights == nullptr ? call_.shares.target
-                                                              : call_.shares.target * call_.TargetWeight(target);
-      }
-      if (args.row_weights != nullptr) row_weights[i] = call_.RowWeight(row);
-      if (call_.WritesGradients()) task->g[i] = one_upstream_ ? upstream_ : Upstream(row);
-    }
-  }
-  TileMatrix MatrixOf(const xent_matrix &matrix, int64_t row) const {
-    const bool positions = call_.shape.inner > 1;
-    return {call_.BytesAt(matrix, row, 0), positions ? 1 : matrix.stride, positions ? call_.shape.inner : 1};
-  }
-  AcrossTask Describe(const Tile &tile, double *row_weights) const {
+  // Fills in what all tiles have in common.
+  AcrossTask Describe(double *row_weights) const {
     const xent_cross_entropy &args = call_.args;
     AcrossTask task;
     task.cols = call_.shape.cols;
-    task.count = tile.count;
     task.positions = call_.shape.inner > 1;
-    task.logits = MatrixOf(args.logits, tile.first);
     task.transform = call_.transform;
     task.has_targets = call_.HasIndexTargets();
     task.weighted = IsWeighted(call_);
     task.class_weights = static_cast<const float *>(args.class_weights);
     task.class_weight_sum = class_weight_sum_;
     task.share = call_.shares.other;
+    task.probs_dtype = static_cast<Dtype>(args.target_probs.dtype);
     if (!task.has_targets) {
-      task.probs = MatrixOf(args.target_probs, tile.first);
-      task.probs_dtype = static_cast<Dtype>(args.target_probs.dtype);
       task.probs_factor = 1.0 - call_.options.label_smoothing;
       task.share = call_.options.label_smoothing / static_cast<double>(call_.shape.cols);
     }
     task.z_loss = call_.options.z_loss;
-    DescribeRows(tile, &task, row_weights);
     if (args.row_weights != nullptr) task.row_weights = row_weights;
-    task.entropy = call_.statistics.entropy != nullptr;
-    task.argmax = call_.statistics.argmax != nullptr || call_.statistics.hits != nullptr;
     task.lse = call_.statistics.lse != nullptr;
+    task.label_factor = 1.0 - call_.options.label_smoothing;
+    std::fill(task.targets, task.targets + kTile, 0);
+    std::fill(task.target_label, task.target_label + kTile, call_.shares.target);
+    std::fill(task.g, task.g + kTile, upstream_);
     return task;
   }
-  void AddOutput(const Tile &tile, AcrossTask *task) const {
-    task->output = TileOutput::kGradient;
-    task->out = MatrixOf(call_.args.grad, tile.first);
-    task->label_gradient = MatrixOf(call_.args.target_grad, tile.first);
-    task->label_factor = 1.0 - call_.options.label_smoothing;
-    task->stream = call_.plan.stream;
-    if (task->stream && tile.count < kTile) task->stream = false;
-  }
-
-  XENT_NOINLINE void RunTile(Tile *tile) const {
-    double row_weights[kTile];
-    AcrossTask task = Describe(*tile, row_weights);
-    AcrossRows &rows = tile->rows;
-    const bool writes = call_.WritesGradients() && (call_.args.grad.data != nullptr || call_.args.target_grad.data != nullptr);
-    const auto run = call_.kernels->across->run[kDtypeOf<In>];
-    tile->live = task.live;
-    if (task.live != (1u << tile->count) - 1) WriteIgnored(*tile);
-    if (call_.mode == Mode::kBackward) {
-      task.sums = false;
-      task.ready = ReadRecords(*tile, &rows);
-    }
-    const bool looks = call_.plan.statistics && call_.mode != Mode::kBackward;
-    if (!tame_) {
-      rows.done = rows.written = 0;
-    } else if (task.sums && looks && writes) {
-      // In place the logits end with the gradient.
-      run(task, &rows);
-      WriteStatisticsOf(*tile);
-      task.sums = task.entropy = task.argmax = false;
-      task.ready = rows.done;
-      AddOutput(*tile, &task);
-      run(task, &rows);
-    } else {
-      if (writes) AddOutput(*tile, &task);
-      run(task, &rows);
-      if (looks) WriteStatisticsOf(*tile);
-    }
-    if (!tame_ && writes) FillIgnored(*tile);
-    tile->written = writes ? rows.written : rows.done;
-    if (call_.mode != Mode::kBackward) WriteRows(*tile);
-    if (call_.WritesGradients() && call_.shape.cols < call_.args.cols) {
-      for (int64_t i = 0; i < tile->count; ++i) call_.FillPadding(tile->first + i);
+  // Reads the tile's targets and says which rows are live.
+  template <class Index>
+  void ReadTargets(int64_t row, AcrossTask *task) const {
+    const Index *const targets = static_cast<const Index *>(call_.args.targets.data) + row;
+    for (int64_t i = 0; i < task->count; ++i) {
+      const int64_t target = targets[i];
+      const bool live = target != call_.options.ignore_index;
+      task->live |= static_cast<uint32_t>(live) << i;
+      task->targets[i] = static_cast<int32_t>(live ? target : 0);
     }
   }
-
-  void WriteRows(const Tile &tile) const {
-    const AcrossRows &rows = tile.rows;
+  void DescribeRows(int64_t row, AcrossTask *task, double *row_weights) const {
     const xent_cross_entropy &args = call_.args;
-    float *const losses = static_cast<float *>(args.row_losses);
+    const uint32_t all = (1u << task->count) - 1, before = task->live;
+    task->live = 0;
+    if (!task->has_targets) {
+      task->live = all;
+    } else if (args.targets.type == XENT_I32) {
+      ReadTargets<int32_t>(row, task);
+    } else {
+      ReadTargets<int64_t>(row, task);
+    }
+    task->logits = MatrixOf(args.logits, row);
+    if (args.target_probs.data != nullptr) task->probs = MatrixOf(args.target_probs, row);
+    if (task->has_targets && args.class_weights != nullptr) {
+      for (int64_t i = 0; i < kTile; ++i) {
+        task->target_label[i] = Has(task->live, i) ? call_.shares.target * call_.TargetWeight(task->targets[i]) : 0.0;
+      }
+    }
+    if (args.row_weights != nullptr) {
+      for (int64_t i = 0; i < kTile; ++i) row_weights[i] = Has(task->live, i) ? call_.RowWeight(row + i) : 0.0;
+    }
+    if (!call_.WritesGradients() || (one_upstream_ && task->live == kAll && before == kAll)) return;
+    for (int64_t i = 0; i < kTile; ++i) {
+      task->g[i] = !Has(task->live, i) ? 0.0 : one_upstream_ ? upstream_ : Upstream(row + i);
+    }
+  }
+  TileMatrix MatrixOf(const xent_matrix &matrix, int64_t row) const {
+    const bool positions = call_.shape.inner > 1;
+    return {call_.BytesAt(matrix, row, 0), positions ? 1 : matrix.stride, positions ? call_.shape.inner : 1};
+  }
+  void SetOutput(int64_t row, AcrossTask *task) const {
+    task->output = TileOutput::kGradient;
+    task->out = MatrixOf(call_.args.grad, row);
+    if (call_.args.target_grad.data != nullptr) task->label_gradient = MatrixOf(call_.args.target_grad, row);
+    task->stream = call_.plan.stream && task->count == kTile;
+  }
+
+  // Returns the rows of which nothing is left to do.
+  XENT_NOINLINE uint32_t RunTile(int64_t row, AcrossTask *task, double *row_weights, AcrossRows *rows) const {
+    const bool writes = WritesGradients(), forward = call_.mode != Mode::kBackward;
+    const bool looks = call_.plan.statistics && forward;
+    const auto run = call_.kernels->across->run[kDtypeOf<In>];
+    DescribeRows(row, task, row_weights);
+    const uint32_t ignored = ((1u << task->count) - 1) & ~task->live;
+    if (ignored != 0 && forward) WriteIgnored(row, ignored);
+    task->sums = forward;
+    task->entropy = forward && call_.statistics.entropy != nullptr;
+    task->argmax = forward && (call_.statistics.argmax != nullptr || call_.statistics.hits != nullptr);
+    task->output = TileOutput::kNone;
+    if (!forward) task->ready = ReadRecords(row, *task, rows);
+    rows->written = rows->done = 0;
+    if (!tame_) {
+      if (writes) FillIgnored(row, ignored);
+    } else if (looks && writes) {
+      run(*task, rows);
+      WriteStatisticsOf(row, *rows);  // in place the logits end with the gradient
+      task->sums = task->entropy = task->argmax = false;
+      task->ready = rows->done;
+      SetOutput(row, task);
+      run(*task, rows);
+    } else {
+      if (writes) SetOutput(row, task);
+      run(*task, rows);
+      if (looks) WriteStatisticsOf(row, *rows);
+    }
+    if (forward) WriteRows(row, task->count, *rows);
+    if (call_.WritesGradients() && call_.shape.cols < call_.args.cols) {
+      for (int64_t i = 0; i < task->count; ++i) call_.FillPadding(row + i);
+    }
+    return writes ? rows->written : rows->done;
+  }
+
+  void WriteRows(int64_t row, int64_t count, const AcrossRows &rows) const {
+    float *const losses = static_cast<float *>(call_.args.row_losses);
     float *const lse = static_cast<float *>(call_.statistics.lse);
     float *const logprobs = static_cast<float *>(call_.statistics.logprobs);
-    for (int64_t i = 0; i < tile.count; ++i) {
-      if ((rows.done >> i & 1) == 0) continue;
-      const int64_t row = tile.first + i;
-      if (losses != nullptr) losses[row] = rows.loss[i];
-      if (lse != nullptr) lse[row] = rows.lse[i];
-      if (logprobs != nullptr) logprobs[row] = rows.log_probability[i];
-      if (args.records != nullptr) *call_.RecordOf(row) = RecordFrom(rows, i);
+    const auto write = [&](int64_t i, int64_t n) {
+      if (losses != nullptr) std::copy_n(rows.loss + i, n, losses + row + i);
+      if (lse != nullptr) std::copy_n(rows.lse + i, n, lse + row + i);
+      if (logprobs != nullptr) std::copy_n(rows.log_probability + i, n, logprobs + row + i);
+    };
+    if (rows.done == kAll) {
+      write(0, kTile);
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        if (Has(rows.done, i)) write(i, 1);
+      }
+    }
+    for (int64_t i = 0; call_.args.records != nullptr && i < count; ++i) {
+      if (Has(rows.done, i)) *call_.RecordOf(row + i) = RecordFrom(rows, i);
     }
   }
   Record RecordFrom(const AcrossRows &rows, int64_t i) const {
     Record record = Record::Make(call_.args.logits.dtype, Record::kLive, Record::kAcross);
-    record.general = {0, rows.value[i], StoredWide{rows.others[i], 0.0}, StoredWide{rows.weight[i], 0.0}, 0.0};
+    record.across = {options_tag_, rows.value[i], rows.others[i], rows.weight[i], {}};
     return record;
   }
-  uint32_t ReadRecords(const Tile &tile, AcrossRows *rows) const {
+  uint32_t ReadRecords(int64_t row, const AcrossTask &task, AcrossRows *rows) const {
     uint32_t ready = 0;
     for (int64_t i = 0; i < kTile; ++i) {
       rows->value[i] = rows->others[i] = rows->weight[i] = 0.0;
-      if ((tile.live >> i & 1) == 0) continue;
-      const Record &record = *call_.RecordOf(tile.first + i);
+      if (!Has(task.live, i)) continue;
+      const Record &record = *call_.RecordOf(row + i);
       if (record.kind != Record::kAcross || record.state != Record::kLive) continue;
       ready |= 1u << i;
-      rows->value[i] = record.general.value;
-      rows->others[i] = record.general.others.hi;
-      rows->weight[i] = record.general.weight.hi;
+      rows->value[i] = record.across.value;
+      rows->others[i] = record.across.others;
+      rows->weight[i] = record.across.weight;
     }
     return ready;
   }
 
   // Not inline, as all of these: their frames are gone when the kernels run.
-  XENT_NOINLINE void WriteStatisticsOf(const Tile &tile) const {
+  XENT_NOINLINE void WriteStatisticsOf(int64_t row, const AcrossRows &rows) const {
     const FpMode mode(Subnormals::kKeep);
-    for (int64_t i = 0; i < tile.count; ++i) {
-      if ((tile.rows.done >> i & 1) == 0) continue;
-      const int64_t row = tile.first + i;
-      const AcrossRows &rows = tile.rows;
-      const AcrossSums sums{rows.argmax[i], rows.value[i], rows.log_total[i], rows.entropy[i], call_.transform.cap > 0.0};
-      WriteStatistics<In>(call_, row, sums, call_.Target(row));
+    for (int64_t i = 0; i < kTile; ++i) {
+      if (!Has(rows.done, i)) continue;
+      const bool capped = call_.transform.cap > 0.0;
+      const AcrossSums sums{rows.argmax[i], rows.value[i], rows.log_total[i], rows.entropy[i], capped};
+      WriteStatistics<In>(call_, row + i, sums, call_.Target(row + i));
     }
   }
-  XENT_NOINLINE void WriteIgnored(const Tile &tile) const {
-    if (call_.mode == Mode::kBackward) return;
+  XENT_NOINLINE void WriteIgnored(int64_t row, uint32_t ignored) const {
     const FpMode mode(Subnormals::kKeep);
-    for (int64_t i = 0; i < tile.count; ++i) {
-      if ((tile.live >> i & 1) == 0) WriteIgnoredStatistics<In>(call_, tile.first + i);
+    for (int64_t i = 0; i < kTile; ++i) {
+      if (Has(ignored, i)) WriteIgnoredStatistics<In>(call_, row + i);
     }
   }
-  XENT_NOINLINE void FillIgnored(const Tile &tile) const {
-    for (int64_t i = 0; i < tile.count; ++i) {
-      if ((tile.live >> i & 1) == 0) call_.FillGradients(tile.first + i, 0, call_.shape.cols, 0.0);
+  XENT_NOINLINE void FillIgnored(int64_t row, uint32_t ignored) const {
+    for (int64_t i = 0; i < kTile; ++i) {
+      if (Has(ignored, i)) call_.FillGradients(row + i, 0, call_.shape.cols, 0.0);
     }
   }
   XENT_NOINLINE void RunAlone(int64_t row, Groups &groups) const {
@@ -266,21 +281,24 @@ class AcrossRunner {
     }
   }
   // Where the factors of the gradient are beyond what the kernel takes.
-  XENT_NOINLINE void WriteGradientAlone(int64_t row, const Tile &tile, int64_t i) const {
+  XENT_NOINLINE void WriteGradientAlone(int64_t row, const AcrossRows &rows, int64_t i) const {
     const FpMode mode(Subnormals::kKeep);
     const GeneralJob<In> job{call_};
     typename GeneralJob<In>::Row state{};
     state.target = call_.Target(row);
     if (state.target >= 0) state.target_logit = call_.Logit<In>(row, state.target);
-    state.RestoreFrom(call_, row, RecordFrom(tile.rows, i));
+    state.RestoreFrom(call_, row, RecordFrom(rows, i));
     job.Tile(1, row, call_.shape.inner > 1 ? 1 : 0, call_.shape.Chunk(0), &state, nullptr);
   }
+
+  static constexpr uint32_t kAll = (1u << kTile) - 1;
 
   const Call &call_;
   bool tame_;  // scale and class weights leave float32's range room
   bool one_upstream_;
   Wide class_weight_sum_;
   double denominator_, upstream_ = 0.0;
+  uint64_t options_tag_;
 };
 
 template <class In>

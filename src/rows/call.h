@@ -189,6 +189,9 @@ struct Call : LossCall<xent_cross_entropy, xent_cross_entropy_options> {
   // Computes what follows from what is given. The floating-point mode is one that rounds to nearest.
   void Prepare();
 
+  // Tells calls apart whose records do not suit each other: what a record of kernels/across.h depends on beside the
+  // tensors.
+  uint64_t OptionsTag() const;
   bool HasIndexTargets() const { return args.targets.data != nullptr; }
   int64_t Target(int64_t row) const { return HasIndexTargets() ? TargetAt(args.targets, row) : -1; }
   bool IsIgnored(int64_t target) const { return HasIndexTargets() && target == options.ignore_index; }

@@ -1,4 +1,6 @@
 // Cross-entropy over whole rows.
+#include <bit>
+
 #include "rows/across.h"
 #include "rows/call.h"
 #include "rows/general_job.h"
@@ -32,6 +34,25 @@ void Call::Prepare() {
   transform = {options.logit_scale, options.softcap, IsWide()};
   workspace = Workspace(args.workspace, args.workspace_bytes, Workspace::RowBytes(args.cols, args.logits.dtype));
   plan = MakePlan(*this);
+}
+
+uint64_t Call::OptionsTag() const {
+  const auto bits_of = [](double x) { return std::bit_cast<uint64_t>(x + 0.0); };  // -0 is 0
+  const uint64_t words[] = {bits_of(options.logit_scale),
+                            bits_of(options.softcap),
+                            bits_of(options.label_smoothing),
+                            static_cast<uint64_t>(options.label_smoothing > 0.0 ? options.smoothing : 0),
+                            static_cast<uint64_t>(options.valid_cols),
+                            static_cast<uint64_t>(HasIndexTargets()),
+                            static_cast<uint64_t>(args.class_weights != nullptr)};
+  uint64_t tag = 0;
+  for (const uint64_t word : words) {  // the finaliser of Steele, Lea and Flood's SplitMix64
+    tag = (tag ^ word) + 0x9e3779b97f4a7c15u;
+    tag = (tag ^ tag >> 30) * 0xbf58476d1ce4e5b9u;
+    tag = (tag ^ tag >> 27) * 0x94d049bb133111ebu;
+    tag ^= tag >> 31;
+  }
+  return tag;
 }
 
 void Call::WriteTotals(const Totals &totals) const {

@@ -96,8 +96,13 @@ struct GeneralRowState {
     row = {};
     if (record.state == Record::kNanRow) {
       row.special = Special::kNan;
+    } else if (record.kind == Record::kAcross) {
+      row.argmax = AnyArgmax(call, record.across.value);
+      row.value = record.across.value;
+      row.others = ToNumber<T>(Wide{record.across.others});
+      row.weight = ToNumber<T>(Wide{record.across.weight});
     } else {
-      row.argmax = record.kind == Record::kAcross ? AnyArgmax(call, record.general.value) : record.general.argmax;
+      row.argmax = record.general.argmax;
       row.value = record.general.value;
       row.max = record.general.max;
       row.others = ToNumber<T>(record.general.others);

@@ -49,11 +49,11 @@ bool TakesShortRows(const Call &call, bool statistics, Factor *g) {
   if (call.args.grad.data == nullptr) return true;
   const xent_upstream &upstream = call.args.upstream;
   const bool one_upstream = upstream.data == nullptr || upstream.kind == XENT_UPSTREAM_SCALAR;
-  const bool keeps = dtype == XENT_F32 || cols <= kMaxTransposedCols;
-  return one_upstream && keeps && call.FillOf(0, false, g) == Fill::kCompute && IsTame(*g);
+  return one_upstream && dtype == XENT_F32 && call.FillOf(0, false, g) == Fill::kCompute && IsTame(*g);
 }
 
-// Whether gradients of positions are stored past the caches: whole cache lines, as those of all columns are aligned alike.
+// Whether gradients of positions are stored past the caches: whole cache lines, as those of all columns are aligned
+// alike.
 bool StreamsPositions(const Call &call) {
   const int64_t row_bytes = call.shape.cols * static_cast<int64_t>(sizeof(float));
   return call.shape.inner > 1 && call.args.logits.dtype == XENT_F32 && call.args.grad.data != nullptr &&
@@ -72,8 +72,8 @@ Keep KeepFor(const Call &call, bool overlap) {
 }  // namespace
 
 Path PathOf(const xent_cross_entropy &args, const xent_cross_entropy_options &options) {
-  const bool wide = args.logits.dtype == XENT_F64 ||
-                    (args.target_probs.data != nullptr && args.target_probs.dtype == XENT_F64);
+  const bool wide =
+      args.logits.dtype == XENT_F64 || (args.target_probs.data != nullptr && args.target_probs.dtype == XENT_F64);
   const int64_t cols = options.valid_cols != 0 ? options.valid_cols : args.cols;
   if (!wide && (args.inner > 1 || cols <= kMaxAcrossCols)) return Path::kAcross;
   return args.inner > 1 ? Path::kPositions : ShardPathOf(args, options);

@@ -40,7 +40,7 @@ struct Plan {
   Split split = Split::kNone;
   Keep keep = Keep::kNowhere;
   Subnormals subnormals = Subnormals::kFlush;  // the floating-point mode of every task
-  bool short_rows = false;                     // tiles of rows at once, by kernels/small_rows.h
+  bool short_rows = false;                     // kIndex: rows of one block, tiles at once, by kernels/small_rows.h
   bool overlap = false;                        // a row's gradient is written beside the next row's sums
   bool stream = false;                         // gradients (element losses too) are stored past the caches
   bool statistics = false;                     // rows are looked at for their statistics

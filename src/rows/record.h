@@ -20,7 +20,7 @@ struct StoredWide {
 struct Record {
   static constexpr uint32_t kTag = 0x746e6578;  // "xent"
   enum State : uint8_t { kLive = 1, kIgnored = 2, kNanRow = 3 };
-  // What computed a live row. kAcross has no argmax and no max.
+  // What computed a live row.
   enum Kind : uint8_t { kIndex = 0, kGeneral = 1, kAcross = 2 };
 
   uint32_t tag;
@@ -42,9 +42,15 @@ struct Record {
     StoredWide others, weight;
     double max;
   };
+  struct Across {
+    uint64_t options;  // Call::OptionsTag
+    double value, others, weight;
+    double zeros[3];
+  };
   union {
     Index index;
     General general;
+    Across across;
   };
 
   // An xent_dtype from 1 on, so that zeroed memory is no record of float32.

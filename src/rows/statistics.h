@@ -69,8 +69,8 @@ void WriteNoStatistics(const Call &call, int64_t row, T value) {
   }
 }
 
-// Writes the statistics that are wanted of a row, from a GeneralRow or what gives the same. `target` is -1 where there is none. The floating-point mode keeps
-// subnormals: logits that differ by one do differ.
+// Writes the statistics that are wanted of a row, from a GeneralRow or what gives the same. `target` is -1 where there
+// is none. The floating-point mode keeps subnormals: logits that differ by one do differ.
 template <class In, class Sums>
 XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const Sums &sums, int64_t target) {
   using T = Arithmetic<In>;

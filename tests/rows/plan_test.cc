@@ -70,39 +70,79 @@ void GiveWorkspace(Call &call) {
 
 const std::vector<Case> &Cases() {
   static const std::vector<Case> cases = {
-      // Short rows.
-      {"one short row", {}, "path=index split=none threads=1 keep=nowhere subnormals=flush short_rows"},
-      {"its gradient", {.mode = kBoth}, "path=index split=none threads=1 keep=output subnormals=flush short_rows"},
-      {"one column", {.cols = 1}, "path=index split=none threads=1 keep=nowhere subnormals=flush"},
+      // Rows side by side.
+      {"one row", {}, "path=across split=none threads=1 keep=nowhere subnormals=flush"},
+      {"its gradient", {.mode = kBoth}, "path=across split=none threads=1 keep=nowhere subnormals=flush"},
+      {"one column", {.cols = 1}, "path=across split=none threads=1 keep=nowhere subnormals=flush"},
+      {"the longest", {.cols = 64}, "path=across split=none threads=1 keep=nowhere subnormals=flush"},
+      {"float64 has none", {.dtype = XENT_F64}, "path=index split=none threads=1 keep=nowhere subnormals=flush"},
+      {"statistics",
+       {.change = [](Call &call) { call.statistics.argmax = reinterpret_cast<int64_t *>(workspace); }},
+       "path=across split=none threads=1 keep=nowhere subnormals=flush statistics"},
+      {"softcap",
+       {.change = [](Call &call) { call.options.softcap = 30.0; }},
+       "path=across split=none threads=1 keep=nowhere subnormals=flush"},
+      {"probability targets",
+       {.change = [](Call &call) { call.args.targets.data = nullptr; }},
+       "path=across split=none threads=1 keep=nowhere subnormals=flush"},
+      {"probability targets of float64",
+       {.change =
+            [](Call &call) {
+              call.args.targets.data = nullptr;
+              call.args.target_probs = {workspace, 10, XENT_F64, 0};
+            }},
+       "path=general split=none threads=1 keep=nowhere subnormals=keep"},
+      {"class-major", {.rows = 4, .inner = 2}, "path=across split=none threads=1 keep=nowhere subnormals=flush"},
+      {"class-major is cut over positions only",
+       {.rows = 2, .cols = 32000, .inner = 2, .threads = 4},
+       "path=across split=rows threads=4 keep=nowhere subnormals=flush"},
+      {"class-major of float64",
+       {.rows = 4, .inner = 2, .dtype = XENT_F64},
+       "path=positions split=none threads=1 keep=nowhere subnormals=keep"},
+      {"class-major whose gradient just does not stream",
+       {.rows = kStreamed / 8, .cols = 32000, .inner = 16, .mode = kBoth},
+       "path=across split=none threads=1 keep=nowhere subnormals=flush"},
+      {"one position more",
+       {.rows = kStreamed / 8 + 1, .cols = 32000, .inner = 16, .mode = kBoth},
+       "path=across split=none threads=1 keep=nowhere subnormals=flush stream"},
+      {"positions that are no whole cache lines",
+       {.rows = kStreamed / 8 + 1, .cols = 32000, .inner = 17, .mode = kBoth},
+       "path=across split=none threads=1 keep=nowhere subnormals=flush"},
+      // Rows of one block.
+      {"the shortest", {.cols = 65}, "path=index split=none threads=1 keep=nowhere subnormals=flush short_rows"},
+      {"its gradient",
+       {.cols = 65, .mode = kBoth},
+       "path=index split=none threads=1 keep=output subnormals=flush short_rows"},
       {"the longest short row",
        {.cols = 1024},
        "path=index split=none threads=1 keep=nowhere subnormals=flush short_rows"},
       {"one column more", {.cols = 1025}, "path=index split=none threads=1 keep=nowhere subnormals=flush"},
-      {"float64 has none", {.dtype = XENT_F64}, "path=index split=none threads=1 keep=nowhere subnormals=flush"},
-      {"half precision, gradient of 32 columns",
-       {.cols = 32, .dtype = XENT_BF16, .mode = kBoth},
+      {"half precision",
+       {.cols = 100, .dtype = XENT_BF16},
        "path=index split=none threads=1 keep=nowhere subnormals=flush short_rows"},
-      {"half precision, gradient of 33 columns",
-       {.rows = 2, .cols = 33, .dtype = XENT_F16, .mode = kBoth},
+      {"half precision, gradient",
+       {.rows = 2, .cols = 100, .dtype = XENT_F16, .mode = kBoth},
        "path=index split=none threads=1 keep=nowhere subnormals=flush overlap"},
-      {"backward", {.mode = Mode::kBackward}, "path=index split=none threads=1 keep=nowhere subnormals=flush"},
+      {"backward",
+       {.cols = 100, .mode = Mode::kBackward},
+       "path=index split=none threads=1 keep=nowhere subnormals=flush"},
       {"row weights",
-       {.change = [](Call &call) { call.args.row_weights = workspace; }},
+       {.cols = 100, .change = [](Call &call) { call.args.row_weights = workspace; }},
        "path=index split=none threads=1 keep=nowhere subnormals=flush"},
       {"smoothing",
-       {.change = [](Call &call) { call.options.label_smoothing = 0.1; }},
+       {.cols = 100, .change = [](Call &call) { call.options.label_smoothing = 0.1; }},
        "path=index split=none threads=1 keep=nowhere subnormals=flush"},
       {"z-loss",
-       {.change = [](Call &call) { call.options.z_loss = 1e-4; }},
+       {.cols = 100, .change = [](Call &call) { call.options.z_loss = 1e-4; }},
        "path=index split=none threads=1 keep=nowhere subnormals=flush"},
       {"a huge divisor leaves the factor no room",
-       {.mode = kBoth, .change = [](Call &call) { call.options.reduction.divisor = 1e300; }},
+       {.cols = 100, .mode = kBoth, .change = [](Call &call) { call.options.reduction.divisor = 1e300; }},
        "path=index split=none threads=1 keep=output subnormals=flush"},
-      {"statistics",
-       {.change = [](Call &call) { call.statistics.argmax = reinterpret_cast<int64_t *>(workspace); }},
+      {"statistics of a longer row",
+       {.cols = 100, .change = [](Call &call) { call.statistics.argmax = reinterpret_cast<int64_t *>(workspace); }},
        "path=index split=none threads=1 keep=nowhere subnormals=flush statistics"},
       {"lse is no statistic that needs a look",
-       {.change = [](Call &call) { call.statistics.lse = workspace; }},
+       {.cols = 100, .change = [](Call &call) { call.statistics.lse = workspace; }},
        "path=index split=none threads=1 keep=nowhere subnormals=flush short_rows"},
       // Long rows.
       {"a long row alone overlaps nothing",
@@ -138,10 +178,10 @@ const std::vector<Case> &Cases() {
       // Threads.
       {"small work stays on its thread",
        {.rows = 3276, .threads = 4},
-       "path=index split=none threads=1 keep=nowhere subnormals=flush short_rows"},
+       "path=across split=none threads=1 keep=nowhere subnormals=flush"},
       {"rows over threads",
        {.rows = 3277, .threads = 4},
-       "path=index split=rows threads=4 keep=nowhere subnormals=flush short_rows"},
+       "path=across split=rows threads=4 keep=nowhere subnormals=flush"},
       {"as many rows as threads",
        {.rows = 4, .cols = 32000, .threads = 4, .mode = kBoth},
        "path=index split=rows threads=4 keep=output subnormals=flush overlap"},
@@ -153,38 +193,36 @@ const std::vector<Case> &Cases() {
        "path=index split=rows threads=64 keep=nowhere subnormals=flush short_rows"},
       // Paths.
       {"softcap",
-       {.change = [](Call &call) { call.options.softcap = 30.0; }},
+       {.cols = 100, .change = [](Call &call) { call.options.softcap = 30.0; }},
        "path=general split=none threads=1 keep=nowhere subnormals=keep"},
       {"logit_scale",
-       {.change = [](Call &call) { call.options.logit_scale = 2.0; }},
+       {.cols = 100, .change = [](Call &call) { call.options.logit_scale = 2.0; }},
        "path=general split=none threads=1 keep=nowhere subnormals=keep"},
       {"class weights",
-       {.change = [](Call &call) { call.args.class_weights = workspace; }},
+       {.cols = 100, .change = [](Call &call) { call.args.class_weights = workspace; }},
        "path=index split=none threads=1 keep=nowhere subnormals=flush"},
       {"class weights under smoothing",
-       {.change =
+       {.cols = 100,
+        .change =
             [](Call &call) {
               call.args.class_weights = workspace;
               call.options.label_smoothing = 0.1;
             }},
        "path=general split=none threads=1 keep=nowhere subnormals=keep"},
       {"z-loss under smoothing",
-       {.change =
+       {.cols = 100,
+        .change =
             [](Call &call) {
               call.options.z_loss = 1e-4;
               call.options.label_smoothing = 0.1;
             }},
        "path=general split=none threads=1 keep=nowhere subnormals=keep"},
       {"probability targets",
-       {.change = [](Call &call) { call.args.targets.data = nullptr; }},
+       {.cols = 100, .change = [](Call &call) { call.args.targets.data = nullptr; }},
        "path=general split=none threads=1 keep=nowhere subnormals=keep"},
       {"the general path neither overlaps nor streams",
        {.rows = kStreamed + 1, .cols = 32000, .mode = kBoth, .change = [](Call &call) { call.options.softcap = 30.0; }},
        "path=general split=none threads=1 keep=nowhere subnormals=keep"},
-      {"class-major", {.rows = 4, .inner = 2}, "path=positions split=none threads=1 keep=nowhere subnormals=keep"},
-      {"class-major is cut over positions only",
-       {.rows = 2, .cols = 32000, .inner = 2, .threads = 4},
-       "path=positions split=rows threads=4 keep=nowhere subnormals=keep"},
   };
   return cases;
 }
@@ -226,6 +264,12 @@ TEST(Plan, OfRowFunctions) {
             "path=index split=chunks threads=8 keep=output subnormals=flush");
   EXPECT_EQ(test::Words(MakePlan(RowShape(100, 32000, 50), pool, true)),
             "path=positions split=rows threads=8 keep=nowhere subnormals=keep");
+  EXPECT_EQ(test::Words(MakePlan(RowShape(100, 32000, 50), pool, true, true)),
+            "path=across split=rows threads=8 keep=nowhere subnormals=flush");
+  EXPECT_EQ(test::Words(MakePlan(RowShape(100, 64), serial, true, true)),
+            "path=across split=none threads=1 keep=nowhere subnormals=flush");
+  EXPECT_EQ(test::Words(MakePlan(RowShape(100, 65), serial, true, true)),
+            "path=index split=none threads=1 keep=output subnormals=flush overlap");
 }
 
 TEST(Plan, OfDivergencesAndBinary) {

@@ -11,7 +11,7 @@ namespace xent::test {
 // Returns every choice of a plan that the caller of the library can feel.
 inline std::string Words(const internal::Plan &plan) {
   using internal::Subnormals;
-  static constexpr const char *kPaths[] = {"index", "general", "positions", "elements"};
+  static constexpr const char *kPaths[] = {"index", "general", "positions", "across", "elements"};
   static constexpr const char *kSplits[] = {"none", "rows", "chunks"};
   static constexpr const char *kKeeps[] = {"nowhere", "output", "workspace"};
   std::string text = std::string("path=") + kPaths[static_cast<int>(plan.path)];

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Regenerates src/numbers/coefficients.h: polynomial coefficients and split constants of exp2, log and log1p.
+"""Regenerates src/numbers/coefficients.h: polynomials and split constants of exp2, exp, log and log1p.
 
   scripts/coefficients.py                               print the header
   scripts/coefficients.py --output src/numbers/coefficients.h
   scripts/coefficients.py --check src/numbers/coefficients.h    exit 1 and show a diff if the file is not this output
 
 Needs Python 3.9 or newer with mpmath and numpy (Debian: python3-mpmath python3-numpy; or `pip install mpmath numpy`).
-Takes about half a minute. The output does not depend on the machine: the minimax fits run in 60-digit arithmetic, the
+Takes about a minute. The output does not depend on the machine: the minimax fits run in 60-digit arithmetic, the
 search uses Python's Mersenne Twister with a fixed seed, and float arithmetic is limited to correctly rounded
 operations.
 
@@ -35,6 +35,10 @@ mp.dps = 60
 EXP2_F32_CORE = 0.5
 EXP2_F32_RANGE = 0.521
 EXP2_F64_RANGE = 0.5005
+# ln(2) / 2, and somewhat beyond.
+EXP_RANGE = 0.3467
+# 1 + r in [3/4, 3/2].
+LOG_REST_LOWEST, LOG_REST_HIGHEST = -0.25, 0.5
 # s = r / (2 + r) stays within (sqrt(2) - 1) / (sqrt(2) + 1) = 0.171573 for 1 + r in [sqrt(1/2), sqrt(2)].
 LOG_S_RANGE = 0.1716
 
@@ -178,6 +182,23 @@ class Fit:
 
 def exp2_fit(half_width, degree):
     return Fit(lambda x: mpf(2) ** x, lambda x: mpf(2) ** -x, -half_width, half_width, degree + 1)
+
+
+def exp_fit(degree):
+    """e^r for |r| <= EXP_RANGE, by its relative error."""
+    return Fit(mpmath.exp, lambda r: mpmath.exp(-r), -EXP_RANGE, EXP_RANGE, degree + 1)
+
+
+def log_rest_fit(terms):
+    """P of log(1+r) = r + r^2 P(r), the error that of the whole, relative to log(1+r)."""
+    def rest(r):
+        return (mpmath.log1p(r) - r) / r**2 if r else mpf(-1) / 2
+
+    def weight(r):
+        # Its magnitude: the theory of alternation wants a weight of one sign.
+        return abs(r**2 / mpmath.log1p(r)) if r else mpf(0)
+
+    return Fit(rest, weight, LOG_REST_LOWEST, LOG_REST_HIGHEST, terms)
 
 
 def log_fit(terms):
@@ -397,6 +418,13 @@ def generate():
     error64 = fit64.max_error(exp2_f64)
     last_step64 = exp2_f64_last_step_error(exp2_f64, generator)
 
+    exp_fits = {6: exp_fit(6), 11: exp_fit(11)}
+    exp_f32 = exp_fits[6].solve_rounded([1.0, 1.0], to_single)
+    exp_f64 = exp_fits[11].solve_rounded([1.0, 1.0], to_double)
+    rest_fits = {terms: log_rest_fit(terms) for terms in (9, 20)}
+    log_rest_f32 = rest_fits[9].solve_rounded([], to_single)
+    log_rest_f64 = rest_fits[20].solve_rounded([], to_double)
+
     for terms in range(6, 11):
         fit_log = log_fit(terms)
         ideal_log = fit_log.max_error(fit_log.solve([]))
@@ -419,6 +447,7 @@ def generate():
 
     log2e_f32 = split(log2e, 2, to_single)
     log2e_f64 = split(log2e, 2, to_double)
+    ln2_f32 = split(ln2, 2, to_single)
     ln2_f64 = split(ln2, 3, to_double)
     ln2_short = to_double(round_to_bits(ln2, 53 - 11))
     ln2_short_lo = to_double(ln2 - mpf(ln2_short))
@@ -450,6 +479,24 @@ def generate():
         + "\n"
         + array("kExp2F64", exp2_f64),
         comment(
+            f"""e^r for |r| <= {EXP_RANGE}, c0 and c1 exactly 1. Relative error of the polynomials
+            {power_of_two(exp_fits[6].max_error(exp_f32))} (float32) and {power_of_two(exp_fits[11].max_error(exp_f64))}
+            (float64)."""
+        )
+        + "\n"
+        + array("kExpF32", exp_f32, single=True)
+        + "\n"
+        + array("kExpF64", exp_f64),
+        comment(
+            f"""P in log(1+r) = r + r^2 P(r) for 1+r in [{1 + LOG_REST_LOWEST}, {1 + LOG_REST_HIGHEST}]. Error of the
+            whole in exact arithmetic, relative to log(1+r): {power_of_two(rest_fits[9].max_error(log_rest_f32))}
+            (float32) and {power_of_two(rest_fits[20].max_error(log_rest_f64))} (float64)."""
+        )
+        + "\n"
+        + array("kLogRestF32", log_rest_f32, single=True)
+        + "\n"
+        + array("kLogRestF64", log_rest_f64),
+        comment(
             f"""P in log(1+r) = 2s + s*w*P(w), s = r/(2+r), w = s*s, for |s| <= {LOG_S_RANGE}, which covers 1+r in
             [sqrt(1/2), sqrt(2)]. Error of the whole in exact arithmetic, relative to log(1+r):
             {power_of_two(error_log)} (minimax of this degree: {power_of_two(ideal_log)})."""
@@ -469,6 +516,8 @@ def generate():
         + scalars([("kLog2E_F64_Hi", log2e_f64[0]), ("kLog2E_F64_Lo", log2e_f64[1])]),
         comment("ln(2) as an unevaluated sum: each part is the rounding of what the parts before leave.")
         + "\n"
+        + scalars([("kLn2_F32_Hi", ln2_f32[0]), ("kLn2_F32_Lo", ln2_f32[1])], single=True)
+        + "\n\n"
         + scalars([("kLn2_F64_Hi", ln2_f64[0]), ("kLn2_F64_Lo", ln2_f64[1]), ("kLn2_F64_LoLo", ln2_f64[2])]),
         comment(
             f"""ln(2) = kLn2HiShort + kLn2LoShort within 2^{ln2_short_exponent}; the low 11 bits of kLn2HiShort are

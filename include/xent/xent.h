@@ -195,7 +195,7 @@ XENT_API size_t xent_workspace_bytes(int64_t cols, xent_dtype dtype, int32_t thr
 /* Formula   y[i] = exp(x[i]), log(x[i]), log(1 + x[i]) for i in [0, n).
  * Special   exp(-inf) = 0, exp(+inf) = +inf, overflow +inf; log(+-0) = -inf, log(x < 0) = NaN, log(+inf) = +inf;
  *           log1p(+-0) = +-0, log1p(-1) = -inf, log1p(x < -1) = NaN; NaN gives NaN. Subnormals are never flushed.
- * Error     1.0 ULP (float32 0.5001: tests/numbers/sweep_long_test.cc visits every one; float64: those visited there).
+ * Error     1.0 ULP (float32: tests/numbers/sweep_long_test.cc visits every one; float64: those of functions_test.cc).
  * Memory    One pass. The calling thread.
  * Aliasing  y may be x.
  * Status    XENT_INVALID_ARGUMENT: n < 0, or a pointer is NULL and n > 0.

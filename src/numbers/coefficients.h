@@ -36,6 +36,68 @@ inline constexpr double kExp2F64[12] = {
     0x1.e8218a169c0b5p-32,  // 4.4395257037697291e-10
 };
 
+// e^r for |r| <= 0.3467, c0 and c1 exactly 1. Relative error of the polynomials 2^-28.25 (float32) and 2^-57.91
+// (float64).
+inline constexpr float kExpF32[7] = {
+    0x1p+0f,          // 1
+    0x1p+0f,          // 1
+    0x1.fffffcp-2f,   // 0.49999994
+    0x1.555492p-3f,   // 0.166665211
+    0x1.5558aep-5f,   // 0.0416682623
+    0x1.123988p-7f,   // 0.00836867467
+    0x1.6a4f88p-10f,  // 0.00138210552
+};
+inline constexpr double kExpF64[12] = {
+    0x1p+0,                 // 1
+    0x1p+0,                 // 1
+    0x1.000000000000ap-1,   // 0.50000000000000111
+    0x1.555555555550bp-3,   // 0.1666666666666646
+    0x1.555555555079p-5,    // 0.041666666666528518
+    0x1.1111111124b12p-7,   // 0.008333333333472779
+    0x1.6c16c1843e9adp-10,  // 0.0013888888943812503
+    0x1.a01a0136d44b6p-13,  // 0.00019841269542067935
+    0x1.a01999f9055fap-16,  // 2.4801493030043497e-05
+    0x1.71df0f45c4246p-19,  // 2.7557561307417178e-06
+    0x1.28ad74f2668a8p-22,  // 2.7630251433488911e-07
+    0x1.ad9bf65e8dd51p-26,  // 2.5006548271512664e-08
+};
+
+// P in log(1+r) = r + r^2 P(r) for 1+r in [0.75, 1.5]. Error of the whole in exact arithmetic, relative to log(1+r):
+// 2^-27.59 (float32) and 2^-56.74 (float64).
+inline constexpr float kLogRestF32[9] = {
+    -0x1p-1f,         // -0.5
+    0x1.5555a4p-2f,   // 0.333334506
+    -0x1.00004ap-2f,  // -0.250001103
+    0x1.99699ep-3f,   // 0.19990848
+    -0x1.54ed96p-3f,  // -0.166468784
+    0x1.28807ap-3f,   // 0.1447763
+    -0x1.0d98fp-3f,   // -0.131639361
+    0x1.acf4aap-4f,   // 0.104725517
+    -0x1.71e334p-5f,  // -0.0451522842
+};
+inline constexpr double kLogRestF64[20] = {
+    -0x1.ffffffffffffbp-2,  // -0.49999999999999972
+    0x1.55555555555c3p-2,   // 0.33333333333333942
+    -0x1.0000000000dc7p-2,  // -0.25000000000019579
+    0x1.9999999989807p-3,   // 0.19999999999816984
+    -0x1.55555553fdf52p-3,  // -0.16666666662762936
+    0x1.24924929f0e22p-3,   // 0.14285714301341651
+    -0x1.00000077ec5cdp-3,  // -0.12500000349022714
+    0x1.c71c70ef636b5p-4,   // 0.11111110797193187
+    -0x1.99996e150d968p-4,  // -0.099999837883705589
+    0x1.745ce35b1584bp-4,   // 0.090908897503454586
+    -0x1.5559824741745p-4,  // -0.083337315463805586
+    0x1.3b1ff68e585e4p-4,   // 0.076934779271617126
+    -0x1.2463cced5566bp-4,  // -0.071384239670203506
+    0x1.1011a8dcfd543p-4,   // 0.066423091527970476
+    -0x1.ffeec3a9e0107p-5,  // -0.062491781382961568
+    0x1.f2a96878a309dp-5,   // 0.06087179569758059
+    -0x1.e9a6e5b6ecabfp-5,  // -0.059771965657451791
+    0x1.9fb2cc041b242p-5,   // 0.050744436711145827
+    -0x1.e0f39b49c8b6ap-6,  // -0.029354955338145507
+    0x1.08054ec0a4245p-7,   // 0.0080572733434404274
+};
+
 // P in log(1+r) = 2s + s*w*P(w), s = r/(2+r), w = s*s, for |s| <= 0.1716, which covers 1+r in [sqrt(1/2), sqrt(2)].
 // Error of the whole in exact arithmetic, relative to log(1+r): 2^-66.60 (minimax of this degree: 2^-66.73).
 inline constexpr double kLogF64[8] = {
@@ -72,6 +134,9 @@ inline constexpr double kLog2E_F64_Hi = 0x1.71547652b82fep+0;   // 1.44269504088
 inline constexpr double kLog2E_F64_Lo = 0x1.777d0ffda0d24p-56;  // 2.0355273740931033e-17
 
 // ln(2) as an unevaluated sum: each part is the rounding of what the parts before leave.
+inline constexpr float kLn2_F32_Hi = 0x1.62e43p-1f;    // 0.693147182
+inline constexpr float kLn2_F32_Lo = -0x1.05c61p-29f;  // -1.90465421e-09
+
 inline constexpr double kLn2_F64_Hi = 0x1.62e42fefa39efp-1;      // 0.69314718055994529
 inline constexpr double kLn2_F64_Lo = 0x1.abc9e3b39803fp-56;     // 2.3190468138462996e-17
 inline constexpr double kLn2_F64_LoLo = 0x1.7b57a079a1934p-111;  // 5.7077084384162121e-34

@@ -8,7 +8,7 @@
 // beyond Format::kSumLimit or NaN, never a plausible number; -inf gives 0.
 //
 // Targets without fused multiply-add form z log2 e exactly, float32 in double, float64 by Dekker's split: the same
-// bound, not the same bits. ReducedExp, for arrays, is more exact.
+// bound, not the same bits. ReducedExp is more exact.
 #if defined(XENT_SRC_NUMBERS_EXP_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_NUMBERS_EXP_INL_H_
 #undef XENT_SRC_NUMBERS_EXP_INL_H_

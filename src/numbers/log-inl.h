@@ -1,8 +1,8 @@
 // log and log1p of double vectors, below 1 ULP (0.78 on the arguments of tests/numbers).
 //
 // With s = r/(2+r): log(1+r) = r - (r^2/2 - s (r^2/2 + R)), R = s^2 P(s^2), so that the exact r carries the leading
-// digits (the arrangement of W. Kahan's and K. C. Ng's log in FDLIBM 5.3, 1995; P by scripts/coefficients.py). float32
-// goes through here too: its results are then within 0.5001 ULP on every target.
+// digits (the arrangement of W. Kahan's and K. C. Ng's log in FDLIBM 5.3, 1995; P by scripts/coefficients.py). The
+// arrays have their own where there is fused multiply-add, functions-inl.h.
 #if defined(XENT_SRC_NUMBERS_LOG_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_NUMBERS_LOG_INL_H_
 #undef XENT_SRC_NUMBERS_LOG_INL_H_
@@ -68,10 +68,11 @@ HWY_INLINE V Log1pForFloat(D d, V x) {
 // Results for arguments that no formula covers: v where x > 0 is finite, else log(x)'s special value.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V SpecialLog(D d, V x, V v) {
-  const V infinity = hn::Set(d, kInfinity);
+  using T = hn::TFromD<D>;
+  const V infinity = hn::Set(d, static_cast<T>(kInfinity));
   v = hn::IfThenElse(hn::Eq(x, infinity), infinity, v);
-  v = hn::IfThenElse(hn::Eq(x, hn::Zero(d)), hn::Set(d, -kInfinity), v);
-  return hn::IfThenElse(hn::Ge(x, hn::Zero(d)), v, hn::Set(d, kNan));
+  v = hn::IfThenElse(hn::Eq(x, hn::Zero(d)), hn::Neg(infinity), v);
+  return hn::IfThenElse(hn::Ge(x, hn::Zero(d)), v, hn::Set(d, static_cast<T>(kNan)));
 }
 
 template <class D, class V = hn::Vec<D>>

@@ -21,7 +21,7 @@ class EveryFloat32 : public TargetTest {
     std::printf("%s, target %s\n", result.Describe(function).c_str(), GetParam().c_str());
     EXPECT_EQ(result.visited, int64_t{1} << 32);
     EXPECT_LE(result.worst, kSweepBound) << result.Describe(function) << ", target " << GetParam();
-    EXPECT_LE(result.exact, kArrayFloat32Ulp) << result.Describe(function) << ", target " << GetParam();
+    EXPECT_LE(result.exact, kArrayUlp) << result.Describe(function) << ", target " << GetParam();
   }
 };
 XENT_INSTANTIATE_TARGETS(EveryFloat32);

@@ -6,9 +6,8 @@
 
 namespace xent::test {
 
-// The array functions: the exact value. The second holds for float32.
+// The array functions: the exact value.
 inline constexpr double kArrayUlp = 1.0;
-inline constexpr double kArrayFloat32Ulp = 0.5001;
 
 // Row functions.
 inline constexpr double kLseUlp = 4;         // the larger of |m| and log V

@@ -29,7 +29,7 @@ struct SweepResult {
 SweepResult Sweep(reference::Function function, uint64_t first, uint64_t end, uint64_t stride);
 
 // What Sweep may find: the bound less the reference's own error.
-inline constexpr double kSweepBound = kArrayFloat32Ulp - 0x1p-27;
+inline constexpr double kSweepBound = kArrayUlp - 0x1p-27;
 
 }  // namespace xent::test
 

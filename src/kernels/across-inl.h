@@ -130,14 +130,29 @@ HWY_INLINE void PrefetchRows(const In *data, int64_t stride, int64_t cols, int64
   }
 }
 
+// Whether rows of two or three columns follow each other without a gap: shorter than a square, they are interleaved.
+HWY_INLINE bool IsDense(const TileMatrix &matrix, int64_t cols) {
+  return matrix.row == cols && (cols == 2 || cols == 3);
+}
+
 // Copies columns [first, first + cols) of a tile's rows to `block`; lanes that are not live repeat another.
 template <class In, bool kAllLive>
 HWY_INLINE void StageRows(const TileMatrix &matrix, uint32_t live, int64_t first, int64_t cols, float *block) {
   const In *const data = static_cast<const In *>(matrix.data) + first;
   const RowsAt<const In, kAllLive> rows{data, matrix.row, live};
+  const TileTag d;
+  if constexpr (kAllLive && sizeof(In) == sizeof(float)) {
+    for (int64_t i = 0; IsDense(matrix, cols) && i < kTile; i += TileLanes()) {
+      Floats v0 = hn::Zero(d), v1 = v0, v2 = v0;
+      cols == 2 ? hn::LoadInterleaved2(d, data + i * 2, v0, v1) : hn::LoadInterleaved3(d, data + i * 3, v0, v1, v2);
+      hn::Store(v0, d, block + i);
+      hn::Store(v1, d, block + kTile + i);
+      hn::Store(v2, d, block + 2 * kTile + i);
+    }
+    if (IsDense(matrix, cols)) return;
+  }
   int64_t j = 0;
 #if !HWY_HAVE_SCALABLE
-  const TileTag d;
   PrefetchRows<0>(data, matrix.row, cols, kTile);
   while (cols >= 4) {
     for (int64_t i = 0; i < kTile; i += TileLanes()) {
@@ -217,6 +232,14 @@ HWY_INLINE void UnstageTile(const TileMatrix &matrix, const AcrossTask &task, ui
       if (!task.stream) PrefetchPast<1>(column, kPositionBytesAhead);
     }
     return;
+  }
+  if constexpr (sizeof(Out) == sizeof(float)) {
+    for (int64_t i = 0; IsDense(matrix, cols) && i < kTile; i += TileLanes()) {
+      const Floats v0 = hn::Load(d, block + i), v1 = hn::Load(d, block + kTile + i);
+      if (cols == 2) hn::StoreInterleaved2(v0, v1, d, data + i * 2);
+      if (cols == 3) hn::StoreInterleaved3(v0, v1, hn::Load(d, block + 2 * kTile + i), d, data + i * 3);
+    }
+    if (IsDense(matrix, cols)) return;
   }
   const RowsAt<Out, true> rows{data, matrix.row, kAllRows};
 #if !HWY_HAVE_SCALABLE
@@ -578,7 +601,19 @@ HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, int64_t 
   }
 }
 
-// Reads the values z'_t of the targets.
+// Takes the values z'_t of the targets from a block that holds all columns.
+HWY_INLINE void TakeTargets(const AcrossTask &task, const float *block, float *values) {
+  const TileTag d;
+  const TileInts di;
+  for (int64_t i = 0; i < kTile; i += TileLanes()) {
+    const auto place =
+        hn::Add(hn::ShiftLeft<4>(hn::LoadU(di, task.targets + i)), hn::Iota(di, static_cast<int32_t>(i)));
+    hn::Store(hn::GatherIndex(d, block, place), d, values + i);
+  }
+}
+static_assert(kTile == 16);
+
+// Reads the values z'_t of the targets from memory.
 template <class In>
 HWY_INLINE void ReadTargets(const AcrossTask &task, float *values) {
   const In *const logits = static_cast<const In *>(task.logits.data);
@@ -613,6 +648,7 @@ HWY_INLINE void SumBlocks(const AcrossTask &task, float *block, float *labels, T
     }
     if (task.argmax) UpdateArgmax(block, first, cols, sums, out->argmax);
     if (task.transform.cap > 0.0) sums->bad |= CapTile(task.transform, block, cols, nullptr);
+    if (task.has_targets && cols == task.cols) TakeTargets(task, block, sums->target);
     for (int64_t i = 0; i < kTile; i += TileLanes()) {
       const Floats before = first == 0 ? hn::Set(d, kNone) : hn::Load(d, sums->ranges.max + i);
       const Floats max = MaxOfLanes(block + i, cols, before);
@@ -940,7 +976,7 @@ void RunAcross(const AcrossTask &task, AcrossRows *rows) {
   HWY_ALIGN float labels[kPartCols * kTile];
   TileSums sums;
   SetScale(task.transform.Factor(), &sums.ranges);
-  if (task.has_targets) ReadTargets<In>(task, sums.target);
+  if (task.has_targets && !(task.sums && task.cols <= kBlockCols)) ReadTargets<In>(task, sums.target);
   if (task.sums) {
     if (task.argmax) {
       for (int64_t i = 0; i < kTile; ++i) sums.order[i] = std::numeric_limits<int32_t>::min();

@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "hwy/highway.h"
+#include "kernels/along-inl.h"
 #include "kernels/double_lanes-inl.h"
 #include "kernels/general.h"
 #include "kernels/lanes-inl.h"
@@ -104,17 +105,6 @@ HWY_INLINE void Values(const Transform &transform, double *values, int64_t count
     transform_of(copy, kLanes);
     std::memcpy(values + i, copy, static_cast<size_t>(part) * sizeof(double));
   }
-}
-
-template <class In>
-HWY_INLINE int64_t FindFirst(const In *logits, int64_t cols, Arithmetic<In> value) {
-  const Tag<In> d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto wanted = hn::Set(d, value);
-  int64_t i = 0;
-  while (i + lanes <= cols && hn::AllFalse(d, hn::Eq(LoadAs(d, logits + i), wanted))) i += lanes;
-  while (i < cols && Widen(logits[i]) != value) ++i;
-  return i;
 }
 
 // A task cut into strips: kWidth columns of one row, or kLanes positions of one column. Element i of a strip belongs to
@@ -299,6 +289,11 @@ HWY_NOINLINE void MaximaOfPositions(const GeneralTask &task, GeneralSums *out) {
 template <class In>
 void Sums(const GeneralTask &task, GeneralSums *out) {
   using T = Arithmetic<In>;
+#if HWY_NATIVE_FMA
+  if constexpr (!kKeepsLow<T>) {
+    if (SumAlong<In>(task, out)) return;
+  }
+#endif
   const int64_t rows = HWY_MAX(task.count, int64_t{1});
   for (int64_t i = 0; i < rows; ++i) out[i] = {};
   if (task.count > 0) {
@@ -429,8 +424,34 @@ HWY_NOINLINE void GradientInStrips(const GeneralTask &task) {
   }
 }
 
+// Writes the gradient of the target's column alone, of the logit that stood there.
+template <class In>
+HWY_NOINLINE void GradientOfTarget(const GeneralTask &task, int64_t place, In logit) {
+  GeneralTask target = task;
+  target.logits = &logit;
+  target.cols = 1;
+  target.first = task.first + place;
+  target.weighted = false;
+  target.gradient = static_cast<In *>(task.gradient) + place;
+  target.label_gradient = nullptr;
+  GradientInStrips<In, true, kLanes>(target);
+}
+
 template <class In>
 void GeneralGradientOf(const GeneralTask &task) {
+#if HWY_NATIVE_FMA
+  if constexpr (!kKeepsLow<Arithmetic<In>>) {
+    const int64_t place = task.count > 0 || task.targets == nullptr || task.targets[0] < 0
+                              ? -1
+                              : task.targets[0] - task.first;
+    const bool has_target = place >= 0 && place < task.cols && task.gradient != nullptr;
+    const In logit = has_target ? static_cast<const In *>(task.logits)[place] : In{};
+    if (GradientAlong<In>(task)) {
+      if (has_target) GradientOfTarget(task, place, logit);
+      return;
+    }
+  }
+#endif
   InStrips(task, [&](auto over_columns, auto width) { GradientInStrips<In, over_columns, width>(task); });
 }
 

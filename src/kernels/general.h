@@ -76,6 +76,7 @@ struct GeneralTask {
   int64_t row_bytes = 0;                  // so many bytes apart
   void *gradient = nullptr;               // in the layout of the logits, which it may be; null: not wanted
   void *label_gradient = nullptr;         // likewise, of the dtype of probs
+  bool stream = false;                    // past the caches where that can be: the caller fences
 };
 
 struct RankedLogit {

@@ -28,6 +28,21 @@ void Call::Prepare() {
   transform = {options.logit_scale, options.softcap, IsWide()};
   workspace = Workspace(args.workspace, args.workspace_bytes, Workspace::RowBytes(args.cols, args.logits.dtype));
   plan = MakePlan(*this);
+  if (plan.path != Path::kIndex) PrepareLabels();
+}
+
+void Call::PrepareLabels() {
+  const FpMode mode(Subnormals::kKeep);  // a smoothing below the normal range is one all the same
+  if (HasIndexTargets()) {
+    const Shares<Wide> wide(options, valid_cols);
+    target_share = wide.target;
+    labels.share = wide.other;
+  } else {
+    labels.probs_factor = TwoSum(1.0, -options.label_smoothing);
+    labels.share = Divide(Wide{options.label_smoothing}, Wide{static_cast<double>(valid_cols)});
+    labels.probs_dtype = static_cast<Dtype>(args.target_probs.dtype);
+    labels.probs_stride = shape.inner;
+  }
 }
 
 void Call::WriteTotals(const Totals &totals) const {

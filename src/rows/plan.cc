@@ -74,12 +74,13 @@ Plan MakePlan(const Call &call) {
   plan.path = PathOf(call.args, call.options);
   plan.statistics = NeedLook(call.statistics);
   SetSplit(call.shape, call.exec, &plan);
+  const int64_t row_bytes = call.shape.cols * static_cast<int64_t>(ElementSize(call.args.logits.dtype));
+  plan.stream = plan.path != Path::kPositions && call.args.grad.data != nullptr && !call.InPlace() &&
+                call.shape.rows > kStreamBytes / row_bytes;
   if (plan.path != Path::kIndex) {
     plan.subnormals = Subnormals::kKeep;
     return plan;
   }
-  const int64_t row_bytes = call.shape.cols * static_cast<int64_t>(ElementSize(call.args.logits.dtype));
-  plan.stream = call.args.grad.data != nullptr && !call.InPlace() && call.shape.rows > kStreamBytes / row_bytes;
   if (plan.split != Split::kChunks) {
     plan.short_rows = TakesShortRows(call, plan.statistics, &plan.row_factor);
     plan.overlap = !plan.short_rows && call.mode == Mode::kForwardBackward && call.args.grad.data != nullptr &&

@@ -30,6 +30,7 @@
 #include "kernels/lanes-inl.h"
 #include "kernels/step-inl.h"
 #include "numbers/exp-inl.h"
+#include "numbers/softcap-inl.h"
 
 #if HWY_NATIVE_FMA
 
@@ -39,11 +40,10 @@ namespace xent::internal::HWY_NAMESPACE {
 using FloatTag = Tag<float>;
 using Floats = hn::Vec<FloatTag>;
 
-// Columns whose trees wait for the double lanes, and that half precision is widened at once: 2 KB of floats.
-inline constexpr int64_t kAlongBlock = 512;
+// Columns whose trees wait for the double lanes, and that are widened or capped at once: 1 KB of floats, as much as the
+// stack has room for.
+inline constexpr int64_t kAlongBlock = 256;
 inline constexpr int64_t kAlongTrees = kAlongBlock / kStep * kLanes;
-// Shorter chunks are not worth steps of 128 columns.
-inline constexpr int64_t kFewestAlongCols = 65;
 
 // What a loop sums or subtracts beside the exponentials. Entropy goes alone: what labels give must not depend on it.
 enum AlongTerm : int {
@@ -131,31 +131,64 @@ struct StepColumns {
 };
 
 struct StepCopies {
-  HWY_ALIGN float exponents[kStep], logits[kStep], probs[kStep], weights[kStep];
+  HWY_ALIGN float exponents[kStep], probs[kStep], weights[kStep];
 };
+
+// Returns a step's first `count` columns with `pad` past the end and at `col`, in `copy`, which may hold them already.
+HWY_INLINE const float *PaddedStep(const float *columns, int64_t count, int64_t col, float pad, float *copy) {
+  if (columns != copy) {
+    CopyStep(columns, count, col, pad, copy);
+    return copy;
+  }
+  for (int64_t i = count; i < kStep; ++i) copy[i] = pad;
+  if (col >= 0 && col < kStep) copy[col] = pad;
+  return copy;
+}
 
 // ---- one step of the sums ----
 
-// The results of trees of a block, kLanes a step, until they are added to the double lanes.
-template <bool kUsed>
-struct Trees {
-  HWY_ALIGN float of[kUsed ? kAlongTrees : 1];
+// A sum, and the results of its trees in a block, kLanes a step and tree, until the double lanes take them. Steps have
+// one tree of 8, or two of 4; none: the sum is not wanted.
+template <int kTrees>
+struct TreeSum {
+  HWY_ALIGN float trees[kTrees][kAlongTrees];
+  LaneSums<float> sum;
+
+  HWY_INLINE void Add(int64_t steps) {
+    const DoubleTag dd;
+    const hn::Rebind<float, DoubleTag> df;
+    for (int64_t lane = 0; lane < kLanes; lane += static_cast<int64_t>(hn::Lanes(dd))) {
+      auto total = hn::Load(dd, sum.lanes + lane);
+      for (int64_t i = 0; i < steps * kLanes; i += kLanes) {
+        for (int tree = 0; tree < kTrees; ++tree) {
+          total = hn::Add(total, hn::PromoteTo(dd, hn::Load(df, trees[tree] + i + lane)));
+        }
+      }
+      hn::Store(total, dd, sum.lanes + lane);
+    }
+  }
+  double Total() const { return sum.Total().hi; }
+};
+template <>
+struct TreeSum<0> {
+  HWY_INLINE void Add(int64_t /*steps*/) {}
+  double Total() const { return 0.0; }
 };
 
-// Sums of a chunk, and what its blocks leave of them.
+// Sums of a chunk.
 template <int kTerms>
 struct AlongSums {
   static constexpr bool kProbs = (kTerms & kProbsTerm) != 0, kWeights = (kTerms & kWeightsTerm) != 0,
                         kShare = (kTerms & kShareTerm) != 0, kEntropy = (kTerms & kEntropyTerm) != 0,
                         kMasked = (kTerms & kMaskedTerm) != 0;
 
-  Trees<true> others;
-  Trees<kEntropy> entropy;
-  Trees<kProbs> probs[2], probs_below;                  // w q: trees of 4; w q (m - z)
-  Trees<kShare && kWeights> weights[2];                 // w: trees of 4
-  Trees<kShare> share_below;                            // w (m - z)
-  LaneSums<float> sum_others, sum_entropy, sum_probs, sum_probs_below, sum_weights, sum_share_below;
-  bool negative = false;  // some label or weight is, or is -0
+  TreeSum<1> others;
+  TreeSum<kEntropy ? 1 : 0> entropy;              // e (m - z)
+  TreeSum<kProbs ? 2 : 0> probs;                  // w q
+  TreeSum<kProbs ? 1 : 0> probs_below;            // w q (m - z)
+  TreeSum<kShare && kWeights ? 2 : 0> weights;    // w
+  TreeSum<kShare ? 1 : 0> share_below;            // w (m - z)
+  bool negative = false;                          // some label or weight is, or is -0
 };
 
 HWY_INLINE Floats SumFour(Floats v0, Floats v1, Floats v2, Floats v3) {
@@ -182,7 +215,7 @@ HWY_INLINE void SumHalfStep(const ScaledRange &range, const StepColumns &step, f
   Floats e0, e1, e2, e3;
   LoadFour(d, step.exponents + at, kLanes, e0, e1, e2, e3);
   ExpFour(d, range, e0, e1, e2, e3);
-  PutTree<kUpper>(SumFour(e0, e1, e2, e3), sums.others.of + place);
+  PutTree<kUpper>(SumFour(e0, e1, e2, e3), sums.others.trees[0] + place);
   if constexpr (S::kEntropy || S::kProbs || S::kShare) {
     const Floats m = hn::Set(d, max);
     Floats x0, x1, x2, x3;
@@ -199,9 +232,9 @@ HWY_INLINE void SumHalfStep(const ScaledRange &range, const StepColumns &step, f
     x2 = hn::Sub(m, x2);
     x3 = hn::Sub(m, x3);
     if constexpr (S::kEntropy) {
-      PutTree<kUpper>(DotFour(e0, e1, e2, e3, x0, x1, x2, x3), sums.entropy.of + place);
+      PutTree<kUpper>(DotFour(e0, e1, e2, e3, x0, x1, x2, x3), sums.entropy.trees[0] + place);
     }
-    if constexpr (S::kShare && !S::kWeights) PutTree<kUpper>(SumFour(x0, x1, x2, x3), sums.share_below.of + place);
+    if constexpr (S::kShare && !S::kWeights) PutTree<kUpper>(SumFour(x0, x1, x2, x3), sums.share_below.trees[0] + place);
     [[maybe_unused]] const auto dot = [&](Floats y0, Floats y1, Floats y2, Floats y3) HWY_ATTR {
       if constexpr (!S::kMasked) return DotFour(y0, y1, y2, y3, x0, x1, x2, x3);
       const Floats zero = hn::Zero(d);
@@ -212,8 +245,8 @@ HWY_INLINE void SumHalfStep(const ScaledRange &range, const StepColumns &step, f
     if constexpr (S::kWeights) {
       LoadFour(d, step.weights + at, kLanes, w0, w1, w2, w3);
       if constexpr (S::kShare) {
-        PutTree<false>(SumFour(w0, w1, w2, w3), sums.weights[kUpper].of + place);
-        PutTree<kUpper>(dot(w0, w1, w2, w3), sums.share_below.of + place);
+        PutTree<false>(SumFour(w0, w1, w2, w3), sums.weights.trees[kUpper] + place);
+        PutTree<kUpper>(dot(w0, w1, w2, w3), sums.share_below.trees[0] + place);
       }
     }
     if constexpr (S::kProbs) {
@@ -225,8 +258,8 @@ HWY_INLINE void SumHalfStep(const ScaledRange &range, const StepColumns &step, f
         y2 = hn::Mul(y2, w2);
         y3 = hn::Mul(y3, w3);
       }
-      PutTree<false>(SumFour(y0, y1, y2, y3), sums.probs[kUpper].of + place);
-      PutTree<kUpper>(dot(y0, y1, y2, y3), sums.probs_below.of + place);
+      PutTree<false>(SumFour(y0, y1, y2, y3), sums.probs.trees[kUpper] + place);
+      PutTree<kUpper>(dot(y0, y1, y2, y3), sums.probs_below.trees[0] + place);
       signs = hn::Or(signs, hn::Or(hn::Or(y0, y1), hn::Or(y2, y3)));
     } else if constexpr (S::kWeights) {
       signs = hn::Or(signs, hn::Or(hn::Or(w0, w1), hn::Or(w2, w3)));
@@ -234,55 +267,41 @@ HWY_INLINE void SumHalfStep(const ScaledRange &range, const StepColumns &step, f
   }
 }
 
-// Adds the trees of a block's steps to the double lanes.
-template <bool kUsed>
-HWY_INLINE void AddTrees(const Trees<kUsed> &trees, int64_t steps, LaneSums<float> &sum) {
-  if constexpr (kUsed) {
-    const DoubleTag dd;
-    const hn::Rebind<float, DoubleTag> df;
-    for (int64_t lane = 0; lane < kLanes; lane += static_cast<int64_t>(hn::Lanes(dd))) {
-      auto total = hn::Load(dd, sum.lanes + lane);
-      for (int64_t i = 0; i < steps; ++i) {
-        total = hn::Add(total, hn::PromoteTo(dd, hn::Load(df, trees.of + i * kLanes + lane)));
-      }
-      hn::Store(total, dd, sum.lanes + lane);
-    }
-  }
+// Returns the value of a logit of a row in float lanes.
+HWY_NOINLINE double ValueInFloatLanes(const Transform &transform, double logit) {
+  if (!(transform.cap > 0.0)) return logit;
+  const FloatTag d;
+  const FloatSoftCap cap(transform.scale, transform.cap);
+  return static_cast<double>(hn::GetLane(cap.Value(d, hn::Set(d, static_cast<float>(logit)))));
 }
 
 // What the loops over a chunk share.
 struct AlongChunk {
   const GeneralTask &task;
   Dtype dtype;      // of the logits
-  float max;        // the chunk's largest, its values below are relative to it
+  float max;        // value of the chunk's largest logit, which all values are relative to
   int64_t argmax;   // its column in the chunk
   int64_t target;   // likewise; outside of the chunk: not here, or its label is that of the other columns
   ScaledRange range;
-  float lowest;     // exponentials of smaller logits are 0
+  float lowest;             // exponentials of smaller logits are 0
+  const FloatSoftCap *cap;  // null: none
 };
 
-// Copies the columns of a step that is not whole, or that holds the maximum or a target.
+// Copies the columns of a step that is not whole, or that holds the maximum or a target. `logits` is the place of the
+// logits' copy, or where they are already.
 template <int kTerms>
-HWY_NOINLINE void CopyColumns(const AlongChunk &chunk, int64_t col, int64_t count, StepColumns *step,
+HWY_NOINLINE void CopyColumns(const AlongChunk &chunk, int64_t col, int64_t count, float *logits, StepColumns *step,
                               StepCopies *copies) {
   using S = AlongSums<kTerms>;
   const float lowest = -std::numeric_limits<float>::infinity();
-  CopyStep(step->exponents, count, chunk.argmax - col, lowest, copies->exponents);
-  step->exponents = copies->exponents;
+  step->exponents = PaddedStep(step->exponents, count, chunk.argmax - col, lowest, copies->exponents);
   if constexpr (S::kEntropy || S::kProbs || S::kShare) {
     // Without weights the target's difference is left out, with weights its weight.
     const int64_t target = S::kShare && !S::kWeights && !S::kProbs ? chunk.target - col : -1;
-    CopyStep(step->logits, count, target, chunk.max, copies->logits);
-    step->logits = copies->logits;
+    step->logits = PaddedStep(step->logits, count, target, chunk.max, logits);
   }
-  if constexpr (S::kProbs) {
-    CopyStep(step->probs, count, int64_t{-1}, 0.0f, copies->probs);
-    step->probs = copies->probs;
-  }
-  if constexpr (S::kWeights) {
-    CopyStep(step->weights, count, chunk.target - col, 0.0f, copies->weights);
-    step->weights = copies->weights;
-  }
+  if constexpr (S::kProbs) step->probs = PaddedStep(step->probs, count, -1, 0.0f, copies->probs);
+  if constexpr (S::kWeights) step->weights = PaddedStep(step->weights, count, chunk.target - col, 0.0f, copies->weights);
 }
 
 template <int kTerms>
@@ -293,25 +312,32 @@ HWY_NOINLINE void SumAlongAs(const AlongChunk &chunk, AlongSums<kTerms> &sums) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const ScaledRange range = chunk.range;  // a copy: stores to floats cannot change it
   const float max = chunk.max, lowest = chunk.lowest;
-  HWY_ALIGN float logits_buffer[kAlongBlock], probs_buffer[S::kProbs ? kAlongBlock : 1];
+  HWY_ALIGN float logits_buffer[kAlongBlock];
   StepCopies copies;
   Floats signs = hn::Zero(d);
   for (int64_t first = 0; first < task.cols; first += kAlongBlock) {
     const int64_t cols = HWY_MIN(kAlongBlock, task.cols - first);
-    const float *const logits = FloatColumns(chunk.dtype, task.logits, first, cols, logits_buffer);
-    const float *probs = nullptr, *weights = nullptr;
-    if constexpr (S::kProbs) probs = FloatColumns(task.labels.probs_dtype, task.labels.probs, first, cols, probs_buffer);
+    const float *logits = FloatColumns(chunk.dtype, task.logits, first, cols, logits_buffer);
+    if (chunk.cap != nullptr) {
+      chunk.cap->Transform<false>(logits, cols, logits_buffer, logits_buffer);
+      logits = logits_buffer;
+    }
+    const float *weights = nullptr;
     if constexpr (S::kWeights) weights = static_cast<const float *>(task.labels.class_weights) + first;
     for (int64_t col = 0; col < cols; col += kStep) {
       const int64_t count = HWY_MIN(kStep, cols - col);
       PrefetchAhead(chunk.dtype, task.logits, first + col);
-      if constexpr (S::kProbs) PrefetchAhead(task.labels.probs_dtype, task.labels.probs, first + col);
-      StepColumns step{logits + col, logits + col, probs + col, weights + col};
+      StepColumns step{logits + col, logits + col, nullptr, weights + col};
+      if constexpr (S::kProbs) {
+        PrefetchAhead(task.labels.probs_dtype, task.labels.probs, first + col);
+        step.probs = FloatColumns(task.labels.probs_dtype, task.labels.probs, first + col, count, copies.probs);
+      }
       const auto holds = [&](int64_t place) {
         return static_cast<uint64_t>(place - first - col) < static_cast<uint64_t>(kStep);
       };
       if (HWY_UNLIKELY(count < kStep || holds(chunk.argmax) || holds(chunk.target))) {
-        CopyColumns<kTerms>(chunk, first + col, count, &step, &copies);
+        float *const logits_copy = logits == logits_buffer ? logits_buffer + col : logits_buffer;
+        CopyColumns<kTerms>(chunk, first + col, count, logits_copy, &step, &copies);
       }
       for (int64_t part = 0; part < kLanes; part += lanes) {
         const int64_t place = col / kStep * kLanes + part;
@@ -320,12 +346,12 @@ HWY_NOINLINE void SumAlongAs(const AlongChunk &chunk, AlongSums<kTerms> &sums) {
       }
     }
     const int64_t steps = (cols - 1) / kStep + 1;
-    AddTrees(sums.others, steps, sums.sum_others);
-    AddTrees(sums.entropy, steps, sums.sum_entropy);
-    for (int half = 0; half < 2; ++half) AddTrees(sums.probs[half], steps, sums.sum_probs);
-    AddTrees(sums.probs_below, steps, sums.sum_probs_below);
-    for (int half = 0; half < 2; ++half) AddTrees(sums.weights[half], steps, sums.sum_weights);
-    AddTrees(sums.share_below, steps, sums.sum_share_below);
+    sums.others.Add(steps);
+    sums.entropy.Add(steps);
+    sums.probs.Add(steps);
+    sums.probs_below.Add(steps);
+    sums.weights.Add(steps);
+    sums.share_below.Add(steps);
   }
   const hn::RebindToSigned<FloatTag> di;
   sums.negative = !hn::AllFalse(di, hn::Lt(hn::BitCast(di, signs), hn::Zero(di)));
@@ -341,32 +367,34 @@ HWY_INLINE bool FinishLabels(const AlongChunk &chunk, const AlongSums<kTerms> &s
   if (sums.negative) return false;
   double weight = 0.0, weighted = 0.0;
   if constexpr (S::kProbs) {
-    weight = labels.probs_factor.hi * sums.sum_probs.Total().hi;
-    weighted = labels.probs_factor.hi * sums.sum_probs_below.Total().hi;
+    weight = labels.probs_factor.hi * sums.probs.Total();
+    weighted = labels.probs_factor.hi * sums.probs_below.Total();
   }
   if constexpr (S::kShare) {
     const double columns = static_cast<double>(task.cols - has_target);
-    weight += labels.share.hi * (S::kWeights ? sums.sum_weights.Total().hi : columns);
-    weighted += labels.share.hi * sums.sum_share_below.Total().hi;
+    weight += labels.share.hi * (S::kWeights ? sums.weights.Total() : columns);
+    weighted += labels.share.hi * sums.share_below.Total();
   }
   if (has_target) {
-    const double logit = [&] {
-      float copy;
-      return static_cast<double>(*FloatColumns(chunk.dtype, task.logits, chunk.target, 1, &copy));
-    }();
+    float copy;
+    const float logit = *FloatColumns(chunk.dtype, task.logits, chunk.target, 1, &copy);
+    const double value = ValueInFloatLanes(task.transform, static_cast<double>(logit));
     const double label = task.target_values[0].hi;
     if (label < 0.0) return false;
     weight += label;
-    if (label != 0.0) weighted += label * (static_cast<double>(chunk.max) - logit);
+    if (label != 0.0) weighted += label * (static_cast<double>(chunk.max) - value);
   }
   if (!IsFinite(weight) || !IsFinite(weighted)) return false;
   out->weight = {weight, 0.0};
-  out->weighted = {weighted * task.transform.scale, 0.0};
+  out->weighted = {weighted * task.transform.Factor(), 0.0};
   return true;
 }
 
-// Magnitudes between which float32 holds factors and their products with room to spare.
-inline bool IsModerate(double x) { return Magnitude(x) >= 0x1p-40 && Magnitude(x) <= 0x1p40; }
+// e^z as the exponentials count it whose reference is RoundedLog2(z).
+HWY_INLINE double ExponentialAt(double z) {
+  const auto e = Exp(z - MultiplyLn2<double>(RoundedLog2(z)));
+  return Scale(e.mantissa, e.exponent + ScaledRange::kBias);
+}
 
 // Sums with kTerms, and writes what they give.
 template <int kTerms>
@@ -375,15 +403,13 @@ HWY_NOINLINE bool SumAlongWith(const AlongChunk &chunk, GeneralSums *out) {
   AlongSums<kTerms> sums;
   SumAlongAs<kTerms>(chunk, sums);
   // The maximum's own exponential, relative to the reference that e^z counts from.
-  const double scale = chunk.task.transform.scale, logit = static_cast<double>(chunk.max) * scale;
-  const double reference = RoundedLog2(logit);
-  const auto own = Exp(logit - MultiplyLn2<double>(reference));
-  const double total = Scale(own.mantissa, own.exponent + ScaledRange::kBias);
-  const double others = sums.sum_others.Total().hi / total;
+  const double scale = chunk.task.transform.Factor();
+  const double total = ExponentialAt(static_cast<double>(chunk.max) * scale);
+  const double others = sums.others.Total() / total;
   // So confident that exponentials below the range of float32 may count; or there are no others, or a NaN.
   if (!(others >= 0x1p-100)) return false;
   out->others = {others, 0.0};
-  if constexpr (S::kEntropy) out->entropy = {sums.sum_entropy.Total().hi / total * scale, 0.0};
+  if constexpr (S::kEntropy) out->entropy = {sums.entropy.Total() / total * scale, 0.0};
   if constexpr (S::kProbs || S::kShare) return FinishLabels<kTerms>(chunk, sums, out);
   return true;
 }
@@ -399,25 +425,28 @@ inline int LabelTerms(const GeneralTask &task) {
 // Sums a chunk. False: it needs the double lanes.
 template <class In>
 HWY_NOINLINE bool SumAlong(const GeneralTask &task, GeneralSums *out) {
-  if (!task.sums || task.count > 0 || task.cols < kFewestAlongCols || task.transform.cap > 0.0) return false;
-  const double scale = task.transform.scale;
-  if (!IsModerate(scale) || (task.labels.probs != nullptr && task.labels.probs_dtype == kF64)) return false;
+  if (!task.sums || !task.transform.float_lanes) return false;
+  if (task.labels.probs != nullptr && task.labels.probs_dtype == kF64) return false;
   const In *const logits = static_cast<const In *>(task.logits);
   const Look look = FindLargest(logits, task.cols);
-  const double max = static_cast<double>(look.max), reference = RoundedLog2(max * scale);
-  if (!(Magnitude(max * scale) <= Format<float>::kLimit)) return false;
-  const int64_t in_block =
-      FindFirst(logits + look.block, HWY_MIN(kBlock, task.cols - look.block), static_cast<float>(max));
+  const double max = static_cast<double>(look.max);
+  if (!IsFinite(max)) return false;
+  const double factor = task.transform.Factor(), value = ValueInFloatLanes(task.transform, max);
+  if (!(Magnitude(value * factor) <= Format<float>::kLimit)) return false;
+  const bool capped = task.transform.cap > 0.0;
+  const FloatSoftCap cap(task.transform.scale, capped ? task.transform.cap : 1.0);
   const AlongChunk chunk{
       .task = task,
       .dtype = kDtypeOf<In>,
-      .max = look.max,
-      .argmax = look.block + in_block,
+      .max = static_cast<float>(value),
+      .argmax = look.block + FindFirst(logits + look.block, HWY_MIN(kBlock, task.cols - look.block), look.max),
       .target = task.weighted && task.targets != nullptr && task.targets[0] >= 0 ? task.targets[0] - task.first : -1,
-      .range = ScaledRange(reference, scale),
-      .lowest = static_cast<float>(max - 150.0 / scale)};
+      .range = ScaledRange(RoundedLog2(value * factor), factor),
+      .lowest = static_cast<float>(value - 150.0 / factor),
+      .cap = capped ? &cap : nullptr};
   *out = {};
-  out->max = out->value = max;
+  out->max = max;
+  out->value = value;
   out->argmax = task.first + chunk.argmax;
   if (task.entropy && !SumAlongWith<kEntropyTerm>(chunk, out)) return false;
   switch (LabelTerms(task)) {
@@ -427,10 +456,12 @@ HWY_NOINLINE bool SumAlong(const GeneralTask &task, GeneralSums *out) {
       return SumAlongWith<kShareTerm>(chunk, out);
     case kShareTerm | kWeightsTerm:
       return SumAlongWith<kShareTerm | kWeightsTerm>(chunk, out);
+    // Masks seldom stand under labels. Where they do, labels of 0 among them, the first sum is NaN.
     case kProbsTerm:
-      return SumAlongWith<kProbsTerm>(chunk, out);
+      return SumAlongWith<kProbsTerm>(chunk, out) || SumAlongWith<kProbsTerm | kMaskedTerm>(chunk, out);
     case kProbsTerm | kWeightsTerm:
-      return SumAlongWith<kProbsTerm | kWeightsTerm>(chunk, out);
+      return SumAlongWith<kProbsTerm | kWeightsTerm>(chunk, out) ||
+             SumAlongWith<kProbsTerm | kWeightsTerm | kMaskedTerm>(chunk, out);
     case kProbsTerm | kShareTerm:
       return SumAlongWith<kProbsTerm | kShareTerm>(chunk, out);
     case kProbsTerm | kWeightsTerm | kShareTerm:
@@ -442,8 +473,15 @@ HWY_NOINLINE bool SumAlong(const GeneralTask &task, GeneralSums *out) {
 
 // ---- the gradient ----
 
-// Writes the first `count` of `values` (aligned, readable to whole vectors) to columns of any type but float64.
-HWY_INLINE void NarrowColumns(Dtype dtype, const float *values, int64_t first, int64_t count, void *columns) {
+// Streaming stores need whole vectors of memory.
+HWY_INLINE bool CanStream(const void *columns) {
+  return reinterpret_cast<uintptr_t>(columns) % (kLanes * sizeof(float)) == 0;
+}
+
+// Writes the first `count` of `values` (aligned, readable to whole vectors) to columns of any type but float64, past the
+// caches where `stream` asks for it and that can be.
+HWY_INLINE void NarrowColumns(Dtype dtype, const float *values, int64_t first, int64_t count, void *columns,
+                              bool stream = false) {
   const FloatTag d;
   const auto narrow = [&](auto *to) XENT_INLINE_LAMBDA {
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -456,7 +494,11 @@ HWY_INLINE void NarrowColumns(Dtype dtype, const float *values, int64_t first, i
     }
   };
   if (dtype == kF32) {
-    narrow(static_cast<float *>(columns) + first);
+    float *const to = static_cast<float *>(columns) + first;
+    if (!stream || count % kLanes != 0 || !CanStream(to)) return narrow(to);
+    for (int64_t i = 0; i < count; i += static_cast<int64_t>(hn::Lanes(d))) {
+      StoreOrStream<true>(d, hn::Load(d, values + i), to + i);
+    }
   } else {
     dtype == kBf16 ? narrow(static_cast<Bf16 *>(columns) + first) : narrow(static_cast<F16 *>(columns) + first);
   }
@@ -471,6 +513,7 @@ struct AlongGradient {
   float probs_factor, share;  // of y, times u
   // Of the labels' own gradient, w (label_slope (max - z) + label_base).
   float max, label_slope, label_base;
+  const FloatSoftCap *cap;  // null: none; scale is in the factors
 };
 
 // y u of four vectors.
@@ -525,26 +568,31 @@ HWY_INLINE void GradientOfStep(const AlongGradient &gradient, const StepColumns 
   for (int64_t i = 0; i < kStep; i += width) GradientOfFour<kTerms, kStream>(gradient, step, i, out);
 }
 
-// Writes the gradient of a block's `cols` columns to `out`, with kStream past the caches.
+// Writes the gradient of a block, `cols` columns from `first` on, to `out`, with kStream past the caches.
 template <int kTerms, bool kStream>
-HWY_NOINLINE void GradientOfBlock(const AlongGradient &shared, const StepColumns &block, int64_t cols, float *out) {
-  const AlongGradient gradient = shared;  // a copy: stores to floats cannot change it
+HWY_NOINLINE void GradientOfBlock(const AlongGradient &shared, const StepColumns &block, int64_t first, int64_t cols,
+                                  float *out) {
   constexpr bool kProbs = (kTerms & kProbsTerm) != 0, kWeights = (kTerms & kWeightsTerm) != 0;
-  int64_t col = 0;
-  for (; col + kStep <= cols; col += kStep) {
-    if constexpr (!kStream) PrefetchForWrite<kStep * sizeof(float)>(out + col);
-    const StepColumns step{nullptr, block.logits + col, kProbs ? block.probs + col : nullptr,
-                           kWeights ? block.weights + col : nullptr};
-    GradientOfStep<kTerms, kStream>(gradient, step, out + col);
-  }
-  if (col == cols) return;
-  const int64_t count = cols - col;
+  const AlongGradient gradient = shared;  // a copy: stores to floats cannot change it
+  const Labels &labels = gradient.task.labels;
   StepCopies copies;
-  CopyStep(block.logits + col, count, int64_t{-1}, 0.0f, copies.logits);
-  if constexpr (kProbs) CopyStep(block.probs + col, count, int64_t{-1}, 0.0f, copies.probs);
-  if constexpr (kWeights) CopyStep(block.weights + col, count, int64_t{-1}, 0.0f, copies.weights);
-  GradientOfStep<kTerms, false>(gradient, {nullptr, copies.logits, copies.probs, copies.weights}, copies.exponents);
-  std::memcpy(out + col, copies.exponents, static_cast<size_t>(count) * sizeof(float));
+  for (int64_t col = 0; col < cols; col += kStep) {
+    const int64_t count = HWY_MIN(kStep, cols - col);
+    StepColumns step{nullptr, block.logits + col, nullptr, kWeights ? block.weights + col : nullptr};
+    if constexpr (kProbs) {
+      step.probs = FloatColumns(labels.probs_dtype, labels.probs, first + col, count, copies.probs);
+    }
+    if (HWY_LIKELY(count == kStep)) {
+      if constexpr (!kStream) PrefetchForWrite<kStep * sizeof(float)>(out + col);
+      GradientOfStep<kTerms, kStream>(gradient, step, out + col);
+      continue;
+    }
+    step.logits = PaddedStep(step.logits, count, -1, 0.0f, copies.exponents);
+    if constexpr (kProbs) step.probs = PaddedStep(step.probs, count, -1, 0.0f, copies.probs);
+    if constexpr (kWeights) step.weights = PaddedStep(step.weights, count, -1, 0.0f, copies.weights);
+    GradientOfStep<kTerms, false>(gradient, step, copies.exponents);
+    std::memcpy(out + col, copies.exponents, static_cast<size_t>(count) * sizeof(float));
+  }
 }
 
 // Writes the labels' own gradient of a block to `out`, whole steps of which are writable: w (slope (max - z) + base), 0
@@ -567,34 +615,44 @@ HWY_NOINLINE void LabelGradientOfBlock(const AlongGradient &gradient, const floa
   }
 }
 
+// Multiplies a block's gradient by the slopes of the cap.
+HWY_NOINLINE void MultiplyBySlopes(const float *slopes, int64_t cols, float *gradient) {
+  const FloatTag d;
+  for (int64_t i = 0; i < cols; i += static_cast<int64_t>(hn::Lanes(d))) {
+    const Floats v = hn::Mul(hn::Load(d, gradient + i), hn::Load(d, slopes + i));
+    hn::Store(ZeroBelowNormal<float>(d, v), d, gradient + i);
+  }
+}
+
 template <int kTerms>
 HWY_NOINLINE void GradientAlongAs(const AlongGradient &gradient) {
   const GeneralTask &task = gradient.task;
-  HWY_ALIGN float logits_buffer[kAlongBlock], probs_buffer[kAlongBlock], out[kAlongBlock];
+  // What is not written where it stays takes the place of the logits. Labels' own gradients take that of the slopes.
+  HWY_ALIGN float logits_buffer[kAlongBlock], slopes[kAlongBlock];
   for (int64_t first = 0; first < task.cols; first += kAlongBlock) {
     const int64_t cols = HWY_MIN(kAlongBlock, task.cols - first);
     StepColumns block{};
     block.logits = FloatColumns(gradient.dtype, task.logits, first, cols, logits_buffer);
+    if (gradient.cap != nullptr) {
+      gradient.cap->Transform<true>(block.logits, cols, logits_buffer, slopes);
+      block.logits = logits_buffer;
+    }
     if (task.labels.class_weights != nullptr) {
       block.weights = static_cast<const float *>(task.labels.class_weights) + first;
     }
-    if constexpr ((kTerms & kProbsTerm) != 0) {
-      block.probs = FloatColumns(task.labels.probs_dtype, task.labels.probs, first, cols, probs_buffer);
-    }
     if (task.label_gradient != nullptr) {  // first: in place the logits end below
-      LabelGradientOfBlock(gradient, block.logits, block.weights, cols, out);
-      NarrowColumns(task.labels.probs_dtype, out, first, cols, task.label_gradient);
+      LabelGradientOfBlock(gradient, block.logits, block.weights, cols, slopes);
+      NarrowColumns(task.labels.probs_dtype, slopes, first, cols, task.label_gradient);
     }
     if (task.gradient == nullptr) continue;
-    if (gradient.dtype == kF32) {
+    if (gradient.dtype == kF32 && gradient.cap == nullptr) {
       float *const columns = static_cast<float *>(task.gradient) + first;
-      // Streaming stores need whole vectors of memory.
-      const bool stream = task.stream && reinterpret_cast<uintptr_t>(columns) % (kLanes * sizeof(float)) == 0;
-      const auto write = stream ? GradientOfBlock<kTerms, true> : GradientOfBlock<kTerms, false>;
-      write(gradient, block, cols, columns);
+      const auto write = task.stream && CanStream(columns) ? GradientOfBlock<kTerms, true> : GradientOfBlock<kTerms, false>;
+      write(gradient, block, first, cols, columns);
     } else {
-      GradientOfBlock<kTerms, false>(gradient, block, cols, out);
-      NarrowColumns(gradient.dtype, out, first, cols, task.gradient);
+      GradientOfBlock<kTerms, false>(gradient, block, first, cols, logits_buffer);
+      if (gradient.cap != nullptr) MultiplyBySlopes(slopes, cols, logits_buffer);
+      NarrowColumns(gradient.dtype, logits_buffer, first, cols, task.gradient, task.stream);
     }
   }
 }
@@ -602,31 +660,36 @@ HWY_NOINLINE void GradientAlongAs(const AlongGradient &gradient) {
 // Writes a chunk's gradients but for the target's column, if that is here. False: they need the double lanes.
 template <class In>
 HWY_NOINLINE bool GradientAlong(const GeneralTask &task) {
-  if (task.count > 0 || task.cols < kFewestAlongCols || task.transform.cap > 0.0) return false;
-  const double scale = task.transform.scale, value = task.rows->value, logit = value * scale;
+  if (!task.transform.float_lanes) return false;
+  if (task.labels.probs != nullptr && task.labels.probs_dtype == kF64) return false;
   const GeneralGradient &row = *task.rows;
-  const double p_factor = row.p_factor.hi, y_factor = row.y_factor.hi;
-  if (row.lift[0] != 1.0 || row.lift[1] != 1.0 || !IsModerate(scale) || !IsModerate(y_factor) ||
+  const bool capped = task.transform.cap > 0.0;
+  const double factor = task.transform.Factor(), logit = row.value * factor;
+  // With a cap scale is part of dz, otherwise of the factors already.
+  const double with_dz = capped ? task.transform.scale : 1.0;
+  const double p_factor = row.p_factor.hi * with_dz, y_factor = row.y_factor.hi * with_dz;
+  if (row.lift[0] != 1.0 || row.lift[1] != 1.0 || !IsModerate(y_factor) ||
       (!IsModerate(p_factor) && p_factor != 0.0) || !(Magnitude(logit) <= Format<float>::kLimit)) {
     return false;
   }
-  if (task.labels.probs != nullptr && task.labels.probs_dtype == kF64) return false;
-  const double slope = row.label_factor * scale, base = row.label_factor * row.log_total;
-  if (task.label_gradient != nullptr && !(IsModerate(slope) && Magnitude(slope) <= 1.0 && row.log_total >= 0x1p-60)) {
+  // Slopes below the normal range have lost digits, which no factor may bring back.
+  if (capped && (Magnitude(row.mass) * with_dz > 16.0 || Magnitude(y_factor) > 16.0)) return false;
+  const double slope = row.label_factor * factor, base = row.label_factor * row.log_total;
+  if (task.label_gradient != nullptr &&
+      (capped || !IsModerate(slope) || Magnitude(slope) > 1.0 || !(row.log_total >= 0x1p-60))) {
     return false;
   }
-  const double reference = RoundedLog2(logit);
-  const auto own = Exp(logit - MultiplyLn2<double>(reference));
-  const AlongGradient gradient{
-      .task = task,
-      .dtype = kDtypeOf<In>,
-      .range = ScaledRange(reference, scale),
-      .exponential = static_cast<float>(p_factor / Scale(own.mantissa, own.exponent + ScaledRange::kBias)),
-      .probs_factor = static_cast<float>(task.labels.probs_factor.hi * y_factor),
-      .share = static_cast<float>(task.labels.share.hi * y_factor),
-      .max = static_cast<float>(value),
-      .label_slope = static_cast<float>(slope),
-      .label_base = static_cast<float>(base)};
+  const FloatSoftCap cap(task.transform.scale, capped ? task.transform.cap : 1.0);
+  const AlongGradient gradient{.task = task,
+                               .dtype = kDtypeOf<In>,
+                               .range = ScaledRange(RoundedLog2(logit), factor),
+                               .exponential = static_cast<float>(p_factor / ExponentialAt(logit)),
+                               .probs_factor = static_cast<float>(task.labels.probs_factor.hi * y_factor),
+                               .share = static_cast<float>(task.labels.share.hi * y_factor),
+                               .max = static_cast<float>(row.value),
+                               .label_slope = static_cast<float>(slope),
+                               .label_base = static_cast<float>(base),
+                               .cap = capped ? &cap : nullptr};
   switch (LabelTerms(task)) {
     case 0:
       GradientAlongAs<0>(gradient);

@@ -18,6 +18,7 @@
 #include "kernels/lanes-inl.h"
 #include "kernels/step-inl.h"
 #include "numbers/double-inl.h"
+#include "numbers/softcap-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
@@ -72,12 +73,39 @@ HWY_INLINE Doubles LabelOf(const Labels &labels, Doubles q, Doubles weight, Doub
   }
 }
 
+// z' of a cap, and its derivative on request. Rows in float lanes have the values that along-inl.h sums, so that a logit
+// has one value wherever a row needs it.
+template <class T>
+class CapOf {
+ public:
+  explicit CapOf(const Transform &transform)
+      : float_lanes_(HWY_NATIVE_FMA && transform.float_lanes),
+        cap_(transform.scale, CapOrOne(transform)),
+        float_cap_(transform.scale, CapOrOne(transform)) {}
+
+  HWY_INLINE Doubles operator()(Doubles z, Doubles *derivative = nullptr) const {
+    const DoubleTag d;
+    if (!kKeepsLow<T> && float_lanes_) {
+      if (derivative != nullptr) cap_.Value(d, z, derivative);
+      const hn::Rebind<float, DoubleTag> df;
+      return hn::PromoteTo(d, float_cap_.Value(df, hn::DemoteTo(df, z)));
+    }
+    return cap_.Value(d, z, derivative);
+  }
+
+ private:
+  static double CapOrOne(const Transform &transform) { return transform.cap > 0.0 ? transform.cap : 1.0; }
+
+  bool float_lanes_;
+  SoftCap<T> cap_;
+  FloatSoftCap float_cap_;
+};
+
 // Transforms logits to their values, `count` of them, a multiple of kLanes and aligned, in place.
 template <class T>
 class TransformOf {
  public:
-  explicit TransformOf(const Transform &transform)
-      : capped_(transform.cap > 0.0), cap_(transform.scale, capped_ ? transform.cap : 1.0) {}
+  explicit TransformOf(const Transform &transform) : capped_(transform.cap > 0.0), cap_(transform) {}
 
   HWY_INLINE void operator()(double *z, int64_t count) const {
     if (capped_) Cap(z, count);
@@ -87,11 +115,11 @@ class TransformOf {
   HWY_NOINLINE void Cap(double *z, int64_t count) const {
     const DoubleTag d;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-    for (int64_t i = 0; i < count; i += lanes) hn::Store(cap_.Value(d, hn::Load(d, z + i)), d, z + i);
+    for (int64_t i = 0; i < count; i += lanes) hn::Store(cap_(hn::Load(d, z + i)), d, z + i);
   }
 
   bool capped_;
-  SoftCap<T> cap_;
+  CapOf<T> cap_;
 };
 
 // `count` values in place, of any alignment.
@@ -329,9 +357,9 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
 template <class T>
 struct GradientOf {
   const Transform transform;
-  const SoftCap<T> cap;
+  const CapOf<T> cap;
 
-  explicit GradientOf(const Transform &t) : transform(t), cap(t.scale, t.cap > 0.0 ? t.cap : 1.0) {}
+  explicit GradientOf(const Transform &t) : transform(t), cap(t) {}
 
   // *difference is m' - z', unscaled. More than 8 parameters: sizeless vectors (SVE) cannot stand in a struct.
   HWY_INLINE Doubles operator()(Doubles raw, Doubles m, Doubles y, Doubles y_low, Doubles p_factor,
@@ -340,7 +368,7 @@ struct GradientOf {
     const DoubleTag d;
     const bool capped = transform.cap > 0.0;
     Doubles dz = hn::Zero(d), lost = hn::Zero(d);
-    const Doubles z = capped ? cap.Value(d, raw, &dz) : raw;
+    const Doubles z = capped ? cap(raw, &dz) : raw;
     *difference = DifferenceFor<T>(m, z, &lost);
     const Doubles exponential = ExpOfNegative<T>(*difference, lost, hn::Set(d, transform.Factor()));
     const Doubles label = hn::Mul(y, y_factor);

@@ -25,9 +25,10 @@ void Call::Prepare() {
   shape = RowShape(args.rows, valid_cols, args.inner);
   denominator = Denominator(options.reduction, weight.hi);
   shares = Shares<double>(options, valid_cols);
-  transform = {options.logit_scale, options.softcap, IsWide()};
+  transform = {options.logit_scale, options.softcap, IsWide(), false};
   workspace = Workspace(args.workspace, args.workspace_bytes, Workspace::RowBytes(args.cols, args.logits.dtype));
   plan = MakePlan(*this);
+  transform.float_lanes = plan.path != Path::kPositions && TakesFloatLanes(transform, valid_cols);
   if (plan.path != Path::kIndex) PrepareLabels();
 }
 

@@ -110,6 +110,7 @@ struct GeneralRowState {
     const bool weighted = IsWeighted(call);
     const double lambda = call.options.z_loss;
     N mass = weighted ? row.weight : N{call.TargetWeight(target)};
+    gradient.mass = u * Value(mass);
     if (lambda != 0.0) {
       mass = AddOrOverflow(mass, Scale(MultiplyAny(row.LogSumExp(call.transform.Factor()), N{lambda}), 1));
     }

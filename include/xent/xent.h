@@ -367,8 +367,9 @@ typedef struct xent_cross_entropy {
  *           magnitudes); reduced loss 4 of sum |loss| over the denominator; lse 4 of the larger of |max z'| and log V;
  *           log-probabilities 4 of the exact value; entropy 8 of the exact value. softcap: as above for a z' that is
  *           itself within 2 of its ULP. z_loss: for an lse within its own bound.
- * Memory    Reads the logits once. softcap, logit_scale, class weights under smoothing, z_loss under smoothing,
- *           target_probs and inner > 1 compute in double lanes; statistics add a pass over the row in cache.
+ * Memory    Reads the logits once. softcap, logit_scale, class weights under smoothing, z_loss under smoothing and
+ *           target_probs look at each part of a row for its maximum first; for float64 and rows of less than 65 columns
+ *           they compute in double lanes, as inner > 1 does. Statistics add a pass over the row in cache.
  * Aliasing  None.
  * Status    As every function. XENT_INVALID_ARGUMENT: an option, weight or gather column out of range, two things that
  *           do not go together, upstream, grad or target_grad set. XENT_TARGET_OUT_OF_RANGE: row and value.
@@ -391,7 +392,8 @@ XENT_API xent_status xent_cross_entropy_forward(const xent_cross_entropy *args,
  *           value, at the target too; half precision: then one rounding. p below 2^-198 (float64: 2^-1532; in double
  *           lanes: 2^-1022) counts as 0, which shows only where |u| is above 2^72 (2^510). target_grad is 0 below the
  *           smallest normal number of its own arithmetic type.
- * Memory    float32 and float64 take one exponential a logit, half precision without a workspace and double lanes two.
+ * Memory    float32 and float64 take one exponential a logit, half precision without a workspace, the
+ *           options just named and double lanes two.
  *           A gradient in a buffer of its own is written twice without a workspace and once with one.
  * Aliasing  grad may be logits where the strides are equal.
  * Status    As xent_cross_entropy_forward. */

@@ -1,18 +1,22 @@
-// Rows with options in float32 lanes over their columns: what general-inl.h computes in double lanes, of float32 and
-// half precision, four times as fast and within the same bounds. A chunk that float32 is not exact enough for goes to
-// the double lanes; its own logits and labels decide.
+// Rows with options in float32 lanes over their columns: what general-inl.h computes in double lanes, for float32 and
+// half precision, within the same bounds in a fifth of the time. A chunk that float32 is not exact enough for goes to
+// the double lanes; its own logits and labels decide, or for gradients the row's factors.
 //
 // Sums: a look finds the chunk's largest logit m and its column a. Then one loop over steps of 128 columns adds, as far
 // as a call needs them,
 //   S = sum over j != a of e^(s z_j) 2^(bias - r),   r = round(s m log2 e),   s = logit_scale,
-//   sum e_j (m - z_j),   sum q_j,   sum q_j (m - z_j),   sum w_j,   sum w_j (m - z_j),   sum (m - z_j),
-// each in trees of 8 (of labels alone: 4), whose results go to double lanes once a block. Labels y = w (f q + share) are
-// linear in these sums, which are combined in double. What the trees cost: 1.0115 ULP of an exponential and 1.5 of
-// a tree of 8; 0.5 of a difference, at most 1 of two products, and 1.5 of a tree, all terms having one sign.
+//   sum e_j (m - z_j),   sum w_j q_j,   sum w_j q_j (m - z_j),   sum w_j,   sum w_j (m - z_j),
+// each in trees of 8 (weights of labels: of 4), whose results go to double lanes once a block. Labels y = w (f q +
+// share) are linear in these sums, which are combined in double. An exponential is within 1.0115 ULP, a tree of 8 adds
+// at most 1.5; a difference 0.5, its product with a label 0.5 or 1; all terms have one sign.
 //
-// Gradient: the exponentials again, e A - y u with A = p_factor e^-m' of their reference, rounded once.
+// Gradient: the exponentials again, e A - y u with A = p_factor e^-m', rounded once. Subnormal numbers are kept, so
+// that the terms may go below the normal range before their difference is looked at. The target's own column is left to
+// the double lanes.
 //
-// Needs fused multiply-add: the reduction of s z is exact by it alone.
+// A cap is a stage of its own, a block of values z' (and sech^2) in L1, on which the same loops run.
+//
+// Needs fused multiply-add: it alone reduces s z exactly.
 #if defined(XENT_SRC_KERNELS_ALONG_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_ALONG_INL_H_
 #undef XENT_SRC_KERNELS_ALONG_INL_H_
@@ -183,12 +187,12 @@ struct AlongSums {
                         kMasked = (kTerms & kMaskedTerm) != 0;
 
   TreeSum<1> others;
-  TreeSum<kEntropy ? 1 : 0> entropy;              // e (m - z)
-  TreeSum<kProbs ? 2 : 0> probs;                  // w q
-  TreeSum<kProbs ? 1 : 0> probs_below;            // w q (m - z)
-  TreeSum<kShare && kWeights ? 2 : 0> weights;    // w
-  TreeSum<kShare ? 1 : 0> share_below;            // w (m - z)
-  bool negative = false;                          // some label or weight is, or is -0
+  TreeSum<kEntropy ? 1 : 0> entropy;            // e (m - z)
+  TreeSum<kProbs ? 2 : 0> probs;                // w q
+  TreeSum<kProbs ? 1 : 0> probs_below;          // w q (m - z)
+  TreeSum<kShare && kWeights ? 2 : 0> weights;  // w
+  TreeSum<kShare ? 1 : 0> share_below;          // w (m - z)
+  bool negative = false;                        // some label or weight is, or is -0
 };
 
 HWY_INLINE Floats SumFour(Floats v0, Floats v1, Floats v2, Floats v3) {
@@ -234,7 +238,8 @@ HWY_INLINE void SumHalfStep(const ScaledRange &range, const StepColumns &step, f
     if constexpr (S::kEntropy) {
       PutTree<kUpper>(DotFour(e0, e1, e2, e3, x0, x1, x2, x3), sums.entropy.trees[0] + place);
     }
-    if constexpr (S::kShare && !S::kWeights) PutTree<kUpper>(SumFour(x0, x1, x2, x3), sums.share_below.trees[0] + place);
+    if constexpr (S::kShare && !S::kWeights)
+      PutTree<kUpper>(SumFour(x0, x1, x2, x3), sums.share_below.trees[0] + place);
     [[maybe_unused]] const auto dot = [&](Floats y0, Floats y1, Floats y2, Floats y3) HWY_ATTR {
       if constexpr (!S::kMasked) return DotFour(y0, y1, y2, y3, x0, x1, x2, x3);
       const Floats zero = hn::Zero(d);
@@ -278,10 +283,10 @@ HWY_NOINLINE double ValueInFloatLanes(const Transform &transform, double logit) 
 // What the loops over a chunk share.
 struct AlongChunk {
   const GeneralTask &task;
-  Dtype dtype;      // of the logits
-  float max;        // value of the chunk's largest logit, which all values are relative to
-  int64_t argmax;   // its column in the chunk
-  int64_t target;   // likewise; outside of the chunk: not here, or its label is that of the other columns
+  Dtype dtype;     // of the logits
+  float max;       // value of the chunk's largest logit, which all values are relative to
+  int64_t argmax;  // its column in the chunk
+  int64_t target;  // likewise; outside of the chunk: not here, or its label is that of the other columns
   ScaledRange range;
   float lowest;             // exponentials of smaller logits are 0
   const FloatSoftCap *cap;  // null: none
@@ -301,7 +306,8 @@ HWY_NOINLINE void CopyColumns(const AlongChunk &chunk, int64_t col, int64_t coun
     step->logits = PaddedStep(step->logits, count, target, chunk.max, logits);
   }
   if constexpr (S::kProbs) step->probs = PaddedStep(step->probs, count, -1, 0.0f, copies->probs);
-  if constexpr (S::kWeights) step->weights = PaddedStep(step->weights, count, chunk.target - col, 0.0f, copies->weights);
+  if constexpr (S::kWeights)
+    step->weights = PaddedStep(step->weights, count, chunk.target - col, 0.0f, copies->weights);
 }
 
 template <int kTerms>
@@ -455,17 +461,17 @@ HWY_NOINLINE bool SumAlong(const GeneralTask &task, GeneralSums *out) {
     case kShareTerm:
       return SumAlongWith<kShareTerm>(chunk, out);
     case kShareTerm | kWeightsTerm:
-      return SumAlongWith<kShareTerm | kWeightsTerm>(chunk, out);
+      return SumAlongWith < kShareTerm | kWeightsTerm > (chunk, out);
     // Masks seldom stand under labels. Where they do, labels of 0 among them, the first sum is NaN.
     case kProbsTerm:
-      return SumAlongWith<kProbsTerm>(chunk, out) || SumAlongWith<kProbsTerm | kMaskedTerm>(chunk, out);
+      return SumAlongWith<kProbsTerm>(chunk, out) || SumAlongWith < kProbsTerm | kMaskedTerm > (chunk, out);
     case kProbsTerm | kWeightsTerm:
-      return SumAlongWith<kProbsTerm | kWeightsTerm>(chunk, out) ||
-             SumAlongWith<kProbsTerm | kWeightsTerm | kMaskedTerm>(chunk, out);
+      return SumAlongWith < kProbsTerm | kWeightsTerm > (chunk, out) ||
+             SumAlongWith < kProbsTerm | kWeightsTerm | kMaskedTerm > (chunk, out);
     case kProbsTerm | kShareTerm:
-      return SumAlongWith<kProbsTerm | kShareTerm>(chunk, out);
+      return SumAlongWith < kProbsTerm | kShareTerm > (chunk, out);
     case kProbsTerm | kWeightsTerm | kShareTerm:
-      return SumAlongWith<kProbsTerm | kWeightsTerm | kShareTerm>(chunk, out);
+      return SumAlongWith < kProbsTerm | kWeightsTerm | kShareTerm > (chunk, out);
     default:
       return false;
   }
@@ -478,8 +484,8 @@ HWY_INLINE bool CanStream(const void *columns) {
   return reinterpret_cast<uintptr_t>(columns) % (kLanes * sizeof(float)) == 0;
 }
 
-// Writes the first `count` of `values` (aligned, readable to whole vectors) to columns of any type but float64, past the
-// caches where `stream` asks for it and that can be.
+// Writes the first `count` of `values` (aligned, readable to whole vectors) to columns of any type but float64, past
+// the caches where `stream` asks for it and that can be.
 HWY_INLINE void NarrowColumns(Dtype dtype, const float *values, int64_t first, int64_t count, void *columns,
                               bool stream = false) {
   const FloatTag d;
@@ -647,7 +653,8 @@ HWY_NOINLINE void GradientAlongAs(const AlongGradient &gradient) {
     if (task.gradient == nullptr) continue;
     if (gradient.dtype == kF32 && gradient.cap == nullptr) {
       float *const columns = static_cast<float *>(task.gradient) + first;
-      const auto write = task.stream && CanStream(columns) ? GradientOfBlock<kTerms, true> : GradientOfBlock<kTerms, false>;
+      const auto write =
+          task.stream && CanStream(columns) ? GradientOfBlock<kTerms, true> : GradientOfBlock<kTerms, false>;
       write(gradient, block, first, cols, columns);
     } else {
       GradientOfBlock<kTerms, false>(gradient, block, first, cols, logits_buffer);
@@ -668,8 +675,8 @@ HWY_NOINLINE bool GradientAlong(const GeneralTask &task) {
   // With a cap scale is part of dz, otherwise of the factors already.
   const double with_dz = capped ? task.transform.scale : 1.0;
   const double p_factor = row.p_factor.hi * with_dz, y_factor = row.y_factor.hi * with_dz;
-  if (row.lift[0] != 1.0 || row.lift[1] != 1.0 || !IsModerate(y_factor) ||
-      (!IsModerate(p_factor) && p_factor != 0.0) || !(Magnitude(logit) <= Format<float>::kLimit)) {
+  if (row.lift[0] != 1.0 || row.lift[1] != 1.0 || !IsModerate(y_factor) || (!IsModerate(p_factor) && p_factor != 0.0) ||
+      !(Magnitude(logit) <= Format<float>::kLimit)) {
     return false;
   }
   // Slopes below the normal range have lost digits, which no factor may bring back.

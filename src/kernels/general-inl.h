@@ -73,8 +73,8 @@ HWY_INLINE Doubles LabelOf(const Labels &labels, Doubles q, Doubles weight, Doub
   }
 }
 
-// z' of a cap, and its derivative on request. Rows in float lanes have the values that along-inl.h sums, so that a logit
-// has one value wherever a row needs it.
+// z' of a cap, and its derivative on request. Rows in float lanes have the values that along-inl.h sums, so that a
+// logit has one value wherever a row needs it.
 template <class T>
 class CapOf {
  public:
@@ -469,9 +469,8 @@ template <class In>
 void GeneralGradientOf(const GeneralTask &task) {
 #if HWY_NATIVE_FMA
   if constexpr (!kKeepsLow<Arithmetic<In>>) {
-    const int64_t place = task.count > 0 || task.targets == nullptr || task.targets[0] < 0
-                              ? -1
-                              : task.targets[0] - task.first;
+    const int64_t place =
+        task.count > 0 || task.targets == nullptr || task.targets[0] < 0 ? -1 : task.targets[0] - task.first;
     const bool has_target = place >= 0 && place < task.cols && task.gradient != nullptr;
     const In logit = has_target ? static_cast<const In *>(task.logits)[place] : In{};
     if (GradientAlong<In>(task)) {

@@ -1,5 +1,5 @@
-// The walk over a row in steps, four vectors at a time, the prefetches that run ahead of it, the largest logit, which it
-// finds, and where a logit stands.
+// The walk over a row in steps, four vectors at a time, the prefetches that run ahead of it, the largest logit, which
+// it finds, and where a logit stands.
 #if defined(XENT_SRC_KERNELS_STEP_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_STEP_INL_H_
 #undef XENT_SRC_KERNELS_STEP_INL_H_

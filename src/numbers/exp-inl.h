@@ -133,14 +133,14 @@ HWY_INLINE V FinishExponential(D d, const Range & /*range*/, V p, V m) {
 
 #if HWY_NATIVE_FMA
 
-// The range of e^(scale z) for float32 logits z no larger than about the reference says. scale is folded into log2 e, so
-// that it costs neither accuracy nor time. Needs no flush-to-zero: what lies kReach binades below the reference is 0 by
-// a comparison, -inf too, and everything else is a normal number. NaN stays NaN.
+// The range of e^(scale z) for float32 logits z no larger than about the reference says. scale is folded into log2 e,
+// so that it costs neither accuracy nor time. Needs no flush-to-zero: what lies kReach binades below the reference is 0
+// by a comparison, -inf too, and everything else is a normal number. NaN stays NaN.
 struct ScaledRange {
   using F = ExpFormat<float>;
   static constexpr bool kScalef = ExpRange<float>::kScalef;
-  // With the instruction that scales, one more than without: m has the same parity either way, so that z log2 e half way
-  // between two integers is rounded to the same one.
+  // With the instruction that scales, one more than without: m has the same parity either way, so that z log2 e half
+  // way between two integers is rounded to the same one.
   static constexpr int kBias = Format<float>::kBias + (kScalef ? 1 : 0);
   static constexpr int kReach = 199;
 

@@ -46,7 +46,8 @@ class FloatSoftCap {
     return One<false>(d, z, slope);
   }
 
-  // Transforms `count` logits to `values`, which may be the logits, and with kSlopes writes sech^2. -inf stays, NaN too.
+  // Transforms `count` logits to `values`, which may be the logits, and with kSlopes writes sech^2. -inf stays, NaN
+  // too.
   template <bool kSlopes>
   HWY_NOINLINE void Transform(const float *logits, int64_t count, float *values, float *slopes) const {
     const Tag d;

@@ -463,17 +463,17 @@ HWY_NOINLINE bool SumAlong(const GeneralTask &task, GeneralSums *out) {
     case kShareTerm:
       return SumAlongWith<kShareTerm>(chunk, out);
     case kShareTerm | kWeightsTerm:
-      return SumAlongWith < kShareTerm | kWeightsTerm > (chunk, out);
+      return SumAlongWith<(kShareTerm | kWeightsTerm)>(chunk, out);
     // Masks seldom stand under labels. Where they do, labels of 0 among them, the first sum is NaN.
     case kProbsTerm:
-      return SumAlongWith<kProbsTerm>(chunk, out) || SumAlongWith < kProbsTerm | kMaskedTerm > (chunk, out);
+      return SumAlongWith<kProbsTerm>(chunk, out) || SumAlongWith<(kProbsTerm | kMaskedTerm)>(chunk, out);
     case kProbsTerm | kWeightsTerm:
-      return SumAlongWith < kProbsTerm | kWeightsTerm > (chunk, out) ||
-             SumAlongWith < kProbsTerm | kWeightsTerm | kMaskedTerm > (chunk, out);
+      return SumAlongWith<(kProbsTerm | kWeightsTerm)>(chunk, out) ||
+             SumAlongWith<(kProbsTerm | kWeightsTerm | kMaskedTerm)>(chunk, out);
     case kProbsTerm | kShareTerm:
-      return SumAlongWith < kProbsTerm | kShareTerm > (chunk, out);
+      return SumAlongWith<(kProbsTerm | kShareTerm)>(chunk, out);
     case kProbsTerm | kWeightsTerm | kShareTerm:
-      return SumAlongWith < kProbsTerm | kWeightsTerm | kShareTerm > (chunk, out);
+      return SumAlongWith<(kProbsTerm | kWeightsTerm | kShareTerm)>(chunk, out);
     default:
       return false;
   }

@@ -27,6 +27,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <optional>
 
 #include "hwy/highway.h"
 #include "kernels/double_lanes-inl.h"
@@ -440,7 +441,8 @@ HWY_NOINLINE bool SumAlong(const GeneralTask &task, GeneralSums *out) {
   const double factor = task.transform.Factor(), value = ValueInFloatLanes(task.transform, max);
   if (!(Magnitude(value * factor) <= Format<float>::kLimit)) return false;
   const bool capped = task.transform.cap > 0.0;
-  const FloatSoftCap cap(task.transform.scale, capped ? task.transform.cap : 1.0);
+  std::optional<FloatSoftCap> cap;  // its quotients are not worth their time where there is none
+  if (capped) cap.emplace(task.transform.scale, task.transform.cap);
   const AlongChunk chunk{
       .task = task,
       .dtype = kDtypeOf<In>,
@@ -449,7 +451,7 @@ HWY_NOINLINE bool SumAlong(const GeneralTask &task, GeneralSums *out) {
       .target = task.weighted && task.targets != nullptr && task.targets[0] >= 0 ? task.targets[0] - task.first : -1,
       .range = ScaledRange(RoundedLog2(value * factor), factor),
       .lowest = static_cast<float>(value - 150.0 / factor),
-      .cap = capped ? &cap : nullptr};
+      .cap = capped ? &*cap : nullptr};
   *out = {};
   out->max = max;
   out->value = value;
@@ -461,17 +463,17 @@ HWY_NOINLINE bool SumAlong(const GeneralTask &task, GeneralSums *out) {
     case kShareTerm:
       return SumAlongWith<kShareTerm>(chunk, out);
     case kShareTerm | kWeightsTerm:
-      return SumAlongWith < kShareTerm | kWeightsTerm > (chunk, out);
+      return SumAlongWith<(kShareTerm | kWeightsTerm)>(chunk, out);
     // Masks seldom stand under labels. Where they do, labels of 0 among them, the first sum is NaN.
     case kProbsTerm:
-      return SumAlongWith<kProbsTerm>(chunk, out) || SumAlongWith < kProbsTerm | kMaskedTerm > (chunk, out);
+      return SumAlongWith<kProbsTerm>(chunk, out) || SumAlongWith<(kProbsTerm | kMaskedTerm)>(chunk, out);
     case kProbsTerm | kWeightsTerm:
-      return SumAlongWith < kProbsTerm | kWeightsTerm > (chunk, out) ||
-             SumAlongWith < kProbsTerm | kWeightsTerm | kMaskedTerm > (chunk, out);
+      return SumAlongWith<(kProbsTerm | kWeightsTerm)>(chunk, out) ||
+             SumAlongWith<(kProbsTerm | kWeightsTerm | kMaskedTerm)>(chunk, out);
     case kProbsTerm | kShareTerm:
-      return SumAlongWith < kProbsTerm | kShareTerm > (chunk, out);
+      return SumAlongWith<(kProbsTerm | kShareTerm)>(chunk, out);
     case kProbsTerm | kWeightsTerm | kShareTerm:
-      return SumAlongWith < kProbsTerm | kWeightsTerm | kShareTerm > (chunk, out);
+      return SumAlongWith<(kProbsTerm | kWeightsTerm | kShareTerm)>(chunk, out);
     default:
       return false;
   }
@@ -686,7 +688,8 @@ HWY_NOINLINE bool GradientAlong(const GeneralTask &task) {
       (capped || !IsModerate(slope) || Magnitude(slope) > 1.0 || !(row.log_total >= 0x1p-60))) {
     return false;
   }
-  const FloatSoftCap cap(task.transform.scale, capped ? task.transform.cap : 1.0);
+  std::optional<FloatSoftCap> cap;  // its quotients are not worth their time where there is none
+  if (capped) cap.emplace(task.transform.scale, task.transform.cap);
   const AlongGradient gradient{.task = task,
                                .dtype = kDtypeOf<In>,
                                .range = ScaledRange(RoundedLog2(logit), factor),
@@ -696,7 +699,7 @@ HWY_NOINLINE bool GradientAlong(const GeneralTask &task) {
                                .max = static_cast<float>(row.value),
                                .label_slope = static_cast<float>(slope),
                                .label_base = static_cast<float>(base),
-                               .cap = capped ? &cap : nullptr};
+                               .cap = capped ? &*cap : nullptr};
   switch (LabelTerms(task)) {
     case 0:
       GradientAlongAs<0>(gradient);

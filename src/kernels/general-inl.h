@@ -125,6 +125,7 @@ class TransformOf {
 // `count` values in place, of any alignment.
 template <class T>
 HWY_INLINE void Values(const Transform &transform, double *values, int64_t count) {
+  if (!(transform.cap > 0.0)) return;
   const TransformOf<T> transform_of(transform);
   HWY_ALIGN double copy[kLanes];
   for (int64_t i = 0; i < count; i += kLanes) {

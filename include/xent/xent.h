@@ -368,10 +368,10 @@ typedef struct xent_cross_entropy {
  *           magnitudes); reduced loss 4 of sum |loss| over the denominator; lse 4 of the larger of |max z'| and log V;
  *           log-probabilities 4 of the exact value; entropy 8 of the exact value. softcap: as above for a z' that is
  *           itself within 2 of its ULP. z_loss: for an lse within its own bound.
- * Memory    Reads the logits once. Rows of up to 64 columns, and all with inner > 1, are computed 16 side by side with
- *           every option (not float64, nor target_probs of float64). On longer rows softcap, logit_scale, class weights
- *           under smoothing, z_loss under smoothing and target_probs look at each part of a row for its maximum first;
- *           float64 computes them, and inner > 1, in double lanes. Statistics add a pass over a longer row in cache.
+ * Memory    Reads the logits once. Rows of up to 64 columns (with options 128 or 256), and all with inner > 1, are
+ *           computed 16 side by side (not float64, nor target_probs of float64). On longer rows softcap, logit_scale,
+ * class weights under smoothing, z_loss under smoothing and target_probs look at each part of a row for its maximum
+ * first; float64 computes them, and inner > 1, in double lanes. Statistics add a pass over a longer row in cache.
  * Aliasing  None.
  * Status    As every function. XENT_INVALID_ARGUMENT: an option, weight or gather column out of range, two things that
  *           do not go together, upstream, grad or target_grad set. XENT_TARGET_OUT_OF_RANGE: row and value.
@@ -448,7 +448,7 @@ XENT_API xent_status xent_reduce(const xent_stored_losses *args, const xent_cros
  * gives a list of chunk records per row; the lists, brought together by whatever transport there is, go through
  * xent_shard_combine (everywhere, or in one place), which gives losses and one record per row; each slice's gradient
  * then comes from xent_shard_backward. Cut at multiples of xent_chunk_cols(total) the results have the bits of the
- * unsharded call of more than 64 columns, or of float64; otherwise losses, lse and logprobs are within 2 ULP of them,
+ * unsharded call of more than 256 columns, or of float64; otherwise losses, lse and logprobs are within 2 ULP of them,
  * gradients within 2 of their larger term (4 where logits lie beyond 2^20 or hundreds apart). Not with inner > 1. */
 
 /* Bytes of one chunk record; the same for ever. 8-byte alignment. Plain bytes: they may be sent to a machine of the

@@ -32,7 +32,7 @@ using TileInts = hn::RebindToSigned<TileTag>;
 using HalfTag = hn::RepartitionToWide<TileTag>;  // doubles in half as many lanes
 using Halves = hn::Vec<HalfTag>;
 
-inline constexpr int64_t kBlockCols = kMaxAcrossCols;
+inline constexpr int64_t kBlockCols = 64;
 inline constexpr int64_t kPartCols = 8;              // of labels, slopes and their gradients
 inline constexpr int64_t kPositionBytesAhead = 128;  // two tiles: what is asked for while a tile is staged
 inline constexpr uint32_t kAllRows = (uint32_t{1} << kTile) - 1;
@@ -148,6 +148,7 @@ HWY_INLINE bool IsDense(const TileMatrix &matrix, int64_t cols) {
 // Copies columns [first, first + cols) of a tile's rows to `block`; lanes that are not live repeat another.
 template <class In, bool kAllLive>
 HWY_INLINE void StageRows(const TileMatrix &matrix, uint32_t live, int64_t first, int64_t cols, float *block) {
+  const int64_t end = kAllLive ? kTile : 32 - static_cast<int64_t>(hwy::Num0BitsAboveMS1Bit_Nonzero32(live));
   const In *const data = static_cast<const In *>(matrix.data) + first;
   const RowsAt<const In, kAllLive> rows(data, matrix.row, live);
   const TileTag d;
@@ -165,7 +166,7 @@ HWY_INLINE void StageRows(const TileMatrix &matrix, uint32_t live, int64_t first
 #if !HWY_HAVE_SCALABLE
   PrefetchRows<0>(data, matrix.row, cols, kTile);
   while (cols >= 4) {
-    for (int64_t i = 0; i < kTile; i += TileLanes()) {
+    for (int64_t i = 0; i < end; i += TileLanes()) {
       Floats v0 = LoadPieces(d, rows, i, j), v1 = LoadPieces(d, rows, i + 1, j);
       Floats v2 = LoadPieces(d, rows, i + 2, j), v3 = LoadPieces(d, rows, i + 3, j);
       TransposeSquares(v0, v1, v2, v3);
@@ -180,7 +181,7 @@ HWY_INLINE void StageRows(const TileMatrix &matrix, uint32_t live, int64_t first
   }
 #endif
   for (; j < cols; ++j) {
-    for (int64_t i = 0; i < kTile; ++i) block[j * kTile + i] = Widen(rows(i)[j]);
+    for (int64_t i = 0; i < end; ++i) block[j * kTile + i] = Widen(rows(i)[j]);
   }
 }
 
@@ -202,7 +203,7 @@ HWY_INLINE void StagePositions(const TileMatrix &matrix, uint32_t live, int64_t 
 
 // Copies columns [first, first + cols) of a tile to `block`; lanes that are not live get zeros.
 template <class In>
-HWY_INLINE void StageTile(const TileMatrix &matrix, const AcrossTask &task, int64_t first, int64_t cols, float *block) {
+HWY_INLINE void StageTile(const TileMatrix &matrix, const TileShape &task, int64_t first, int64_t cols, float *block) {
   if (task.positions) {
     StagePositions<In>(matrix, task.live, first, cols, block);
   } else if (HWY_LIKELY(task.live == kAllRows)) {
@@ -219,7 +220,7 @@ HWY_INLINE void StageTile(const TileMatrix &matrix, const AcrossTask &task, int6
 
 // The reverse. Rows whose bit is not set in `wanted` keep what they have.
 template <class Out>
-HWY_INLINE void UnstageTile(const TileMatrix &matrix, const AcrossTask &task, uint32_t wanted, int64_t first,
+HWY_INLINE void UnstageTile(const TileMatrix &matrix, const TileShape &task, uint32_t wanted, int64_t first,
                             int64_t cols, const float *block) {
   const TileTag d;
   Out *const data = static_cast<Out *>(matrix.data) + first * matrix.col;
@@ -626,7 +627,7 @@ HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, int64_t 
 HWY_INLINE void TakeTargets(const AcrossTask &task, const float *block, float *values) {
   const TileTag d;
   const TileInts di;
-  for (int64_t i = 0; i < kTile; i += TileLanes()) {
+  for (int64_t i = 0; i < task.count; i += TileLanes()) {
     const auto place =
         hn::Add(hn::ShiftLeft<4>(hn::LoadU(di, task.targets + i)), hn::Iota(di, static_cast<int32_t>(i)));
     hn::Store(hn::GatherIndex(d, block, place), d, values + i);
@@ -1015,6 +1016,54 @@ void RunAcross(const AcrossTask &task, AcrossRows *rows) {
   }
   rows->written = 0;
   if (task.output != TileOutput::kNone) WriteTile<In>(task, scratch, labels, ranges, rows);
+}
+
+// ---- through softmax and log-softmax, back ----
+
+// All of it is double, rounded once. Of more columns than half a block has both matrices are read twice.
+template <class In>
+void BackwardAcross(const AcrossBackwardTask &task) {
+  constexpr int64_t kHalfCols = kBlockCols / 2;
+  const HalfTag d;
+  HWY_ALIGN float g[kHalfCols * kTile], y[kHalfCols * kTile];
+  HWY_ALIGN double sum[kTile] = {};
+  for (int64_t first = 0; first < task.cols; first += kHalfCols) {
+    const int64_t cols = HWY_MIN(kHalfCols, task.cols - first);
+    StageTile<In>(task.g, task, first, cols, g);
+    if (!task.log || task.cols <= kHalfCols) StageTile<In>(task.y, task, first, cols, y);
+    for (int64_t i = 0; i < task.count; i += HalfLanes()) {
+      Halves total = hn::Load(d, sum + i);
+      for (int64_t j = 0; j < cols; ++j) {
+        const Halves term = LoadHalf(g + j * kTile + i);
+        total = task.log ? hn::Add(total, term) : hn::MulAdd(term, LoadHalf(y + j * kTile + i), total);
+      }
+      hn::Store(total, d, sum + i);
+    }
+  }
+  const uint32_t all = (uint32_t{1} << task.count) - 1;
+  for (int64_t first = 0; first < task.cols; first += kHalfCols) {
+    const int64_t cols = HWY_MIN(kHalfCols, task.cols - first);
+    if (task.cols > kHalfCols) StageTile<In>(task.g, task, first, cols, g);
+    if (task.cols > kHalfCols) StageTile<In>(task.y, task, first, cols, y);
+    for (int64_t i = 0; i < task.count; i += HalfLanes()) {
+      const Halves total = hn::Load(d, sum + i);
+      for (int64_t j = 0; j < cols; ++j) {
+        const Halves upstream = LoadHalf(g + j * kTile + i), output = LoadHalf(y + j * kTile + i);
+        Halves v;
+        if (task.log) {
+          // Past where e^y leaves float32 it is infinite, as exp of arrays gives it; NaN stays.
+          Halves e = ExpFor<float>(d, hn::Min(output, hn::Set(d, 100.0)), hn::Zero(d));
+          e = hn::IfThenElse(hn::Gt(output, hn::Set(d, 89.0)), hn::Set(d, kInfinity), e);
+          e = hn::IfThenElse(hn::IsNaN(output), output, e);
+          v = hn::NegMulAdd(e, total, upstream);
+        } else {
+          v = hn::Mul(output, hn::Sub(upstream, total));
+        }
+        StoreOutput(v, g + j * kTile + i);
+      }
+    }
+    UnstageTile<In>(task.out, task, all, first, cols, g);
+  }
 }
 
 }  // namespace xent::internal::HWY_NAMESPACE

@@ -10,7 +10,10 @@ HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
 
 const AcrossKernels *AcrossTable() {
-  static constexpr AcrossKernels kTable = {{RunAcross<float>, nullptr, RunAcross<Bf16>, RunAcross<F16>}};
+  static constexpr AcrossKernels kTable = {
+      {RunAcross<float>, nullptr, RunAcross<Bf16>, RunAcross<F16>},
+      {BackwardAcross<float>, nullptr, BackwardAcross<Bf16>, BackwardAcross<F16>},
+  };
   return &kTable;
 }
 

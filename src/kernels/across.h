@@ -18,7 +18,12 @@
 
 namespace xent::internal {
 
-inline constexpr int64_t kMaxAcrossCols = 64;  // of rows; positions may have any number
+// Of rows; positions may have any number. Past the first a plain row, whose exponentials the block cannot keep, is
+// faster along its columns; past the second one with options that the index path knows; past the third any
+// (docs/tuning.md).
+inline constexpr int64_t kMaxAcrossCols = 64;
+inline constexpr int64_t kMaxAcrossIndexCols = 128;
+inline constexpr int64_t kMaxAcrossGeneralCols = 256;
 
 // A matrix of tile rows: element (i, j) lies at data + i row + j col. Where lanes run over positions, row is 1.
 struct TileMatrix {
@@ -28,14 +33,17 @@ struct TileMatrix {
 
 enum class TileOutput : uint8_t { kNone, kGradient, kSoftmax, kLogSoftmax };
 
-struct AcrossTask {
+struct TileShape {
   int64_t cols = 0;
-  int64_t count = 0;   // rows, at most kTile
-  uint32_t live = 0;   // bit i: row i counts; of the other rows no logit counts, and their gradients are 0
+  int64_t count = 0;       // rows, at most kTile
+  uint32_t live = 0;       // bit i: row i counts; of the other rows no logit counts, and their gradients are 0
+  bool positions = false;  // lanes run over positions
+  bool stream = false;     // the output past the caches; it is aligned for that
+};
+
+struct AcrossTask : TileShape {
   uint32_t ready = 0;  // bit i: `rows` holds row i's sums already (backward)
   bool sums = true;    // compute the sums of rows that are not ready, and what follows from them
-  bool positions = false;
-  bool stream = false;  // the output past the caches; it is aligned for that
   TileMatrix logits;
   Transform transform;
 
@@ -73,8 +81,16 @@ struct AcrossRows {
   alignas(64) int32_t argmax[kTile];
 };
 
+// out = y (g - sum g y), or, of log-softmax, g - e^y sum g. `out` may be either.
+struct AcrossBackwardTask : TileShape {
+  TileMatrix g, y, out;
+  bool log = false;
+};
+
+// Null for float64.
 struct AcrossKernels {
-  void (*run[kDtypes])(const AcrossTask &, AcrossRows *);  // null for float64
+  void (*run[kDtypes])(const AcrossTask &, AcrossRows *);
+  void (*backward[kDtypes])(const AcrossBackwardTask &);
 };
 const AcrossKernels *AcrossKernelsOf(int64_t target);
 

@@ -23,6 +23,12 @@ inline int64_t AcrossRowsOf(const RowShape &shape, int64_t row, int64_t end, con
   return out == nullptr || past == 0 ? rows : std::min(rows, kTile - past % kTile);
 }
 
+// A matrix from a tile's first row on.
+inline TileMatrix MatrixAt(const RowCall &call, const xent_matrix &matrix, int64_t row) {
+  const bool positions = call.shape.inner > 1;
+  return {call.BytesAt(matrix, row, 0), positions ? 1 : matrix.stride, positions ? call.shape.inner : 1};
+}
+
 // One row of a tile as what statistics ask for.
 struct AcrossSums {
   int64_t argmax;
@@ -143,8 +149,8 @@ class AcrossRunner {
     } else {
       ReadTargets<int64_t>(row, task);
     }
-    task->logits = MatrixOf(args.logits, row);
-    if (args.target_probs.data != nullptr) task->probs = MatrixOf(args.target_probs, row);
+    task->logits = MatrixAt(call_, args.logits, row);
+    if (args.target_probs.data != nullptr) task->probs = MatrixAt(call_, args.target_probs, row);
     if (task->has_targets && args.class_weights != nullptr) {
       for (int64_t i = 0; i < kTile; ++i) {
         task->target_label[i] = Has(task->live, i) ? call_.target_share.hi * call_.TargetWeight(task->targets[i]) : 0.0;
@@ -158,14 +164,10 @@ class AcrossRunner {
       task->g[i] = !Has(task->live, i) ? 0.0 : one_upstream_ ? upstream_ : Upstream(row + i);
     }
   }
-  TileMatrix MatrixOf(const xent_matrix &matrix, int64_t row) const {
-    const bool positions = call_.shape.inner > 1;
-    return {call_.BytesAt(matrix, row, 0), positions ? 1 : matrix.stride, positions ? call_.shape.inner : 1};
-  }
   void SetOutput(int64_t row, AcrossTask *task) const {
     task->output = TileOutput::kGradient;
-    task->out = MatrixOf(call_.args.grad, row);
-    if (call_.args.target_grad.data != nullptr) task->label_gradient = MatrixOf(call_.args.target_grad, row);
+    task->out = MatrixAt(call_, call_.args.grad, row);
+    if (call_.args.target_grad.data != nullptr) task->label_gradient = MatrixAt(call_, call_.args.target_grad, row);
     task->stream = call_.plan.stream && task->count == kTile;
   }
 

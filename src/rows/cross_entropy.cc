@@ -35,7 +35,8 @@ void Call::Prepare() {
   workspace = Workspace(args.workspace, args.workspace_bytes, Workspace::RowBytes(args.cols, args.logits.dtype));
   plan = MakePlan(*this);
   transform.float_lanes = TakesFloatLanes(transform);
-  if (plan.path != Path::kIndex) PrepareLabels();
+  const bool plain = HasIndexTargets() && options.label_smoothing == 0.0;
+  if (plan.path != Path::kIndex && !plain) PrepareLabels();
 }
 
 void Call::PrepareLabels() {

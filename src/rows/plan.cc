@@ -87,8 +87,11 @@ Path PathOf(const xent_cross_entropy &args, const xent_cross_entropy_options &op
   const bool wide =
       args.logits.dtype == XENT_F64 || (args.target_probs.data != nullptr && args.target_probs.dtype == XENT_F64);
   const int64_t cols = options.valid_cols != 0 ? options.valid_cols : args.cols;
-  if (!wide && (args.inner > 1 || cols <= kMaxAcrossCols)) return Path::kAcross;
-  return args.inner > 1 ? Path::kPositions : ShardPathOf(args, options);
+  if (args.inner > 1) return wide ? Path::kPositions : Path::kAcross;
+  const Path along = ShardPathOf(args, options);
+  const bool plain = options.label_smoothing == 0.0 && options.z_loss == 0.0 && args.class_weights == nullptr;
+  const int64_t most = along == Path::kGeneral ? kMaxAcrossGeneralCols : plain ? kMaxAcrossCols : kMaxAcrossIndexCols;
+  return !wide && cols <= most ? Path::kAcross : along;
 }
 
 Path ShardPathOf(const xent_cross_entropy &args, const xent_cross_entropy_options &options) {
@@ -117,10 +120,10 @@ Plan MakePlan(const Call &call) {
   return plan;
 }
 
-Plan MakePlan(const RowShape &shape, const xent_exec &exec, bool overlap, bool across) {
+Plan MakePlan(const RowShape &shape, const xent_exec &exec, bool overlap, int64_t across_cols) {
   Plan plan;
   plan.path = shape.inner > 1 ? Path::kPositions : Path::kIndex;
-  if (across && (shape.inner > 1 || shape.cols <= kMaxAcrossCols)) plan.path = Path::kAcross;
+  if (across_cols > 0 && (shape.inner > 1 || shape.cols <= across_cols)) plan.path = Path::kAcross;
   SetSplit(shape, exec, &plan);
   if (plan.path == Path::kAcross) return plan;
   if (plan.path == Path::kPositions) {

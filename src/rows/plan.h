@@ -63,9 +63,9 @@ Path ShardPathOf(const xent_cross_entropy &args, const xent_cross_entropy_option
 bool LeavesRecord(Path path, uint8_t kind);
 
 Plan MakePlan(const Call &call);
-// Softmax and its like; `overlap`: whether the function keeps exponentials in its output; `across`: whether it has
-// kernels/across.h for its dtype.
-Plan MakePlan(const RowShape &shape, const xent_exec &exec, bool overlap, bool across = false);
+// Softmax and its like; `overlap`: whether the function keeps exponentials in its output; `across_cols`: the most
+// columns of rows that kernels/across.h takes, 0 where it does not take the function or the dtype at all.
+Plan MakePlan(const RowShape &shape, const xent_exec &exec, bool overlap, int64_t across_cols = 0);
 Plan MakePlan(const DivergenceCall &call);
 Plan MakePlan(const BinaryCall &call);
 // A slice of a vocabulary, in pieces of chunks.

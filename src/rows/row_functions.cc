@@ -17,12 +17,12 @@ namespace {
 struct RowFunctionCall : RowCall {
   RowFunctionArgs args;
 
-  // `keeps`: exponentials are kept in the output; `across`: the function has a way over rows side by side.
-  RowFunctionCall(const RowFunctionArgs &given, bool keeps, bool across = false) : args(given) {
+  // `keeps`: exponentials are kept in the output; `across_cols`: as MakePlan's, but for the dtype.
+  RowFunctionCall(const RowFunctionArgs &given, bool keeps, int64_t across_cols) : args(given) {
     exec = args.exec;
     shape = RowShape(args.rows, args.cols, args.inner);
     kernels = &ActiveKernels();
-    plan = MakePlan(shape, exec, keeps, across && args.in.dtype != XENT_F64);
+    plan = MakePlan(shape, exec, keeps, args.in.dtype == XENT_F64 ? 0 : across_cols);
   }
 
   template <class In>
@@ -98,6 +98,7 @@ template <class In>
 struct LogSumExpJob : RowFunctionJob {
   using T = Arithmetic<In>;
   static constexpr TileOutput kAcross = TileOutput::kNone;
+  static constexpr int64_t kAcrossCols = kMaxAcrossGeneralCols;
   static constexpr int kPasses = 1;
   struct Row {};
 
@@ -129,6 +130,7 @@ template <class In>
 struct SoftmaxJob : RowFunctionJob {
   using T = Arithmetic<In>;
   static constexpr TileOutput kAcross = TileOutput::kSoftmax;
+  static constexpr int64_t kAcrossCols = kMaxAcrossCols;
   static constexpr int kPasses = 2;
   struct Row {
     bool nan;
@@ -197,6 +199,7 @@ template <class In>
 struct LogSoftmaxJob : RowFunctionJob {
   using T = Arithmetic<In>;
   static constexpr TileOutput kAcross = TileOutput::kLogSoftmax;
+  static constexpr int64_t kAcrossCols = kMaxAcrossGeneralCols;
   static constexpr int kPasses = 3;
   struct Row {
     bool nan;
@@ -258,6 +261,8 @@ static_assert(RowJob<LogSoftmaxJob<float>>);
 template <class In, bool kLog>
 struct BackwardJob : RowFunctionJob {
   static constexpr int kPasses = 2;
+  static constexpr bool kThroughLog = kLog;
+  static constexpr int64_t kAcrossCols = kMaxAcrossGeneralCols;
   struct Row {
     double sum;
   };
@@ -314,25 +319,24 @@ XENT_NOINLINE void RunAlone(const Job &job, int64_t row) {
   job.Positions(row, 1);
 }
 
-// Runs rows side by side (kernels/across.h). Not inline, as Positions.
+// A tile of rows side by side (kernels/across.h). Not inline, as Positions.
 template <class In, class Job>
-XENT_NOINLINE void RunTilesAcross(const Job &job, int64_t first, int64_t end) {
+XENT_NOINLINE void RunTileAcross(const Job &job, int64_t row, int64_t count) {
   const RowFunctionCall &call = job.call;
-  const bool positions = call.shape.inner > 1;
-  const auto matrix_at = [&](const xent_matrix &matrix, int64_t row) -> TileMatrix {
-    return {call.BytesAt(matrix, row, 0), positions ? 1 : matrix.stride, positions ? call.shape.inner : 1};
-  };
-  for (int64_t row = first, count; row < end; row += count) {
-    count = AcrossRowsOf(call.shape, row, end, nullptr, sizeof(In));
-    const uint32_t all = (1u << count) - 1;
-    AcrossTask task;
-    task.cols = call.shape.cols;
-    task.count = count;
-    task.live = all;
-    task.positions = positions;
-    task.logits = matrix_at(call.args.in, row);
+  TileShape shape;
+  shape.cols = call.shape.cols;
+  shape.count = count;
+  shape.live = (1u << count) - 1;
+  shape.positions = call.shape.inner > 1;
+  if constexpr (requires { Job::kThroughLog; }) {
+    const AcrossBackwardTask task{shape, MatrixAt(call, call.args.g, row), MatrixAt(call, call.args.in, row),
+                                  MatrixAt(call, call.args.out, row), Job::kThroughLog};
+    call.kernels->across->backward[kDtypeOf<In>](task);
+  } else {
+    AcrossTask task{shape};
+    task.logits = MatrixAt(call, call.args.in, row);
     task.output = Job::kAcross;
-    task.out = matrix_at(call.args.out, row);
+    task.out = MatrixAt(call, call.args.out, row);
     task.lse = call.args.lse != nullptr;
     AcrossRows rows;
     call.kernels->across->run[kDtypeOf<In>](task, &rows);
@@ -346,28 +350,23 @@ XENT_NOINLINE void RunTilesAcross(const Job &job, int64_t first, int64_t end) {
   }
 }
 
-template <class Job>
-concept AcrossJob = requires { Job::kAcross; };
-
 // Runs a job over rows, or, where lanes run over rows or positions, over tiles of these.
 template <template <class> class Job>
 bool Run(const RowFunctionArgs &args, bool keeps) {
-  const RowFunctionCall call(args, keeps, AcrossJob<Job<float>>);
+  const RowFunctionCall call(args, keeps, Job<float>::kAcrossCols);
   const FpMode mode(call.plan.subnormals);
   return DispatchDtype(args.in.dtype, [&](auto storage) {
     using In = decltype(storage);
     const Job<In> job{{call}};
-    if constexpr (AcrossJob<Job<In>> && !std::is_same_v<In, double>) {
-      if (call.plan.path == Path::kAcross) {
-        const auto run = [&](int64_t first, int64_t end, Groups & /*groups*/) { RunTilesAcross<In>(job, first, end); };
-        return RunGroups(call, run, nullptr);
-      }
-    }
-    if (call.plan.path != Path::kPositions) return RunRows(job, nullptr);
+    if (call.plan.path == Path::kIndex) return RunRows(job, nullptr);
     const auto run = [&](int64_t first, int64_t end, Groups & /*groups*/) {
       for (int64_t row = first, count; row < end; row += count) {
-        count = TileRows(call.shape, row, end);
-        job.Positions(row, count);
+        count = AcrossRowsOf(call.shape, row, end, nullptr, sizeof(In));
+        if constexpr (std::is_same_v<In, double>) {
+          job.Positions(row, count);
+        } else {
+          RunTileAcross<In>(job, row, count);
+        }
       }
     };
     return RunGroups(call, run, nullptr);
@@ -436,7 +435,7 @@ bool RunLogSoftmaxBackward(const RowFunctionArgs &args) { return Run<LogSoftmaxB
 bool Diagnose(const RowFunctionArgs &args, xent_diagnosis *diagnosis) {
   *diagnosis = XENT_DIAGNOSIS_LOGITS;
   if (args.rows == 0 || args.cols == 1) return true;
-  RowFunctionCall call(args, false);
+  RowFunctionCall call(args, false, 0);
   call.plan = MakePlan(RowShape(args.rows, args.cols), call.exec, false);  // row by row in every layout
   const FpMode mode(call.plan.subnormals);
   Verdict verdict{args.in.dtype == XENT_BF16 ? 0x1p-7 : 1e-3};

@@ -130,10 +130,10 @@ const std::vector<Case> &Cases() {
        {.cols = 100, .change = [](Call &call) { call.args.row_weights = workspace; }},
        "path=index split=none threads=1 keep=nowhere subnormals=flush"},
       {"smoothing",
-       {.cols = 100, .change = [](Call &call) { call.options.label_smoothing = 0.1; }},
+       {.cols = 129, .change = [](Call &call) { call.options.label_smoothing = 0.1; }},
        "path=index split=none threads=1 keep=nowhere subnormals=flush"},
       {"z-loss",
-       {.cols = 100, .change = [](Call &call) { call.options.z_loss = 1e-4; }},
+       {.cols = 129, .change = [](Call &call) { call.options.z_loss = 1e-4; }},
        "path=index split=none threads=1 keep=nowhere subnormals=flush"},
       {"a huge divisor leaves the factor no room",
        {.cols = 100, .mode = kBoth, .change = [](Call &call) { call.options.reduction.divisor = 1e300; }},
@@ -192,17 +192,23 @@ const std::vector<Case> &Cases() {
        {.rows = 40, .cols = 1000, .threads = 64},
        "path=index split=rows threads=64 keep=nowhere subnormals=flush short_rows"},
       // Paths.
+      {"the longest softcap side by side",
+       {.cols = 256, .change = [](Call &call) { call.options.softcap = 30.0; }},
+       "path=across split=none threads=1 keep=nowhere subnormals=flush"},
+      {"the longest smoothing side by side",
+       {.cols = 128, .change = [](Call &call) { call.options.label_smoothing = 0.1; }},
+       "path=across split=none threads=1 keep=nowhere subnormals=flush"},
       {"softcap",
-       {.cols = 100, .change = [](Call &call) { call.options.softcap = 30.0; }},
+       {.cols = 257, .change = [](Call &call) { call.options.softcap = 30.0; }},
        "path=general split=none threads=1 keep=nowhere subnormals=keep"},
       {"logit_scale",
-       {.cols = 100, .change = [](Call &call) { call.options.logit_scale = 2.0; }},
+       {.cols = 257, .change = [](Call &call) { call.options.logit_scale = 2.0; }},
        "path=general split=none threads=1 keep=nowhere subnormals=keep"},
       {"class weights",
-       {.cols = 100, .change = [](Call &call) { call.args.class_weights = workspace; }},
+       {.cols = 257, .change = [](Call &call) { call.args.class_weights = workspace; }},
        "path=index split=none threads=1 keep=nowhere subnormals=flush"},
       {"class weights under smoothing",
-       {.cols = 100,
+       {.cols = 257,
         .change =
             [](Call &call) {
               call.args.class_weights = workspace;
@@ -210,7 +216,7 @@ const std::vector<Case> &Cases() {
             }},
        "path=general split=none threads=1 keep=nowhere subnormals=keep"},
       {"z-loss under smoothing",
-       {.cols = 100,
+       {.cols = 257,
         .change =
             [](Call &call) {
               call.options.z_loss = 1e-4;
@@ -218,7 +224,7 @@ const std::vector<Case> &Cases() {
             }},
        "path=general split=none threads=1 keep=nowhere subnormals=keep"},
       {"probability targets",
-       {.cols = 100, .change = [](Call &call) { call.args.targets.data = nullptr; }},
+       {.cols = 257, .change = [](Call &call) { call.args.targets.data = nullptr; }},
        "path=general split=none threads=1 keep=nowhere subnormals=keep"},
       {"the general path streams, but does not overlap",
        {.rows = kStreamed + 1, .cols = 32000, .mode = kBoth, .change = [](Call &call) { call.options.softcap = 30.0; }},
@@ -264,11 +270,11 @@ TEST(Plan, OfRowFunctions) {
             "path=index split=chunks threads=8 keep=output subnormals=flush");
   EXPECT_EQ(test::Words(MakePlan(RowShape(100, 32000, 50), pool, true)),
             "path=positions split=rows threads=8 keep=nowhere subnormals=keep");
-  EXPECT_EQ(test::Words(MakePlan(RowShape(100, 32000, 50), pool, true, true)),
+  EXPECT_EQ(test::Words(MakePlan(RowShape(100, 32000, 50), pool, true, 64)),
             "path=across split=rows threads=8 keep=nowhere subnormals=flush");
-  EXPECT_EQ(test::Words(MakePlan(RowShape(100, 64), serial, true, true)),
+  EXPECT_EQ(test::Words(MakePlan(RowShape(100, 64), serial, true, 64)),
             "path=across split=none threads=1 keep=nowhere subnormals=flush");
-  EXPECT_EQ(test::Words(MakePlan(RowShape(100, 65), serial, true, true)),
+  EXPECT_EQ(test::Words(MakePlan(RowShape(100, 65), serial, true, 64)),
             "path=index split=none threads=1 keep=output subnormals=flush overlap");
 }
 

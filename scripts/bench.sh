@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Builds the benchmarks, measures every goal and its peers, and writes docs/performance.md and its plots.
-# usage: bench.sh [--quick] [--no-peers]   raw results go to build/bench-results/; about 25 minutes on an idle machine
+# usage: bench.sh [--quick] [--no-peers] [--matrix]   raw results go to build/bench-results/; an hour on an idle machine
 #          --quick     2 repetitions, to see that everything works
 #          --no-peers  without PyTorch and the others (a gigabyte of Python packages in build/peers-venv)
+#          --matrix    the whole matrix of peers: all shapes, bfloat16, all threads; hours
 #        bench.sh ARGUMENT...              xent_bench alone, with these arguments, as in
 #          bench.sh --data=masked --benchmark_filter='^forward.*/f32/2048x32000/threads:1$'
 set -euo pipefail
@@ -13,12 +14,14 @@ results=build/bench-results
 venv=build/peers-venv
 repetitions=9
 quick=()
+matrix=(--quick)
 peers=true
 alone=false
 for argument in "$@"; do
   case $argument in
     --quick) quick=(--quick) repetitions=2 ;;
     --no-peers) peers=false ;;
+    --matrix) matrix=() ;;
     *) alone=true ;;
   esac
 done
@@ -88,6 +91,8 @@ if $peers; then
       cp bench/peers/requirements.txt "$venv/" || failed+=("installing the peers")
   fi
   if [ -f "$venv/requirements.txt" ]; then
+    echo "bench.sh: matrix, $(date +%H:%M:%S)"
+    "$venv/bin/python" bench/peers/matrix.py "${matrix[@]}" --out "$results/matrix.json" || failed+=(matrix)
     echo "bench.sh: peers, $(date +%H:%M:%S)"
     "$venv/bin/python" bench/peers/peers.py "${quick[@]}" --out "$results/peers.json" || failed+=(peers)
   fi

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes performance.md and its plots from what scripts/bench.sh measured.
 
-usage: report.py RESULTS_DIR DOCS_DIR. What was not measured is said to be so; nothing is estimated.
+usage: report.py RESULTS_DIR DOCS_DIR. What was not measured is said to be so; nothing is estimated. Where the folder has
+matrix.json alone, the matrix is written and the rest of performance.md stays as it is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from matrix_table import matrix_section
 
 DATA = ["normal", "margin", "ascending", "masked"]
 DTYPES = ["f32", "bf16", "f16", "f64"]
@@ -104,6 +107,7 @@ class Results:
     errors: list[str]
     peers: list[dict[str, Any]]
     memory: Any
+    matrix: Any
 
     def case(self, file: str, op: str, dtype: str, shape: str, threads: int = 1) -> Case | None:
         return self.benches.get(file, {}).get((op, dtype, shape, threads))
@@ -143,7 +147,8 @@ NAME = re.compile(r"^([a-z0-9_]+)/([a-z0-9]+)/(\d+x\d+)/threads:(\d+)$")
 
 
 def load(folder: Path) -> Results:
-    results = Results({}, {}, [], read_json(folder / "peers.json") or [], read_json(folder / "memory.json"))
+    others = [read_json(folder / f"{name}.json") for name in ("peers", "memory", "matrix")]
+    results = Results({}, {}, [], others[0] or [], *others[1:])
     for file in [*DATA, *AVX2.values()]:
         document = read_json(folder / f"{file}.json")
         if document is None:
@@ -707,6 +712,22 @@ def header(r: Results) -> str:
     return table(["", ""], rows)
 
 
+MATRIX = ("<!-- matrix -->\n", "<!-- end of matrix -->\n")  # around that part of the document
+
+
+def matrix_part(measured: Any) -> str:
+    return MATRIX[0] + (matrix_section(measured, table, time_text) if measured else "") + MATRIX[1]
+
+
+def with_matrix(old: str, measured: Any) -> str:
+    """The document with another matrix; it comes after the title where there was none."""
+    before, marked, rest = old.partition(MATRIX[0])
+    if not marked:
+        before, title_end, after = old.partition("\n\n")
+        return before + title_end + matrix_part(measured) + "\n" + after
+    return before + matrix_part(measured) + rest.partition(MATRIX[1])[2]
+
+
 def document(r: Results, docs: Path) -> str:
     images = plots(r, docs / "plots")
     notes = docs / "performance_notes.md"
@@ -716,6 +737,7 @@ def document(r: Results, docs: Path) -> str:
     unmet = sum(v.startswith("**") for v in verdicts)
     parts = [
         "# Performance\n",
+        matrix_part(r.matrix),
         "Written by `scripts/bench.sh` from what it measured on one machine; do not edit. Times are medians, and "
         '"a; b" is the median and the minimum over repetitions. bench/README.md says what is timed and how.\n',
         header(r),
@@ -769,7 +791,10 @@ def main() -> None:
     options = parser.parse_args()
     results = load(options.results)
     options.docs.mkdir(parents=True, exist_ok=True)
-    (options.docs / "performance.md").write_text(document(results, options.docs))
+    performance = options.docs / "performance.md"
+    alone = results.matrix and not results.benches and performance.exists()
+    text = with_matrix(performance.read_text(), results.matrix) if alone else document(results, options.docs)
+    performance.write_text(text)
 
 
 if __name__ == "__main__":

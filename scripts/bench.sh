@@ -54,6 +54,8 @@ yardsticks='(read_sweep|copy|in_place_scale)'
 any='threads:[0-9]+'
 in_cache='(1x4096|1x32000)/threads:1'
 real='(2048x30522|1024x50257|512x128256|512x151936|256x262144)'
+class_major='[0-9]+x[0-9]+x[0-9]+'
+options='(kl|jensen_shannon|bce|forward_[a-z_]+)(_forward)?(_backward)?'
 small='(65536x(2|4|10|16|64|100)|8192x1000)'
 
 half="$loss/(bf16|f16)/4096x32000/$any"
@@ -69,7 +71,9 @@ measure normal normal \
   "(softmax|log_softmax|logsumexp|backward)/f32/2048x32000/threads:1" \
   '(contrib_|sleef_)?exp_sum/.*' \
   'onednn_.*/f32/2048x32000/.*' \
-  "(bce_forward(_backward)?|forward_argmax|forward_backward_smoothing|forward(_backward)?_class_major)/.*/threads:1"
+  "$options/f32/(2048x32000|65536x10|8x19x65536)/threads:1" \
+  "(forward|forward_backward|softmax|log_softmax|logsumexp|backward)/f32/$class_major/threads:1" \
+  'bce_.*/1000000x1/threads:1'
 for data in margin ascending masked; do
   measure "$data" "$data" "$loss/f32/2048x32000/$any" "$half" "$loss/(f32|bf16|f16)/$in_cache"
   XENT_MAX_TARGET=AVX2 measure "avx2_$data" "$data" "$loss/f32/2048x32000/$any" "$loss/f32/$in_cache"

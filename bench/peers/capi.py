@@ -225,6 +225,8 @@ def load(path: Path) -> ctypes.CDLL:
     library.xent_logsumexp.argtypes = [size, size, size, Matrix, address, address, address]
     for function in (library.xent_softmax, library.xent_log_softmax):
         function.argtypes = [size, size, size, Matrix, Matrix, address, address]
+    for function in (library.xent_softmax_backward, library.xent_log_softmax_backward):
+        function.argtypes = [size, size, size, Matrix, Matrix, Matrix, address, address]
     for function in (library.xent_exp_f32, library.xent_log_f32, library.xent_log1p_f32):
         function.argtypes = [address, address, size]
     return library

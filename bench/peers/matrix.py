@@ -64,7 +64,7 @@ SLICE = 0.01  # seconds that one side has of a round, or one call
 @dataclass(frozen=True)
 class Case:
     name: str
-    family: str  # what computes it: loss, statistics, row, divergence, binary or array
+    family: str  # what computes it: loss, statistics, row, backward, divergence, binary or array
     options: dict[str, float] = field(default_factory=dict)  # by their names in xent.h
     inputs: tuple[str, ...] = ()  # beside the logits
     terms: int = 1  # magnitudes of the terms that the result is a sum of, over the result
@@ -74,7 +74,8 @@ class Case:
         return self.family in ("loss", "divergence", "binary")
 
 
-# Two normal rows differ by 1 or 2 a column, their log-probabilities are up to 20: hence 32 for the divergences.
+# Two normal rows differ by 1 or 2 a column, their log-probabilities are up to 20: hence 32 for the divergences. The
+# backwards' sums of normal numbers cancel.
 MATRIX_CASES = [
     Case("plain", "loss", inputs=("t",)),
     Case("smoothing", "loss", {"label_smoothing": 0.1}, ("t",)),
@@ -87,6 +88,8 @@ MATRIX_CASES = [
     Case("softmax", "row"),
     Case("log_softmax", "row"),
     Case("logsumexp", "row"),
+    Case("softmax, backward", "backward", inputs=("g", "probs"), terms=8),
+    Case("log_softmax, backward", "backward", inputs=("g", "log_probs"), terms=8),
     Case("KL, T = 2", "divergence", {"temperature": 2}, ("teacher",), 32),
     Case("Jensen-Shannon", "divergence", {"kind": 2}, ("teacher",), 32),
 ]
@@ -106,7 +109,7 @@ ARRAY_CASES = [
 
 
 DTYPES: dict[str, tuple[Any, int]] = {"f32": (np.float32, capi.F32), "bf16": (ml_dtypes.bfloat16, capi.BF16)}
-PER_ITEM = ("z", "t", "probs", "teacher", "y", "positive")  # the others belong to classes
+PER_ITEM = ("z", "t", "probs", "log_probs", "teacher", "g", "y", "positive")  # the others belong to classes
 
 
 class Problem:
@@ -144,6 +147,16 @@ class Problem:
             e = np.exp(self.random.standard_normal(item.shape, np.float32))
             item[...] = e / e.sum(axis=0)
         return p
+
+    @cached_property
+    def log_probs(self) -> Array:
+        p = self.buffer()
+        p[...] = np.log(self.probs)
+        return p
+
+    @cached_property
+    def g(self) -> Array:
+        return self.normal(1)
 
     @cached_property
     def weights(self) -> Array:
@@ -215,6 +228,11 @@ class Xent:
             return lambda: self.check(lib.xent_logsumexp(*call)), lambda: [p.row_results[0]]
         if case.family == "row":
             function, call = getattr(lib, f"xent_{case.name}"), (p.rows, p.cols, p.inner, z, out, *last)
+            return lambda: self.check(function(*call)), lambda: [p.out]
+        if case.family == "backward":
+            g, y = (matrix(getattr(p, name), p.code) for name in case.inputs)
+            function = getattr(lib, f"xent_{case.name.replace(', ', '_')}")
+            call = (p.rows, p.cols, p.inner, g, y, out, *last)
             return lambda: self.check(function(*call)), lambda: [p.out]
         if case.family == "divergence":
             options = init(capi.DivergenceOptions, **integers(case.options))
@@ -340,11 +358,17 @@ def torch_function(case: Case) -> Callable[..., Any]:
     def row(z: Any, x: dict[str, Any], _: str = "") -> Any:
         return getattr(torch, case.name)(z, 1)
 
+    def backward(z: Any, x: dict[str, Any], _: str = "") -> Any:
+        # What autograd calls.
+        if "probs" in x:
+            return torch.ops.aten._softmax_backward_data(x["g"], x["probs"], 1, z.dtype)
+        return torch.ops.aten._log_softmax_backward_data(x["g"], x["log_probs"], 1, z.dtype)
+
     def array(z: Any, x: dict[str, Any], _: str = "") -> Any:
         return getattr(torch, case.name)(x.get("positive", z))
 
     families = {"loss": loss, "statistics": row_statistics, "divergence": divergence, "binary": binary}
-    return (families | {"row": row, "array": array})[case.family]
+    return (families | {"row": row, "backward": backward, "array": array})[case.family]
 
 
 def torch_calls(case: Case, both: bool, p: Problem, compiled: bool) -> Iterator[Call]:
@@ -443,11 +467,17 @@ def jax_function(case: Case) -> Callable[..., Any]:
     def row(z: Any, x: dict[str, Any]) -> Any:
         return getattr(jax.nn, case.name)(z, axis=1)
 
+    def backward(z: Any, x: dict[str, Any]) -> Any:
+        g = x["g"]
+        if "probs" in x:
+            return x["probs"] * (g - (g * x["probs"]).sum(axis=1, keepdims=True))
+        return g - jnp.exp(x["log_probs"]) * g.sum(axis=1, keepdims=True)
+
     def array(z: Any, x: dict[str, Any]) -> Any:
         return getattr(jnp, case.name)(x.get("positive", z))
 
     families = {"loss": loss, "statistics": row_statistics, "divergence": divergence, "binary": binary}
-    return (families | {"row": row, "array": array})[case.family]
+    return (families | {"row": row, "backward": backward, "array": array})[case.family]
 
 
 def jax_calls(case: Case, both: bool, p: Problem) -> Iterator[Call]:

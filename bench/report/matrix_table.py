@@ -31,7 +31,10 @@ def slowest(record: Record) -> float:
 
 def is_short(record: Record) -> bool:
     """Whether a goal is missed."""
-    return any(r < (EAGER_GOAL if name.startswith(("torch_eager", "torch_out")) else GOAL) for name, r in ratios(record).items())
+    return any(
+        r < (EAGER_GOAL if name.startswith(("torch_eager", "torch_out")) else GOAL)
+        for name, r in ratios(record).items()
+    )
 
 
 def cell(ratio: float | None) -> str:

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Writes performance.md and its plots from what scripts/bench.sh measured.
 
-usage: report.py RESULTS_DIR DOCS_DIR. What was not measured is said to be so; nothing is estimated. Where the folder has
-matrix.json alone, the matrix is written and the rest of performance.md stays as it is.
+usage: report.py RESULTS_DIR DOCS_DIR. What was not measured is said to be so; nothing is estimated. Where the folder
+has matrix.json alone, the matrix is written and the rest of performance.md stays as it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 import sys
@@ -37,10 +38,6 @@ YARDSTICK = {
     "softmax": "x_copy",
     "log_softmax": "x_copy",
     "backward": "x_copy",
-    "forward_argmax": "x_sweep",
-    "forward_class_major": "x_sweep",
-    "forward_backward_class_major": "x_copy",
-    "forward_backward_smoothing": "x_copy",
     "onednn_softmax": "x_copy",
     "onednn_log_softmax": "x_copy",
 }
@@ -131,8 +128,7 @@ class Results:
 
 
 def size(shape: str) -> int:
-    rows, cols = shape.split("x")
-    return int(rows) * int(cols)
+    return math.prod(int(n) for n in shape.split("x"))
 
 
 def read_json(path: Path) -> Any:
@@ -142,8 +138,7 @@ def read_json(path: Path) -> Any:
         return None
 
 
-OTHERS = re.compile(r"onednn_|bce_|forward_argmax|forward_(backward_)?(class_major|smoothing)")
-NAME = re.compile(r"^([a-z0-9_]+)/([a-z0-9]+)/(\d+x\d+)/threads:(\d+)$")
+NAME = re.compile(r"^([a-z0-9_]+)/([a-z0-9]+)/(\d+x\d+(?:x\d+)?)/threads:(\d+)$")
 
 
 def load(folder: Path) -> Results:
@@ -444,12 +439,18 @@ def optional(value: Any) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
+def yardstick_of(op: str) -> str | None:
+    """Also of an operation with an option, as forward_softcap."""
+    prefixes = ("forward_backward", "forward") if op.startswith("forward") else ()
+    return YARDSTICK.get(op) or next((YARDSTICK[p] for p in prefixes if op.startswith(p)), None)
+
+
 def case_rows(cases: Iterable[Case | None]) -> list[list[str]]:
     rows = []
     for c in cases:
         if c is None:
             continue
-        yardstick = YARDSTICK.get(c.op)
+        yardstick = yardstick_of(c.op)
         ratio = c.over(yardstick) if yardstick else None
         rows.append(
             [
@@ -757,7 +758,8 @@ def document(r: Results, docs: Path) -> str:
     others = [
         c
         for c in r.cases("normal")
-        if c.op in ("softmax", "log_softmax", "logsumexp", "backward") or OTHERS.match(c.op)
+        if not c.op.endswith(("exp_sum", "read_sweep", "copy", "in_place_scale"))
+        and (c.op not in LOSS_OPS or c.shape.count("x") > 1)
     ]
     exp_sums = [c for file in ("normal", "avx2") for c in r.cases(file) if c.op.endswith("exp_sum")]
     parts += [

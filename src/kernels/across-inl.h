@@ -67,15 +67,24 @@ HWY_INLINE uint32_t BitsOf(D d, M mask) {
 
 // The rows of a row-major matrix. Lanes that are not live, whose rows may lie anywhere, have a live one's.
 template <class In, bool kAllLive>
-struct RowsAt {
+struct RowsAt;
+template <class In>
+struct RowsAt<In, true> {
   In *data;
   int64_t stride;
-  uint32_t live;
 
-  HWY_INLINE In *operator()(int64_t i) const {
-    const bool own = kAllLive || (live >> i & 1) != 0;
-    return data + (own ? i : static_cast<int64_t>(hwy::Num0BitsBelowLS1Bit_Nonzero32(live))) * stride;
+  RowsAt(In *first, int64_t row_stride, uint32_t /*live*/) : data(first), stride(row_stride) {}
+  HWY_INLINE In *operator()(int64_t i) const { return data + i * stride; }
+};
+template <class In>
+struct RowsAt<In, false> {
+  In *rows[kTile];
+
+  RowsAt(In *first, int64_t stride, uint32_t live) {
+    In *const some = first + static_cast<int64_t>(hwy::Num0BitsBelowLS1Bit_Nonzero32(live)) * stride;
+    for (int64_t i = 0; i < kTile; ++i) rows[i] = (live >> i & 1) != 0 ? first + i * stride : some;
   }
+  HWY_INLINE In *operator()(int64_t i) const { return rows[i]; }
 };
 
 #if !HWY_HAVE_SCALABLE
@@ -130,14 +139,29 @@ HWY_INLINE void PrefetchRows(const In *data, int64_t stride, int64_t cols, int64
   }
 }
 
+// Whether rows of two or three columns follow each other without a gap: shorter than a square, they are interleaved.
+HWY_INLINE bool IsDense(const TileMatrix &matrix, int64_t cols) {
+  return matrix.row == cols && (cols == 2 || cols == 3);
+}
+
 // Copies columns [first, first + cols) of a tile's rows to `block`; lanes that are not live repeat another.
 template <class In, bool kAllLive>
 HWY_INLINE void StageRows(const TileMatrix &matrix, uint32_t live, int64_t first, int64_t cols, float *block) {
   const In *const data = static_cast<const In *>(matrix.data) + first;
-  const RowsAt<const In, kAllLive> rows{data, matrix.row, live};
+  const RowsAt<const In, kAllLive> rows(data, matrix.row, live);
+  const TileTag d;
+  if constexpr (kAllLive && sizeof(In) == sizeof(float)) {
+    for (int64_t i = 0; IsDense(matrix, cols) && i < kTile; i += TileLanes()) {
+      Floats v0 = hn::Zero(d), v1 = v0, v2 = v0;
+      cols == 2 ? hn::LoadInterleaved2(d, data + i * 2, v0, v1) : hn::LoadInterleaved3(d, data + i * 3, v0, v1, v2);
+      hn::Store(v0, d, block + i);
+      hn::Store(v1, d, block + kTile + i);
+      hn::Store(v2, d, block + 2 * kTile + i);
+    }
+    if (IsDense(matrix, cols)) return;
+  }
   int64_t j = 0;
 #if !HWY_HAVE_SCALABLE
-  const TileTag d;
   PrefetchRows<0>(data, matrix.row, cols, kTile);
   while (cols >= 4) {
     for (int64_t i = 0; i < kTile; i += TileLanes()) {
@@ -200,8 +224,8 @@ HWY_INLINE void UnstageTile(const TileMatrix &matrix, const AcrossTask &task, ui
   Out *const data = static_cast<Out *>(matrix.data) + first * matrix.col;
   int64_t j = 0;
   if (HWY_UNLIKELY(wanted != kAllRows)) {
-    for (int64_t i = 0; i < kTile; ++i) {
-      if ((wanted >> i & 1) == 0) continue;
+    for (; wanted != 0; wanted &= wanted - 1) {
+      const int64_t i = static_cast<int64_t>(hwy::Num0BitsBelowLS1Bit_Nonzero32(wanted));
       for (j = 0; j < cols; ++j) data[i * matrix.row + j * matrix.col] = Narrow<Out>(block[j * kTile + i]);
     }
     return;
@@ -218,7 +242,15 @@ HWY_INLINE void UnstageTile(const TileMatrix &matrix, const AcrossTask &task, ui
     }
     return;
   }
-  const RowsAt<Out, true> rows{data, matrix.row, kAllRows};
+  if constexpr (sizeof(Out) == sizeof(float)) {
+    for (int64_t i = 0; IsDense(matrix, cols) && i < kTile; i += TileLanes()) {
+      const Floats v0 = hn::Load(d, block + i), v1 = hn::Load(d, block + kTile + i);
+      if (cols == 2) hn::StoreInterleaved2(v0, v1, d, data + i * 2);
+      if (cols == 3) hn::StoreInterleaved3(v0, v1, hn::Load(d, block + 2 * kTile + i), d, data + i * 3);
+    }
+    if (IsDense(matrix, cols)) return;
+  }
+  const RowsAt<Out, true> rows(data, matrix.row, kAllRows);
 #if !HWY_HAVE_SCALABLE
   while (cols >= 4) {
     for (int64_t i = 0; i < kTile; i += TileLanes()) {
@@ -244,6 +276,7 @@ HWY_INLINE void UnstageTile(const TileMatrix &matrix, const AcrossTask &task, ui
 
 // Each lane's reference exponent and its ExpRange; z' = scale times what the block holds.
 struct TileRanges {
+  int64_t count;  // rows; vectors without one are not computed
   HWY_ALIGN float max[kTile], reference[kTile], lo[kTile], hi[kTile], origin[kTile];
   double log2e;  // scale log2 e, and in two parts
   float log2e_hi, log2e_lo;
@@ -413,14 +446,20 @@ HWY_INLINE void SumLanes(float *block, int64_t cols, int64_t i, TileSums *sums) 
 
 template <bool kEntropy, Kept kKept>
 HWY_NOINLINE void SumTile(float *block, int64_t cols, TileSums *sums) {
-  for (int64_t i = 0; i < kTile; i += TileLanes()) SumLanes<kEntropy, kKept>(block, cols, i, sums);
+  for (int64_t i = 0; i < sums->ranges.count; i += TileLanes()) SumLanes<kEntropy, kKept>(block, cols, i, sums);
 }
 
 // Returns the largest of a block's columns, or of these and `max`. A NaN may be passed over: its exponential is none.
 HWY_INLINE Floats MaxOfLanes(const float *z, int64_t cols, Floats max) {
   const TileTag d;
-  for (int64_t j = 0; j < cols; ++j) max = hn::Max(max, hn::Load(d, z + j * kTile));
-  return max;
+  Floats other = max;
+  int64_t j = 0;
+  for (; j + 4 <= cols; j += 4, z += 4 * kTile) {
+    max = hn::Max(max, hn::Max(hn::Load(d, z), hn::Load(d, z + kTile)));
+    other = hn::Max(other, hn::Max(hn::Load(d, z + 2 * kTile), hn::Load(d, z + 3 * kTile)));
+  }
+  for (; j < cols; ++j, z += kTile) max = hn::Max(max, hn::Load(d, z));
+  return hn::Max(max, other);
 }
 
 // Brings the sums of lanes [i, i + lanes) to new maxima, `first` columns being summed. Lanes with nothing but -inf
@@ -470,7 +509,7 @@ HWY_NOINLINE void RaiseMaxima(const AcrossTask &task, Floats max, int64_t first,
 // Updates argmax by a block of logits. They are compared as integers, which tell subnormal ones apart.
 HWY_NOINLINE void UpdateArgmax(const float *block, int64_t first, int64_t cols, TileSums *sums, int32_t *argmax) {
   const TileInts d;
-  for (int64_t i = 0; i < kTile; i += TileLanes()) {
+  for (int64_t i = 0; i < sums->ranges.count; i += TileLanes()) {
     auto best = hn::Load(d, sums->order + i), place = hn::Load(d, argmax + i);
     for (int64_t j = 0; j < cols; ++j) {
       const auto bits = hn::BitCast(d, hn::Load(TileTag(), block + j * kTile + i));
@@ -526,7 +565,8 @@ HWY_INLINE void StageLabels(const AcrossTask &task, int64_t first, int64_t cols,
   });
 }
 
-// Adds the label sums of a block of values. Lanes with a q of less than 2^-100, whose products might vanish, are bad.
+// Adds the label sums of a block of values, floats four at a time. Lanes with a q of less than 2^-100, whose products
+// might vanish, are bad.
 HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, int64_t first, int64_t cols, float *labels,
                             TileSums *sums) {
   const TileTag d;
@@ -536,49 +576,57 @@ HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, int64_t 
   const Floats zero = hn::Zero(d);
   const bool spreads = task.share != 0.0, probs = task.probs.data != nullptr;
   for (int64_t part = 0; part < cols; part += kPartCols) {
-    const int64_t part_cols = HWY_MIN(kPartCols, cols - part);
-    if (probs) StageLabels(task, first + part, part_cols, labels);
-    for (int64_t i = 0; i < kTile; i += TileLanes()) {
+    const int64_t end = HWY_MIN(cols, part + kPartCols);
+    if (probs) StageLabels(task, first + part, end - part, labels);
+    for (int64_t i = 0; i < task.count; i += TileLanes()) {
       const Floats max = hn::Load(d, sums->ranges.max + i);
       const auto target = task.has_targets ? hn::LoadU(di, task.targets + i) : hn::Set(di, -1);
-      Halves q_lower = hn::Zero(dd), q_upper = q_lower;
+      double *const q_sum = sums->q + i;
+      Halves q_lower = hn::Load(dd, q_sum), q_upper = hn::Load(dd, q_sum + HalfLanes());
+      Floats spread = zero, q_spread = zero;
       auto tiny = hn::Lt(zero, zero);
-      // Floats are added four at a time.
-      for (int64_t j = 0; j < part_cols;) {
-        Floats spread = zero, q_spread = zero;
-        for (const int64_t end = HWY_MIN(part_cols, j + 4); j < end; ++j) {
-          const int64_t col = first + part + j;
-          const float w = ClassWeight(task, col);
-          if (w == 0.0f) continue;
-          const Floats weight = hn::Set(d, w);
-          const Floats difference = hn::Sub(max, hn::Load(d, block + (part + j) * kTile + i));
-          if (spreads) {
-            const auto own = hn::RebindMask(d, hn::Eq(target, hn::Set(di, static_cast<int32_t>(col))));
-            spread = hn::Add(spread, hn::IfThenZeroElse(own, hn::Mul(weight, difference)));
-          }
-          if (!probs) continue;
-          const Floats q = hn::Load(d, labels + j * kTile + i);
-          const auto magnitude = hn::Add(hn::BitCast(du, q), hn::BitCast(du, q));
-          tiny = hn::Or(tiny, hn::RebindMask(d, hn::Lt(hn::Sub(magnitude, hn::Set(du, 1u)), hn::Set(du, 27u << 24))));
-          const Halves wide = hn::Set(dd, static_cast<double>(w));
-          q_lower = hn::MulAdd(hn::PromoteLowerTo(dd, q), wide, q_lower);
-          q_upper = hn::MulAdd(hn::PromoteUpperTo(dd, q), wide, q_upper);
-          const Floats term = hn::Mul(hn::Mul(q, weight), difference);
-          q_spread = hn::Add(q_spread, hn::IfThenElseZero(hn::Ne(q, zero), term));
+      for (int64_t j = part; j < end; ++j) {
+        const float w = ClassWeight(task, first + j);
+        if (w == 0.0f) continue;
+        const Floats weight = hn::Set(d, w);
+        const Floats difference = hn::Sub(max, hn::Load(d, block + j * kTile + i));
+        if (spreads) {
+          const auto own = hn::RebindMask(d, hn::Eq(target, hn::Set(di, static_cast<int32_t>(first + j))));
+          spread = hn::Add(spread, hn::IfThenZeroElse(own, hn::Mul(weight, difference)));
         }
-        if (spreads) AddFloats(spread, sums->spread + i);
-        if (probs) AddFloats(q_spread, sums->q_spread + i);
+        if (!probs) continue;
+        const Floats q = hn::Load(d, labels + (j - part) * kTile + i);
+        const auto magnitude = hn::Add(hn::BitCast(du, q), hn::BitCast(du, q));
+        tiny = hn::Or(tiny, hn::RebindMask(d, hn::Lt(hn::Sub(magnitude, hn::Set(du, 1u)), hn::Set(du, 27u << 24))));
+        const Halves wide = hn::Set(dd, static_cast<double>(w));
+        q_lower = hn::MulAdd(hn::PromoteLowerTo(dd, q), wide, q_lower);
+        q_upper = hn::MulAdd(hn::PromoteUpperTo(dd, q), wide, q_upper);
+        const Floats term = hn::Mul(hn::Mul(q, weight), difference);
+        q_spread = hn::Add(q_spread, hn::IfThenElseZero(hn::Ne(q, zero), term));
       }
+      if (spreads) AddFloats(spread, sums->spread + i);
       if (!probs) continue;
-      double *const q = sums->q + i, *const upper = q + HalfLanes();
-      hn::Store(hn::Add(hn::Load(dd, q), q_lower), dd, q);
-      hn::Store(hn::Add(hn::Load(dd, upper), q_upper), dd, upper);
+      AddFloats(q_spread, sums->q_spread + i);
+      hn::Store(q_lower, dd, q_sum);
+      hn::Store(q_upper, dd, q_sum + HalfLanes());
       sums->bad |= BitsOf(d, tiny) << i;
     }
   }
 }
 
-// Reads the values z'_t of the targets.
+// Takes the values z'_t of the targets from a block that holds all columns.
+HWY_INLINE void TakeTargets(const AcrossTask &task, const float *block, float *values) {
+  const TileTag d;
+  const TileInts di;
+  for (int64_t i = 0; i < kTile; i += TileLanes()) {
+    const auto place =
+        hn::Add(hn::ShiftLeft<4>(hn::LoadU(di, task.targets + i)), hn::Iota(di, static_cast<int32_t>(i)));
+    hn::Store(hn::GatherIndex(d, block, place), d, values + i);
+  }
+}
+static_assert(kTile == 16);
+
+// Reads the values z'_t of the targets from memory.
 template <class In>
 HWY_INLINE void ReadTargets(const AcrossTask &task, float *values) {
   const In *const logits = static_cast<const In *>(task.logits.data);
@@ -613,7 +661,8 @@ HWY_INLINE void SumBlocks(const AcrossTask &task, float *block, float *labels, T
     }
     if (task.argmax) UpdateArgmax(block, first, cols, sums, out->argmax);
     if (task.transform.cap > 0.0) sums->bad |= CapTile(task.transform, block, cols, nullptr);
-    for (int64_t i = 0; i < kTile; i += TileLanes()) {
+    if (task.has_targets && cols == task.cols) TakeTargets(task, block, sums->target);
+    for (int64_t i = 0; i < task.count; i += TileLanes()) {
       const Floats before = first == 0 ? hn::Set(d, kNone) : hn::Load(d, sums->ranges.max + i);
       const Floats max = MaxOfLanes(block + i, cols, before);
       if (first == 0) {
@@ -641,7 +690,7 @@ HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums, Acros
   const Halves limit = hn::Set(d, Format<float>::kLimit / task.transform.Factor());
   uint32_t done = 0, exact = 0;
   Halves loss_sum = zero;
-  for (int64_t i = 0; i < kTile; i += HalfLanes()) {
+  for (int64_t i = 0; i < task.count; i += HalfLanes()) {
     const Halves max = LoadHalf(sums.ranges.max + i);
     const Halves sum = hn::Load(d, sums.sum + i);
     auto good = hn::And(hn::Le(hn::Abs(max), limit), hn::Le(sum, hn::Set(d, Format<float>::kSumLimit)));
@@ -719,7 +768,7 @@ HWY_NOINLINE uint32_t SetFactors(const AcrossTask &task, const TileSums &sums, c
   const Halves zero = hn::Zero(d), one = hn::Set(d, 1.0);
   const bool softmax = task.output == TileOutput::kSoftmax;
   uint32_t ok = 0;
-  for (int64_t i = 0; i < kTile; i += HalfLanes()) {
+  for (int64_t i = 0; i < task.count; i += HalfLanes()) {
     const Halves max = hn::Load(d, rows.value + i), others = hn::Load(d, rows.others + i);
     const Halves reference = LoadHalf(sums.ranges.reference + i);
     const Halves e = TileExp(max, reference, sums.ranges.log2e);
@@ -767,7 +816,7 @@ HWY_NOINLINE void ScaleTile(const AcrossTask &task, const TileFactors &factors, 
                             float *block) {
   const TileTag d;
   const TileInts di;
-  for (int64_t i = 0; i < kTile; i += TileLanes()) {
+  for (int64_t i = 0; i < task.count; i += TileLanes()) {
     const Floats p = LoadDoubles(d, factors.p + i);
     Floats special;
     if constexpr (kSoftmax) {
@@ -795,7 +844,7 @@ HWY_NOINLINE void ScaleTile(const AcrossTask &task, const TileFactors &factors, 
 // Values -> -((m' - z') + L).
 HWY_NOINLINE void LogSoftmaxTile(const TileSums &sums, const AcrossRows &rows, int64_t cols, float *block) {
   const TileTag d;
-  for (int64_t i = 0; i < kTile; i += TileLanes()) {
+  for (int64_t i = 0; i < sums.ranges.count; i += TileLanes()) {
     const Floats max = hn::Load(d, sums.ranges.max + i), log_total = LoadDoubles(d, rows.log_total + i);
     for (int64_t j = 0; j < cols; ++j) {
       float *const at = block + j * kTile + i;
@@ -808,12 +857,11 @@ HWY_NOINLINE void LogSoftmaxTile(const TileSums &sums, const AcrossRows &rows, i
 // Exponentials -> gradient of any labels and slopes (may be null), in double, rounded once. At most kPartCols columns.
 HWY_NOINLINE void CombineTile(const AcrossTask &task, const TileFactors &factors, int64_t first, int64_t cols,
                               const float *labels, const double *slopes, float *block) {
-  const TileTag d;
   const HalfTag dd;
   const hn::Rebind<float, HalfTag> df;
   const hn::Rebind<int32_t, HalfTag> di;
   const bool probs = task.probs.data != nullptr;
-  for (int64_t i = 0; i < kTile; i += HalfLanes()) {
+  for (int64_t i = 0; i < task.count; i += HalfLanes()) {
     const Halves p = hn::Load(dd, factors.p + i), g = hn::Load(dd, factors.y + i);
     const auto target = hn::LoadU(di, task.targets + i);
     const Halves at_target = !task.has_targets ? g
@@ -835,11 +883,8 @@ HWY_NOINLINE void CombineTile(const AcrossTask &task, const TileFactors &factors
         v = hn::IfThenElse(own, at_target, hn::Mul(e, p));
       }
       if (slopes != nullptr) v = hn::Mul(v, hn::Load(dd, slopes + j * kTile + i));
-      hn::StoreU(hn::DemoteTo(df, v), df, at);
+      StoreOutput(v, at);
     }
-  }
-  for (int64_t k = 0; k < cols * kTile; k += TileLanes()) {
-    hn::Store(FinishWithNan(d, hn::Load(d, block + k)), d, block + k);
   }
 }
 
@@ -847,7 +892,7 @@ HWY_NOINLINE void CombineTile(const AcrossTask &task, const TileFactors &factors
 HWY_NOINLINE void LabelGradientTile(const AcrossTask &task, const TileSums &sums, const AcrossRows &rows, int64_t first,
                                     int64_t cols, const float *values, float *block) {
   const HalfTag d;
-  for (int64_t i = 0; i < kTile; i += HalfLanes()) {
+  for (int64_t i = 0; i < task.count; i += HalfLanes()) {
     const Halves max = LoadHalf(sums.ranges.max + i), log_total = hn::Load(d, rows.log_total + i);
     const Halves g = hn::LoadU(d, task.g + i), factor = hn::Set(d, task.transform.Factor());
     for (int64_t j = 0; j < cols; ++j) {
@@ -862,7 +907,7 @@ HWY_NOINLINE void LabelGradientTile(const AcrossTask &task, const TileSums &sums
 template <bool kMarked>
 HWY_NOINLINE void ExpTile(float *block, int64_t cols, const TileRanges &ranges) {
   const TileTag d;
-  for (int64_t i = 0; i < kTile; i += TileLanes()) {
+  for (int64_t i = 0; i < ranges.count; i += TileLanes()) {
     const Floats max = hn::Load(d, ranges.max + i);
     const TileRange range{ranges, i};
     const auto exp_some = [&](float *z, auto columns) HWY_ATTR XENT_INLINE_LAMBDA {
@@ -939,8 +984,9 @@ void RunAcross(const AcrossTask &task, AcrossRows *rows) {
   TileScratch scratch;
   HWY_ALIGN float labels[kPartCols * kTile];
   TileSums sums;
+  sums.ranges.count = task.count;
   SetScale(task.transform.Factor(), &sums.ranges);
-  if (task.has_targets) ReadTargets<In>(task, sums.target);
+  if (task.has_targets && !(task.sums && task.cols <= kBlockCols)) ReadTargets<In>(task, sums.target);
   if (task.sums) {
     if (task.argmax) {
       for (int64_t i = 0; i < kTile; ++i) sums.order[i] = std::numeric_limits<int32_t>::min();

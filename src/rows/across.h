@@ -44,7 +44,8 @@ class AcrossRunner {
  public:
   static_assert(sizeof(Arithmetic<In>) == sizeof(float));
 
-  explicit AcrossRunner(const Call &call) : call_(call), options_tag_(call.OptionsTag()) {
+  explicit AcrossRunner(const Call &call)
+      : call_(call), options_tag_(call.args.records == nullptr ? 0 : call.OptionsTag()) {
     const xent_cross_entropy_options &options = call.options;
     tame_ = options.logit_scale >= 0x1p-20 && options.logit_scale <= 0x1p20;
     const float *const weights = static_cast<const float *>(call.args.class_weights);

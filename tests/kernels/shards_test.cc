@@ -647,7 +647,8 @@ TEST_P(Shards, CutAtRandomAreNearTheUnshardedResult) {
         ASSERT_EQ(call.ForwardBackward(), XENT_OK) << call.error.message;
         const int64_t chunk = xent_chunk_cols(Counted(call));
         Cuts cuts;
-        bool at_borders = true;
+        // Unsharded rows of up to 64 columns are computed side by side, with bits of their own.
+        bool at_borders = dtype == XENT_F64 || Counted(call) > 64;
         for (int64_t k = random.Below(40); k > 0 && cols > 1; --k) {
           int64_t cut = 1 + random.Below(cols - 1);
           if (random.Below(3) == 0 && cut > chunk) cut -= cut % chunk;

@@ -208,65 +208,26 @@ class Xent:
         self.execution = init(capi.Exec, threads=threads)
         self.error = init(capi.Error)
 
-    def bind(self, case: Case, both: bool, p: Problem) -> tuple[Run, Run]:
-        """The call, and what gives its results."""
-        lib, z, out = self.library, matrix(p.z, p.code), matrix(p.out, p.code)
+    def bind(self, case: Case, both: bool, p: Problem) -> tuple[Run, list[Array]]:
+        """The call, and where its results are."""
         last = (ctypes.byref(self.execution), ctypes.byref(self.error))
-        size = {"rows": p.rows, "cols": p.cols, "inner": p.inner}
-        options: Any
-        args: Any
-        call: tuple[Any, ...]
-        results: list[Array] = [p.loss.reshape(())] + ([p.out] if both else [])
-        suffix = "forward_backward" if both else "forward"
-        if case.family == "array":
-            source, function = pointer(p.positive if case.inputs else p.z), getattr(lib, f"xent_{case.name}_f32")
-            target, count = pointer(p.out), p.z.size
-            return lambda: self.check(function(source, target, count)), lambda: [p.out]
-        if case.name == "logsumexp":
-            lse = pointer(p.row_results[0])
-            call = (p.rows, p.cols, p.inner, z, lse, *last)
-            return lambda: self.check(lib.xent_logsumexp(*call)), lambda: [p.row_results[0]]
-        if case.family == "row":
-            function, call = getattr(lib, f"xent_{case.name}"), (p.rows, p.cols, p.inner, z, out, *last)
-            return lambda: self.check(function(*call)), lambda: [p.out]
-        if case.family == "backward":
-            g, y = (matrix(getattr(p, name), p.code) for name in case.inputs)
-            function = getattr(lib, f"xent_{case.name.replace(', ', '_')}")
-            call = (p.rows, p.cols, p.inner, g, y, out, *last)
-            return lambda: self.check(function(*call)), lambda: [p.out]
-        if case.family == "divergence":
-            options = init(capi.DivergenceOptions, **integers(case.options))
-            args = init(capi.Divergence, **size, student=z, teacher=matrix(p.teacher, p.code))
-            function = getattr(lib, f"xent_divergence_{suffix}")
-        elif case.family == "binary":
-            options = init(capi.BinaryOptions, **case.options)
-            args = init(capi.Binary, **size, input=z, targets=matrix(p.y, p.code))
-            if "pos_weight" in case.inputs:
-                args.pos_weight = pointer(p.pos_weight)
-            function = getattr(lib, f"xent_binary_cross_entropy_{suffix}")
-        else:
-            options = init(capi.CrossEntropyOptions, **case.options)
-            args = init(capi.CrossEntropy, **size, logits=z)
-            if "t" in case.inputs:
-                args.targets = capi.Targets(data=pointer(p.t), type=capi.I64)
-            if "probs" in case.inputs:
-                args.target_probs = matrix(p.probs, p.code)
-            if "weights" in case.inputs:
-                args.class_weights = pointer(p.weights)
-            function = getattr(lib, f"xent_cross_entropy_{suffix}")
-        keep: list[Any] = [options, args]
+        if case.family in ("array", "row", "backward"):
+            return self.direct(case, p, last)
+        function, args, options = self.structs(case, "forward_backward" if both else "forward", p)
+        results: list[Array] = [p.loss.reshape(())]
+        keep: list[Any] = []  # what `args` points to
         if case.family == "statistics":
-            logprobs, entropy, argmax = p.row_results
+            logprobs, entropy, argmax = results = list(p.row_results)
             wanted = init(capi.Statistics, logprobs=pointer(logprobs), entropy=pointer(entropy), argmax=pointer(argmax))
             args.statistics = ctypes.pointer(wanted)
             keep.append(wanted)
-            results = list(p.row_results)
         else:
             args.reduced_loss = pointer(p.loss)
         if both:
-            args.grad = out
+            args.grad = matrix(p.out, p.code)
+            results.append(p.out)
         if both and case.family == "loss":
-            workspace = aligned(int(lib.xent_workspace_bytes(p.cols, p.code, self.threads)) // 4 + 1)
+            workspace = aligned(int(self.library.xent_workspace_bytes(p.cols, p.code, self.threads)) // 4 + 1)
             args.workspace, args.workspace_bytes = pointer(workspace), workspace.nbytes
             keep.append(workspace)
         given = ctypes.byref(options) if case.options else None
@@ -274,15 +235,52 @@ class Xent:
         def run(_: object = keep) -> None:
             self.check(function(ctypes.byref(args), given, *last))
 
-        return run, lambda: results
+        return run, results
+
+    def direct(self, case: Case, p: Problem, last: tuple[Any, ...]) -> tuple[Run, list[Array]]:
+        """The functions without structs."""
+        out, result = matrix(p.out, p.code), p.out
+        name = case.name.replace(", ", "_")
+        call: tuple[Any, ...]
+        if case.family == "array":
+            name += "_f32"
+            call = (pointer(p.positive if case.inputs else p.z), pointer(p.out), p.z.size)
+        else:
+            call = (p.rows, p.cols, p.inner)
+            call += tuple(matrix(getattr(p, name), p.code) for name in case.inputs or ("z",))
+            if case.name == "logsumexp":
+                result = p.row_results[0]
+            call += (pointer(result) if case.name == "logsumexp" else out, *last)
+        function = getattr(self.library, f"xent_{name}")
+        return lambda: self.check(function(*call)), [result]
+
+    def structs(self, case: Case, suffix: str, p: Problem) -> tuple[Any, Any, Any]:
+        """The function, its inputs and its options."""
+        z, size = matrix(p.z, p.code), {"rows": p.rows, "cols": p.cols, "inner": p.inner}
+        args: Any
+        options: Any
+        if case.family == "divergence":
+            name, options = "divergence", init(capi.DivergenceOptions, **case.options)
+            args = init(capi.Divergence, **size, student=z, teacher=matrix(p.teacher, p.code))
+        elif case.family == "binary":
+            name, options = "binary_cross_entropy", init(capi.BinaryOptions, **case.options)
+            args = init(capi.Binary, **size, input=z, targets=matrix(p.y, p.code))
+            if "pos_weight" in case.inputs:
+                args.pos_weight = pointer(p.pos_weight)
+        else:
+            name, options = "cross_entropy", init(capi.CrossEntropyOptions, **case.options)
+            args = init(capi.CrossEntropy, **size, logits=z)
+            if "t" in case.inputs:
+                args.targets = capi.Targets(data=pointer(p.t), type=capi.I64)
+            if "probs" in case.inputs:
+                args.target_probs = matrix(p.probs, p.code)
+            if "weights" in case.inputs:
+                args.class_weights = pointer(p.weights)
+        return getattr(self.library, f"xent_{name}_{suffix}"), args, options
 
     def check(self, status: int) -> None:
         if status != 0:
             raise RuntimeError(f"xent: {self.error.message.decode()}")
-
-
-def integers(options: dict[str, float]) -> dict[str, float]:
-    return {name: int(value) if name == "kind" else value for name, value in options.items()}
 
 
 # ---------------------------------------------------------------- peers, as their users write them
@@ -659,6 +657,8 @@ def one(case: Case, both: bool, p: Problem, xent: Xent, sources: list[str], tune
     """The record of one case."""
     wanted = reference(case, both, p)
     run, results = xent.bind(case, both, p)
+    for result in results:
+        result.fill(-1 if result.dtype == np.int64 else np.nan)  # what no earlier case has left
     run()
     record: dict[str, Any] = {
         "case": case.name,
@@ -670,7 +670,7 @@ def one(case: Case, both: bool, p: Problem, xent: Xent, sources: list[str], tune
         "peers": {},
         "absent": {},
     }
-    if not (off := error(case, p, results(), wanted)) <= xent_bound(case, p):
+    if not (off := error(case, p, results, wanted)) <= xent_bound(case, p):
         return record | {"wrong": off}
     sides = {"xent": run}
     for source in sources:
@@ -737,7 +737,17 @@ def context(library: Path, targets: list[str], threads: list[int]) -> dict[str, 
     lib = capi.load(library)
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     compiler = re.search(rb"(GCC: \([^)]*\) [0-9.]+|clang version [0-9.]+)", library.read_bytes())
-    git = ["git", "-C", str(ROOT), "describe", "--always"]
+    git = [
+        "git",
+        "-C",
+        str(ROOT),
+        "log",
+        "-1",
+        "--format=%h",
+        "--",
+        "src",
+        "include",
+    ]  # the last that changed the library
     commit = subprocess.run(git, capture_output=True, text=True, check=False)
     return {
         "date": date.today().isoformat(),
@@ -751,6 +761,16 @@ def context(library: Path, targets: list[str], threads: list[int]) -> dict[str, 
         "threads": [t or os.cpu_count() for t in threads],
         "peers": [version(source) for source in ("torch", "jax", "onnxruntime", "scipy", "numpy")],
     }
+
+
+def add_context(found: dict[str, Any], earlier: dict[str, Any]) -> None:
+    """Makes the context that of both runs."""
+    for name in ("cpu", "cores", "compiler", "xent", "commit", "peers"):
+        if found[name] != earlier[name]:
+            sys.exit(f"matrix.py: the earlier run had {name} {earlier[name]}, now it is {found[name]}")
+    for name in ("targets", "threads"):
+        found[name] = list(dict.fromkeys([*earlier[name], *found[name]]))
+    found["load"] = earlier["load"]
 
 
 def shape_of(text: str) -> Shape:
@@ -768,6 +788,7 @@ def main() -> None:
     parser.add_argument("--target", choices=["best", "AVX2"], action="append")
     parser.add_argument("--case", default="", help="regular expression over the cases' names")
     parser.add_argument("--only", choices=list(PEERS), action="append", help="this peer; may be repeated")
+    parser.add_argument("--add", type=Path, help="an earlier result, of the same library and machine, to add to")
     parser.add_argument("--tuned", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -783,6 +804,10 @@ def main() -> None:
     targets = sorted({best if t == "best" else t for t in options.target or ["best", "AVX2"]}, reverse=True)
     found = context(options.library, targets, threads)
     records: dict[tuple[Any, ...], dict[str, Any]] = {}
+    if options.add:
+        earlier = json.loads(options.add.read_text())
+        add_context(found, earlier["context"])
+        merge(records, earlier["records"])
     with tempfile.TemporaryDirectory() as folder:
         for target in targets:
             for count in threads:

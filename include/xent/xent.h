@@ -369,9 +369,9 @@ typedef struct xent_cross_entropy {
  *           log-probabilities 4 of the exact value; entropy 8 of the exact value. softcap: as above for a z' that is
  *           itself within 2 of its ULP. z_loss: for an lse within its own bound.
  * Memory    Reads the logits once. Rows of up to 64 columns, and all with inner > 1, are computed 16 side by side with
- *           every option (not float64, nor target_probs of float64). Longer rows compute softcap, logit_scale, class
- *           weights under smoothing, z_loss under smoothing and target_probs in double lanes; statistics add a pass
- *           over the row in cache.
+ *           every option (not float64, nor target_probs of float64). On longer rows softcap, logit_scale, class weights
+ *           under smoothing, z_loss under smoothing and target_probs look at each part of a row for its maximum first;
+ *           float64 computes them, and inner > 1, in double lanes. Statistics add a pass over a longer row in cache.
  * Aliasing  None.
  * Status    As every function. XENT_INVALID_ARGUMENT: an option, weight or gather column out of range, two things that
  *           do not go together, upstream, grad or target_grad set. XENT_TARGET_OUT_OF_RANGE: row and value.
@@ -394,11 +394,10 @@ XENT_API xent_status xent_cross_entropy_forward(const xent_cross_entropy *args,
  *           value, at the target too; half precision: then one rounding. p below 2^-198 (float64: 2^-1532; in double
  *           lanes: 2^-1022) counts as 0, which shows only where |u| is above 2^72 (2^510). target_grad is 0 below the
  *           smallest normal number of its own arithmetic type.
- * Memory    float32 and float64 take one exponential a logit, half precision without a workspace and double lanes two;
- *           rows side by side one, with inner > 1 and V > 64 two. A gradient in a buffer of its own is written twice
- *           without a workspace and once with one, or side by side.
- * Aliasing  grad may be logits where the strides are equal.
- * Status    As xent_cross_entropy_forward. */
+ * Memory    float32 and float64 take one exponential a logit, half precision without a workspace, the options just
+ * named and double lanes two; rows side by side one, with inner > 1 and V > 64 two. A gradient in a buffer of its own
+ * is written twice without a workspace and once with one, or side by side. Aliasing  grad may be logits where the
+ * strides are equal. Status    As xent_cross_entropy_forward. */
 XENT_API xent_status xent_cross_entropy_forward_backward(const xent_cross_entropy *args,
                                                          const xent_cross_entropy_options *options,
                                                          const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;

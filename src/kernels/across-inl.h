@@ -21,6 +21,7 @@
 #include "numbers/exp-inl.h"
 #include "numbers/log-inl.h"
 #include "numbers/pairs-inl.h"
+#include "numbers/softcap-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
@@ -352,7 +353,7 @@ union TileScratch {
   HWY_ALIGN float block[kBlockCols * kTile];
   struct {
     HWY_ALIGN float values[kPartCols * kTile];
-    HWY_ALIGN double slopes[kPartCols * kTile];
+    HWY_ALIGN float slopes[kPartCols * kTile];
     HWY_ALIGN float label_gradient[kPartCols * kTile];
   } part;
 };
@@ -524,29 +525,33 @@ HWY_NOINLINE void UpdateArgmax(const float *block, int64_t first, int64_t cols, 
   }
 }
 
-// Softcap of a block in place, rounded to float32, and the slopes where they are wanted. Returns the lanes that have
-// NaN or +inf.
-HWY_NOINLINE uint32_t CapTile(const Transform &transform, float *block, int64_t cols, double *slopes) {
+// Softcap of a block in place, rounded to float32, and sech^2 where it is wanted. Returns the lanes that have NaN or
+// +inf.
+HWY_NOINLINE uint32_t CapTile(const Transform &transform, float *block, int64_t cols, float *slopes) {
   const TileTag d;
-  const HalfTag dd;
-  const SoftCap<float> cap(transform.scale, transform.cap);
   uint32_t bad = 0;
   for (int64_t i = 0; i < kTile; i += TileLanes()) {
     auto good = hn::Eq(hn::Zero(d), hn::Zero(d));
-    for (int64_t j = 0; j < cols; ++j) {
-      float *const at = block + j * kTile + i;
-      const Floats z = hn::Load(d, at);
-      good = hn::And(good, hn::Lt(z, hn::Set(d, -kNone)));
-      Halves slope_lower = hn::Zero(dd), slope_upper = hn::Zero(dd);
-      const bool wants_slopes = slopes != nullptr;
-      const Halves lower = cap.Value(dd, hn::PromoteLowerTo(dd, z), wants_slopes ? &slope_lower : nullptr);
-      const Halves upper = cap.Value(dd, hn::PromoteUpperTo(dd, z), wants_slopes ? &slope_upper : nullptr);
-      hn::Store(RoundDoubles(d, lower, upper), d, at);
-      if (wants_slopes) hn::Store(slope_lower, dd, slopes + j * kTile + i);
-      if (wants_slopes) hn::Store(slope_upper, dd, slopes + j * kTile + i + HalfLanes());
-    }
+    for (int64_t j = 0; j < cols; ++j)
+      good = hn::And(good, hn::Lt(hn::Load(d, block + j * kTile + i), hn::Set(d, -kNone)));
     bad |= BitsOf(d, hn::Not(good)) << i;
   }
+#if HWY_NATIVE_FMA
+  const FloatSoftCap cap(transform.scale, transform.cap);
+  slopes != nullptr ? cap.Transform<true>(block, cols * kTile, block, slopes)
+                    : cap.Transform<false>(block, cols * kTile, block, block);
+#else
+  const HalfTag dd;
+  const hn::Rebind<float, HalfTag> df;
+  const SoftCap<float> cap(transform.scale, transform.cap);
+  for (int64_t k = 0; k < cols * kTile; k += HalfLanes()) {
+    Halves slope = hn::Zero(dd);
+    const Halves z = LoadHalf(block + k);
+    hn::StoreU(hn::DemoteTo(df, cap.Value(dd, z, slopes != nullptr ? &slope : nullptr)), df, block + k);
+    if (slopes == nullptr) continue;
+    hn::StoreU(hn::DemoteTo(df, hn::Div(slope, hn::Set(dd, transform.scale))), df, slopes + k);
+  }
+#endif
   return bad;
 }
 
@@ -780,9 +785,8 @@ HWY_NOINLINE uint32_t SetFactors(const AcrossTask &task, const TileSums &sums, c
       StoreOutput(hn::Mul(inverse, e), out->one + i);
       continue;
     }
-    // Without a cap dz is logit_scale throughout.
-    Halves g = hn::LoadU(d, task.g + i);
-    if (task.transform.cap == 0.0) g = hn::Mul(g, hn::Set(d, task.transform.scale));
+    const Halves g =
+        hn::Mul(hn::LoadU(d, task.g + i), hn::Set(d, task.transform.scale));  // dz, with a cap times sech^2
     const Halves weight = hn::Load(d, rows.weight + i);
     Halves mass = weight;
     if (task.z_loss != 0.0) {
@@ -797,7 +801,11 @@ HWY_NOINLINE uint32_t SetFactors(const AcrossTask &task, const TileSums &sums, c
       const auto between = hn::And(hn::Ge(magnitude, hn::Set(d, least)), hn::Le(magnitude, hn::Set(d, most)));
       return hn::Or(hn::Eq(x, zero), between);
     };
-    ok |= BitsOf(d, hn::And(in_range(biased, 0x1p-120, 0x1p120), in_range(g, 0x1p-700, 0x1p700))) << i;
+    // sech^2 below the normal range is 0: no factor may bring it back.
+    const double most = task.transform.cap > 0.0 ? 1.0 : 0x1p700;
+    auto good = hn::And(in_range(biased, 0x1p-120, 0x1p120), in_range(g, 0x1p-700, most));
+    good = hn::And(good, hn::Le(hn::Abs(hn::Mul(g, mass)), hn::Set(d, most)));
+    ok |= BitsOf(d, good) << i;
     if (!task.has_targets || task.weighted) continue;
     const Halves z = LoadHalf(sums.target + i);
     Halves target = hn::NegMulAdd(weight, g, hn::Mul(p, TileExp(z, reference, sums.ranges.log2e)));
@@ -856,7 +864,7 @@ HWY_NOINLINE void LogSoftmaxTile(const TileSums &sums, const AcrossRows &rows, i
 
 // Exponentials -> gradient of any labels and slopes (may be null), in double, rounded once. At most kPartCols columns.
 HWY_NOINLINE void CombineTile(const AcrossTask &task, const TileFactors &factors, int64_t first, int64_t cols,
-                              const float *labels, const double *slopes, float *block) {
+                              const float *labels, const float *slopes, float *block) {
   const HalfTag dd;
   const hn::Rebind<float, HalfTag> df;
   const hn::Rebind<int32_t, HalfTag> di;
@@ -882,7 +890,7 @@ HWY_NOINLINE void CombineTile(const AcrossTask &task, const TileFactors &factors
       } else {
         v = hn::IfThenElse(own, at_target, hn::Mul(e, p));
       }
-      if (slopes != nullptr) v = hn::Mul(v, hn::Load(dd, slopes + j * kTile + i));
+      if (slopes != nullptr) v = hn::Mul(v, LoadHalf(slopes + j * kTile + i));
       StoreOutput(v, at);
     }
   }
@@ -948,7 +956,7 @@ HWY_INLINE void WriteTile(const AcrossTask &task, TileScratch &scratch, float *l
   for (int64_t first = 0; first < task.cols; first += step) {
     const int64_t cols = HWY_MIN(step, task.cols - first);
     float *const values = scratch.block + (resident ? first * kTile : 0);
-    double *const slopes = caps ? scratch.part.slopes : nullptr;
+    float *const slopes = caps ? scratch.part.slopes : nullptr;
     float *const label_gradient = scratch.part.label_gradient;
     if (!resident) {
       StageLogits<In>(task, first, cols, values);

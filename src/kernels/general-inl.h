@@ -12,11 +12,13 @@
 #include <type_traits>
 
 #include "hwy/highway.h"
+#include "kernels/along-inl.h"
 #include "kernels/double_lanes-inl.h"
 #include "kernels/general.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/step-inl.h"
 #include "numbers/double-inl.h"
+#include "numbers/softcap-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
@@ -71,12 +73,39 @@ HWY_INLINE Doubles LabelOf(const Labels &labels, Doubles q, Doubles weight, Doub
   }
 }
 
+// z' of a cap, and its derivative on request. Rows in float lanes have the values that along-inl.h sums, so that a
+// logit has one value wherever a row needs it.
+template <class T>
+class CapOf {
+ public:
+  explicit CapOf(const Transform &transform)
+      : float_lanes_(HWY_NATIVE_FMA && transform.float_lanes),
+        cap_(transform.scale, CapOrOne(transform)),
+        float_cap_(transform.scale, CapOrOne(transform)) {}
+
+  HWY_INLINE Doubles operator()(Doubles z, Doubles *derivative = nullptr) const {
+    const DoubleTag d;
+    if (!kKeepsLow<T> && float_lanes_) {
+      if (derivative != nullptr) cap_.Value(d, z, derivative);
+      const hn::Rebind<float, DoubleTag> df;
+      return hn::PromoteTo(d, float_cap_.Value(df, hn::DemoteTo(df, z)));
+    }
+    return cap_.Value(d, z, derivative);
+  }
+
+ private:
+  static double CapOrOne(const Transform &transform) { return transform.cap > 0.0 ? transform.cap : 1.0; }
+
+  bool float_lanes_;
+  SoftCap<T> cap_;
+  FloatSoftCap float_cap_;
+};
+
 // Transforms logits to their values, `count` of them, a multiple of kLanes and aligned, in place.
 template <class T>
 class TransformOf {
  public:
-  explicit TransformOf(const Transform &transform)
-      : capped_(transform.cap > 0.0), cap_(transform.scale, capped_ ? transform.cap : 1.0) {}
+  explicit TransformOf(const Transform &transform) : capped_(transform.cap > 0.0), cap_(transform) {}
 
   HWY_INLINE void operator()(double *z, int64_t count) const {
     if (capped_) Cap(z, count);
@@ -86,16 +115,17 @@ class TransformOf {
   HWY_NOINLINE void Cap(double *z, int64_t count) const {
     const DoubleTag d;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-    for (int64_t i = 0; i < count; i += lanes) hn::Store(cap_.Value(d, hn::Load(d, z + i)), d, z + i);
+    for (int64_t i = 0; i < count; i += lanes) hn::Store(cap_(hn::Load(d, z + i)), d, z + i);
   }
 
   bool capped_;
-  SoftCap<T> cap_;
+  CapOf<T> cap_;
 };
 
 // `count` values in place, of any alignment.
 template <class T>
 HWY_INLINE void Values(const Transform &transform, double *values, int64_t count) {
+  if (!(transform.cap > 0.0)) return;
   const TransformOf<T> transform_of(transform);
   HWY_ALIGN double copy[kLanes];
   for (int64_t i = 0; i < count; i += kLanes) {
@@ -104,17 +134,6 @@ HWY_INLINE void Values(const Transform &transform, double *values, int64_t count
     transform_of(copy, kLanes);
     std::memcpy(values + i, copy, static_cast<size_t>(part) * sizeof(double));
   }
-}
-
-template <class In>
-HWY_INLINE int64_t FindFirst(const In *logits, int64_t cols, Arithmetic<In> value) {
-  const Tag<In> d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto wanted = hn::Set(d, value);
-  int64_t i = 0;
-  while (i + lanes <= cols && hn::AllFalse(d, hn::Eq(LoadAs(d, logits + i), wanted))) i += lanes;
-  while (i < cols && Widen(logits[i]) != value) ++i;
-  return i;
 }
 
 // A task cut into strips: kWidth columns of one row, or kLanes positions of one column. Element i of a strip belongs to
@@ -299,6 +318,11 @@ HWY_NOINLINE void MaximaOfPositions(const GeneralTask &task, GeneralSums *out) {
 template <class In>
 void Sums(const GeneralTask &task, GeneralSums *out) {
   using T = Arithmetic<In>;
+#if HWY_NATIVE_FMA
+  if constexpr (!kKeepsLow<T>) {
+    if (SumAlong<In>(task, out)) return;
+  }
+#endif
   const int64_t rows = HWY_MAX(task.count, int64_t{1});
   for (int64_t i = 0; i < rows; ++i) out[i] = {};
   if (task.count > 0) {
@@ -334,9 +358,9 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
 template <class T>
 struct GradientOf {
   const Transform transform;
-  const SoftCap<T> cap;
+  const CapOf<T> cap;
 
-  explicit GradientOf(const Transform &t) : transform(t), cap(t.scale, t.cap > 0.0 ? t.cap : 1.0) {}
+  explicit GradientOf(const Transform &t) : transform(t), cap(t) {}
 
   // *difference is m' - z', unscaled. More than 8 parameters: sizeless vectors (SVE) cannot stand in a struct.
   HWY_INLINE Doubles operator()(Doubles raw, Doubles m, Doubles y, Doubles y_low, Doubles p_factor,
@@ -345,7 +369,7 @@ struct GradientOf {
     const DoubleTag d;
     const bool capped = transform.cap > 0.0;
     Doubles dz = hn::Zero(d), lost = hn::Zero(d);
-    const Doubles z = capped ? cap.Value(d, raw, &dz) : raw;
+    const Doubles z = capped ? cap(raw, &dz) : raw;
     *difference = DifferenceFor<T>(m, z, &lost);
     const Doubles exponential = ExpOfNegative<T>(*difference, lost, hn::Set(d, transform.Factor()));
     const Doubles label = hn::Mul(y, y_factor);
@@ -429,8 +453,33 @@ HWY_NOINLINE void GradientInStrips(const GeneralTask &task) {
   }
 }
 
+// Writes the gradient of the target's column alone, of the logit that stood there.
+template <class In>
+HWY_NOINLINE void GradientOfTarget(const GeneralTask &task, int64_t place, In logit) {
+  GeneralTask target = task;
+  target.logits = &logit;
+  target.cols = 1;
+  target.first = task.first + place;
+  target.weighted = false;
+  target.gradient = static_cast<In *>(task.gradient) + place;
+  target.label_gradient = nullptr;
+  GradientInStrips<In, true, kLanes>(target);
+}
+
 template <class In>
 void GeneralGradientOf(const GeneralTask &task) {
+#if HWY_NATIVE_FMA
+  if constexpr (!kKeepsLow<Arithmetic<In>>) {
+    const int64_t place =
+        task.count > 0 || task.targets == nullptr || task.targets[0] < 0 ? -1 : task.targets[0] - task.first;
+    const bool has_target = place >= 0 && place < task.cols && task.gradient != nullptr;
+    const In logit = has_target ? static_cast<const In *>(task.logits)[place] : In{};
+    if (GradientAlong<In>(task)) {
+      if (has_target) GradientOfTarget(task, place, logit);
+      return;
+    }
+  }
+#endif
   InStrips(task, [&](auto over_columns, auto width) { GradientInStrips<In, over_columns, width>(task); });
 }
 

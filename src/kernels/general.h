@@ -17,10 +17,21 @@ namespace xent::internal {
 struct Transform {
   double scale = 1.0;
   double cap = 0.0;
-  bool wide = false;  // of float64 logits
+  bool wide = false;         // of float64 logits
+  bool float_lanes = false;  // float32 lanes take the row, and define the values of its logits
 
   double Factor() const { return cap > 0.0 ? 1.0 : scale; }
 };
+
+// Magnitudes between which float32 holds factors and their products with room to spare.
+inline bool IsModerate(double x) { return Magnitude(x) >= 0x1p-40 && Magnitude(x) <= 0x1p40; }
+
+// Whether rows of float32 or half precision are computed in float32 lanes.
+inline bool TakesFloatLanes(const Transform &transform) {
+  const bool capped = transform.cap > 0.0;
+  return !transform.wide && IsModerate(transform.scale) &&
+         (!capped || (IsModerate(transform.cap) && IsModerate(transform.scale / transform.cap)));
+}
 
 // y_c = class_weights[c] (probs_factor probs[c] + share), or target_value at the target. float64 takes the low parts
 // too: where labels of both signs cancel, their sum has to be more exact than each of them.
@@ -51,6 +62,7 @@ struct GeneralGradient {
   double value = 0.0;           // m' (Transform)
   Wide p_factor;                // u r (Q + 2 lambda lse) / (1 + others)
   Wide y_factor;                // u r
+  double mass = 0.0;            // u r Q, which bounds what a label gives
   double log_total = 0.0;       // L
   double label_factor = 0.0;    // u r (1 - epsilon), of the targets' own gradient
   double lift[2] = {1.0, 1.0};  // what is not 0 is multiplied by both: powers of two, or infinite where u is
@@ -76,6 +88,7 @@ struct GeneralTask {
   int64_t row_bytes = 0;                  // so many bytes apart
   void *gradient = nullptr;               // in the layout of the logits, which it may be; null: not wanted
   void *label_gradient = nullptr;         // likewise, of the dtype of probs
+  bool stream = false;                    // past the caches where that can be: the caller fences
 };
 
 struct RankedLogit {

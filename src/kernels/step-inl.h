@@ -1,5 +1,5 @@
-// The walk over a row in steps, four vectors at a time, the prefetches that run ahead of it, and the largest logit,
-// which it finds.
+// The walk over a row in steps, four vectors at a time, the prefetches that run ahead of it, the largest logit, which
+// it finds, and where a logit stands.
 #if defined(XENT_SRC_KERNELS_STEP_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_STEP_INL_H_
 #undef XENT_SRC_KERNELS_STEP_INL_H_
@@ -138,6 +138,25 @@ HWY_NOINLINE Extreme Maximum(const void *logits, int64_t cols, int64_t target) {
     if (nan[i] != 0) result.nan = true;
   }
   return result;
+}
+
+// Returns the first column that holds `value`, `cols` if none does.
+template <class In>
+HWY_INLINE int64_t FindFirst(const In *logits, int64_t cols, Arithmetic<In> value) {
+  const Tag<In> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto wanted = hn::Set(d, value);
+  int64_t i = 0;
+  for (; i + 4 * lanes <= cols; i += 4 * lanes) {
+    hn::Vec<Tag<In>> v0, v1, v2, v3;
+    LoadFour(d, logits + i, lanes, v0, v1, v2, v3);
+    const auto first = hn::Or(hn::Eq(v0, wanted), hn::Eq(v1, wanted));
+    const auto second = hn::Or(hn::Eq(v2, wanted), hn::Eq(v3, wanted));
+    if (!hn::AllFalse(d, hn::Or(first, second))) break;
+  }
+  while (i + lanes <= cols && hn::AllFalse(d, hn::Eq(LoadAs(d, logits + i), wanted))) i += lanes;
+  while (i < cols && Widen(logits[i]) != value) ++i;
+  return i;
 }
 
 }  // namespace xent::internal::HWY_NAMESPACE

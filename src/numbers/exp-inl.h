@@ -132,6 +132,67 @@ HWY_INLINE V ScaleByExponent(D d, V p, V m) {
   return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<ExpFormat<T>::kMantissaBits>(hn::BitCast(du, m))));
 }
 
+// What becomes of the reduced argument.
+template <class D, class Range, class V = hn::Vec<D>>
+HWY_INLINE V FinishExponential(D d, const Range & /*range*/, V p, V m) {
+  return ScaleByExponent(d, p, m);
+}
+
+#if HWY_NATIVE_FMA
+
+// The range of e^(scale z) for float32 logits z no larger than about the reference says. scale is folded into log2 e,
+// so that it costs neither accuracy nor time. Needs no flush-to-zero: what lies kReach binades below the reference is 0
+// by a comparison, -inf too, and everything else is a normal number. NaN stays NaN.
+struct ScaledRange {
+  using F = ExpFormat<float>;
+  static constexpr bool kScalef = ExpRange<float>::kScalef;
+  // With the instruction that scales, one more than without: m has the same parity either way, so that z log2 e half
+  // way between two integers is rounded to the same one.
+  static constexpr int kBias = Format<float>::kBias + (kScalef ? 1 : 0);
+  static constexpr int kReach = 199;
+
+  float log2e_hi, log2e_lo, origin, lowest;
+
+  ScaledRange(double reference, double scale) {
+    const double log2e = scale * kLog2E_F64_Hi;
+    log2e_hi = static_cast<float>(log2e);
+    log2e_lo = static_cast<float>(log2e - static_cast<double>(log2e_hi));
+    const double none = reference - kBias - (kScalef ? 0 : F::kExponentBias);
+    origin = static_cast<float>(F::kRound - none);
+    lowest = static_cast<float>(F::kRound - none + reference - kReach);
+  }
+
+  template <class D>
+  HWY_INLINE hn::Vec<D> Log2EHi(D d) const {
+    return hn::Set(d, log2e_hi);
+  }
+  template <class D>
+  HWY_INLINE hn::Vec<D> Log2ELo(D d) const {
+    return hn::Set(d, log2e_lo);
+  }
+  template <class D>
+  HWY_INLINE hn::Vec<D> Origin(D d) const {
+    return hn::Set(d, origin);
+  }
+};
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ClampArgument(D /*d*/, const ScaledRange & /*range*/, V z) {
+  return z;
+}
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V FinishExponential(D d, const ScaledRange &range, V p, V m) {
+  const V lowest = hn::Set(d, range.lowest);
+#if XENT_SCALEF
+  const V integer = hn::Sub(m, hn::Set(d, static_cast<float>(ScaledRange::F::kRound)));
+  return V{_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(m.raw, lowest.raw, _CMP_NLT_UQ), p.raw, integer.raw)};
+#else
+  return hn::IfThenZeroElse(hn::Lt(m, lowest), ScaleByExponent(d, p, m));
+#endif
+}
+
+#endif  // HWY_NATIVE_FMA
+
 // 2^f of the reduction of a double z + z_lo within range; *m is its integer plus `origin`. What the roundings of f, of
 // f q and of 1 + f q lose is added at the end: 0.79 ULP on the arguments of tests/numbers, with and without fused
 // multiply-add.
@@ -212,10 +273,10 @@ HWY_INLINE void ExpFour(D d, const Range &range, V &z0, V &z1, V &z2, V &z3) {
     p2 = hn::MulAdd(p2, f2, coefficient);
     p3 = hn::MulAdd(p3, f3, coefficient);
   }
-  z0 = ScaleByExponent(d, p0, m0);
-  z1 = ScaleByExponent(d, p1, m1);
-  z2 = ScaleByExponent(d, p2, m2);
-  z3 = ScaleByExponent(d, p3, m3);
+  z0 = FinishExponential(d, range, p0, m0);
+  z1 = FinishExponential(d, range, p1, m1);
+  z2 = FinishExponential(d, range, p2, m2);
+  z3 = FinishExponential(d, range, p3, m3);
 }
 
 #else  // without fused multiply-add

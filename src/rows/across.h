@@ -46,8 +46,8 @@ class AcrossRunner {
 
   explicit AcrossRunner(const Call &call)
       : call_(call), options_tag_(call.args.records == nullptr ? 0 : call.OptionsTag()) {
-    const xent_cross_entropy_options &options = call.options;
-    tame_ = options.logit_scale >= 0x1p-20 && options.logit_scale <= 0x1p20;
+    const double factor = call.transform.Factor();
+    tame_ = call.transform.float_lanes && factor >= 0x1p-20 && factor <= 0x1p20;
     const float *const weights = static_cast<const float *>(call.args.class_weights);
     for (int64_t i = 0; weights != nullptr && i < call.shape.cols; ++i) {
       const double weight = WidenSubnormal(weights[i]), size = Magnitude(weight);
@@ -113,18 +113,15 @@ class AcrossRunner {
     task.weighted = IsWeighted(call_);
     task.class_weights = static_cast<const float *>(args.class_weights);
     task.class_weight_sum = class_weight_sum_;
-    task.share = call_.shares.other;
+    task.share = call_.labels.share.hi;
+    task.probs_factor = call_.labels.probs_factor.hi;
     task.probs_dtype = static_cast<Dtype>(args.target_probs.dtype);
-    if (!task.has_targets) {
-      task.probs_factor = 1.0 - call_.options.label_smoothing;
-      task.share = call_.options.label_smoothing / static_cast<double>(call_.shape.cols);
-    }
     task.z_loss = call_.options.z_loss;
     if (args.row_weights != nullptr) task.row_weights = row_weights;
     task.lse = call_.statistics.lse != nullptr;
     task.label_factor = 1.0 - call_.options.label_smoothing;
     std::fill(task.targets, task.targets + kTile, 0);
-    std::fill(task.target_label, task.target_label + kTile, call_.shares.target);
+    std::fill(task.target_label, task.target_label + kTile, call_.target_share.hi);
     std::fill(task.g, task.g + kTile, upstream_);
     return task;
   }
@@ -154,7 +151,7 @@ class AcrossRunner {
     if (args.target_probs.data != nullptr) task->probs = MatrixOf(args.target_probs, row);
     if (task->has_targets && args.class_weights != nullptr) {
       for (int64_t i = 0; i < kTile; ++i) {
-        task->target_label[i] = Has(task->live, i) ? call_.shares.target * call_.TargetWeight(task->targets[i]) : 0.0;
+        task->target_label[i] = Has(task->live, i) ? call_.target_share.hi * call_.TargetWeight(task->targets[i]) : 0.0;
       }
     }
     if (args.row_weights != nullptr) {

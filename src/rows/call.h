@@ -184,10 +184,15 @@ struct Call : LossCall<xent_cross_entropy, xent_cross_entropy_options> {
 
   // Follows from what is given: Prepare.
   Shares<double> shares{{}, 1};
+  // Not of the index path.
+  Wide target_share;  // shares.target with its low part
+  Labels labels;      // of every row, but for the pointers
   Transform transform;
 
   // Computes what follows from what is given. The floating-point mode is one that rounds to nearest.
   void Prepare();
+  // Of that, what the general path needs of labels.
+  XENT_NOINLINE void PrepareLabels();
 
   // Tells calls apart whose records do not suit each other: what a record of kernels/across.h depends on beside the
   // tensors.

@@ -31,9 +31,25 @@ void Call::Prepare() {
   shape = RowShape(args.rows, valid_cols, args.inner);
   denominator = Denominator(options.reduction, weight.hi);
   shares = Shares<double>(options, valid_cols);
-  transform = {options.logit_scale, options.softcap, IsWide()};
+  transform = {options.logit_scale, options.softcap, IsWide(), false};
   workspace = Workspace(args.workspace, args.workspace_bytes, Workspace::RowBytes(args.cols, args.logits.dtype));
   plan = MakePlan(*this);
+  transform.float_lanes = TakesFloatLanes(transform);
+  if (plan.path != Path::kIndex) PrepareLabels();
+}
+
+void Call::PrepareLabels() {
+  const FpMode mode(Subnormals::kKeep);  // a smoothing below the normal range is one all the same
+  if (HasIndexTargets()) {
+    const Shares<Wide> wide(options, valid_cols);
+    target_share = wide.target;
+    labels.share = wide.other;
+  } else {
+    labels.probs_factor = TwoSum(1.0, -options.label_smoothing);
+    labels.share = Divide(Wide{options.label_smoothing}, Wide{static_cast<double>(valid_cols)});
+    labels.probs_dtype = static_cast<Dtype>(args.target_probs.dtype);
+    labels.probs_stride = shape.inner;
+  }
 }
 
 uint64_t Call::OptionsTag() const {

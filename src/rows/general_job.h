@@ -17,26 +17,17 @@ inline bool IsWeighted(const Call &call) { return !call.HasIndexTargets() || cal
 
 // The labels of a row from a piece's first column on.
 inline Labels LabelsOf(const Call &call, int64_t row, const Piece &piece) {
-  Labels labels;
+  Labels labels = call.labels;
   if (call.args.class_weights != nullptr) {
     labels.class_weights = static_cast<const char *>(call.args.class_weights) + piece.first * (call.IsWide() ? 8 : 4);
   }
-  if (call.HasIndexTargets()) {
-    labels.share = Shares<Wide>(call.options, call.shape.cols).other;
-  } else {
-    const double epsilon = call.options.label_smoothing;
-    labels.probs_factor = TwoSum(1.0, -epsilon);
-    labels.share = Divide(Wide{epsilon}, Wide{static_cast<double>(call.shape.cols)});
-    labels.probs_dtype = static_cast<Dtype>(call.args.target_probs.dtype);
-    labels.probs_stride = call.shape.inner;
-    labels.probs = call.BytesAt(call.args.target_probs, row, piece.place);
-  }
+  if (!call.HasIndexTargets()) labels.probs = call.BytesAt(call.args.target_probs, row, piece.place);
   return labels;
 }
 // y_t; 0 where there is no target.
 inline Wide LabelOfTarget(const Call &call, int64_t target) {
   if (target < 0) return {};
-  return MultiplyAny(Shares<Wide>(call.options, call.shape.cols).target, Wide{call.TargetWeight(target)});
+  return MultiplyAny(call.target_share, Wide{call.TargetWeight(target)});
 }
 
 // A row of the general path: its sums, and what follows from them.
@@ -132,6 +123,7 @@ struct GeneralRowState {
     const bool weighted = IsWeighted(call);
     const double lambda = call.options.z_loss;
     N mass = weighted ? row.weight : N{call.TargetWeight(target)};
+    gradient.mass = u * Value(mass);
     if (lambda != 0.0) {
       mass = AddOrOverflow(mass, Scale(MultiplyAny(row.LogSumExp(call.transform.Factor()), N{lambda}), 1));
     }
@@ -201,6 +193,7 @@ struct GeneralJob {
     task.row_bytes = sizeof(Row);
     task.gradient = call.Grad<In>(row, piece.place);
     task.label_gradient = call.BytesAt(call.args.target_grad, row, piece.place);
+    task.stream = call.plan.stream;
     if (pass == 0) return call.kernels->general->sums[kDtypeOf<In>](task, sums);
     if (computes) call.kernels->general->gradient[kDtypeOf<In>](task);
     for (int64_t i = 0; i < rows; ++i) {

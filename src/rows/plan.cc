@@ -52,13 +52,25 @@ bool TakesShortRows(const Call &call, bool statistics, Factor *g) {
   return one_upstream && dtype == XENT_F32 && call.FillOf(0, false, g) == Fill::kCompute && IsTame(*g);
 }
 
-// Whether gradients of positions are stored past the caches: whole cache lines, as those of all columns are aligned
-// alike.
-bool StreamsPositions(const Call &call) {
-  const int64_t row_bytes = call.shape.cols * static_cast<int64_t>(sizeof(float));
-  return call.shape.inner > 1 && call.args.logits.dtype == XENT_F32 && call.args.grad.data != nullptr &&
-         !call.InPlace() && call.shape.inner % kTile == 0 && call.args.grad.stride % kTile == 0 &&
-         call.shape.rows > kStreamBytes / 8 / row_bytes;
+// Whether gradients are stored past the caches. Rows side by side do so class-major alone, and as whole cache lines, if
+// those of all columns are aligned alike.
+bool Streams(const Call &call, Path path) {
+  const xent_cross_entropy &args = call.args;
+  if (path == Path::kPositions || args.grad.data == nullptr || call.InPlace()) return false;
+  const bool across = path == Path::kAcross;
+  const bool lines =
+      args.inner > 1 && args.logits.dtype == XENT_F32 && args.inner % kTile == 0 && args.grad.stride % kTile == 0;
+  const int64_t row_bytes = call.shape.cols * static_cast<int64_t>(ElementSize(args.logits.dtype));
+  return across ? lines && call.shape.rows > kStreamBytes / 8 / row_bytes : call.shape.rows > kStreamBytes / row_bytes;
+}
+
+// What follows from the path of a call.
+Plan StartPlan(const Call &call, Path path) {
+  Plan plan;
+  plan.path = path;
+  plan.stream = Streams(call, path);
+  if (path == Path::kGeneral || path == Path::kPositions) plan.subnormals = Subnormals::kKeep;
+  return plan;
 }
 
 // Where the exponentials of the index path wait. Half precision would be rounded twice in its own output.
@@ -92,20 +104,10 @@ bool LeavesRecord(Path path, uint8_t kind) {
 }
 
 Plan MakePlan(const Call &call) {
-  Plan plan;
-  plan.path = PathOf(call.args, call.options);
+  Plan plan = StartPlan(call, PathOf(call.args, call.options));
   plan.statistics = NeedLook(call.statistics);
   SetSplit(call.shape, call.exec, &plan);
-  if (plan.path == Path::kAcross) {
-    plan.stream = StreamsPositions(call);
-    return plan;
-  }
-  if (plan.path != Path::kIndex) {
-    plan.subnormals = Subnormals::kKeep;
-    return plan;
-  }
-  const int64_t row_bytes = call.shape.cols * static_cast<int64_t>(ElementSize(call.args.logits.dtype));
-  plan.stream = call.args.grad.data != nullptr && !call.InPlace() && call.shape.rows > kStreamBytes / row_bytes;
+  if (plan.path != Path::kIndex) return plan;
   if (plan.split != Split::kChunks) {
     plan.short_rows = TakesShortRows(call, plan.statistics, &plan.row_factor);
     plan.overlap = !plan.short_rows && call.mode == Mode::kForwardBackward && call.args.grad.data != nullptr &&
@@ -149,9 +151,7 @@ Plan MakePlan(const BinaryCall &call) {
 }
 
 Plan MakeShardPlan(const Call &call, int64_t slice_cols) {
-  Plan plan;
-  plan.path = ShardPathOf(call.args, call.options);
-  plan.subnormals = plan.path == Path::kIndex ? Subnormals::kFlush : Subnormals::kKeep;
+  Plan plan = StartPlan(call, ShardPathOf(call.args, call.options));
   plan.group_rows = RowsPerGroup(call.shape.rows);
   plan.threads = ThreadsFor(call.args.rows, std::max<int64_t>(1, slice_cols), call.exec);
   plan.split = plan.threads == 1 ? Split::kNone : Split::kChunks;

@@ -220,9 +220,9 @@ const std::vector<Case> &Cases() {
       {"probability targets",
        {.cols = 100, .change = [](Call &call) { call.args.targets.data = nullptr; }},
        "path=general split=none threads=1 keep=nowhere subnormals=keep"},
-      {"the general path neither overlaps nor streams",
+      {"the general path streams, but does not overlap",
        {.rows = kStreamed + 1, .cols = 32000, .mode = kBoth, .change = [](Call &call) { call.options.softcap = 30.0; }},
-       "path=general split=none threads=1 keep=nowhere subnormals=keep"},
+       "path=general split=none threads=1 keep=nowhere subnormals=keep stream"},
   };
   return cases;
 }

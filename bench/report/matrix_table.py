@@ -100,11 +100,11 @@ def matrix_section(
     return "\n".join(
         [
             "## Beside other libraries\n",
-            "The peer's time divided by xent's, medians of the same rounds in one process; 🟥 below 1, where the peer is "
-            f"faster. The goals are {GOAL:g} against every peer and {EAGER_GOAL:g} against PyTorch eager. Tuned: glibc's "
-            "malloc keeps its pages. The peers' gradients and matrices are new arrays, as their users have them, but in "
-            "the column `out=`; xent writes into one that the caller keeps. An empty cell: not measured, or the peer has "
-            "no such function.\n",
+            "The peer's time divided by xent's, medians of the same rounds in one process; 🟥 below 1, where the peer "
+            f"is faster. The goals are {GOAL:g} against every peer and {EAGER_GOAL:g} against PyTorch eager. Tuned: "
+            "glibc's malloc keeps its pages. The peers' gradients and matrices are new arrays, as their users have "
+            "them, but in the column `out=`; xent writes into one that the caller keeps. An empty cell: not measured, "
+            "or the peer has no such function.\n",
             table(["", ""], rows),
             *part("Slower than a peer", losing),
             *part("Below a goal", short),

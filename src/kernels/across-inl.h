@@ -275,10 +275,12 @@ HWY_INLINE void UnstageTile(const TileMatrix &matrix, const AcrossTask &task, ui
 
 // ---- exponentials ----
 
-// Each lane's reference exponent and its ExpRange; z' = scale times what the block holds.
+// Each lane's largest value, its reference exponent and ExpRange, and the target's value; z' = scale times what the
+// block holds.
 struct TileRanges {
   int64_t count;  // rows; vectors without one are not computed
   HWY_ALIGN float max[kTile], reference[kTile], lo[kTile], hi[kTile], origin[kTile];
+  HWY_ALIGN float target[kTile];
   double log2e;  // scale log2 e, and in two parts
   float log2e_hi, log2e_lo;
 };
@@ -359,12 +361,13 @@ union TileScratch {
 };
 
 struct TileSums {
-  TileRanges ranges;
+  explicit TileSums(TileRanges *of) : ranges(*of) {}
+
+  TileRanges &ranges;
   HWY_ALIGN double sum[kTile] = {}, entropy[kTile] = {};  // times 2^kBias
   HWY_ALIGN double count[kTile] = {};                     // of columns at the maximum
   HWY_ALIGN double q[kTile] = {}, q_spread[kTile] = {};   // of w q, and of w q (m' - z')
   HWY_ALIGN double spread[kTile] = {};                    // of w (m' - z') over the columns but the target
-  HWY_ALIGN float target[kTile];                          // z'_t
   HWY_ALIGN int32_t order[kTile];                         // of the largest logit, for argmax
   uint32_t bad = 0;                                       // rows that something has ruled out
 };
@@ -654,39 +657,6 @@ HWY_INLINE bool KeepsExponentials(const AcrossTask &task) {
          task.label_gradient.data == nullptr;
 }
 
-template <class In>
-HWY_INLINE void SumBlocks(const AcrossTask &task, float *block, float *labels, TileSums *sums, AcrossRows *out) {
-  const TileTag d;
-  const bool keeps = KeepsExponentials(task);
-  for (int64_t first = 0; first < task.cols; first += kBlockCols) {
-    const int64_t cols = HWY_MIN(kBlockCols, task.cols - first);
-    StageLogits<In>(task, first, cols, block);
-    if (task.out.data != nullptr && task.out.data != task.logits.data && !task.positions) {
-      PrefetchRows<1>(static_cast<const In *>(task.out.data), task.out.row, cols, 0);
-    }
-    if (task.argmax) UpdateArgmax(block, first, cols, sums, out->argmax);
-    if (task.transform.cap > 0.0) sums->bad |= CapTile(task.transform, block, cols, nullptr);
-    if (task.has_targets && cols == task.cols) TakeTargets(task, block, sums->target);
-    for (int64_t i = 0; i < task.count; i += TileLanes()) {
-      const Floats before = first == 0 ? hn::Set(d, kNone) : hn::Load(d, sums->ranges.max + i);
-      const Floats max = MaxOfLanes(block + i, cols, before);
-      if (first == 0) {
-        SetRange(max, i, &sums->ranges);
-      } else if (!hn::AllFalse(d, hn::Gt(max, before))) {
-        RaiseMaxima(task, max, first, i, sums);
-      }
-    }
-    if (task.weighted) SumLabels(task, block, first, cols, labels, sums);
-    if (task.entropy) {
-      keeps ? SumTile<true, Kept::kYes>(block, cols, sums) : SumTile<true, Kept::kNo>(block, cols, sums);
-    } else if (keeps && task.output == TileOutput::kSoftmax) {
-      SumTile<false, Kept::kMarked>(block, cols, sums);
-    } else {
-      keeps ? SumTile<false, Kept::kYes>(block, cols, sums) : SumTile<false, Kept::kNo>(block, cols, sums);
-    }
-  }
-}
-
 // From the sums to everything that is one a row, and which rows these are good for.
 HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums, AcrossRows *out) {
   const HalfTag d;
@@ -715,7 +685,7 @@ HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums, Acros
     Halves weight = one, loss = zero, distance = zero;
     if (task.has_targets) {
       weight = hn::LoadU(d, task.target_label + i);
-      distance = hn::Mul(hn::Sub(max, LoadHalf(sums.target + i)), factor);
+      distance = hn::Mul(hn::Sub(max, LoadHalf(sums.ranges.target + i)), factor);
       loss = hn::Add(distance, log_total);
       hn::Store(loss, d, out->nll + i);
       StoreOutput(hn::Neg(loss), out->log_probability + i);
@@ -757,6 +727,43 @@ HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums, Acros
   out->done = done & task.live & ~sums.bad;
 }
 
+// Sums the rows and finishes them. Not inline: the sums are gone when the output is written.
+template <class In>
+HWY_NOINLINE void SumRows(const AcrossTask &task, float *block, float *labels, TileRanges *ranges, AcrossRows *out) {
+  TileSums tile_sums(ranges), *const sums = &tile_sums;
+  const TileTag d;
+  const bool keeps = KeepsExponentials(task);
+  for (int64_t i = 0; task.argmax && i < kTile; ++i) sums->order[i] = std::numeric_limits<int32_t>::min();
+  for (int64_t first = 0; first < task.cols; first += kBlockCols) {
+    const int64_t cols = HWY_MIN(kBlockCols, task.cols - first);
+    StageLogits<In>(task, first, cols, block);
+    if (task.out.data != nullptr && task.out.data != task.logits.data && !task.positions) {
+      PrefetchRows<1>(static_cast<const In *>(task.out.data), task.out.row, cols, 0);
+    }
+    if (task.argmax) UpdateArgmax(block, first, cols, sums, out->argmax);
+    if (task.transform.cap > 0.0) sums->bad |= CapTile(task.transform, block, cols, nullptr);
+    if (task.has_targets && cols == task.cols) TakeTargets(task, block, sums->ranges.target);
+    for (int64_t i = 0; i < task.count; i += TileLanes()) {
+      const Floats before = first == 0 ? hn::Set(d, kNone) : hn::Load(d, sums->ranges.max + i);
+      const Floats max = MaxOfLanes(block + i, cols, before);
+      if (first == 0) {
+        SetRange(max, i, &sums->ranges);
+      } else if (!hn::AllFalse(d, hn::Gt(max, before))) {
+        RaiseMaxima(task, max, first, i, sums);
+      }
+    }
+    if (task.weighted) SumLabels(task, block, first, cols, labels, sums);
+    if (task.entropy) {
+      keeps ? SumTile<true, Kept::kYes>(block, cols, sums) : SumTile<true, Kept::kNo>(block, cols, sums);
+    } else if (keeps && task.output == TileOutput::kSoftmax) {
+      SumTile<false, Kept::kMarked>(block, cols, sums);
+    } else {
+      keeps ? SumTile<false, Kept::kYes>(block, cols, sums) : SumTile<false, Kept::kNo>(block, cols, sums);
+    }
+  }
+  FinishTile(task, tile_sums, out);
+}
+
 // ---- outputs ----
 
 // What exponentials become the output with.
@@ -767,7 +774,7 @@ struct TileFactors {
 };
 
 // Returns the rows whose factors leave no range.
-HWY_NOINLINE uint32_t SetFactors(const AcrossTask &task, const TileSums &sums, const AcrossRows &rows,
+HWY_NOINLINE uint32_t SetFactors(const AcrossTask &task, const TileRanges &ranges, const AcrossRows &rows,
                                  TileFactors *out) {
   const HalfTag d;
   const Halves zero = hn::Zero(d), one = hn::Set(d, 1.0);
@@ -775,8 +782,8 @@ HWY_NOINLINE uint32_t SetFactors(const AcrossTask &task, const TileSums &sums, c
   uint32_t ok = 0;
   for (int64_t i = 0; i < task.count; i += HalfLanes()) {
     const Halves max = hn::Load(d, rows.value + i), others = hn::Load(d, rows.others + i);
-    const Halves reference = LoadHalf(sums.ranges.reference + i);
-    const Halves e = TileExp(max, reference, sums.ranges.log2e);
+    const Halves reference = LoadHalf(ranges.reference + i);
+    const Halves e = TileExp(max, reference, ranges.log2e);
     const Halves total = hn::Add(others, one);
     const Halves inverse = hn::Div(one, hn::Mul(e, total));  // of everything, relative to the reference
     const Halves unbias = hn::Set(d, PowerOfTwo(-Format<float>::kBias));
@@ -807,8 +814,8 @@ HWY_NOINLINE uint32_t SetFactors(const AcrossTask &task, const TileSums &sums, c
     good = hn::And(good, hn::Le(hn::Abs(hn::Mul(g, mass)), hn::Set(d, most)));
     ok |= BitsOf(d, good) << i;
     if (!task.has_targets || task.weighted) continue;
-    const Halves z = LoadHalf(sums.target + i);
-    Halves target = hn::NegMulAdd(weight, g, hn::Mul(p, TileExp(z, reference, sums.ranges.log2e)));
+    const Halves z = LoadHalf(ranges.target + i);
+    Halves target = hn::NegMulAdd(weight, g, hn::Mul(p, TileExp(z, reference, ranges.log2e)));
     if (task.z_loss == 0.0) {  // p_t - 1 is -(the others' sum) / total where the target is the largest
       const Halves share = hn::Div(others, total);
       target = hn::IfThenElse(hn::Eq(z, max), hn::Neg(hn::Mul(hn::Mul(weight, g), share)), target);
@@ -850,10 +857,10 @@ HWY_NOINLINE void ScaleTile(const AcrossTask &task, const TileFactors &factors, 
 }
 
 // Values -> -((m' - z') + L).
-HWY_NOINLINE void LogSoftmaxTile(const TileSums &sums, const AcrossRows &rows, int64_t cols, float *block) {
+HWY_NOINLINE void LogSoftmaxTile(const TileRanges &ranges, const AcrossRows &rows, int64_t cols, float *block) {
   const TileTag d;
-  for (int64_t i = 0; i < sums.ranges.count; i += TileLanes()) {
-    const Floats max = hn::Load(d, sums.ranges.max + i), log_total = LoadDoubles(d, rows.log_total + i);
+  for (int64_t i = 0; i < ranges.count; i += TileLanes()) {
+    const Floats max = hn::Load(d, ranges.max + i), log_total = LoadDoubles(d, rows.log_total + i);
     for (int64_t j = 0; j < cols; ++j) {
       float *const at = block + j * kTile + i;
       const Floats gap = hn::Add(hn::Sub(max, hn::Load(d, at)), log_total);
@@ -897,11 +904,11 @@ HWY_NOINLINE void CombineTile(const AcrossTask &task, const TileFactors &factors
 }
 
 // The labels' own gradient, u r w_c (1 - epsilon) (lse - z'_c), from values; 0 where the coefficient is.
-HWY_NOINLINE void LabelGradientTile(const AcrossTask &task, const TileSums &sums, const AcrossRows &rows, int64_t first,
-                                    int64_t cols, const float *values, float *block) {
+HWY_NOINLINE void LabelGradientTile(const AcrossTask &task, const TileRanges &ranges, const AcrossRows &rows,
+                                    int64_t first, int64_t cols, const float *values, float *block) {
   const HalfTag d;
   for (int64_t i = 0; i < task.count; i += HalfLanes()) {
-    const Halves max = LoadHalf(sums.ranges.max + i), log_total = hn::Load(d, rows.log_total + i);
+    const Halves max = LoadHalf(ranges.max + i), log_total = hn::Load(d, rows.log_total + i);
     const Halves g = hn::LoadU(d, task.g + i), factor = hn::Set(d, task.transform.Factor());
     for (int64_t j = 0; j < cols; ++j) {
       const double w = static_cast<double>(ClassWeight(task, first + j)) * task.label_factor;
@@ -940,12 +947,12 @@ HWY_NOINLINE void ExpTile(float *block, int64_t cols, const TileRanges &ranges) 
 
 // Writes the output of the rows that are done, and of those that are not live.
 template <class In>
-HWY_INLINE void WriteTile(const AcrossTask &task, TileScratch &scratch, float *labels, const TileSums &sums,
-                          AcrossRows *rows) {
+HWY_NOINLINE void WriteTile(const AcrossTask &task, TileScratch &scratch, float *labels, const TileRanges &ranges,
+                            AcrossRows *rows) {
   TileFactors factors;
   const bool softmax = task.output == TileOutput::kSoftmax, log = task.output == TileOutput::kLogSoftmax;
   uint32_t wanted = ~uint32_t{0};
-  if (!log) wanted = SetFactors(task, sums, *rows, &factors);
+  if (!log) wanted = SetFactors(task, ranges, *rows, &factors);
   const uint32_t all = (uint32_t{1} << task.count) - 1;
   wanted = (rows->done & wanted) | (all & ~task.live);
   rows->written = wanted & rows->done;
@@ -962,7 +969,7 @@ HWY_INLINE void WriteTile(const AcrossTask &task, TileScratch &scratch, float *l
       StageLogits<In>(task, first, cols, values);
       if (caps) CapTile(task.transform, values, cols, slopes);
       if (task.label_gradient.data != nullptr) {
-        LabelGradientTile(task, sums, *rows, first, cols, values, label_gradient);
+        LabelGradientTile(task, ranges, *rows, first, cols, values, label_gradient);
         DispatchElements(task.probs_dtype, [&](auto type) XENT_INLINE_LAMBDA {
           using Out = decltype(type);
           if constexpr (!std::is_same_v<Out, double>) {
@@ -971,10 +978,10 @@ HWY_INLINE void WriteTile(const AcrossTask &task, TileScratch &scratch, float *l
         });
       }
       if (task.out.data == nullptr) continue;
-      if (!log) softmax ? ExpTile<true>(values, cols, sums.ranges) : ExpTile<false>(values, cols, sums.ranges);
+      if (!log) softmax ? ExpTile<true>(values, cols, ranges) : ExpTile<false>(values, cols, ranges);
     }
     if (log) {
-      LogSoftmaxTile(sums, *rows, cols, values);
+      LogSoftmaxTile(ranges, *rows, cols, values);
     } else if (softmax) {
       ScaleTile<true>(task, factors, first, cols, values);
     } else if (combines) {
@@ -991,27 +998,23 @@ template <class In>
 void RunAcross(const AcrossTask &task, AcrossRows *rows) {
   TileScratch scratch;
   HWY_ALIGN float labels[kPartCols * kTile];
-  TileSums sums;
-  sums.ranges.count = task.count;
-  SetScale(task.transform.Factor(), &sums.ranges);
-  if (task.has_targets && !(task.sums && task.cols <= kBlockCols)) ReadTargets<In>(task, sums.target);
+  TileRanges ranges;
+  ranges.count = task.count;
+  SetScale(task.transform.Factor(), &ranges);
+  if (task.has_targets && !(task.sums && task.cols <= kBlockCols)) ReadTargets<In>(task, ranges.target);
   if (task.sums) {
-    if (task.argmax) {
-      for (int64_t i = 0; i < kTile; ++i) sums.order[i] = std::numeric_limits<int32_t>::min();
-    }
-    SumBlocks<In>(task, scratch.block, labels, &sums, rows);
-    FinishTile(task, sums, rows);
+    SumRows<In>(task, scratch.block, labels, &ranges, rows);
   } else {
     rows->done = task.ready;
     const TileTag d;
-    for (int64_t i = 0; i < kTile; i += TileLanes()) SetRange(LoadDoubles(d, rows->value + i), i, &sums.ranges);
+    for (int64_t i = 0; i < kTile; i += TileLanes()) SetRange(LoadDoubles(d, rows->value + i), i, &ranges);
     const HalfTag dd;
     for (int64_t i = 0; i < kTile; i += HalfLanes()) {
       hn::Store(Log1pForFloat(dd, hn::Load(dd, rows->others + i)), dd, rows->log_total + i);
     }
   }
   rows->written = 0;
-  if (task.output != TileOutput::kNone) WriteTile<In>(task, scratch, labels, sums, rows);
+  if (task.output != TileOutput::kNone) WriteTile<In>(task, scratch, labels, ranges, rows);
 }
 
 }  // namespace xent::internal::HWY_NAMESPACE

@@ -73,24 +73,26 @@ HWY_INLINE Doubles LabelOf(const Labels &labels, Doubles q, Doubles weight, Doub
   }
 }
 
-// z' of a cap, and its derivative on request. Rows in float lanes have the values that along-inl.h sums, so that a
-// logit has one value wherever a row needs it.
+// z' of a cap, and its derivative on request. Rows in float lanes have the values that along-inl.h and across-inl.h
+// sum, so that a logit has one value wherever a row needs it.
 template <class T>
 class CapOf {
  public:
   explicit CapOf(const Transform &transform)
-      : float_lanes_(HWY_NATIVE_FMA && transform.float_lanes),
+      : float_lanes_(transform.float_lanes),
         cap_(transform.scale, CapOrOne(transform)),
         float_cap_(transform.scale, CapOrOne(transform)) {}
 
   HWY_INLINE Doubles operator()(Doubles z, Doubles *derivative = nullptr) const {
     const DoubleTag d;
-    if (!kKeepsLow<T> && float_lanes_) {
+    const hn::Rebind<float, DoubleTag> df;
+    const bool rounds = !kKeepsLow<T> && float_lanes_;
+    if (HWY_NATIVE_FMA && rounds) {
       if (derivative != nullptr) cap_.Value(d, z, derivative);
-      const hn::Rebind<float, DoubleTag> df;
       return hn::PromoteTo(d, float_cap_.Value(df, hn::DemoteTo(df, z)));
     }
-    return cap_.Value(d, z, derivative);
+    const Doubles value = cap_.Value(d, z, derivative);
+    return rounds ? hn::PromoteTo(d, hn::DemoteTo(df, value)) : value;
   }
 
  private:

@@ -28,15 +28,11 @@ struct AcrossSums {
   int64_t argmax;
   double value, log_total;
   float entropy;
-  bool capped;
 
   bool IsNan() const { return false; }
   double Entropy() const { return static_cast<double>(entropy); }
-  // lse - z'_c, as the kernel computes it, of a value as that of general.h gives it.
-  double Gap(double factor, double of_value) const {
-    if (capped) of_value = static_cast<double>(static_cast<float>(of_value));
-    return (value - of_value) * factor + log_total;
-  }
+  // lse - z'_c, as the kernel computes it.
+  double Gap(double factor, double of_value) const { return (value - of_value) * factor + log_total; }
 };
 
 template <class In>
@@ -253,8 +249,7 @@ class AcrossRunner {
     const FpMode mode(Subnormals::kKeep);
     for (int64_t i = 0; i < kTile; ++i) {
       if (!Has(rows.done, i)) continue;
-      const bool capped = call_.transform.cap > 0.0;
-      const AcrossSums sums{rows.argmax[i], rows.value[i], rows.log_total[i], rows.entropy[i], capped};
+      const AcrossSums sums{rows.argmax[i], rows.value[i], rows.log_total[i], rows.entropy[i]};
       WriteStatistics<In>(call_, row + i, sums, call_.Target(row + i));
     }
   }

@@ -107,7 +107,7 @@ struct GeneralRowState {
     if (target < 0) return INT64_MAX;
     double value = target_logit;
     call.kernels->general->values(call.transform, &value, 1);
-    return static_cast<double>(static_cast<float>(value)) == largest ? target : INT64_MAX;
+    return value == largest ? target : INT64_MAX;
   }
 
   XENT_NOINLINE void PrepareGradient(const Call &call, int64_t index) {

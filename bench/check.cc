@@ -14,6 +14,7 @@
 
 #include "bench/operations.h"
 #include "reference/binary.h"
+#include "reference/divergence.h"
 #include "reference/losses.h"
 #include "reference/number.h"
 #include "reference/rows.h"
@@ -44,7 +45,7 @@ class Verdict {
  public:
   Verdict(Op op, Source source, const Problem &problem)
       : library_(source == Source::kLibrary),
-        name_(Name(op, source)),
+        name_(Name(op, source, problem.option)),
         chain_((static_cast<Real>(problem.shape.cols) + 16) * 0x1p-24L) {}
 
   // The library: `want` within `ulps`, before one rounding to a half-precision dtype; below the smallest normal number
@@ -92,9 +93,11 @@ class Verdict {
 constexpr Real kUnit = 0x1p-24L;
 
 std::vector<double> DecodeRow(const Problem &problem, const Buffer &buffer, int64_t index) {
-  const int64_t row_bytes = problem.shape.cols * ElementBytes(problem.dtype);
-  const char *const row = static_cast<const char *>(buffer.data()) + index * row_bytes;
-  return xent::reference::DecodeRows(problem.dtype, row, 1, problem.shape.cols, 0);
+  std::vector<double> row(static_cast<size_t>(problem.shape.cols));
+  for (int64_t j = 0; j < problem.shape.cols; ++j) {
+    row[static_cast<size_t>(j)] = Load(problem.dtype, buffer.data(), problem.Offset(index, j));
+  }
+  return row;
 }
 
 // max - the smallest finite logit.
@@ -115,36 +118,42 @@ Real BaselineLogError(const Verdict &verdict, const Row &row, Real z) {
 Real BaselineExpError(const Verdict &verdict, const Row &row) { return verdict.chain() + 2 * RangeOf(row) * kUnit; }
 
 // Whether the operation stores row losses and their mean, or takes the mean of stored ones.
-bool HasMean(Op op) { return op < Op::kBackward || op == Op::kReduce; }
+bool HasMean(Op op) { return op < Op::kBackward || op == Op::kReduce || IsDivergence(op); }
 
 // What the reference needs to know of one row of a cross-entropy call.
-LossInputs InputsOf(Op op, const Problem &problem, int64_t index) {
+LossInputs InputsOf(const Problem &problem, int64_t index) {
+  const xent_dtype arithmetic = ArithmeticType(problem.dtype);
   LossInputs inputs;
   inputs.dtype = problem.dtype;
   inputs.rows = 1;
   inputs.cols = problem.shape.cols;
-  inputs.inner = IsClassMajor(op) ? problem.inner() : 1;
+  inputs.inner = problem.shape.inner;
   inputs.logits = DecodeRow(problem, problem.logits, index);
-  if (op == Op::kForwardBackwardProbs) {
+  if (problem.option == Option::kProbs) {
     inputs.target_probs = DecodeRow(problem, problem.aux, index);
   } else {
     inputs.targets = {problem.targets[static_cast<size_t>(index)]};
   }
-  if (op == Op::kForwardBackwardWeights) {
-    const xent_dtype arithmetic = ArithmeticType(problem.dtype);
+  if (problem.option == Option::kWeights) {
     inputs.class_weights =
         xent::reference::DecodeRows(arithmetic, problem.class_weights.data(), 1, problem.shape.cols, 0);
+  } else if (problem.option == Option::kRowWeights) {
+    inputs.row_weights = {Load(arithmetic, problem.row_weights.data(), index)};
   }
-  inputs.options = OptionsOf(op);
+  inputs.options = OptionsOf(problem);
   return inputs;
 }
 
 // The mean's denominator.
-Real DenominatorOf(Op op, const Problem &problem) {
-  if (op != Op::kForwardBackwardWeights) return static_cast<Real>(problem.shape.rows);
+Real DenominatorOf(const Problem &problem) {
+  const xent_dtype arithmetic = ArithmeticType(problem.dtype);
   Sum sum;
-  for (const int64_t t : problem.targets) {
-    sum.Add(Load(ArithmeticType(problem.dtype), problem.class_weights.data(), t));
+  for (int64_t i = 0; i < problem.shape.rows; ++i) {
+    if (problem.option == Option::kWeights) {
+      sum.Add(Load(arithmetic, problem.class_weights.data(), problem.targets[static_cast<size_t>(i)]));
+    } else {
+      sum.Add(problem.option == Option::kRowWeights ? Load(arithmetic, problem.row_weights.data(), i) : 1);
+    }
   }
   return sum.Total();
 }
@@ -174,8 +183,8 @@ void CheckMean(const Problem &problem, const void *losses, int64_t n, Real denom
                   4 * kUnit * mean.scale);
 }
 
-void CheckGradient(Op op, const Problem &problem, int64_t index, const LossRow &row, Verdict *verdict) {
-  const Real factor = 1 / DenominatorOf(op, problem);
+void CheckGradient(const Problem &problem, int64_t index, const LossRow &row, Verdict *verdict) {
+  const Real factor = 1 / DenominatorOf(problem);
   const Real exp_error = BaselineExpError(*verdict, row.row());
   for (int64_t j = 0; j < problem.shape.cols; ++j) {
     const bool at_target = j == problem.targets[static_cast<size_t>(index)];
@@ -185,14 +194,32 @@ void CheckGradient(Op op, const Problem &problem, int64_t index, const LossRow &
                      .column = j,
                      .data = problem.slot(0),
                      .dtype = problem.dtype,
-                     .index = GradientOffset(op, problem, index, j)},
+                     .index = problem.Offset(index, j)},
                     row.Gradient(j, factor), xent::test::kGradientUlp, slack);
   }
 }
 
-void CheckArgmax(const Problem &problem, int64_t index, const LossRow &row, Verdict *verdict) {
-  const int64_t got = static_cast<const int64_t *>(problem.argmax.data())[index];
-  if (got != row.Argmax()) verdict->Fail("argmax of row " + std::to_string(index) + " is " + std::to_string(got));
+void CheckStatistics(const Problem &problem, int64_t index, const LossRow &row, Verdict *verdict) {
+  const xent_dtype dtype = ArithmeticType(problem.dtype);
+  const int64_t target = problem.targets[static_cast<size_t>(index)];
+  const auto expect = [&](const char *what, const Buffer &got, int64_t at, int64_t want) {
+    const int64_t is = static_cast<const int64_t *>(got.data())[at];
+    if (is != want) verdict->Fail(what + (" of row " + std::to_string(index)) + " is " + std::to_string(is));
+  };
+  const Option option = problem.option;
+  if (option == Option::kArgmax || option == Option::kEntropy) expect("argmax", problem.argmax, index, row.Argmax());
+  if (option == Option::kRank) expect("rank", problem.rank, index, row.Rank(target));
+  if (option == Option::kEntropy) {
+    verdict->Expect({.what = "entropy", .row = index, .data = problem.entropy.data(), .dtype = dtype, .index = index},
+                    row.Entropy(), xent::test::kEntropyUlp, 0);
+    verdict->Expect({.what = "logprob", .row = index, .data = problem.logprobs.data(), .dtype = dtype, .index = index},
+                    row.LogProbability(target), xent::test::kLogProbabilityUlp, 0);
+  }
+  if (option == Option::kTopK) {
+    const std::vector<int64_t> top = row.TopK(std::min(kTop, problem.shape.cols));
+    const auto k = static_cast<int64_t>(top.size());
+    for (int64_t i = 0; i < k; ++i) expect("top k", problem.top, index * k + i, top[static_cast<size_t>(i)]);
+  }
 }
 
 // Row `index` of a matrix in slot 0 against one value a column.
@@ -206,7 +233,7 @@ void CheckRow(const char *what, const Problem &problem, int64_t index, double ul
                      .column = j,
                      .data = problem.slot(0),
                      .dtype = problem.dtype,
-                     .index = index * problem.shape.cols + j},
+                     .index = problem.Offset(index, j)},
                     want, ulps, slack_of(j, want));
   }
 }
@@ -263,18 +290,28 @@ void CheckExpSum(const Problem &problem, int64_t index, Verdict *verdict) {
                   {.exact = sum, .scale = sum}, 0, BaselineExpError(*verdict, row) * sum);
 }
 
-xent::reference::BinaryResult BinaryAt(const Problem &problem, int64_t i, Real upstream) {
-  return xent::reference::EvaluateBinary({.x = Load(problem.dtype, problem.logits.data(), i),
-                                          .y = Load(problem.dtype, problem.aux.data(), i),
-                                          .upstream = upstream});
+xent::reference::BinaryResult BinaryAt(const Problem &problem, int64_t i, int64_t j, Real upstream) {
+  const bool probabilities = problem.option == Option::kProbabilities;
+  const xent_binary_cross_entropy_options options = BinaryOptionsOf(problem.option);
+  const Buffer &input = probabilities ? problem.aux : problem.logits;
+  return xent::reference::EvaluateBinary(
+      {.x = Load(problem.dtype, input.data(), problem.Offset(i, j)),
+       .y = Load(problem.dtype, problem.aux.data(), problem.Offset(i, j)),
+       .probabilities = probabilities,
+       .pos_weight = problem.option == Option::kPosWeight
+                         ? Load(ArithmeticType(problem.dtype), problem.class_weights.data(), j)
+                         : 1,
+       .upstream = upstream,
+       .gamma = options.focal_gamma,
+       .alpha = options.focal_alpha});
 }
 
 void CheckBinaryGradient(const Problem &problem, int64_t index, Verdict *verdict) {
   const Real upstream = 1 / static_cast<Real>(problem.elements());
-  const int64_t first = index * problem.shape.cols;
   CheckRow(
-      "gradient", problem, index, xent::test::kBinaryGradientUlp,
-      [&](int64_t j) { return BinaryAt(problem, first + j, upstream).grad; },
+      "gradient", problem, index,
+      problem.option == Option::kFocal ? xent::test::kFocalUlp : xent::test::kBinaryGradientUlp,
+      [&](int64_t j) { return BinaryAt(problem, index, j, upstream).grad; },
       [](int64_t, const Value &) { return Real{0}; }, verdict);
 }
 
@@ -282,20 +319,43 @@ void CheckBinaryGradient(const Problem &problem, int64_t index, Verdict *verdict
 // all. Slot 0 has the room, for only float32 and float64 are timed.
 void CheckBinaryLosses(Problem *problem, std::span<const int64_t> rows, Verdict *verdict) {
   xent_binary_cross_entropy args = XENT_BINARY_CROSS_ENTROPY_INIT;
-  args.rows = problem->shape.rows;
-  args.cols = problem->shape.cols;
-  args.input = problem->matrix(problem->logits.data());
-  args.targets = problem->matrix(problem->aux.data());
+  FillBinary(*problem, &args);
   args.element_losses = problem->matrix(problem->slot(0));
-  const xent_status status = xent_binary_cross_entropy_forward(&args, nullptr, nullptr, nullptr);
+  const xent_binary_cross_entropy_options options = BinaryOptionsOf(problem->option);
+  const xent_status status = xent_binary_cross_entropy_forward(&args, &options, nullptr, nullptr);
   if (status != XENT_OK) verdict->Fail(xent_status_string(status));
   for (const int64_t i : rows) {
     CheckRow(
-        "loss", *problem, i, xent::test::kBinaryUlp,
-        [&](int64_t j) { return BinaryAt(*problem, i * problem->shape.cols + j, 1).loss; },
-        [](int64_t, const Value &) { return Real{0}; }, verdict);
+        "loss", *problem, i, problem->option == Option::kFocal ? xent::test::kFocalUlp : xent::test::kBinaryUlp,
+        [&](int64_t j) { return BinaryAt(*problem, i, j, 1).loss; }, [](int64_t, const Value &) { return Real{0}; },
+        verdict);
   }
   CheckMean(*problem, problem->slot(0), problem->elements(), static_cast<Real>(problem->elements()), verdict);
+}
+
+void CheckDivergence(Op op, const Problem &problem, int64_t index, Verdict *verdict) {
+  const xent_divergence_options options = DivergenceOptionsOf(op);
+  const xent::reference::Divergence want = xent::reference::EvaluateDivergence(
+      DecodeRow(problem, problem.logits, index), DecodeRow(problem, problem.upstream, index),
+      static_cast<xent_divergence_kind>(options.kind), options.temperature, options.beta);
+  verdict->Expect({.what = "loss",
+                   .row = index,
+                   .data = problem.losses.data(),
+                   .dtype = ArithmeticType(problem.dtype),
+                   .index = index},
+                  want.loss, xent::test::kDivergenceUlp, 0);
+  if (!IsForwardBackward(op)) return;
+  const Real factor = 1 / static_cast<Real>(problem.shape.rows);
+  CheckRow(
+      "gradient", problem, index, xent::test::kDivergenceGradientUlp,
+      [&](int64_t j) {
+        Value value = want.gradient[static_cast<size_t>(j)];
+        value.exact *= factor;
+        value.scale *= factor;
+        value.slack *= factor;
+        return value;
+      },
+      [](int64_t, const Value &) { return Real{0}; }, verdict);
 }
 
 void CheckArray(Op op, const Problem &problem, Verdict *verdict) {
@@ -342,10 +402,14 @@ void Poison(Op op, Problem *problem) {
   const xent_dtype dtype = ArithmeticType(problem->dtype);
   for (int64_t i = 0; i < problem->shape.rows; ++i) {
     if (op != Op::kReduce) Store(dtype, problem->losses.data(), i, NAN);
-    Store(dtype, problem->lse.data(), i, NAN);
+    for (const Buffer *result : {&problem->lse, &problem->entropy, &problem->logprobs}) {
+      Store(dtype, result->data(), i, NAN);
+    }
   }
   Store(dtype, problem->loss.data(), 0, NAN);
   std::fill_n(static_cast<int64_t *>(problem->argmax.data()), problem->shape.rows, -1);
+  std::fill_n(static_cast<int64_t *>(problem->rank.data()), problem->shape.rows, -1);
+  std::fill_n(static_cast<int64_t *>(problem->top.data()), problem->shape.rows * kTop, -1);
   std::fill(problem->maxima.begin(), problem->maxima.end(), NAN);
   problem->diagnosis = XENT_DIAGNOSIS_LOGITS;
   // The logits are no result of any operation but the copy.
@@ -356,24 +420,23 @@ void Poison(Op op, Problem *problem) {
 void CheckResultRow(Op op, const Problem &problem, int64_t i, Verdict *verdict) {
   switch (op) {
     case Op::kForward:
-    case Op::kForwardArgmax:
-    case Op::kForwardClassMajor:
     case Op::kForwardBackwardInplace:
     case Op::kForwardBackward:
     case Op::kForwardBackwardWorkspace:
-    case Op::kForwardBackwardSmoothing:
-    case Op::kForwardBackwardSoftcap:
-    case Op::kForwardBackwardWeights:
-    case Op::kForwardBackwardProbs:
-    case Op::kForwardBackwardClassMajor:
     case Op::kBackward: {
-      const LossInputs inputs = InputsOf(op, problem, i);
+      const LossInputs inputs = InputsOf(problem, i);
       const LossRow row(inputs, 0);
       if (op != Op::kBackward) CheckLoss(problem, i, row, verdict);
-      if (op == Op::kForwardArgmax) CheckArgmax(problem, i, row, verdict);
-      if (op == Op::kBackward || IsForwardBackward(op)) CheckGradient(op, problem, i, row, verdict);
+      if (op == Op::kForward) CheckStatistics(problem, i, row, verdict);
+      if (op == Op::kBackward || IsForwardBackward(op)) CheckGradient(problem, i, row, verdict);
       break;
     }
+    case Op::kKlForward:
+    case Op::kKlForwardBackward:
+    case Op::kJensenShannonForward:
+    case Op::kJensenShannonForwardBackward:
+      CheckDivergence(op, problem, i, verdict);
+      break;
     case Op::kBceForwardBackward:
       CheckBinaryGradient(problem, i, verdict);
       break;
@@ -426,7 +489,7 @@ void CheckWhole(Op op, Problem *problem, int threads, std::span<const int64_t> r
       break;
     default:
       if (HasMean(op)) {
-        CheckMean(*problem, problem->losses.data(), problem->shape.rows, DenominatorOf(op, *problem), verdict);
+        CheckMean(*problem, problem->losses.data(), problem->shape.rows, DenominatorOf(*problem), verdict);
       }
       break;
   }

@@ -25,20 +25,6 @@ const char *BaseName(Op op) {
       return "forward_backward";
     case Op::kForwardBackwardWorkspace:
       return "forward_backward_workspace";
-    case Op::kForwardArgmax:
-      return "forward_argmax";
-    case Op::kForwardBackwardSmoothing:
-      return "forward_backward_smoothing";
-    case Op::kForwardBackwardSoftcap:
-      return "forward_backward_softcap";
-    case Op::kForwardBackwardWeights:
-      return "forward_backward_weights";
-    case Op::kForwardBackwardProbs:
-      return "forward_backward_probs";
-    case Op::kForwardClassMajor:
-      return "forward_class_major";
-    case Op::kForwardBackwardClassMajor:
-      return "forward_backward_class_major";
     case Op::kBackward:
       return "backward";
     case Op::kSoftmax:
@@ -67,12 +53,62 @@ const char *BaseName(Op op) {
       return "bce_forward";
     case Op::kBceForwardBackward:
       return "bce_forward_backward";
+    case Op::kKlForward:
+      return "kl_forward";
+    case Op::kKlForwardBackward:
+      return "kl_forward_backward";
+    case Op::kJensenShannonForward:
+      return "jensen_shannon_forward";
+    case Op::kJensenShannonForwardBackward:
+      return "jensen_shannon_forward_backward";
     case Op::kReadSweep:
       return "read_sweep";
     case Op::kCopy:
       return "copy";
     case Op::kInPlaceScale:
       return "in_place_scale";
+  }
+  return "";
+}
+
+const char *SuffixOf(Option option) {
+  switch (option) {
+    case Option::kNone:
+      return "";
+    case Option::kSmoothing:
+      return "_smoothing";
+    case Option::kExclusive:
+      return "_exclusive";
+    case Option::kWeights:
+      return "_weights";
+    case Option::kRowWeights:
+      return "_row_weights";
+    case Option::kProbs:
+      return "_probs";
+    case Option::kSoftcap:
+      return "_softcap";
+    case Option::kLogitScale:
+      return "_logit_scale";
+    case Option::kZLoss:
+      return "_z_loss";
+    case Option::kSmoothingZLoss:
+      return "_smoothing_z_loss";
+    case Option::kValidCols:
+      return "_valid_cols";
+    case Option::kArgmax:
+      return "_argmax";
+    case Option::kEntropy:
+      return "_entropy";
+    case Option::kRank:
+      return "_rank";
+    case Option::kTopK:
+      return "_top_k";
+    case Option::kPosWeight:
+      return "_pos_weight";
+    case Option::kFocal:
+      return "_focal";
+    case Option::kProbabilities:
+      return "_probabilities";
   }
   return "";
 }
@@ -88,14 +124,28 @@ xent_status RunCrossEntropy(Op op, const Problem &problem, const xent_exec &exec
 
 xent_status RunBinary(Op op, const Problem &problem, const xent_exec &exec) {
   xent_binary_cross_entropy args = XENT_BINARY_CROSS_ENTROPY_INIT;
+  FillBinary(problem, &args);
+  args.reduced_loss = problem.loss.data();
+  const xent_binary_cross_entropy_options options = BinaryOptionsOf(problem.option);
+  if (op == Op::kBceForward) return xent_binary_cross_entropy_forward(&args, &options, &exec, nullptr);
+  args.grad = problem.matrix(problem.slot(0));
+  return xent_binary_cross_entropy_forward_backward(&args, &options, &exec, nullptr);
+}
+
+// The teacher's logits are the upstream gradient's numbers.
+xent_status RunDivergence(Op op, const Problem &problem, const xent_exec &exec) {
+  xent_divergence args = XENT_DIVERGENCE_INIT;
   args.rows = problem.shape.rows;
   args.cols = problem.shape.cols;
-  args.input = problem.matrix(problem.logits.data());
-  args.targets = problem.matrix(problem.aux.data());
+  args.inner = problem.shape.inner;
+  args.student = problem.matrix(problem.logits.data());
+  args.teacher = problem.matrix(problem.upstream.data());
+  args.row_losses = problem.losses.data();
   args.reduced_loss = problem.loss.data();
-  if (op == Op::kBceForward) return xent_binary_cross_entropy_forward(&args, nullptr, &exec, nullptr);
+  const xent_divergence_options options = DivergenceOptionsOf(op);
+  if (!IsForwardBackward(op)) return xent_divergence_forward(&args, &options, &exec, nullptr);
   args.grad = problem.matrix(problem.slot(0));
-  return xent_binary_cross_entropy_forward_backward(&args, nullptr, &exec, nullptr);
+  return xent_divergence_forward_backward(&args, &options, &exec, nullptr);
 }
 
 xent_status RunReduce(const Problem &problem) {
@@ -122,38 +172,31 @@ xent_status RunArray(Op op, const Problem &problem) {
 xent_status RunLibrary(Op op, Problem *problem, int threads, int64_t slot) {
   xent_exec exec = XENT_EXEC_INIT;
   exec.threads = threads;
-  const auto [rows, cols] = problem->shape;
+  const auto [rows, cols, inner] = problem->shape;
   const xent_matrix logits = problem->matrix(problem->logits.data());
   const xent_matrix aux = problem->matrix(problem->aux.data());
   const xent_matrix upstream = problem->matrix(problem->upstream.data());
   const xent_matrix out = problem->matrix(problem->slot(0));
   switch (op) {
     case Op::kForward:
-    case Op::kForwardArgmax:
-    case Op::kForwardClassMajor:
     case Op::kForwardBackwardInplace:
     case Op::kForwardBackward:
     case Op::kForwardBackwardWorkspace:
-    case Op::kForwardBackwardSmoothing:
-    case Op::kForwardBackwardSoftcap:
-    case Op::kForwardBackwardWeights:
-    case Op::kForwardBackwardProbs:
-    case Op::kForwardBackwardClassMajor:
     case Op::kBackward:
       return RunCrossEntropy(op, *problem, exec, slot);
     case Op::kSoftmax:
-      return xent_softmax(rows, cols, 1, logits, out, &exec, nullptr);
+      return xent_softmax(rows, cols, inner, logits, out, &exec, nullptr);
     case Op::kLogSoftmax:
-      return xent_log_softmax(rows, cols, 1, logits, out, &exec, nullptr);
+      return xent_log_softmax(rows, cols, inner, logits, out, &exec, nullptr);
     case Op::kLogSumExp:
     case Op::kExpSum:
-      return xent_logsumexp(rows, cols, 1, logits, problem->lse.data(), &exec, nullptr);
+      return xent_logsumexp(rows, cols, inner, logits, problem->lse.data(), &exec, nullptr);
     case Op::kSoftmaxBackward:
-      return xent_softmax_backward(rows, cols, 1, upstream, aux, out, &exec, nullptr);
+      return xent_softmax_backward(rows, cols, inner, upstream, aux, out, &exec, nullptr);
     case Op::kLogSoftmaxBackward:
-      return xent_log_softmax_backward(rows, cols, 1, upstream, aux, out, &exec, nullptr);
+      return xent_log_softmax_backward(rows, cols, inner, upstream, aux, out, &exec, nullptr);
     case Op::kCheckLogits:
-      return xent_check_logits(rows, cols, 1, aux, &problem->diagnosis, &exec, nullptr);
+      return xent_check_logits(rows, cols, inner, aux, &problem->diagnosis, &exec, nullptr);
     case Op::kReduce:
       return RunReduce(*problem);
     case Op::kExp:
@@ -163,6 +206,11 @@ xent_status RunLibrary(Op op, Problem *problem, int threads, int64_t slot) {
     case Op::kBceForward:
     case Op::kBceForwardBackward:
       return RunBinary(op, *problem, exec);
+    case Op::kKlForward:
+    case Op::kKlForwardBackward:
+    case Op::kJensenShannonForward:
+    case Op::kJensenShannonForwardBackward:
+      return RunDivergence(op, *problem, exec);
     case Op::kReadSweep:
     case Op::kCopy:
     case Op::kInPlaceScale:
@@ -172,7 +220,7 @@ xent_status RunLibrary(Op op, Problem *problem, int threads, int64_t slot) {
 }
 
 void RunBaseline(const Baseline &baseline, Op op, Problem *problem, int64_t slot) {
-  const auto [rows, cols] = problem->shape;
+  const int64_t rows = problem->shape.rows, cols = problem->shape.cols;
   const auto *z = static_cast<const float *>(problem->logits.data());
   const auto *aux = static_cast<const float *>(problem->aux.data());
   const auto *upstream = static_cast<const float *>(problem->upstream.data());
@@ -248,7 +296,7 @@ void RunBaseline(const Baseline &baseline, Op op, Problem *problem, int64_t slot
 
 void RunExpSum(Source source, Problem *problem) {
   const ExpSum exp_sum = PeerExpSum(source);
-  const auto [rows, cols] = problem->shape;
+  const int64_t rows = problem->shape.rows, cols = problem->shape.cols;
   const auto *z = static_cast<const float *>(problem->logits.data());
   auto *sums = static_cast<float *>(problem->lse.data());
   for (int64_t i = 0; i < rows; ++i) {
@@ -280,27 +328,85 @@ void RunYardstick(Op op, Problem *problem, int threads, int64_t slot) {
 
 }  // namespace
 
-xent_cross_entropy_options OptionsOf(Op op) {
+xent_cross_entropy_options OptionsOf(const Problem &problem) {
   xent_cross_entropy_options options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
-  if (op == Op::kForwardBackwardSmoothing || op == Op::kForwardBackwardWeights) options.label_smoothing = 0.1;
-  if (op == Op::kForwardBackwardSoftcap) options.softcap = 30;
+  switch (problem.option) {
+    case Option::kExclusive:
+      options.smoothing = XENT_SMOOTHING_EXCLUSIVE;
+      [[fallthrough]];
+    case Option::kSmoothing:
+    case Option::kWeights:
+      options.label_smoothing = 0.1;
+      break;
+    case Option::kSmoothingZLoss:
+      options.label_smoothing = 0.1;
+      [[fallthrough]];
+    case Option::kZLoss:
+      options.z_loss = 1e-4;
+      break;
+    case Option::kSoftcap:
+      options.softcap = 30;
+      break;
+    case Option::kLogitScale:
+      options.logit_scale = 0.5;
+      break;
+    case Option::kValidCols:
+      options.valid_cols = *std::max_element(problem.targets.begin(), problem.targets.end()) + 1;
+      break;
+    default:
+      break;
+  }
   return options;
 }
 
+bool IsDivergence(Op op) { return op >= Op::kKlForward && op <= Op::kJensenShannonForwardBackward; }
+
+xent_divergence_options DivergenceOptionsOf(Op op) {
+  xent_divergence_options options = XENT_DIVERGENCE_OPTIONS_INIT;
+  if (op >= Op::kJensenShannonForward) {
+    options.kind = XENT_DIVERGENCE_JENSEN_SHANNON;
+  } else {
+    options.temperature = 2;
+  }
+  return options;
+}
+
+xent_binary_cross_entropy_options BinaryOptionsOf(Option option) {
+  xent_binary_cross_entropy_options options = XENT_BINARY_CROSS_ENTROPY_OPTIONS_INIT;
+  if (option == Option::kFocal) {
+    options.focal_gamma = 2;
+    options.focal_alpha = 0.25;
+  } else if (option == Option::kProbabilities) {
+    options.input = XENT_BINARY_PROBABILITIES;
+  }
+  return options;
+}
+
+void FillBinary(const Problem &problem, xent_binary_cross_entropy *args) {
+  args->rows = problem.shape.rows;
+  args->cols = problem.shape.cols;
+  args->inner = problem.shape.inner;
+  args->input = problem.matrix(problem.option == Option::kProbabilities ? problem.aux.data() : problem.logits.data());
+  args->targets = problem.matrix(problem.aux.data());
+  if (problem.option == Option::kPosWeight) args->pos_weight = problem.class_weights.data();
+}
+
 void FillCall(Op op, const Problem &problem, int threads, int64_t slot, CrossEntropyCall *call) {
-  call->options = OptionsOf(op);
-  call->has_options =
-      op == Op::kForwardBackwardSmoothing || op == Op::kForwardBackwardWeights || op == Op::kForwardBackwardSoftcap;
+  const Option option = problem.option;
+  call->options = OptionsOf(problem);
+  call->has_options = option != Option::kNone;
   xent_cross_entropy &args = call->args;
   args.rows = problem.shape.rows;
   args.cols = problem.shape.cols;
+  args.inner = problem.shape.inner;
   args.logits = problem.matrix(problem.logits.data());
-  if (op == Op::kForwardBackwardProbs) {
+  if (option == Option::kProbs) {
     args.target_probs = problem.matrix(problem.aux.data());
   } else {
     args.targets.data = problem.targets.data();
   }
-  if (op == Op::kForwardBackwardWeights) args.class_weights = problem.class_weights.data();
+  if (option == Option::kWeights) args.class_weights = problem.class_weights.data();
+  if (option == Option::kRowWeights) args.row_weights = problem.row_weights.data();
   if (op == Op::kBackward) {
     args.records = problem.records.data();
   } else {
@@ -308,11 +414,18 @@ void FillCall(Op op, const Problem &problem, int threads, int64_t slot, CrossEnt
     args.reduced_loss = problem.loss.data();
     args.statistics = &call->statistics;
     call->statistics.lse = problem.lse.data();
-    if (op == Op::kForwardArgmax) call->statistics.argmax = static_cast<int64_t *>(problem.argmax.data());
-  }
-  if (IsClassMajor(op)) {
-    args.logits.data = problem.aux.data();
-    args.inner = problem.inner();
+    if (option == Option::kArgmax || option == Option::kEntropy) {
+      call->statistics.argmax = static_cast<int64_t *>(problem.argmax.data());
+    }
+    if (option == Option::kEntropy) {
+      call->statistics.entropy = problem.entropy.data();
+      call->statistics.logprobs = problem.logprobs.data();
+    } else if (option == Option::kRank) {
+      call->statistics.rank = static_cast<int64_t *>(problem.rank.data());
+    } else if (option == Option::kTopK) {
+      call->statistics.top_k = std::min(kTop, problem.shape.cols);
+      call->statistics.topk_indices = static_cast<int64_t *>(problem.top.data());
+    }
   }
   if (op == Op::kForwardBackwardInplace) {
     args.logits.data = problem.slot(slot);
@@ -326,30 +439,27 @@ void FillCall(Op op, const Problem &problem, int threads, int64_t slot, CrossEnt
   }
 }
 
-std::string Name(Op op, Source source) {
+std::string Name(Op op, Source source, Option option) {
   constexpr std::array kPrefixes = {"", "naive_", "scalar_", "contrib_", "sleef_", "onednn_"};
-  return kPrefixes[static_cast<size_t>(source)] + std::string(BaseName(op));
+  return std::string(kPrefixes[static_cast<size_t>(source)]) + BaseName(op) + SuffixOf(option);
 }
 
 int64_t BytesMoved(Op op, const Problem &problem) {
   const int64_t matrix = problem.matrix_bytes();
+  const bool probs = problem.option == Option::kProbs;
   switch (op) {
     case Op::kForward:
-    case Op::kForwardArgmax:
-    case Op::kForwardClassMajor:
+      return probs ? 2 * matrix : matrix;
+    case Op::kForwardBackwardInplace:
+    case Op::kForwardBackward:
+    case Op::kForwardBackwardWorkspace:
+      return probs ? 3 * matrix : 2 * matrix;
     case Op::kLogSumExp:
     case Op::kCheckLogits:
     case Op::kReduce:
     case Op::kExpSum:
     case Op::kReadSweep:
       return matrix;
-    case Op::kForwardBackwardInplace:
-    case Op::kForwardBackward:
-    case Op::kForwardBackwardWorkspace:
-    case Op::kForwardBackwardSmoothing:
-    case Op::kForwardBackwardSoftcap:
-    case Op::kForwardBackwardWeights:
-    case Op::kForwardBackwardClassMajor:
     case Op::kBackward:
     case Op::kSoftmax:
     case Op::kLogSoftmax:
@@ -359,11 +469,14 @@ int64_t BytesMoved(Op op, const Problem &problem) {
     case Op::kCopy:
     case Op::kInPlaceScale:
     case Op::kBceForward:
+    case Op::kKlForward:
+    case Op::kJensenShannonForward:
       return 2 * matrix;
     case Op::kSoftmaxBackward:
     case Op::kLogSoftmaxBackward:
-    case Op::kForwardBackwardProbs:
     case Op::kBceForwardBackward:
+    case Op::kKlForwardBackward:
+    case Op::kJensenShannonForwardBackward:
       return 3 * matrix;
   }
   return 0;
@@ -380,14 +493,15 @@ SweepSegments::SweepSegments(Shape shape, int threads) : total(shape.rows * shap
   count = (total + length - 1) / length;
 }
 
-bool Does(Source source, Op op, Shape shape) {
+bool Does(Source source, Op op, Shape shape, Option option) {
+  // Neither options nor layouts have a baseline or a peer.
+  if (source != Source::kLibrary && (option != Option::kNone || shape.inner > 1)) return false;
   switch (source) {
     case Source::kLibrary:
       return true;
     case Source::kNaive:
     case Source::kScalar:
-      // Neither xent's options and layouts nor anything from kExpSum on has a baseline.
-      return op < Op::kExpSum && (op < Op::kForwardArgmax || op > Op::kForwardBackwardClassMajor);
+      return op < Op::kExpSum;
     case Source::kContrib:
     case Source::kSleef:
       return op == Op::kExpSum && PeerExpSum(source) != nullptr;
@@ -404,24 +518,17 @@ bool IsForwardBackward(Op op) {
     case Op::kForwardBackwardInplace:
     case Op::kForwardBackward:
     case Op::kForwardBackwardWorkspace:
-    case Op::kForwardBackwardSmoothing:
-    case Op::kForwardBackwardSoftcap:
-    case Op::kForwardBackwardWeights:
-    case Op::kForwardBackwardProbs:
-    case Op::kForwardBackwardClassMajor:
+    case Op::kKlForwardBackward:
+    case Op::kJensenShannonForwardBackward:
       return true;
     default:
       return false;
   }
 }
 
-bool IsClassMajor(Op op) { return op == Op::kForwardClassMajor || op == Op::kForwardBackwardClassMajor; }
-
-int64_t GradientOffset(Op op, const Problem &problem, int64_t i, int64_t j) {
-  return IsClassMajor(op) ? problem.ClassMajorOffset(i, j) : i * problem.shape.cols + j;
-}
-
 void Prepare(Op op, Problem *problem) {
+  problem->FillWeights();
+  if (problem->option == Option::kProbs) problem->FillAux(Aux::kSoftmax);
   switch (op) {
     case Op::kBackward:
       problem->FillRecords();
@@ -430,20 +537,18 @@ void Prepare(Op op, Problem *problem) {
       problem->FillUpstream();
       problem->FillAux(Aux::kSoftmax);
       break;
+    case Op::kKlForward:
+    case Op::kKlForwardBackward:
+    case Op::kJensenShannonForward:
+    case Op::kJensenShannonForwardBackward:
+      problem->FillUpstream();
+      break;
     case Op::kLogSoftmaxBackward:
       problem->FillUpstream();
       problem->FillAux(Aux::kLogSoftmax);
       break;
     case Op::kCheckLogits:
-    case Op::kForwardBackwardProbs:
       problem->FillAux(Aux::kSoftmax);
-      break;
-    case Op::kForwardBackwardWeights:
-      problem->FillClassWeights();
-      break;
-    case Op::kForwardClassMajor:
-    case Op::kForwardBackwardClassMajor:
-      problem->FillAux(Aux::kClassMajor);
       break;
     case Op::kBceForward:
     case Op::kBceForwardBackward:

@@ -15,13 +15,6 @@ enum class Op {
   kForwardBackwardInplace,
   kForwardBackward,
   kForwardBackwardWorkspace,
-  kForwardArgmax,
-  kForwardBackwardSmoothing,
-  kForwardBackwardSoftcap,
-  kForwardBackwardWeights,
-  kForwardBackwardProbs,
-  kForwardClassMajor,
-  kForwardBackwardClassMajor,
   kBackward,
   kSoftmax,
   kLogSoftmax,
@@ -36,6 +29,10 @@ enum class Op {
   kExpSum,
   kBceForward,
   kBceForwardBackward,
+  kKlForward,
+  kKlForwardBackward,
+  kJensenShannonForward,
+  kJensenShannonForwardBackward,
   kReadSweep,
   kCopy,
   kInPlaceScale
@@ -46,13 +43,13 @@ enum class Op {
 enum class Source { kLibrary, kNaive, kScalar, kContrib, kSleef, kOneDnn };
 
 // Returns whether the source has the operation: xent has all of them. oneDNN is compared at few shapes.
-bool Does(Source source, Op op, Shape shape);
+bool Does(Source source, Op op, Shape shape, Option option);
 
-// Returns "forward", "naive_forward", "contrib_exp_sum" and the like.
-std::string Name(Op op, Source source);
+// Returns "forward", "naive_forward", "forward_backward_softcap", "contrib_exp_sum" and the like.
+std::string Name(Op op, Source source, Option option);
 
-// Returns the options that the operation is called with.
-xent_cross_entropy_options OptionsOf(Op op);
+// Returns the options that a cross-entropy call is made with.
+xent_cross_entropy_options OptionsOf(const Problem &problem);
 
 // A call of the cross-entropy. It refers to itself, so it must stay where it is.
 struct CrossEntropyCall {
@@ -78,11 +75,13 @@ int64_t BytesMoved(Op op, const Problem &problem);
 // Returns whether one call computes loss and gradient.
 bool IsForwardBackward(Op op);
 
-// Returns whether the matrices are [images, classes, positions].
-bool IsClassMajor(Op op);
+// Returns whether the operation is a divergence, and the options that it is called with.
+bool IsDivergence(Op op);
+xent_divergence_options DivergenceOptionsOf(Op op);
 
-// Returns the place of the gradient's element of row i and column j.
-int64_t GradientOffset(Op op, const Problem &problem, int64_t i, int64_t j);
+// Fills inputs and weights of a binary cross-entropy call, and returns its options.
+void FillBinary(const Problem &problem, xent_binary_cross_entropy *args);
+xent_binary_cross_entropy_options BinaryOptionsOf(Option option);
 
 // Returns whether the result overwrites the logits, so that they must be restored between calls.
 bool IsInPlace(Op op);

@@ -183,13 +183,19 @@ Problem::Problem(xent_dtype dtype, Shape shape, Data data) : dtype(dtype), shape
   lse = Buffer(row_values);
   loss = Buffer(sizeof(double));
   targets.resize(static_cast<size_t>(shape.rows));
-  argmax = Buffer(shape.rows * static_cast<int64_t>(sizeof(int64_t)));
+  entropy = Buffer(row_values);
+  logprobs = Buffer(row_values);
+  argmax = Buffer(shape.rows * int64_t{8});
+  rank = Buffer(shape.rows * int64_t{8});
+  top = Buffer(shape.rows * kTop * int64_t{8});
   maxima.resize(static_cast<size_t>(std::max<int64_t>(shape.rows, most_threads)));
-  const int64_t row_bytes = shape.cols * ElementBytes(dtype);
   ParallelRanges(MaxThreads(), shape.rows, 1, [&](int64_t begin, int64_t end) {
+    std::vector<double> row(static_cast<size_t>(shape.cols));  // room for every dtype
     for (int64_t i = begin; i < end; ++i) {
-      FillRow(data, static_cast<uint64_t>(i), dtype, static_cast<char *>(logits.data()) + i * row_bytes, shape.cols,
-              &targets[static_cast<size_t>(i)]);
+      FillRow(data, static_cast<uint64_t>(i), dtype, row.data(), shape.cols, &targets[static_cast<size_t>(i)]);
+      for (int64_t j = 0; j < shape.cols; ++j) {
+        Store(dtype, logits.data(), Offset(i, j), Load(dtype, row.data(), j));
+      }
     }
   });
   for (int64_t i = 0; i < slots; ++i) RestoreSlot(i);
@@ -210,10 +216,12 @@ void Problem::FillAux(Aux what) {
     case Aux::kNothing:
       break;
     case Aux::kSoftmax:
-      status = xent_softmax(shape.rows, shape.cols, 1, matrix(logits.data()), matrix(aux.data()), nullptr, &error);
+      status =
+          xent_softmax(shape.rows, shape.cols, shape.inner, matrix(logits.data()), matrix(aux.data()), nullptr, &error);
       break;
     case Aux::kLogSoftmax:
-      status = xent_log_softmax(shape.rows, shape.cols, 1, matrix(logits.data()), matrix(aux.data()), nullptr, &error);
+      status = xent_log_softmax(shape.rows, shape.cols, shape.inner, matrix(logits.data()), matrix(aux.data()), nullptr,
+                                &error);
       break;
     case Aux::kPositive:
     case Aux::kAboveMinusOne:
@@ -230,13 +238,6 @@ void Problem::FillAux(Aux what) {
       }
       break;
     }
-    case Aux::kClassMajor:
-      for (int64_t i = 0; i < shape.rows; ++i) {
-        for (int64_t j = 0; j < shape.cols; ++j) {
-          Store(dtype, aux.data(), ClassMajorOffset(i, j), Load(dtype, logits.data(), i * shape.cols + j));
-        }
-      }
-      break;
   }
   if (status != XENT_OK) throw std::runtime_error(std::string("preparing an input: ") + error.message);
   aux_holds = what;
@@ -263,14 +264,19 @@ void Problem::FillRowMaxima() {
   }
 }
 
-void Problem::FillClassWeights() {
+void Problem::FillWeights() {
   if (class_weights.data() != nullptr) return;
   const xent_dtype arithmetic = ArithmeticType(dtype);
-  class_weights = Buffer(shape.cols * ElementBytes(arithmetic));
   Random random(0x77656967);
-  for (int64_t j = 0; j < shape.cols; ++j) {
-    Store(arithmetic, class_weights.data(), j, std::exp2(static_cast<double>(random.Below(2049)) / 1024 - 1));
-  }
+  const auto weights = [&](int64_t n) {
+    Buffer buffer(n * ElementBytes(arithmetic));
+    for (int64_t i = 0; i < n; ++i) {
+      Store(arithmetic, buffer.data(), i, std::exp2(static_cast<double>(random.Below(2049)) / 1024 - 1));
+    }
+    return buffer;
+  };
+  class_weights = weights(shape.cols);
+  row_weights = weights(shape.rows);
 }
 
 void Problem::FillRecords() {
@@ -279,6 +285,7 @@ void Problem::FillRecords() {
   xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
   args.rows = shape.rows;
   args.cols = shape.cols;
+  args.inner = shape.inner;
   args.logits = matrix(logits.data());
   args.targets.data = targets.data();
   args.records = records.data();

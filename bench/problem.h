@@ -57,19 +57,41 @@ enum class Aux {
   kLogSoftmax,     // of the logits
   kPositive,       // positive numbers of many binades
   kAboveMinusOne,  // the same minus 1
-  kUnit,           // uniform in (0, 1)
-  kClassMajor      // the logits with their classes in the middle
+  kUnit            // uniform in (0, 1)
 };
+
+// What a call asks for beside the defaults. The last three are of binary cross-entropy.
+enum class Option {
+  kNone,
+  kSmoothing,       // 0.1
+  kExclusive,       // the same, all of it on the other classes
+  kWeights,         // of the classes, with smoothing
+  kRowWeights,      //
+  kProbs,           // probability targets, the logits' softmax
+  kSoftcap,         // 30
+  kLogitScale,      // 1/2
+  kZLoss,           // 1e-4
+  kSmoothingZLoss,  // both
+  kValidCols,       // columns past the largest target are padding
+  kArgmax,          //
+  kEntropy,         // with argmax and the target's log-probability
+  kRank,            //
+  kTopK,            // 8
+  kPosWeight,       // 3
+  kFocal,           // gamma 2, alpha 1/4
+  kProbabilities    // as the input
+};
+inline constexpr int64_t kTop = 8;
 
 struct Problem {
   Problem(xent_dtype dtype, Shape shape, Data data);
 
   int64_t elements() const { return shape.rows * shape.cols; }
   int64_t matrix_bytes() const { return elements() * ElementBytes(dtype); }
-  // Returns the positions of an image where the layout is [images, classes, positions].
-  int64_t inner() const { return shape.rows / kImages; }
-  int64_t ClassMajorOffset(int64_t i, int64_t j) const {
-    return i / inner() * inner() * shape.cols + j * inner() + i % inner();
+  // Returns the place of row i and column j in a matrix of the layout.
+  int64_t Offset(int64_t i, int64_t j) const {
+    const int64_t d = shape.inner;
+    return i / d * d * shape.cols + j * d + i % d;
   }
   void *slot(int64_t i) const { return static_cast<char *>(out.data()) + i * slot_bytes; }
   // The matrix of this shape and dtype at `data`, without gaps.
@@ -82,14 +104,15 @@ struct Problem {
   void FillUpstream();
   // Makes `records` and `lse` hold what forward saves.
   void FillRecords();
-  // Makes `class_weights` hold weights from 1/2 to 2, of the arithmetic type.
-  void FillClassWeights();
+  // Makes `class_weights` and `row_weights` hold weights from 1/2 to 2, of the arithmetic type.
+  void FillWeights();
   // Makes `row_maxima` hold each row's largest logit, of float32.
   void FillRowMaxima();
 
   const xent_dtype dtype;
   const Shape shape;
   const Data data;
+  Option option = Option::kNone;  // of the calls that are made
   // Calls that are timed together. One for large matrices; for small ones as many as have results of their own in half
   // of L2, so that reading the clock and restoring logits do not count.
   int64_t slots;
@@ -100,10 +123,11 @@ struct Problem {
   Buffer upstream;
   Buffer records;
   Buffer workspace;  // of xent_workspace_bytes for kManyThreads, or for all if those are more
-  Buffer class_weights;
+  Buffer class_weights, row_weights;
   std::vector<int64_t> targets;
   Buffer losses, lse, loss;    // arithmetic type
-  Buffer argmax;               // int64
+  Buffer entropy, logprobs;    // arithmetic type
+  Buffer argmax, rank, top;    // int64; `top` has kTop a row
   std::vector<double> maxima;  // of read_sweep
   std::vector<float> row_maxima;
   xent_diagnosis diagnosis = XENT_DIAGNOSIS_LOGITS;

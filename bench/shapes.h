@@ -7,8 +7,9 @@
 
 namespace xent_bench {
 
+// With inner > 1 the classes are in the middle: [rows / inner, cols, inner], rows counting all positions.
 struct Shape {
-  int64_t rows, cols;
+  int64_t rows, cols, inner = 1;
   bool operator==(const Shape &) const = default;
 };
 
@@ -26,6 +27,7 @@ inline constexpr Shape kVocabularyShapes[] = {
 // Many rows of few classes, and ImageNet.
 inline constexpr Shape kClassifierShapes[] = {
     {65536, 2},    // yes or no
+    {65536, 3},    // entailment
     {65536, 4},    // bases of DNA
     {65536, 10},   // MNIST's digits
     {65536, 16},   // one vector of AVX-512
@@ -51,15 +53,30 @@ inline constexpr Shape kL2Shape = {1, 32000};
 // Where softmax has peers: in memory, in L2, and short rows.
 inline constexpr Shape kPeerShapes[] = {kVocabularyShape, kL2Shape, {65536, 100}};
 
-// Class-major: 8 images of 19 classes (Cityscapes) and 65536 positions.
-inline constexpr int64_t kImages = 8;
-inline constexpr Shape kClassMajorShape = {kImages * 65536, 19};
+// Class-major: images, classes and positions.
+constexpr Shape ClassMajor(int64_t images, int64_t classes, int64_t positions) {
+  return {images * positions, classes, positions};
+}
+inline constexpr Shape kClassMajorShapes[] = {
+    ClassMajor(8, 2, 65536),    // foreground or background, 256x256
+    ClassMajor(8, 19, 65536),   // Cityscapes
+    ClassMajor(8, 21, 4096),    // PASCAL VOC, 64x64
+    ClassMajor(2, 150, 16384),  // ADE20K, 128x128
+    ClassMajor(64, 1000, 49),   // ImageNet, 7x7
+    ClassMajor(32, 81, 8732),   // COCO, the boxes of SSD
+};
 
 // Sums of exponentials: in L1, and as many rows as L2 holds, so that a call's overhead does not count.
 inline constexpr Shape kExpSumShapes[] = {kL1Shape, {64, 4096}};
 
 // The array functions: out of L2, and in L1.
 inline constexpr Shape kArrayShapes[] = {{1, 1048576}, kL1Shape};
+
+// Where every option is timed: long rows, rows of few classes, and class-major.
+inline constexpr Shape kOptionShapes[] = {kVocabularyShape, {65536, 10}, ClassMajor(8, 19, 65536)};
+
+// Independent labels.
+inline constexpr Shape kBinaryShape = {1000000, 1};
 
 // Losses to reduce: of one batch of tokens, and of many.
 inline constexpr Shape kReduceShapes[] = {{2048, 1}, {1048576, 1}};

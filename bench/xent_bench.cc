@@ -1,9 +1,9 @@
 // xent_bench: every public operation at real shapes, beside two scalar baselines and what the machine can do with the
 // same bytes at best. README.md in this directory says how to run it and how to read it.
 //
-// Names read operation/dtype/ROWSxCOLS/threads:N and carry none of the suffixes that Google Benchmark's own options
-// (UseRealTime, Iterations, Repetitions) append; so the number of iterations follows from the CPU time of the thread
-// that calls, and the rates and ratios below come from a clock of our own.
+// Names read operation/dtype/ROWSxCOLS[xPOSITIONS]/threads:N and carry none of the suffixes that Google Benchmark's own
+// options (UseRealTime, Iterations, Repetitions) append; so the number of iterations follows from the CPU time of the
+// thread that calls, and the rates and ratios below come from a clock of our own.
 #include <benchmark/benchmark.h>
 #include <time.h>
 
@@ -43,11 +43,13 @@ struct Case {
   xent_dtype dtype = XENT_F32;
   Shape shape = {};
   int threads = 1;
+  Option option = Option::kNone;
   std::optional<std::string> verdict = {};  // of Check, which is called once
 
   std::string name() const {
-    return Name(op, source) + '/' + Name(dtype) + '/' + std::to_string(shape.rows) + 'x' + std::to_string(shape.cols) +
-           "/threads:" + std::to_string(threads);
+    const std::string positions = shape.inner > 1 ? 'x' + std::to_string(shape.inner) : "";
+    return Name(op, source, option) + '/' + Name(dtype) + '/' + std::to_string(shape.rows / shape.inner) + 'x' +
+           std::to_string(shape.cols) + positions + "/threads:" + std::to_string(threads);
   }
 };
 
@@ -57,11 +59,11 @@ bool g_failed = false;
 // The problem of the case that runs; cases are registered such that those of one problem follow each other.
 Problem *ProblemOf(const Case &c) {
   static std::unique_ptr<Problem> problem;
-  if (problem == nullptr || problem->dtype != c.dtype || problem->shape.rows != c.shape.rows ||
-      problem->shape.cols != c.shape.cols) {
+  if (problem == nullptr || problem->dtype != c.dtype || problem->shape != c.shape) {
     problem.reset();  // before the next takes its memory
     problem = std::make_unique<Problem>(c.dtype, c.shape, g_data);
   }
+  problem->option = c.option;
   return problem.get();
 }
 
@@ -139,7 +141,8 @@ void Measure(benchmark::State &state, Case *c) {
     for (const auto &[source, counter] :
          {std::pair{Source::kContrib, "x_contrib"}, std::pair{Source::kSleef, "x_sleef"},
           std::pair{Source::kOneDnn, "x_onednn"}}) {
-      if (Does(source, c->op, c->shape)) yardsticks.push_back({.op = c->op, .source = source, .counter = counter});
+      if (Does(source, c->op, c->shape, c->option))
+        yardsticks.push_back({.op = c->op, .source = source, .counter = counter});
     }
   }
   // The machine's speed changes from second to second, so yardsticks are read at several moments among the iterations.
@@ -171,7 +174,7 @@ void Measure(benchmark::State &state, Case *c) {
   if (c->dtype == XENT_F32 && c->threads == 1 && !IsYardstick(c->op)) {
     for (const auto &[source, counter] :
          {std::pair{Source::kNaive, "speedup_over_naive"}, std::pair{Source::kScalar, "speedup_over_scalar"}}) {
-      if (c->source != source && Does(source, c->op, c->shape)) {
+      if (c->source != source && Does(source, c->op, c->shape, c->option)) {
         state.counters[counter] = BaselineSeconds(c->op, source, problem) / median;
       }
     }
@@ -195,9 +198,7 @@ class Registry {
     if (all > 1) thread_counts.push_back(all);
 
     // First, so that the matrix of the same shape finds its problem there.
-    AddOps({Op::kForwardArgmax, Op::kForwardBackwardSmoothing, Op::kForwardBackwardSoftcap, Op::kForwardBackwardWeights,
-            Op::kForwardBackwardProbs, Op::kBceForward, Op::kBceForwardBackward},
-           kVocabularyShape, thread_counts);
+    for (const Shape &shape : kOptionShapes) AddOptions(shape, thread_counts);
     for (const Shape &shape : kVocabularyShapes) AddMatrix(XENT_F32, shape, thread_counts);
     for (const Shape &shape : kClassifierShapes) AddMatrix(XENT_F32, shape, thread_counts);
     for (const Shape &shape : kSingleRowShapes) AddMatrix(XENT_F32, shape, thread_counts);
@@ -207,8 +208,9 @@ class Registry {
     for (const xent_dtype dtype : {XENT_F32, XENT_F64, XENT_BF16, XENT_F16}) {
       for (const Shape &shape : {kL2Shape, kL1Shape}) AddMatrix(dtype, shape, {1});
     }
-    AddOps({Op::kForwardClassMajor, Op::kForwardBackwardClassMajor}, kClassMajorShape, thread_counts);
-    AddOps({Op::kBceForward, Op::kBceForwardBackward}, kL1Shape, {1});
+    for (const Shape &shape : kClassMajorShapes) AddMatrix(XENT_F32, shape, thread_counts);
+    AddBinary(kBinaryShape, thread_counts);
+    AddBinary(kL1Shape, {1});
     for (const Shape &shape : kExpSumShapes) AddSerial({Op::kExpSum}, XENT_F32, shape);
     for (const xent_dtype dtype : {XENT_F32, XENT_F64}) {
       for (const Shape &shape : kArrayShapes) AddSerial({Op::kExp, Op::kLog, Op::kLog1p}, dtype, shape);
@@ -228,11 +230,30 @@ class Registry {
     }
   }
 
-  // Operations of xent alone, float32.
-  void AddOps(const std::vector<Op> &ops, const Shape &shape, const std::vector<int> &thread_counts) {
+  // Calls of xent alone, float32, with each of the options.
+  void AddWith(const std::vector<Op> &ops, const std::vector<Option> &options, const Shape &shape,
+               const std::vector<int> &thread_counts) {
     for (const int threads : thread_counts) {
-      for (const Op op : ops) Add({.op = op, .shape = shape, .threads = threads});
+      for (const Option option : options) {
+        for (const Op op : ops) Add({.op = op, .shape = shape, .threads = threads, .option = option});
+      }
     }
+  }
+
+  void AddOptions(const Shape &shape, const std::vector<int> &thread_counts) {
+    AddWith({Op::kForward, Op::kForwardBackward},
+            {Option::kSmoothing, Option::kExclusive, Option::kWeights, Option::kRowWeights, Option::kProbs,
+             Option::kSoftcap, Option::kLogitScale, Option::kZLoss, Option::kSmoothingZLoss, Option::kValidCols},
+            shape, thread_counts);
+    AddWith({Op::kForward}, {Option::kArgmax, Option::kEntropy, Option::kRank, Option::kTopK}, shape, thread_counts);
+    AddWith({Op::kKlForward, Op::kKlForwardBackward, Op::kJensenShannonForward, Op::kJensenShannonForwardBackward,
+             Op::kBceForward, Op::kBceForwardBackward},
+            {Option::kNone}, shape, thread_counts);
+  }
+
+  void AddBinary(const Shape &shape, const std::vector<int> &thread_counts) {
+    AddWith({Op::kBceForward, Op::kBceForwardBackward},
+            {Option::kNone, Option::kPosWeight, Option::kFocal, Option::kProbabilities}, shape, thread_counts);
   }
 
   void AddMatrix(xent_dtype dtype, const Shape &shape, const std::vector<int> &thread_counts) {
@@ -257,7 +278,7 @@ class Registry {
   void AddOthers(Op op, xent_dtype dtype, const Shape &shape) {
     if (dtype != XENT_F32) return;
     for (const Source source : {Source::kNaive, Source::kScalar, Source::kContrib, Source::kSleef, Source::kOneDnn}) {
-      if (Does(source, op, shape)) Add({.op = op, .source = source, .dtype = dtype, .shape = shape});
+      if (Does(source, op, shape, Option::kNone)) Add({.op = op, .source = source, .dtype = dtype, .shape = shape});
     }
   }
 

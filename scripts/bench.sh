@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Builds the benchmarks, measures every goal and its peers, and writes docs/performance.md and its plots.
-# usage: bench.sh [--quick] [--no-peers]   raw results go to build/bench-results/; about 25 minutes on an idle machine
+# usage: bench.sh [--quick] [--no-peers] [--matrix]   raw results go to build/bench-results/; an hour on an idle machine
 #          --quick     2 repetitions, to see that everything works
 #          --no-peers  without PyTorch and the others (a gigabyte of Python packages in build/peers-venv)
+#          --matrix    the whole matrix of peers: all shapes, bfloat16, all threads; hours
 #        bench.sh ARGUMENT...              xent_bench alone, with these arguments, as in
 #          bench.sh --data=masked --benchmark_filter='^forward.*/f32/2048x32000/threads:1$'
 set -euo pipefail
@@ -13,12 +14,14 @@ results=build/bench-results
 venv=build/peers-venv
 repetitions=9
 quick=()
+matrix=(--quick)
 peers=true
 alone=false
 for argument in "$@"; do
   case $argument in
     --quick) quick=(--quick) repetitions=2 ;;
     --no-peers) peers=false ;;
+    --matrix) matrix=() ;;
     *) alone=true ;;
   esac
 done
@@ -51,6 +54,8 @@ yardsticks='(read_sweep|copy|in_place_scale)'
 any='threads:[0-9]+'
 in_cache='(1x4096|1x32000)/threads:1'
 real='(2048x30522|1024x50257|512x128256|512x151936|256x262144)'
+class_major='[0-9]+x[0-9]+x[0-9]+'
+options='(kl|jensen_shannon|bce|forward_[a-z_]+)(_forward)?(_backward)?'
 small='(65536x(2|4|10|16|64|100)|8192x1000)'
 
 half="$loss/(bf16|f16)/4096x32000/$any"
@@ -66,7 +71,9 @@ measure normal normal \
   "(softmax|log_softmax|logsumexp|backward)/f32/2048x32000/threads:1" \
   '(contrib_|sleef_)?exp_sum/.*' \
   'onednn_.*/f32/2048x32000/.*' \
-  "(bce_forward(_backward)?|forward_argmax|forward_backward_smoothing|forward(_backward)?_class_major)/.*/threads:1"
+  "$options/f32/(2048x32000|65536x10|8x19x65536)/threads:1" \
+  "(forward|forward_backward|softmax|log_softmax|logsumexp|backward)/f32/$class_major/threads:1" \
+  'bce_.*/1000000x1/threads:1'
 for data in margin ascending masked; do
   measure "$data" "$data" "$loss/f32/2048x32000/$any" "$half" "$loss/(f32|bf16|f16)/$in_cache"
   XENT_MAX_TARGET=AVX2 measure "avx2_$data" "$data" "$loss/f32/2048x32000/$any" "$loss/f32/$in_cache"
@@ -88,6 +95,8 @@ if $peers; then
       cp bench/peers/requirements.txt "$venv/" || failed+=("installing the peers")
   fi
   if [ -f "$venv/requirements.txt" ]; then
+    echo "bench.sh: matrix, $(date +%H:%M:%S)"
+    "$venv/bin/python" bench/peers/matrix.py "${matrix[@]}" --out "$results/matrix.json" || failed+=(matrix)
     echo "bench.sh: peers, $(date +%H:%M:%S)"
     "$venv/bin/python" bench/peers/peers.py "${quick[@]}" --out "$results/peers.json" || failed+=(peers)
   fi

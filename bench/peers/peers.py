@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from capi import F32, I64, Array, CrossEntropy, Error, Exec, Statistics, Targets, init, load, matrix, pointer
 
 ROOT = Path(__file__).resolve().parents[2]
-Array = npt.NDArray[Any]
 
 LARGE = (2048, 32000)
 SHAPES = [LARGE, (1024, 50257), (512, 128256), (65536, 2), (65536, 10), (65536, 100)]
@@ -54,128 +54,13 @@ ONE_THREAD = {
 }
 
 
-# ---------------------------------------------------------------- xent, by its C structs
-
-
-# A member that is left out is 0, which xent.h makes the default of every member but a few.
-
-
-class Matrix(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("stride", ctypes.c_int64),
-        ("dtype", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
-    ]
-
-
-class Targets(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("type", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
-    ]
-
-
-class Upstream(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("stride", ctypes.c_int64),
-        ("kind", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
-    ]
-
-
-class Exec(ctypes.Structure):
-    _fields_ = [
-        ("struct_size", ctypes.c_size_t),
-        ("parallel_for", ctypes.c_void_p),
-        ("ctx", ctypes.c_void_p),
-        ("threads", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
-    ]
-
-
-class Error(ctypes.Structure):
-    _fields_ = [
-        ("struct_size", ctypes.c_size_t),
-        ("status", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
-        ("row", ctypes.c_int64),
-        ("column", ctypes.c_int64),
-        ("value", ctypes.c_double),
-        ("message", ctypes.c_char * 216),
-    ]
-
-
-class Statistics(ctypes.Structure):
-    _fields_ = [
-        ("struct_size", ctypes.c_size_t),
-        ("lse", ctypes.c_void_p),
-        ("logprobs", ctypes.c_void_p),
-        ("argmax", ctypes.c_void_p),
-        ("hits", ctypes.c_void_p),
-        ("rank", ctypes.c_void_p),
-        ("entropy", ctypes.c_void_p),
-        ("top_k", ctypes.c_int64),
-        ("topk_logprobs", ctypes.c_void_p),
-        ("topk_indices", ctypes.c_void_p),
-        ("gather_count", ctypes.c_int64),
-        ("gather_cols", ctypes.c_void_p),
-        ("gathered", ctypes.c_void_p),
-        ("perplexity", ctypes.c_void_p),
-        ("live_rows", ctypes.c_void_p),
-        ("of_ignored", ctypes.c_int64),
-    ]
-
-
-class CrossEntropy(ctypes.Structure):
-    _fields_ = [
-        ("struct_size", ctypes.c_size_t),
-        ("rows", ctypes.c_int64),
-        ("cols", ctypes.c_int64),
-        ("inner", ctypes.c_int64),
-        ("logits", Matrix),
-        ("targets", Targets),
-        ("target_probs", Matrix),
-        ("class_weights", ctypes.c_void_p),
-        ("row_weights", ctypes.c_void_p),
-        ("row_losses", ctypes.c_void_p),
-        ("reduced_loss", ctypes.c_void_p),
-        ("statistics", ctypes.POINTER(Statistics)),
-        ("records", ctypes.c_void_p),
-        ("upstream", Upstream),
-        ("grad", Matrix),
-        ("target_grad", Matrix),
-        ("workspace", ctypes.c_void_p),
-        ("workspace_bytes", ctypes.c_size_t),
-    ]
-
-
-F32, I64 = 0, 0
-
-
-def matrix(array: Array) -> Matrix:
-    return Matrix(data=pointer(array), dtype=F32)
-
-
-def pointer(array: Array) -> int:
-    return int(array.ctypes.data)
-
-
 class Xent:
     """The shared library, its calls bound to one problem's buffers."""
 
     def __init__(self, path: Path) -> None:
-        self.library = ctypes.CDLL(str(path))
-        self.library.xent_workspace_bytes.restype = ctypes.c_size_t
-        self.library.xent_workspace_bytes.argtypes = [ctypes.c_int64, ctypes.c_int, ctypes.c_int32]
-        self.library.xent_active_target.restype = ctypes.c_char_p
-        size, address = ctypes.c_int64, ctypes.c_void_p
-        self.library.xent_logsumexp.argtypes = [size, size, size, Matrix, address, address, address]
-        self.library.xent_softmax.argtypes = [size, size, size, Matrix, Matrix, address, address]
-        self.execution = Exec(struct_size=ctypes.sizeof(Exec), threads=1)
-        self.error = Error(struct_size=ctypes.sizeof(Error))
+        self.library = load(path)
+        self.execution = init(Exec, threads=1)
+        self.error = init(Error)
 
     def target(self) -> str:
         return str(self.library.xent_active_target().decode())
@@ -186,9 +71,9 @@ class Xent:
 
     def calls(self, p: Problem) -> dict[str, Callable[[], None]]:
         workspace = aligned(int(self.library.xent_workspace_bytes(p.cols, F32, 1)) // 4 + 1)
-        statistics = Statistics(struct_size=ctypes.sizeof(Statistics), lse=pointer(p.lse))
-        args = CrossEntropy(
-            struct_size=ctypes.sizeof(CrossEntropy),
+        statistics = init(Statistics, lse=pointer(p.lse))
+        args = init(
+            CrossEntropy,
             rows=p.rows,
             cols=p.cols,
             logits=matrix(p.logits),
@@ -470,7 +355,13 @@ TUNED_PEERS: dict[str, Callable[[Problem], Iterator[Call]]] = {
 EVERY_KIND = ("torch_eager", "torch_compile", "jax", "torch_eager_tuned", "torch_compile_tuned", "jax_tuned")
 
 
-PACKAGES = {"torch": ["torch"], "jax": ["jax", "optax"], "onnxruntime": ["onnxruntime"], "scipy": ["scipy"]}
+PACKAGES = {
+    "torch": ["torch"],
+    "jax": ["jax", "optax"],
+    "onnxruntime": ["onnxruntime"],
+    "scipy": ["scipy"],
+    "numpy": ["numpy"],
+}
 
 
 def version(source: str) -> str:

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Writes performance.md and its plots from what scripts/bench.sh measured.
 
-usage: report.py RESULTS_DIR DOCS_DIR. What was not measured is said to be so; nothing is estimated.
+usage: report.py RESULTS_DIR DOCS_DIR. What was not measured is said to be so; nothing is estimated. Where the folder
+has matrix.json alone, the matrix is written and the rest of performance.md stays as it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 import sys
@@ -15,6 +17,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from matrix_table import matrix_section
 
 DATA = ["normal", "margin", "ascending", "masked"]
 DTYPES = ["f32", "bf16", "f16", "f64"]
@@ -34,10 +38,6 @@ YARDSTICK = {
     "softmax": "x_copy",
     "log_softmax": "x_copy",
     "backward": "x_copy",
-    "forward_argmax": "x_sweep",
-    "forward_class_major": "x_sweep",
-    "forward_backward_class_major": "x_copy",
-    "forward_backward_smoothing": "x_copy",
     "onednn_softmax": "x_copy",
     "onednn_log_softmax": "x_copy",
 }
@@ -104,6 +104,7 @@ class Results:
     errors: list[str]
     peers: list[dict[str, Any]]
     memory: Any
+    matrix: Any
 
     def case(self, file: str, op: str, dtype: str, shape: str, threads: int = 1) -> Case | None:
         return self.benches.get(file, {}).get((op, dtype, shape, threads))
@@ -127,8 +128,7 @@ class Results:
 
 
 def size(shape: str) -> int:
-    rows, cols = shape.split("x")
-    return int(rows) * int(cols)
+    return math.prod(int(n) for n in shape.split("x"))
 
 
 def read_json(path: Path) -> Any:
@@ -138,12 +138,12 @@ def read_json(path: Path) -> Any:
         return None
 
 
-OTHERS = re.compile(r"onednn_|bce_|forward_argmax|forward_(backward_)?(class_major|smoothing)")
-NAME = re.compile(r"^([a-z0-9_]+)/([a-z0-9]+)/(\d+x\d+)/threads:(\d+)$")
+NAME = re.compile(r"^([a-z0-9_]+)/([a-z0-9]+)/(\d+x\d+(?:x\d+)?)/threads:(\d+)$")
 
 
 def load(folder: Path) -> Results:
-    results = Results({}, {}, [], read_json(folder / "peers.json") or [], read_json(folder / "memory.json"))
+    others = [read_json(folder / f"{name}.json") for name in ("peers", "memory", "matrix")]
+    results = Results({}, {}, [], others[0] or [], *others[1:])
     for file in [*DATA, *AVX2.values()]:
         document = read_json(folder / f"{file}.json")
         if document is None:
@@ -439,12 +439,18 @@ def optional(value: Any) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
+def yardstick_of(op: str) -> str | None:
+    """Also of an operation with an option, as forward_softcap."""
+    prefixes = ("forward_backward", "forward") if op.startswith("forward") else ()
+    return YARDSTICK.get(op) or next((YARDSTICK[p] for p in prefixes if op.startswith(p)), None)
+
+
 def case_rows(cases: Iterable[Case | None]) -> list[list[str]]:
     rows = []
     for c in cases:
         if c is None:
             continue
-        yardstick = YARDSTICK.get(c.op)
+        yardstick = yardstick_of(c.op)
         ratio = c.over(yardstick) if yardstick else None
         rows.append(
             [
@@ -707,6 +713,22 @@ def header(r: Results) -> str:
     return table(["", ""], rows)
 
 
+MATRIX = ("<!-- matrix -->\n", "<!-- end of matrix -->\n")  # around that part of the document
+
+
+def matrix_part(measured: Any) -> str:
+    return MATRIX[0] + (matrix_section(measured, table, time_text) if measured else "") + MATRIX[1]
+
+
+def with_matrix(old: str, measured: Any) -> str:
+    """The document with another matrix; it comes after the title where there was none."""
+    before, marked, rest = old.partition(MATRIX[0])
+    if not marked:
+        before, title_end, after = old.partition("\n\n")
+        return before + title_end + matrix_part(measured) + "\n" + after
+    return before + matrix_part(measured) + rest.partition(MATRIX[1])[2]
+
+
 def document(r: Results, docs: Path) -> str:
     images = plots(r, docs / "plots")
     notes = docs / "performance_notes.md"
@@ -716,6 +738,7 @@ def document(r: Results, docs: Path) -> str:
     unmet = sum(v.startswith("**") for v in verdicts)
     parts = [
         "# Performance\n",
+        matrix_part(r.matrix),
         "Written by `scripts/bench.sh` from what it measured on one machine; do not edit. Times are medians, and "
         '"a; b" is the median and the minimum over repetitions. bench/README.md says what is timed and how.\n',
         header(r),
@@ -735,7 +758,8 @@ def document(r: Results, docs: Path) -> str:
     others = [
         c
         for c in r.cases("normal")
-        if c.op in ("softmax", "log_softmax", "logsumexp", "backward") or OTHERS.match(c.op)
+        if not c.op.endswith(("exp_sum", "read_sweep", "copy", "in_place_scale"))
+        and (c.op not in LOSS_OPS or c.shape.count("x") > 1)
     ]
     exp_sums = [c for file in ("normal", "avx2") for c in r.cases(file) if c.op.endswith("exp_sum")]
     parts += [
@@ -769,7 +793,10 @@ def main() -> None:
     options = parser.parse_args()
     results = load(options.results)
     options.docs.mkdir(parents=True, exist_ok=True)
-    (options.docs / "performance.md").write_text(document(results, options.docs))
+    performance = options.docs / "performance.md"
+    alone = results.matrix and not results.benches and performance.exists()
+    text = with_matrix(performance.read_text(), results.matrix) if alone else document(results, options.docs)
+    performance.write_text(text)
 
 
 if __name__ == "__main__":

@@ -448,8 +448,9 @@ XENT_API xent_status xent_reduce(const xent_stored_losses *args, const xent_cros
  * gives a list of chunk records per row; the lists, brought together by whatever transport there is, go through
  * xent_shard_combine (everywhere, or in one place), which gives losses and one record per row; each slice's gradient
  * then comes from xent_shard_backward. Cut at multiples of xent_chunk_cols(total) the results have the bits of the
- * unsharded call of more than 256 columns, or of float64; otherwise losses, lse and logprobs are within 2 ULP of them,
- * gradients within 2 of their larger term (4 where logits lie beyond 2^20 or hundreds apart). Not with inner > 1. */
+ * unsharded call of more than 256 columns, or of float64. Of fewer columns, or cut elsewhere losses, lse and logprobs
+ * are within 2 ULP of them, gradients within 2 of their larger term (4 where logits lie beyond 2^20 or hundreds apart).
+ * Not with inner > 1. */
 
 /* Bytes of one chunk record; the same for ever. 8-byte alignment. Plain bytes: they may be sent to a machine of the
  * same byte order that runs the same version of the library. */

@@ -467,13 +467,14 @@ HWY_INLINE Floats MaxOfLanes(const float *z, int64_t cols, Floats max) {
   return hn::Max(max, other);
 }
 
-// Brings the sums of lanes [i, i + lanes) to new maxima, `first` columns being summed. Lanes with nothing but -inf
-// before are bad: what was summed of labels there is not relative to a number.
+// Brings the sums of lanes [i, i + lanes) to new maxima, `first` columns being summed. Lanes whose maximum so far was
+// beyond 2^20, or -inf, are bad: their sums are not relative to it.
 HWY_NOINLINE void RaiseMaxima(const AcrossTask &task, Floats max, int64_t first, int64_t i, TileSums *sums) {
   const TileTag d;
   const HalfTag dd;
   TileRanges &ranges = sums->ranges;
-  sums->bad |= BitsOf(d, hn::Le(hn::Load(d, ranges.max + i), hn::Set(d, kNone))) << i;
+  const Floats limit = hn::Set(d, static_cast<float>(Format<float>::kLimit / task.transform.Factor()));
+  sums->bad |= BitsOf(d, hn::Not(hn::Le(hn::Abs(hn::Load(d, ranges.max + i)), limit))) << i;
   HWY_ALIGN float old_max[kTile], old_reference[kTile];
   hn::Store(hn::Load(d, ranges.max + i), d, old_max);
   hn::Store(hn::Load(d, ranges.reference + i), d, old_reference);
@@ -596,12 +597,12 @@ HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, int64_t 
       auto tiny = hn::Lt(zero, zero);
       for (int64_t j = part; j < end; ++j) {
         const float w = ClassWeight(task, first + j);
-        if (w == 0.0f) continue;
+        if (w == 0.0f && !probs) continue;
         const Floats weight = hn::Set(d, w);
         const Floats difference = hn::Sub(max, hn::Load(d, block + j * kTile + i));
         if (spreads) {
           const auto own = hn::RebindMask(d, hn::Eq(target, hn::Set(di, static_cast<int32_t>(first + j))));
-          spread = hn::Add(spread, hn::IfThenZeroElse(own, hn::Mul(weight, difference)));
+          if (w != 0.0f) spread = hn::Add(spread, hn::IfThenZeroElse(own, hn::Mul(weight, difference)));
         }
         if (!probs) continue;
         const Floats q = hn::Load(d, labels + (j - part) * kTile + i);
@@ -611,7 +612,7 @@ HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, int64_t 
         q_lower = hn::MulAdd(hn::PromoteLowerTo(dd, q), wide, q_lower);
         q_upper = hn::MulAdd(hn::PromoteUpperTo(dd, q), wide, q_upper);
         const Floats term = hn::Mul(hn::Mul(q, weight), difference);
-        q_spread = hn::Add(q_spread, hn::IfThenElseZero(hn::Ne(q, zero), term));
+        if (w != 0.0f) q_spread = hn::Add(q_spread, hn::IfThenZeroElse(hn::Eq(q, zero), term));
       }
       if (spreads) AddFloats(spread, sums->spread + i);
       if (!probs) continue;
@@ -669,7 +670,7 @@ HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums, Acros
   for (int64_t i = 0; i < task.count; i += HalfLanes()) {
     const Halves max = LoadHalf(sums.ranges.max + i);
     const Halves sum = hn::Load(d, sums.sum + i);
-    auto good = hn::And(hn::Le(hn::Abs(max), limit), hn::Le(sum, hn::Set(d, Format<float>::kSumLimit)));
+    auto good = hn::And(hn::Le(hn::Abs(max), limit), hn::Le(hn::Abs(sum), hn::Set(d, Format<float>::kSumLimit)));
     const Halves e = hn::Mul(TileExp(max, LoadHalf(sums.ranges.reference + i), sums.ranges.log2e),
                              hn::Set(d, PowerOfTwo(Format<float>::kBias)));
     const Halves others = hn::Add(hn::Div(sum, e), hn::Sub(hn::Load(d, sums.count + i), one));
@@ -704,9 +705,10 @@ HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums, Acros
         weight = hn::MulAdd(hn::Load(d, others_weight), share, weight);
       } else {
         const Halves q_factor = hn::Set(d, task.probs_factor), q_spread = hn::Load(d, sums.q_spread + i);
-        good = hn::And(good, hn::Lt(hn::Abs(q_spread), hn::Set(d, 0x1p120)));
+        const Halves most = hn::Set(d, 0x1p120), q_sum = hn::Load(d, sums.q + i);
+        good = hn::And(good, hn::And(hn::Lt(hn::Abs(q_spread), most), hn::Lt(hn::Abs(q_sum), most)));
         loss = TimesUnlessZero(hn::Mul(q_spread, factor), q_factor);
-        weight = hn::MulAdd(hn::Load(d, sums.q + i), q_factor, hn::Mul(hn::Set(d, task.class_weight_sum.hi), share));
+        weight = hn::MulAdd(q_sum, q_factor, hn::Mul(hn::Set(d, task.class_weight_sum.hi), share));
       }
       const Halves spread = hn::Load(d, sums.spread + i);
       good = hn::And(good, hn::Lt(hn::Abs(spread), hn::Set(d, 0x1p120)));

@@ -430,10 +430,15 @@ inline int LabelTerms(const GeneralTask &task) {
 }
 
 // Sums a chunk. False: it needs the double lanes.
+// Whether a task is one for float lanes over columns, as far as its call says.
+HWY_INLINE bool TakesAlong(const GeneralTask &task) {
+  const bool wide = task.labels.probs != nullptr && task.labels.probs_dtype == kF64;
+  return task.count == 0 && task.transform.float_lanes && !wide && (task.labels.moderate || !task.weighted);
+}
+
 template <class In>
 HWY_NOINLINE bool SumAlong(const GeneralTask &task, GeneralSums *out) {
-  if (task.count > 0 || !task.sums || !task.transform.float_lanes) return false;
-  if (task.labels.probs != nullptr && task.labels.probs_dtype == kF64) return false;
+  if (!TakesAlong(task) || !task.sums) return false;
   const In *const logits = static_cast<const In *>(task.logits);
   const Look look = FindLargest(logits, task.cols);
   const double max = static_cast<double>(look.max);
@@ -669,8 +674,7 @@ HWY_NOINLINE void GradientAlongAs(const AlongGradient &gradient) {
 // Writes a chunk's gradients but for the target's column, if that is here. False: they need the double lanes.
 template <class In>
 HWY_NOINLINE bool GradientAlong(const GeneralTask &task) {
-  if (task.count > 0 || !task.transform.float_lanes) return false;
-  if (task.labels.probs != nullptr && task.labels.probs_dtype == kF64) return false;
+  if (!TakesAlong(task)) return false;
   const GeneralGradient &row = *task.rows;
   const bool capped = task.transform.cap > 0.0;
   const double factor = task.transform.Factor(), logit = row.value * factor;

@@ -42,6 +42,7 @@ struct Labels {
   Dtype probs_dtype = kF32;
   Wide probs_factor;
   Wide share;
+  bool moderate = true;  // class weights are 0 or between 2^-20 and 2^20: products with them keep to float32's range
 };
 
 // Sums over a chunk (or a whole row), relative to its maximum.
@@ -62,7 +63,7 @@ struct GeneralGradient {
   double value = 0.0;           // m' (Transform)
   Wide p_factor;                // u r (Q + 2 lambda lse) / (1 + others)
   Wide y_factor;                // u r
-  double mass = 0.0;            // u r Q, which bounds what a label gives
+  double mass = 0.0;            // the larger of u r Q and u r (Q + 2 lambda lse): what labels and p give at most
   double log_total = 0.0;       // L
   double label_factor = 0.0;    // u r (1 - epsilon), of the targets' own gradient
   double lift[2] = {1.0, 1.0};  // what is not 0 is multiplied by both: powers of two, or infinite where u is

@@ -94,8 +94,10 @@ class FloatSoftCap {
     const Vector z0 = hn::LoadU(d, logits), z1 = hn::LoadU(d, logits + lanes), z2 = hn::LoadU(d, logits + 2 * lanes),
                  z3 = hn::LoadU(d, logits + 3 * lanes);
     const Vector u0 = Square(d, z0), u1 = Square(d, z1), u2 = Square(d, z2), u3 = Square(d, z3);
-    const Vector largest = hn::Max(hn::Max(u0, u1), hn::Max(u2, u3));  // whether NaN shows does not matter
-    if (HWY_UNLIKELY(!hn::AllTrue(d, hn::Lt(largest, hn::Set(d, 1.0f))))) return Rest<kSlopes>(logits, values, slopes);
+    // No maximum: it might lose one beside a NaN.
+    const Vector one = hn::Set(d, 1.0f);
+    const auto inside = hn::And(hn::And(hn::Lt(u0, one), hn::Lt(u1, one)), hn::And(hn::Lt(u2, one), hn::Lt(u3, one)));
+    if (HWY_UNLIKELY(!hn::AllTrue(d, inside))) return Rest<kSlopes>(logits, values, slopes);
     const Vector top = hn::Set(d, kTanhF32[6]), next = hn::Set(d, kTanhF32[5]);
     Vector p0 = hn::MulAdd(top, u0, next), p1 = hn::MulAdd(top, u1, next), p2 = hn::MulAdd(top, u2, next),
            p3 = hn::MulAdd(top, u3, next);

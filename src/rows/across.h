@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #include "kernels/across.h"
@@ -50,13 +51,13 @@ class AcrossRunner {
       : call_(call), options_tag_(call.args.records == nullptr ? 0 : call.OptionsTag()) {
     const double factor = call.transform.Factor();
     tame_ = call.transform.float_lanes && factor >= 0x1p-20 && factor <= 0x1p20;
-    const float *const weights = static_cast<const float *>(call.args.class_weights);
-    for (int64_t i = 0; weights != nullptr && i < call.shape.cols; ++i) {
-      const double weight = WidenSubnormal(weights[i]), size = Magnitude(weight);
-      class_weight_sum_ = Add(class_weight_sum_, Wide{weight});
-      tame_ = tame_ && (size == 0.0 || (size >= 0x1p-20 && size <= 0x1p20));
+    // A share below the normal range would be none here; a comparison of doubles would not see it.
+    const uint64_t share = std::bit_cast<uint64_t>(call.labels.share.hi);
+    tame_ = tame_ && call.labels.moderate && (share == 0 || share >= std::bit_cast<uint64_t>(0x1p-1000));
+    for (int64_t i = 0; call.args.class_weights != nullptr && i < call.shape.cols; ++i) {
+      class_weight_sum_ = Add(class_weight_sum_, Wide{call.TargetWeight(i)});
     }
-    if (weights == nullptr) class_weight_sum_ = Wide{static_cast<double>(call.shape.cols)};
+    if (call.args.class_weights == nullptr) class_weight_sum_ = Wide{static_cast<double>(call.shape.cols)};
     denominator_ = Scale(call.denominator.mantissa, call.denominator.exponent);
     const bool denominator_is_tame = call.denominator.exponent >= -400 && call.denominator.exponent <= 400;
     if (call.denominator.mantissa != 0.0 && !denominator_is_tame) denominator_ = kNan;
@@ -266,14 +267,10 @@ class AcrossRunner {
       if (Has(ignored, i)) call_.FillGradients(row + i, 0, call_.shape.cols, 0.0);
     }
   }
+  // A tile of one row in every layout, so that all have the same bits.
   XENT_NOINLINE void RunAlone(int64_t row, Groups &groups) const {
     const FpMode mode(Subnormals::kKeep);
-    const GeneralJob<In> job{call_};
-    if (call_.shape.inner > 1) {
-      RunTiles(job, row, row + 1, groups);
-    } else {
-      RunRow(job, row, groups.Of(row));
-    }
+    RunTiles(GeneralJob<In>{call_}, row, row + 1, groups);
   }
   // Where the factors of the gradient are beyond what the kernel takes.
   XENT_NOINLINE void WriteGradientAlone(int64_t row, const AcrossRows &rows, int64_t i) const {
@@ -283,7 +280,7 @@ class AcrossRunner {
     state.target = call_.Target(row);
     if (state.target >= 0) state.target_logit = call_.Logit<In>(row, state.target);
     state.RestoreFrom(call_, row, RecordFrom(rows, i));
-    job.Tile(1, row, call_.shape.inner > 1 ? 1 : 0, call_.shape.Chunk(0), &state, nullptr);
+    job.Tile(1, row, 1, call_.shape.Chunk(0), &state, nullptr);
   }
 
   static constexpr uint32_t kAll = (1u << kTile) - 1;

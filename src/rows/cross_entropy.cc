@@ -35,8 +35,8 @@ void Call::Prepare() {
   workspace = Workspace(args.workspace, args.workspace_bytes, Workspace::RowBytes(args.cols, args.logits.dtype));
   plan = MakePlan(*this);
   transform.float_lanes = TakesFloatLanes(transform);
-  const bool plain = HasIndexTargets() && options.label_smoothing == 0.0;
-  if (plan.path != Path::kIndex && !plain) PrepareLabels();
+  const bool weighted = !HasIndexTargets() || options.label_smoothing != 0.0;
+  if (plan.path != Path::kIndex && weighted) PrepareLabels();
 }
 
 void Call::PrepareLabels() {
@@ -50,6 +50,10 @@ void Call::PrepareLabels() {
     labels.share = Divide(Wide{options.label_smoothing}, Wide{static_cast<double>(valid_cols)});
     labels.probs_dtype = static_cast<Dtype>(args.target_probs.dtype);
     labels.probs_stride = shape.inner;
+  }
+  for (int64_t col = 0; args.class_weights != nullptr && col < valid_cols; ++col) {
+    const double size = Magnitude(WeightAt(args.class_weights, IsWide(), col));
+    labels.moderate = labels.moderate && (size == 0.0 || (size >= 0x1p-20 && size <= 0x1p20));
   }
 }
 

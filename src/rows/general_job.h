@@ -123,10 +123,11 @@ struct GeneralRowState {
     const bool weighted = IsWeighted(call);
     const double lambda = call.options.z_loss;
     N mass = weighted ? row.weight : N{call.TargetWeight(target)};
-    gradient.mass = u * Value(mass);
+    const double labels_mass = Value(mass);
     if (lambda != 0.0) {
       mass = AddOrOverflow(mass, Scale(MultiplyAny(row.LogSumExp(call.transform.Factor()), N{lambda}), 1));
     }
+    gradient.mass = u * std::max(Magnitude(labels_mass), Magnitude(Value(mass)));
     const N total = Add(row.others, N{1.0});
     // Without a cap dz is logit_scale throughout.
     const N with_dz = MultiplyAny(N{u}, N{call.transform.cap > 0.0 ? 1.0 : call.transform.scale});

@@ -54,7 +54,9 @@ class Groups {
   // Adds the sums of one row.
   void AddRow(int64_t row, const Totals &sums) {
     if (group_rows_ > 1) {
-      Of(row).Add(sums);
+      Begin(row);
+      exact_ = exact_ && IsExact(sums);
+      current_.Add(sums);
       return;
     }
     // A group of one row need not go through memory: the sums, stored as two numbers, would be loaded as one vector.
@@ -65,7 +67,8 @@ class Groups {
   }
 
   // Adds the sum of rows [first, last] at once. Returns false, and adds nothing, where that might differ from adding
-  // them one by one. `sum` is a multiple of 2^-36 below 2^16, and so is whatever was added before of these: all exact.
+  // them one by one. `sum` is a multiple of 2^-36 below 2^16. Whatever was added before of these is exact, and so is
+  // this.
   bool AddExactly(int64_t first, int64_t last, double sum) {
     Begin(first);
     if (!exact_ || last >= end_row_) return false;
@@ -74,6 +77,13 @@ class Groups {
   }
 
  private:
+  // Whether a sum of such losses is exact, whatever their order: multiples of 2^-73 below 2^32 fill 105 bits of the two
+  // doubles, and what the higher one loses on the way less than 53.
+  bool IsExact(const Totals &sums) const {
+    const double loss = sums.loss.hi;
+    return (loss == 0.0 || (loss >= 0x1p-50 && loss <= 0x1p12)) && sums.nll.hi == 0.0 &&
+           group_rows_ <= int64_t{1} << 20;
+  }
   void Begin(int64_t row) {
     if (row < end_row_) return;
     Flush();
@@ -103,7 +113,7 @@ class Groups {
   Totals::Slot *slots_;
   Totals current_;
   int64_t group_ = -1, end_row_ = 0;
-  bool exact_ = true;  // nothing has been added to `current_` but by AddExactly
+  bool exact_ = true;  // `current_` has no rounding error so far
 };
 
 }  // namespace xent::internal

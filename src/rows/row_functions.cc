@@ -310,11 +310,9 @@ template <class In>
 using LogSoftmaxBackwardJob = BackwardJob<In, true>;
 static_assert(RowJob<SoftmaxBackwardJob<float>> && RowJob<LogSoftmaxBackwardJob<float>>);
 
-// Runs a row that the kernel over rows side by side leaves.
+// Runs a row that the kernel over rows side by side leaves, in every layout as a position.
 template <class Job>
 XENT_NOINLINE void RunAlone(const Job &job, int64_t row) {
-  Totals totals;
-  if (job.call.shape.inner == 1) return RunRow(job, row, totals);
   const FpMode mode(Subnormals::kKeep);
   job.Positions(row, 1);
 }
@@ -329,11 +327,16 @@ XENT_NOINLINE void RunTileAcross(const Job &job, int64_t row, int64_t count) {
   shape.live = (1u << count) - 1;
   shape.positions = call.shape.inner > 1;
   if constexpr (requires { Job::kThroughLog; }) {
-    const AcrossBackwardTask task{shape, MatrixAt(call, call.args.g, row), MatrixAt(call, call.args.in, row),
-                                  MatrixAt(call, call.args.out, row), Job::kThroughLog};
+    AcrossBackwardTask task;
+    static_cast<TileShape &>(task) = shape;
+    task.g = MatrixAt(call, call.args.g, row);
+    task.y = MatrixAt(call, call.args.in, row);
+    task.out = MatrixAt(call, call.args.out, row);
+    task.log = Job::kThroughLog;
     call.kernels->across->backward[kDtypeOf<In>](task);
   } else {
-    AcrossTask task{shape};
+    AcrossTask task;
+    static_cast<TileShape &>(task) = shape;
     task.logits = MatrixAt(call, call.args.in, row);
     task.output = Job::kAcross;
     task.out = MatrixAt(call, call.args.out, row);

@@ -40,8 +40,9 @@ void ForEachBlock(const Call &call, int64_t row, const Function &function) {
 template <class In>
 XENT_NOINLINE GeneralRow<Arithmetic<In>> SumRow(const Call &call, int64_t row, bool with_lse) {
   GeneralRow<Arithmetic<In>> result;
+  const bool in_tiles = call.plan.path == Path::kPositions || call.plan.path == Path::kAcross;
   for (int64_t i = 0; i < call.shape.chunks; ++i) {
-    GeneralTask task = call.TaskOf(call.args.logits, row, call.shape.inner > 1 ? 1 : 0, call.shape.Chunk(i));
+    GeneralTask task = call.TaskOf(call.args.logits, row, in_tiles ? 1 : 0, call.shape.Chunk(i));
     task.transform = call.transform;
     task.sums = with_lse || NeedExponentials(call.statistics);
     task.entropy = call.statistics.entropy != nullptr;

@@ -224,6 +224,59 @@ TEST_P(Across, ARowHasTheSameBitsWhereverItStands) {
   }
 }
 
+// NaN, infinities and logits beyond 2^20 in some rows of a tile change no bit of the others.
+TEST_P(Across, RowsThatAreLeftToOthersTouchNoneBesideThem) {
+  for (int set = 0; set < kSets; ++set) {
+    for (const int64_t cols : {2, 4, 10, 70}) {
+      constexpr int64_t kRows = 16;
+      const int64_t inner = cols > 64 ? kRows : 0;
+      LossCall clean = MakeCall(XENT_F32, static_cast<Set>(set), kRows, cols, inner);
+      for (int64_t i = 0; i < kRows; ++i) clean.logits.Set(i, 0, i == 3 ? 30 : 0.25);
+      LossCall poisoned = clean;
+      const double poison[] = {std::numeric_limits<double>::quiet_NaN(), kInfinity, 0x1p22, -kInfinity};
+      for (int64_t k = 0; k < 4; ++k) poisoned.logits.Set(k * 4 + 2, k == 3 ? 1 : 0, poison[k]);
+      clean.MustRun(Function::kForwardBackward);
+      poisoned.MustRun(Function::kForwardBackward);
+      for (int64_t i = 0; i < kRows; ++i) {
+        if (i % 4 == 2) continue;
+        const std::string where = "set " + std::to_string(set) + ", columns " + std::to_string(cols) + ", row ";
+        ASSERT_EQ(poisoned.row_losses.GetBits(0, i), clean.row_losses.GetBits(0, i)) << where << i;
+        ASSERT_EQ(poisoned.lse.GetBits(0, i), clean.lse.GetBits(0, i)) << where << i;
+        for (int64_t c = 0; c < cols; ++c) {
+          ASSERT_EQ(poisoned.grad.GetBits(i, c), clean.grad.GetBits(i, c)) << where << i << ", " << c;
+        }
+      }
+    }
+  }
+}
+
+// A row of several blocks whose maximum rises late, from far below, past 2^20 and from masks; ties across blocks.
+TEST_P(Across, MaximaMayRiseInALaterBlock) {
+  constexpr int64_t kCols = 200, kRows = 16;
+  for (int set = 0; set < kSets; ++set) {
+    LossCall call = MakeCall(XENT_F32, static_cast<Set>(set), kRows, kCols, kRows);
+    const double lows[] = {-50, -300, -1e5, -4e6, -1e9, -kInfinity, -1e15, 3};
+    for (int64_t i = 0; i < kRows; ++i) {
+      Random random(static_cast<uint64_t>(i));
+      const double low = lows[i % 8];
+      const bool masked = std::isinf(low) && call.target_probs;
+      for (int64_t c = 0; c < kCols; ++c) {
+        const double z =
+            c < 64 ? (masked ? -1e30 : low) - static_cast<double>(3 * c) : random.Normal(2) + (c > 130 ? 2 : 0);
+        call.logits.Set(i, c, low == 3 ? static_cast<double>(c % 4) : z);
+      }
+      if (!call.targets.empty()) call.targets[static_cast<size_t>(i)] = 100 + i;
+    }
+    if (set == kUniform || set == kExclusiveWeights) {  // a mask would make these losses infinite
+      for (int64_t i = 5; i < kRows; i += 8) {
+        for (int64_t c = 0; c < 64; ++c) call.logits.Set(i, c, -1e7);
+      }
+    }
+    call.MustRun(Function::kForwardBackward);
+    EXPECT_EQ(call.Judge(), "") << "set " << set;
+  }
+}
+
 // A gradient whose factors leave the lanes' range, and upstream gradients of all sizes beside each other.
 TEST_P(Across, GradientsOfHugeAndTinyFactorsAreRight) {
   for (const double size : {1e-38, 1e-30, 1e30, 3e38}) {

@@ -87,7 +87,8 @@ Path PathOf(const xent_cross_entropy &args, const xent_cross_entropy_options &op
   const bool wide =
       args.logits.dtype == XENT_F64 || (args.target_probs.data != nullptr && args.target_probs.dtype == XENT_F64);
   const int64_t cols = options.valid_cols != 0 ? options.valid_cols : args.cols;
-  if (args.inner > 1) return wide ? Path::kPositions : Path::kAcross;
+  // Lanes count columns in 32 bits.
+  if (args.inner > 1) return wide || cols > INT32_MAX ? Path::kPositions : Path::kAcross;
   const Path along = ShardPathOf(args, options);
   const bool plain = options.label_smoothing == 0.0 && options.z_loss == 0.0 && args.class_weights == nullptr;
   const int64_t most = along == Path::kGeneral ? kMaxAcrossGeneralCols : plain ? kMaxAcrossCols : kMaxAcrossIndexCols;

@@ -467,6 +467,11 @@ HWY_INLINE Floats MaxOfLanes(const float *z, int64_t cols, Floats max) {
   return hn::Max(max, other);
 }
 
+// w_c as the lanes compute with it.
+HWY_INLINE float ClassWeight(const AcrossTask &task, int64_t col) {
+  return task.class_weights == nullptr ? 1.0f : task.class_weights[col];
+}
+
 // Brings the sums of lanes [i, i + lanes) to new maxima, `first` columns being summed. Lanes whose maximum so far was
 // beyond 2^20, or -inf, are bad: their sums are not relative to it.
 HWY_NOINLINE void RaiseMaxima(const AcrossTask &task, Floats max, int64_t first, int64_t i, TileSums *sums) {
@@ -480,7 +485,7 @@ HWY_NOINLINE void RaiseMaxima(const AcrossTask &task, Floats max, int64_t first,
   hn::Store(hn::Load(d, ranges.reference + i), d, old_reference);
   SetRange(max, i, &ranges);
   double weight = static_cast<double>(first);
-  if (task.class_weights != nullptr) {
+  if (task.weighted && task.class_weights != nullptr) {
     weight = 0.0;
     for (int64_t j = 0; j < first; ++j) weight += static_cast<double>(task.class_weights[j]);
   }
@@ -497,13 +502,12 @@ HWY_NOINLINE void RaiseMaxima(const AcrossTask &task, Floats max, int64_t first,
     hn::Store(hn::IfThenZeroElse(raised, hn::Load(dd, count)), dd, count);
     const Halves more = hn::Mul(hn::MulAdd(total, raise, hn::Load(dd, entropy)), power);
     hn::Store(hn::IfThenElse(raised, more, hn::Load(dd, entropy)), dd, entropy);
+    if (!task.weighted) continue;
     HWY_ALIGN double weights[kTile];
     for (int64_t l = 0; l < HalfLanes(); ++l) {
       const int64_t target = task.has_targets ? task.targets[i + k + l] : -1;
       const bool has = target >= 0 && target < first;
-      weights[l] = weight - (!has                            ? 0.0
-                             : task.class_weights == nullptr ? 1.0
-                                                             : static_cast<double>(task.class_weights[target]));
+      weights[l] = has ? weight - static_cast<double>(ClassWeight(task, target)) : weight;
     }
     const Halves step = hn::IfThenElseZero(raised, raise);
     double *const spread = sums->spread + i + k, *const q_spread = sums->q_spread + i + k;
@@ -560,11 +564,6 @@ HWY_NOINLINE uint32_t CapTile(const Transform &transform, float *block, int64_t 
   return bad;
 }
 
-// w_c as the lanes compute with it.
-HWY_INLINE float ClassWeight(const AcrossTask &task, int64_t col) {
-  return task.class_weights == nullptr ? 1.0f : task.class_weights[col];
-}
-
 // Stages labels of columns [first, first + cols).
 HWY_INLINE void StageLabels(const AcrossTask &task, int64_t first, int64_t cols, float *labels) {
   DispatchElements(task.probs_dtype, [&](auto in) XENT_INLINE_LAMBDA {
@@ -575,8 +574,8 @@ HWY_INLINE void StageLabels(const AcrossTask &task, int64_t first, int64_t cols,
   });
 }
 
-// Adds the label sums of a block of values, floats four at a time. Lanes with a q of less than 2^-100, whose products
-// might vanish, are bad.
+// Adds the label sums of a block of values, floats a part, eight, at a time. Lanes with a q of less than 2^-100, whose
+// products might vanish, are bad.
 HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, int64_t first, int64_t cols, float *labels,
                             TileSums *sums) {
   const TileTag d;

@@ -429,13 +429,13 @@ inline int LabelTerms(const GeneralTask &task) {
          (labels.share.hi != 0.0 ? kShareTerm : 0);
 }
 
-// Sums a chunk. False: it needs the double lanes.
 // Whether a task is one for float lanes over columns, as far as its call says.
 HWY_INLINE bool TakesAlong(const GeneralTask &task) {
   const bool wide = task.labels.probs != nullptr && task.labels.probs_dtype == kF64;
   return task.count == 0 && task.transform.float_lanes && !wide && (task.labels.moderate || !task.weighted);
 }
 
+// Sums a chunk. False: it needs the double lanes.
 template <class In>
 HWY_NOINLINE bool SumAlong(const GeneralTask &task, GeneralSums *out) {
   if (!TakesAlong(task) || !task.sums) return false;

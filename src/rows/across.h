@@ -54,10 +54,10 @@ class AcrossRunner {
     // A share below the normal range would be none here; a comparison of doubles would not see it.
     const uint64_t share = std::bit_cast<uint64_t>(call.labels.share.hi);
     tame_ = tame_ && call.labels.moderate && (share == 0 || share >= std::bit_cast<uint64_t>(0x1p-1000));
-    for (int64_t i = 0; call.args.class_weights != nullptr && i < call.shape.cols; ++i) {
+    if (call.args.class_weights == nullptr) class_weight_sum_ = Wide{static_cast<double>(call.shape.cols)};
+    for (int64_t i = 0; IsWeighted(call) && call.args.class_weights != nullptr && i < call.shape.cols; ++i) {
       class_weight_sum_ = Add(class_weight_sum_, Wide{call.TargetWeight(i)});
     }
-    if (call.args.class_weights == nullptr) class_weight_sum_ = Wide{static_cast<double>(call.shape.cols)};
     denominator_ = Scale(call.denominator.mantissa, call.denominator.exponent);
     const bool denominator_is_tame = call.denominator.exponent >= -400 && call.denominator.exponent <= 400;
     if (call.denominator.mantissa != 0.0 && !denominator_is_tame) denominator_ = kNan;

@@ -41,7 +41,7 @@ int64_t ElementsPerGroup(int64_t elements) {
 bool TakesShortRows(const Call &call, bool statistics, Factor *g) {
   const int32_t dtype = call.args.logits.dtype;
   const int64_t cols = call.shape.cols;
-  if (dtype == XENT_F64 || cols < 2 || cols > kMaxSmallCols || call.mode == Mode::kBackward || statistics ||
+  if (dtype == XENT_F64 || cols > kMaxSmallCols || call.mode == Mode::kBackward || statistics ||
       call.shares.other != 0.0 || call.options.z_loss != 0.0 || call.args.class_weights != nullptr ||
       call.args.row_weights != nullptr) {
     return false;

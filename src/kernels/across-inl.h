@@ -8,6 +8,7 @@
 #define XENT_SRC_KERNELS_ACROSS_INL_H_
 #endif
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -19,6 +20,7 @@
 #include "numbers/double-inl.h"
 #include "numbers/elements-inl.h"
 #include "numbers/exp-inl.h"
+#include "numbers/functions-inl.h"
 #include "numbers/log-inl.h"
 #include "numbers/pairs-inl.h"
 #include "numbers/softcap-inl.h"
@@ -33,7 +35,7 @@ using HalfTag = hn::RepartitionToWide<TileTag>;  // doubles in half as many lane
 using Halves = hn::Vec<HalfTag>;
 
 inline constexpr int64_t kBlockCols = 64;
-inline constexpr int64_t kPartCols = 8;              // of labels, slopes and their gradients
+inline constexpr int64_t kPartCols = 4;              // of labels, slopes and their gradients
 inline constexpr int64_t kPositionBytesAhead = 128;  // two tiles: what is asked for while a tile is staged
 inline constexpr uint32_t kAllRows = (uint32_t{1} << kTile) - 1;
 inline constexpr float kNone = -std::numeric_limits<float>::infinity();
@@ -50,20 +52,19 @@ HWY_INLINE void StoreOutput(Halves v, float *p) {
   const hn::Rebind<float, HalfTag> d;
   hn::StoreU(FinishWithNan(d, hn::DemoteTo(d, v)), d, p);
 }
+// Stores doubles as floats and what these lack.
+HWY_INLINE void StoreParts(Halves lower, Halves upper, float *high, float *low) {
+  const TileTag d;
+  const HalfTag dd;
+  const Floats v = RoundDoubles(d, lower, upper);
+  hn::Store(v, d, high);
+  hn::Store(RoundDoubles(d, hn::Sub(lower, hn::PromoteLowerTo(dd, v)), hn::Sub(upper, hn::PromoteUpperTo(dd, v))), d,
+            low);
+}
 // v factor, 0 where the factor is.
 HWY_INLINE Halves TimesUnlessZero(Halves v, Halves factor) {
   return hn::IfThenZeroElse(hn::Eq(factor, hn::Zero(HalfTag())), hn::Mul(v, factor));
 }
-// Bit i: lane i.
-template <class D, class M = hn::Mask<D>>
-HWY_INLINE uint32_t BitsOf(D d, M mask) {
-  uint8_t bytes[8] = {};
-  hn::StoreMaskBits(d, mask, bytes);
-  uint32_t bits = 0;
-  std::memcpy(&bits, bytes, sizeof(bits));
-  return bits & ((uint32_t{1} << hn::Lanes(d)) - 1);
-}
-
 // ---- from memory to a block and back ----
 
 // The rows of a row-major matrix. Lanes that are not live, whose rows may lie anywhere, have a live one's.
@@ -201,18 +202,26 @@ HWY_INLINE void StagePositions(const TileMatrix &matrix, uint32_t live, int64_t 
   }
 }
 
-// Copies columns [first, first + cols) of a tile to `block`; lanes that are not live get zeros.
+// Copies columns [first, first + cols) of a tile to `block`. Lanes of rows that are not live get zeros, those past the
+// last row anything that is a number where the others are.
 template <class In>
 HWY_INLINE void StageTile(const TileMatrix &matrix, const TileShape &task, int64_t first, int64_t cols, float *block) {
   if (task.positions) {
     StagePositions<In>(matrix, task.live, first, cols, block);
   } else if (HWY_LIKELY(task.live == kAllRows)) {
     StageRows<In, true>(matrix, task.live, first, cols, block);
-  } else if (task.live != 0) {
+  } else if (task.live == 0) {
+    std::memset(block, 0, static_cast<size_t>(cols * kTile) * sizeof(float));
+  } else if (task.count == 1) {
+    const TileTag d;
+    const In *const row = static_cast<const In *>(matrix.data) + first;
+    for (int64_t j = 0; j < cols; ++j) hn::Store(hn::Set(d, Widen(row[j])), d, block + j * kTile);
+    return;
+  } else {
     StageRows<In, false>(matrix, task.live, first, cols, block);
   }
   if (HWY_LIKELY(task.live == kAllRows)) return;
-  for (int64_t i = 0; i < kTile; ++i) {
+  for (int64_t i = 0; i < task.count; ++i) {
     if ((task.live >> i & 1) != 0) continue;
     for (int64_t j = 0; j < cols; ++j) block[j * kTile + i] = 0.0f;
   }
@@ -276,14 +285,20 @@ HWY_INLINE void UnstageTile(const TileMatrix &matrix, const TileShape &task, uin
 
 // ---- exponentials ----
 
-// Each lane's largest value, its reference exponent and ExpRange, and the target's value; z' = scale times what the
-// block holds.
-struct TileRanges {
+// Each lane's largest value, its reference exponent, and e^m' relative to that in two parts.
+struct TileMaxima {
+  HWY_ALIGN float max[kTile], reference[kTile], exp_max[kTile], exp_max_low[kTile];
+
+  HWY_INLINE Halves ExpOfMaximum(int64_t i) const { return hn::Add(LoadHalf(exp_max + i), LoadHalf(exp_max_low + i)); }
+};
+// With the ExpRange, and the target's value; z' = scale times what the block holds.
+struct TileRanges : TileMaxima {
   int64_t count;  // rows; vectors without one are not computed
-  HWY_ALIGN float max[kTile], reference[kTile], lo[kTile], hi[kTile], origin[kTile];
+  HWY_ALIGN float lo[kTile], hi[kTile], origin[kTile];
   HWY_ALIGN float target[kTile];
   double log2e;  // scale log2 e, and in two parts
   float log2e_hi, log2e_lo;
+  float ln2;  // over scale
 };
 
 HWY_INLINE void SetScale(double scale, TileRanges *ranges) {
@@ -291,6 +306,33 @@ HWY_INLINE void SetScale(double scale, TileRanges *ranges) {
   ranges->log2e_hi = static_cast<float>(ranges->log2e);
   ranges->log2e_lo =
       static_cast<float>((ranges->log2e - static_cast<double>(ranges->log2e_hi)) + kLog2E_F64_Lo * scale);
+  ranges->ln2 = static_cast<float>(1.0 / ranges->log2e);
+}
+
+// e^m' of the reduction that ExpFour makes, with what its roundings lose: off by 2^-25.2, most of it the polynomial's.
+HWY_INLINE void SetExpOfMaximum(Floats max, Floats reference, int64_t i, TileRanges *ranges) {
+#if HWY_NATIVE_FMA
+  const TileTag d;
+  const Floats one = hn::Set(d, 1.0f), log2e = hn::Set(d, ranges->log2e_hi);
+  const Floats product = hn::Mul(max, log2e);
+  const Floats f_hi = hn::Sub(product, reference);  // exact
+  const Floats f_lo = hn::MulAdd(max, hn::Set(d, ranges->log2e_lo), hn::MulSub(max, log2e, product));
+  const Floats f = hn::Add(f_hi, f_lo), lost = hn::Sub(f_lo, hn::Sub(f, f_hi));
+  Floats q = hn::Set(d, kExp2F32[6]);
+  HWY_UNROLL(8)
+  for (int k = 5; k >= 1; --k) q = hn::MulAdd(q, f, hn::Set(d, kExp2F32[k]));
+  const Floats e = hn::MulAdd(f, q, one);
+  const Floats low = hn::MulAdd(f, q, hn::Sub(one, e));
+  hn::Store(e, d, ranges->exp_max + i);
+  hn::Store(hn::MulAdd(hn::Mul(lost, hn::Set(d, kLn2_F32_Hi)), e, low), d, ranges->exp_max_low + i);
+#else
+  const HalfTag dd;
+  const auto exp = [&](Halves z, Halves n)
+                       HWY_ATTR { return Exp2ForFloat(dd, hn::Sub(hn::Mul(z, hn::Set(dd, ranges->log2e)), n)); };
+  StoreParts(exp(hn::PromoteLowerTo(dd, max), hn::PromoteLowerTo(dd, reference)),
+             exp(hn::PromoteUpperTo(dd, max), hn::PromoteUpperTo(dd, reference)), ranges->exp_max + i,
+             ranges->exp_max_low + i);
+#endif
 }
 
 // Makes the ranges of lanes [i, i + lanes) from their maxima.
@@ -299,7 +341,7 @@ HWY_INLINE void SetRange(Floats max, int64_t i, TileRanges *ranges) {
   const TileTag d;
   const Floats round = hn::Set(d, static_cast<float>(F::kRound));
   const Floats reference = hn::Sub(hn::MulAdd(max, hn::Set(d, ranges->log2e_hi), round), round);
-  const Floats ln2 = hn::Set(d, static_cast<float>(1.0 / ranges->log2e));
+  const Floats ln2 = hn::Set(d, ranges->ln2);
   const Floats field = hn::Sub(reference, hn::Set(d, static_cast<float>(Format<float>::kBias + F::kExponentBias)));
   const Floats none = hn::Sub(reference, hn::Set(d, static_cast<float>(Format<float>::kBias)));
   constexpr bool kScalef = ExpRange<float>::kScalef;
@@ -309,6 +351,7 @@ HWY_INLINE void SetRange(Floats max, int64_t i, TileRanges *ranges) {
   const Floats top = hn::Add(field, hn::Set(d, static_cast<float>(2 * F::kExponentBias + 1)));
   if (!kScalef) hn::Store(hn::Mul(top, ln2), d, ranges->hi + i);
   hn::Store(hn::Sub(round, kScalef ? none : field), d, ranges->origin + i);
+  SetExpOfMaximum(max, reference, i, ranges);
 }
 
 // Lanes [i, i + lanes) of the ranges, as an ExpRange.
@@ -340,15 +383,6 @@ struct TileRange {
   double Log2E() const { return ranges.log2e; }
 };
 
-// e^z' relative to the reference, in double, of `z` at most the row's maximum; below 2^-1000 it counts as 0.
-HWY_INLINE Halves TileExp(Halves z, Halves reference, double log2e) {
-  const HalfTag d;
-  const Halves product = hn::Max(hn::Sub(hn::Mul(z, hn::Set(d, log2e)), reference), hn::Set(d, -1000.0));
-  const Halves n = RoundToInteger(d, product);
-  const Halves e = hn::Mul(Exp2ForFloat(d, hn::Sub(product, n)), PowersOfTwo(d, n));
-  return hn::IfThenElseZero(hn::Gt(product, hn::Set(d, -1000.0)), e);
-}
-
 // ---- sums ----
 
 // A block of the tile, or, where no exponentials are kept, what a part of one needs beside its values.
@@ -365,12 +399,21 @@ struct TileSums {
   explicit TileSums(TileRanges *of) : ranges(*of) {}
 
   TileRanges &ranges;
-  HWY_ALIGN double sum[kTile] = {}, entropy[kTile] = {};  // times 2^kBias
-  HWY_ALIGN double count[kTile] = {};                     // of columns at the maximum
-  HWY_ALIGN double q[kTile] = {}, q_spread[kTile] = {};   // of w q, and of w q (m' - z')
-  HWY_ALIGN double spread[kTile] = {};                    // of w (m' - z') over the columns but the target
-  HWY_ALIGN int32_t order[kTile];                         // of the largest logit, for argmax
-  uint32_t bad = 0;                                       // rows that something has ruled out
+  HWY_ALIGN float sum[kTile], sum_low[kTile];  // times 2^kBias, in two parts
+  HWY_ALIGN double entropy[kTile];             // likewise
+  HWY_ALIGN int32_t count[kTile];              // of columns at the maximum
+  HWY_ALIGN double q[kTile], q_spread[kTile];  // of w q, and of w q (m' - z')
+  HWY_ALIGN double spread[kTile];              // of w (m' - z') over the columns but the target
+  HWY_ALIGN int32_t order[kTile];              // of the largest logit, for argmax
+  uint32_t bad = 0;                            // rows that something has ruled out
+
+  // What the first block does not set.
+  void Clear(const AcrossTask &task) {
+    if (task.argmax) std::fill(order, order + kTile, std::numeric_limits<int32_t>::min());
+    for (double *const sums : {q, q_spread, spread}) {
+      if (task.weighted) std::fill(sums, sums + kTile, 0.0);
+    }
+  }
 };
 
 // Adds a vector of floats to kTile doubles.
@@ -384,14 +427,15 @@ HWY_INLINE void AddFloats(Floats v, double *to) {
 // What becomes of a block's exponentials beside being summed.
 enum class Kept { kNo, kYes, kMarked };  // marked: negative in the columns of the maximum
 
-// Sums lanes [i, i + lanes) of a block.
+// Sums lanes [i, i + lanes) of a block: four columns in float32, and these sums in two parts.
 template <bool kEntropy, Kept kKept>
-HWY_INLINE void SumLanes(float *block, int64_t cols, int64_t i, TileSums *sums) {
+HWY_INLINE void SumLanes(float *block, int64_t cols, bool first, int64_t i, TileSums *sums) {
   const TileTag d;
+  const TileInts di;
   const HalfTag dd;
   const TileRange range{sums->ranges, i};
   const Floats max = hn::Load(d, sums->ranges.max + i), one = hn::Set(d, 1.0f), zero = hn::Zero(d);
-  Halves lower = hn::Zero(dd), upper = hn::Zero(dd), entropy_lower = lower, entropy_upper = lower;
+  Halves entropy_lower = hn::Zero(dd), entropy_upper = entropy_lower;
   Floats count = zero;
   const auto sum_some = [&](float *z, auto columns) HWY_ATTR XENT_INLINE_LAMBDA {
     constexpr int kCols = columns;
@@ -420,9 +464,6 @@ HWY_INLINE void SumLanes(float *block, int64_t cols, int64_t i, TileSums *sums) 
     z1 = hn::IfThenZeroElse(at1, z1);
     z2 = hn::IfThenZeroElse(at2, z2);
     z3 = hn::IfThenZeroElse(at3, z3);
-    const Floats e = add(z0, z1, z2, z3);
-    lower = hn::Add(lower, hn::PromoteLowerTo(dd, e));
-    upper = hn::Add(upper, hn::PromoteUpperTo(dd, e));
     if constexpr (kEntropy) {
       const auto term = [&](Floats x, Floats logit) HWY_ATTR XENT_INLINE_LAMBDA {
         return hn::IfThenElseZero(hn::Ne(x, zero), hn::Mul(x, hn::Sub(max, logit)));
@@ -431,27 +472,48 @@ HWY_INLINE void SumLanes(float *block, int64_t cols, int64_t i, TileSums *sums) 
       entropy_lower = hn::Add(entropy_lower, hn::PromoteLowerTo(dd, terms));
       entropy_upper = hn::Add(entropy_upper, hn::PromoteUpperTo(dd, terms));
     }
+    return add(z0, z1, z2, z3);
+  };
+  const auto sum_rest = [&](int64_t j) HWY_ATTR XENT_INLINE_LAMBDA {
+    float *const rest = block + j * kTile + i;
+    return cols - j == 1   ? sum_some(rest, std::integral_constant<int, 1>())
+           : cols - j == 2 ? sum_some(rest, std::integral_constant<int, 2>())
+                           : sum_some(rest, std::integral_constant<int, 3>());
+  };
+  Floats sum = zero, low = zero;
+  const auto add_exactly = [&](Floats more) HWY_ATTR XENT_INLINE_LAMBDA {
+    Floats lost = zero;
+    sum = ExactSum(d, sum, more, &lost);
+    low = hn::Add(low, lost);
   };
   int64_t j = 0;
-  for (; j + 4 <= cols; j += 4) sum_some(block + j * kTile + i, std::integral_constant<int, 4>());
-  float *const rest = block + j * kTile + i;
-  if (cols - j == 1) sum_some(rest, std::integral_constant<int, 1>());
-  if (cols - j == 2) sum_some(rest, std::integral_constant<int, 2>());
-  if (cols - j == 3) sum_some(rest, std::integral_constant<int, 3>());
-  const auto to = [&](Halves v, double *at)
-                      HWY_ATTR XENT_INLINE_LAMBDA { hn::Store(hn::Add(hn::Load(dd, at), v), dd, at); };
-  to(lower, sums->sum + i);
-  to(upper, sums->sum + i + HalfLanes());
-  AddFloats(count, sums->count + i);
+  if (cols < 4) {
+    sum = sum_rest(0);
+  } else {
+    sum = sum_some(block + i, std::integral_constant<int, 4>());
+    for (j = 4; j + 4 <= cols; j += 4) add_exactly(sum_some(block + j * kTile + i, std::integral_constant<int, 4>()));
+    if (j < cols) add_exactly(sum_rest(j));
+  }
+  auto counts = hn::ConvertTo(di, count);
+  if (!first) {
+    low = hn::Add(low, hn::Load(d, sums->sum_low + i));
+    add_exactly(hn::Load(d, sums->sum + i));
+    counts = hn::Add(counts, hn::Load(di, sums->count + i));
+  }
+  hn::Store(sum, d, sums->sum + i);
+  hn::Store(low, d, sums->sum_low + i);
+  hn::Store(counts, di, sums->count + i);
   if constexpr (kEntropy) {
-    to(entropy_lower, sums->entropy + i);
-    to(entropy_upper, sums->entropy + i + HalfLanes());
+    double *const entropy = sums->entropy + i;
+    if (first) std::fill(entropy, entropy + TileLanes(), 0.0);
+    hn::Store(hn::Add(hn::Load(dd, entropy), entropy_lower), dd, entropy);
+    hn::Store(hn::Add(hn::Load(dd, entropy + HalfLanes()), entropy_upper), dd, entropy + HalfLanes());
   }
 }
 
 template <bool kEntropy, Kept kKept>
-HWY_NOINLINE void SumTile(float *block, int64_t cols, TileSums *sums) {
-  for (int64_t i = 0; i < sums->ranges.count; i += TileLanes()) SumLanes<kEntropy, kKept>(block, cols, i, sums);
+HWY_NOINLINE void SumTile(float *block, int64_t cols, bool first, TileSums *sums) {
+  for (int64_t i = 0; i < sums->ranges.count; i += TileLanes()) SumLanes<kEntropy, kKept>(block, cols, first, i, sums);
 }
 
 // Returns the largest of a block's columns, or of these and `max`. A NaN may be passed over: its exponential is none.
@@ -480,36 +542,48 @@ HWY_NOINLINE void RaiseMaxima(const AcrossTask &task, Floats max, int64_t first,
   TileRanges &ranges = sums->ranges;
   const Floats limit = hn::Set(d, static_cast<float>(Format<float>::kLimit / task.transform.Factor()));
   sums->bad |= BitsOf(d, hn::Not(hn::Le(hn::Abs(hn::Load(d, ranges.max + i)), limit))) << i;
-  HWY_ALIGN float old_max[kTile], old_reference[kTile];
-  hn::Store(hn::Load(d, ranges.max + i), d, old_max);
-  hn::Store(hn::Load(d, ranges.reference + i), d, old_reference);
+  const TileMaxima before = ranges;
   SetRange(max, i, &ranges);
   double weight = static_cast<double>(first);
   if (task.weighted && task.class_weights != nullptr) {
     weight = 0.0;
     for (int64_t j = 0; j < first; ++j) weight += static_cast<double>(task.class_weights[j]);
   }
-  for (int64_t k = 0; k < TileLanes(); k += HalfLanes()) {
-    const Halves before = LoadHalf(old_max + k), reference = LoadHalf(old_reference + k);
-    const Halves raise = hn::Sub(LoadHalf(ranges.max + i + k), before);
-    const auto raised = hn::Gt(raise, hn::Zero(dd));
-    const Halves down = hn::Max(hn::Sub(reference, LoadHalf(ranges.reference + i + k)), hn::Set(dd, -1000.0));
-    const Halves power = PowersOfTwo(dd, down);
-    double *const sum = sums->sum + i + k, *const count = sums->count + i + k, *const entropy = sums->entropy + i + k;
-    const Halves e = hn::Mul(TileExp(before, reference, ranges.log2e), hn::Set(dd, PowerOfTwo(Format<float>::kBias)));
-    const Halves total = hn::MulAdd(hn::Load(dd, count), e, hn::Load(dd, sum));
-    hn::Store(hn::IfThenElse(raised, hn::Mul(total, power), hn::Load(dd, sum)), dd, sum);
-    hn::Store(hn::IfThenZeroElse(raised, hn::Load(dd, count)), dd, count);
-    const Halves more = hn::Mul(hn::MulAdd(total, raise, hn::Load(dd, entropy)), power);
-    hn::Store(hn::IfThenElse(raised, more, hn::Load(dd, entropy)), dd, entropy);
-    if (!task.weighted) continue;
+  const Halves bias = hn::Set(dd, PowerOfTwo(Format<float>::kBias));
+  const auto raised = [&](int64_t at, Halves *raise) HWY_ATTR {
+    *raise = hn::Sub(LoadHalf(ranges.max + at), LoadHalf(before.max + at));
+    return hn::Gt(*raise, hn::Zero(dd));
+  };
+  const auto new_sum = [&](int64_t at) HWY_ATTR {
+    const Halves sum = hn::Add(LoadHalf(sums->sum + at), LoadHalf(sums->sum_low + at));
+    const Halves count = hn::PromoteTo(dd, hn::LoadU(hn::Rebind<int32_t, HalfTag>(), sums->count + at));
+    const Halves down = hn::Sub(LoadHalf(before.reference + at), LoadHalf(ranges.reference + at));
+    const Halves power = PowersOfTwo(dd, hn::Max(down, hn::Set(dd, -1000.0)));
+    const Halves total = hn::MulAdd(count, hn::Mul(before.ExpOfMaximum(at), bias), sum);
+    Halves raise = hn::Zero(dd);
+    const auto is_raised = raised(at, &raise);
+    if (task.entropy) {
+      const Halves entropy = hn::Load(dd, sums->entropy + at);
+      const Halves more = hn::Mul(hn::MulAdd(total, raise, entropy), power);
+      hn::Store(hn::IfThenElse(is_raised, more, entropy), dd, sums->entropy + at);
+    }
+    return hn::IfThenElse(is_raised, hn::Mul(total, power), sum);
+  };
+  const Halves lower = new_sum(i), upper = new_sum(i + HalfLanes());
+  StoreParts(lower, upper, sums->sum + i, sums->sum_low + i);
+  const TileInts di;
+  const auto is_raised = hn::RebindMask(di, hn::Gt(max, hn::Load(d, before.max + i)));
+  hn::Store(hn::IfThenZeroElse(is_raised, hn::Load(di, sums->count + i)), di, sums->count + i);
+  for (int64_t k = 0; task.weighted && k < TileLanes(); k += HalfLanes()) {
     HWY_ALIGN double weights[kTile];
     for (int64_t l = 0; l < HalfLanes(); ++l) {
       const int64_t target = task.has_targets ? task.targets[i + k + l] : -1;
       const bool has = target >= 0 && target < first;
       weights[l] = has ? weight - static_cast<double>(ClassWeight(task, target)) : weight;
     }
-    const Halves step = hn::IfThenElseZero(raised, raise);
+    Halves raise = hn::Zero(dd);
+    const auto rises = raised(i + k, &raise);
+    const Halves step = hn::IfThenElseZero(rises, raise);
     double *const spread = sums->spread + i + k, *const q_spread = sums->q_spread + i + k;
     hn::Store(hn::MulAdd(hn::Load(dd, weights), step, hn::Load(dd, spread)), dd, spread);
     hn::Store(hn::MulAdd(hn::Load(dd, sums->q + i + k), step, hn::Load(dd, q_spread)), dd, q_spread);
@@ -574,7 +648,7 @@ HWY_INLINE void StageLabels(const AcrossTask &task, int64_t first, int64_t cols,
   });
 }
 
-// Adds the label sums of a block of values, floats a part, eight, at a time. Lanes with a q of less than 2^-100, whose
+// Adds the label sums of a block of values, floats a part, four, at a time. Lanes with a q of less than 2^-100, whose
 // products might vanish, are bad.
 HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, int64_t first, int64_t cols, float *labels,
                             TileSums *sums) {
@@ -623,13 +697,24 @@ HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, int64_t 
   }
 }
 
-// Takes the values z'_t of the targets from a block that holds all columns.
+// Takes the values z'_t of the targets from a block that holds all columns. Where these are few they are compared with:
+// a gather waits until what was stored a moment ago has left for the cache.
 HWY_INLINE void TakeTargets(const AcrossTask &task, const float *block, float *values) {
+  constexpr int64_t kFewCols = 6;
   const TileTag d;
   const TileInts di;
   for (int64_t i = 0; i < task.count; i += TileLanes()) {
-    const auto place =
-        hn::Add(hn::ShiftLeft<4>(hn::LoadU(di, task.targets + i)), hn::Iota(di, static_cast<int32_t>(i)));
+    const auto target = hn::LoadU(di, task.targets + i);
+    if (task.cols <= kFewCols) {
+      Floats value = hn::Load(d, block + i);
+      for (int64_t j = 1; j < task.cols; ++j) {
+        const auto own = hn::RebindMask(d, hn::Eq(target, hn::Set(di, static_cast<int32_t>(j))));
+        value = hn::IfThenElse(own, hn::Load(d, block + j * kTile + i), value);
+      }
+      hn::Store(value, d, values + i);
+      continue;
+    }
+    const auto place = hn::Add(hn::ShiftLeft<4>(target), hn::Iota(di, static_cast<int32_t>(i)));
     hn::Store(hn::GatherIndex(d, block, place), d, values + i);
   }
 }
@@ -658,75 +743,162 @@ HWY_INLINE bool KeepsExponentials(const AcrossTask &task) {
          task.label_gradient.data == nullptr;
 }
 
-// From the sums to everything that is one a row, and which rows these are good for.
-HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums, AcrossRows *out) {
+// Sets others, where they are wanted, and L of lanes [i, i + lanes) from the sums.
+HWY_INLINE void SetTotals([[maybe_unused]] const AcrossTask &task, const TileSums &sums, int64_t i, AcrossRows *out) {
+  const HalfTag dd;
+  const Halves unbias = hn::Set(dd, PowerOfTwo(-Format<float>::kBias));
+#if HWY_NATIVE_FMA
+  const TileTag d;
+  const TileInts di;
+  // The sum over e^m', times 2^kBias, in two parts.
+  const Floats e = hn::Load(d, sums.ranges.exp_max + i), sum = hn::Load(d, sums.sum + i), one = hn::Set(d, 1.0f);
+  const Floats inverse = hn::Div(one, e);
+  const Floats q = hn::Mul(sum, inverse);
+  const Floats rest = hn::NegMulAdd(q, hn::Load(d, sums.ranges.exp_max_low + i), hn::NegMulAdd(q, e, sum));
+  const Floats q_low = hn::Mul(hn::Add(rest, hn::Load(d, sums.sum_low + i)), inverse);
+  const Floats count = hn::ConvertTo(d, hn::Load(di, sums.count + i));
+  if (task.NeedsState() || task.entropy) {
+    const Floats more = hn::Sub(count, one);
+    const auto others = [&](Halves high, Halves low, Halves whole)
+                            HWY_ATTR { return hn::MulAdd(hn::Add(high, low), unbias, whole); };
+    hn::Store(others(hn::PromoteLowerTo(dd, q), hn::PromoteLowerTo(dd, q_low), hn::PromoteLowerTo(dd, more)), dd,
+              out->others + i);
+    hn::Store(others(hn::PromoteUpperTo(dd, q), hn::PromoteUpperTo(dd, q_low), hn::PromoteUpperTo(dd, more)), dd,
+              out->others + i + HalfLanes());
+  }
+  if (!task.NeedsLog()) return;
+  // u = 1 + others = 2^k (1 + f) in two parts, k ln 2 + log(1 + f) as SumOfLogs has it. Below 2^-60 L is `others`.
+  const Floats small = hn::Set(d, static_cast<float>(PowerOfTwo(-Format<float>::kBias)));
+  Floats k = hn::Zero(d);
+  const Floats part = hn::Mul(q, small), u = hn::Add(count, part);
+  const Floats lost_of_u = hn::Sub(hn::Min(count, part), hn::Sub(u, hn::Max(count, part)));
+  const Floats u_low = hn::MulAdd(q_low, small, lost_of_u);
+  const hn::RebindToUnsigned<TileTag> du;
+  const auto exponent = hn::AndNot(hn::Set(du, kMantissaMask<float>), SplitAtThreeQuarters(d, u, &k));
+  const Floats scale = hn::BitCast(d, hn::Sub(hn::Set(du, 2 * BitsOf(1.0f)), exponent));
+  const Floats f_hi = hn::MulSub(u, scale, one), f_lo = hn::Mul(u_low, scale), f = hn::Add(f_hi, f_lo);
+  const Floats ln2 = hn::Set(d, kLn2_F32_Hi);
+  const Floats head = hn::MulAdd(k, ln2, f_hi), lost = hn::Add(hn::MulSub(k, ln2, head), f_hi);
+  // In pairs, and not by Horner's rule: the chain of a tile's finish takes longer than its work.
+  const Floats f2 = hn::Mul(f, f), f4 = hn::Mul(f2, f2);
+  const auto pair = [&](int j)
+                        HWY_ATTR { return hn::MulAdd(hn::Set(d, kLogRestF32[j + 1]), f, hn::Set(d, kLogRestF32[j])); };
+  const Floats upper = hn::MulAdd(hn::MulAdd(hn::Set(d, kLogRestF32[8]), f2, pair(6)), f2, pair(4));
+  const Floats p = hn::MulAdd(upper, f4, hn::MulAdd(pair(2), f2, pair(0)));
+  const Floats tail = hn::MulAdd(f2, p, hn::Add(lost, hn::MulAdd(k, hn::Set(d, kLn2_F32_Lo), f_lo)));
+  const Floats log = hn::Add(head, tail), log_low = hn::Add(hn::Sub(head, log), tail);
+  const Floats bias = hn::Set(d, static_cast<float>(PowerOfTwo(Format<float>::kBias)));
+  const auto alone =
+      hn::And(hn::Lt(q, hn::Set(d, static_cast<float>(PowerOfTwo(Format<float>::kBias - 60)))), hn::Eq(count, one));
+  const Floats high = hn::IfThenElse(alone, q, hn::Mul(log, bias));
+  const Floats low = hn::IfThenElse(alone, q_low, hn::Mul(log_low, bias));
+  const auto total = [&](Halves x, Halves y) HWY_ATTR { return hn::Mul(hn::Add(x, y), unbias); };
+  hn::Store(total(hn::PromoteLowerTo(dd, high), hn::PromoteLowerTo(dd, low)), dd, out->log_total + i);
+  hn::Store(total(hn::PromoteUpperTo(dd, high), hn::PromoteUpperTo(dd, low)), dd, out->log_total + i + HalfLanes());
+#else
+  for (int64_t k = i; k < i + TileLanes(); k += HalfLanes()) {
+    const Halves sum = hn::Add(LoadHalf(sums.sum + k), LoadHalf(sums.sum_low + k));
+    const Halves count = hn::PromoteTo(dd, hn::LoadU(hn::Rebind<int32_t, HalfTag>(), sums.count + k));
+    const Halves q = QuotientForFloat(dd, sum, sums.ranges.ExpOfMaximum(k));
+    const Halves others = hn::MulAdd(q, unbias, hn::Sub(count, hn::Set(dd, 1.0)));
+    hn::Store(others, dd, out->others + k);
+    hn::Store(Log1pForFloat(dd, others), dd, out->log_total + k);
+  }
+#endif
+}
+
+// From the sums of half a vector's rows to what is one a row, in double. Returns the losses, and in *bad which rows the
+// label sums are not good for.
+HWY_INLINE Halves FinishHalf(const AcrossTask &task, const TileSums &sums, int64_t i, hn::Mask<HalfTag> *bad,
+                             AcrossRows *out) {
   const HalfTag d;
   const Halves zero = hn::Zero(d), one = hn::Set(d, 1.0);
   const Halves factor = hn::Set(d, task.transform.Factor());
-  const Halves limit = hn::Set(d, Format<float>::kLimit / task.transform.Factor());
-  uint32_t done = 0, exact = 0;
-  Halves loss_sum = zero;
-  for (int64_t i = 0; i < task.count; i += HalfLanes()) {
-    const Halves max = LoadHalf(sums.ranges.max + i);
-    const Halves sum = hn::Load(d, sums.sum + i);
-    auto good = hn::And(hn::Le(hn::Abs(max), limit), hn::Le(hn::Abs(sum), hn::Set(d, Format<float>::kSumLimit)));
-    const Halves e = hn::Mul(TileExp(max, LoadHalf(sums.ranges.reference + i), sums.ranges.log2e),
-                             hn::Set(d, PowerOfTwo(Format<float>::kBias)));
-    const Halves others = hn::Add(hn::Div(sum, e), hn::Sub(hn::Load(d, sums.count + i), one));
-    const Halves log_total = Log1pForFloat(d, others);
-    hn::Store(max, d, out->value + i);
-    hn::Store(others, d, out->others + i);
-    hn::Store(log_total, d, out->log_total + i);
-    const Halves lse = hn::MulAdd(max, factor, log_total);
-    if (task.lse) StoreOutput(lse, out->lse + i);
-    if (task.entropy) {
-      const Halves mean = hn::Div(hn::Mul(hn::Load(d, sums.entropy + i), factor), hn::MulAdd(others, e, e));
-      StoreOutput(hn::Add(log_total, mean), out->entropy + i);
-    }
-    Halves weight = one, loss = zero, distance = zero;
-    if (task.has_targets) {
+  const Halves max = LoadHalf(sums.ranges.max + i), log_total = hn::Load(d, out->log_total + i);
+  if (task.entropy) {
+    const Halves others = hn::Load(d, out->others + i), e = sums.ranges.ExpOfMaximum(i);
+    const Halves unbias = hn::Set(d, PowerOfTwo(-Format<float>::kBias));
+    const Halves terms = hn::Mul(hn::Mul(hn::Load(d, sums.entropy + i), unbias), factor);
+    StoreOutput(hn::Add(log_total, QuotientForFloat(d, terms, hn::MulAdd(others, e, e))), out->entropy + i);
+  }
+  Halves weight = one, loss = zero, distance = zero;
+  if (task.has_targets) {
+    distance = hn::Mul(hn::Sub(max, LoadHalf(sums.ranges.target + i)), factor);
+    loss = hn::Add(distance, log_total);
+    if (task.nll) hn::Store(loss, d, out->nll + i);
+    if (task.weighted || task.class_weights != nullptr) {
       weight = hn::LoadU(d, task.target_label + i);
-      distance = hn::Mul(hn::Sub(max, LoadHalf(sums.ranges.target + i)), factor);
-      loss = hn::Add(distance, log_total);
-      hn::Store(loss, d, out->nll + i);
-      StoreOutput(hn::Neg(loss), out->log_probability + i);
       loss = TimesUnlessZero(loss, weight);
     }
-    if (task.weighted) {
-      const Halves share = hn::Set(d, task.share);
-      loss = task.has_targets ? TimesUnlessZero(distance, weight) : zero;
-      if (task.has_targets) {
-        HWY_ALIGN double others_weight[kTile];
-        for (int64_t k = 0; k < HalfLanes(); ++k) {
-          const double own = static_cast<double>(ClassWeight(task, task.targets[i + k]));
-          others_weight[k] = (task.class_weight_sum.hi - own) + task.class_weight_sum.lo;
-        }
-        weight = hn::MulAdd(hn::Load(d, others_weight), share, weight);
-      } else {
-        const Halves q_factor = hn::Set(d, task.probs_factor), q_spread = hn::Load(d, sums.q_spread + i);
-        const Halves most = hn::Set(d, 0x1p120), q_sum = hn::Load(d, sums.q + i);
-        good = hn::And(good, hn::And(hn::Lt(hn::Abs(q_spread), most), hn::Lt(hn::Abs(q_sum), most)));
-        loss = TimesUnlessZero(hn::Mul(q_spread, factor), q_factor);
-        weight = hn::MulAdd(q_sum, q_factor, hn::Mul(hn::Set(d, task.class_weight_sum.hi), share));
+  }
+  if (task.weighted) {
+    const Halves share = hn::Set(d, task.share);
+    const auto check = [&](Halves x)
+                           HWY_ATTR { *bad = hn::Or(*bad, hn::Not(hn::Lt(hn::Abs(x), hn::Set(d, 0x1p120)))); };
+    loss = task.has_targets ? TimesUnlessZero(distance, weight) : zero;
+    if (task.has_targets) {
+      HWY_ALIGN double others_weight[kTile];
+      for (int64_t k = 0; k < HalfLanes(); ++k) {
+        const double own = static_cast<double>(ClassWeight(task, task.targets[i + k]));
+        others_weight[k] = (task.class_weight_sum.hi - own) + task.class_weight_sum.lo;
       }
-      const Halves spread = hn::Load(d, sums.spread + i);
-      good = hn::And(good, hn::Lt(hn::Abs(spread), hn::Set(d, 0x1p120)));
-      loss = hn::Add(loss, hn::Mul(hn::Mul(spread, factor), share));
-      loss = hn::MulAdd(weight, log_total, loss);
+      weight = hn::MulAdd(hn::Load(d, others_weight), share, weight);
+    } else {
+      const Halves q_factor = hn::Set(d, task.probs_factor), q_spread = hn::Load(d, sums.q_spread + i);
+      const Halves q_sum = hn::Load(d, sums.q + i);
+      check(q_spread);
+      check(q_sum);
+      loss = TimesUnlessZero(hn::Mul(q_spread, factor), q_factor);
+      weight = hn::MulAdd(q_sum, q_factor, hn::Mul(hn::Set(d, task.class_weight_sum.hi), share));
     }
-    hn::Store(weight, d, out->weight + i);
-    if (task.z_loss != 0.0) loss = hn::MulAdd(hn::Mul(lse, lse), hn::Set(d, task.z_loss), loss);
-    if (task.row_weights != nullptr) loss = TimesUnlessZero(loss, hn::LoadU(d, task.row_weights + i));
-    StoreOutput(loss, out->loss + i);
-    loss = LoadHalf(out->loss + i);
-    loss_sum = hn::Add(loss_sum, loss);
-    const auto small = hn::And(hn::Ge(loss, hn::Set(d, 0x1p-13)), hn::Le(loss, hn::Set(d, 0x1p12)));
-    exact |= BitsOf(d, hn::Or(small, hn::Eq(loss, zero))) << i;
-    done |= BitsOf(d, good) << i;
+    const Halves spread = hn::Load(d, sums.spread + i);
+    check(spread);
+    loss = hn::Add(loss, hn::Mul(hn::Mul(spread, factor), share));
+    loss = hn::MulAdd(weight, log_total, loss);
+  }
+  if (task.NeedsState()) hn::Store(weight, d, out->weight + i);
+  if (task.z_loss != 0.0) {
+    const Halves lse = hn::MulAdd(max, factor, log_total);
+    loss = hn::MulAdd(hn::Mul(lse, lse), hn::Set(d, task.z_loss), loss);
+  }
+  return task.row_weights == nullptr ? loss : TimesUnlessZero(loss, hn::LoadU(d, task.row_weights + i));
+}
+
+// From the sums to what is one a row, and which rows the sums are good for.
+HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums, AcrossRows *out) {
+  const TileTag d;
+  const HalfTag dd;
+  const Floats limit = hn::Set(d, static_cast<float>(Format<float>::kLimit / task.transform.Factor()));
+  const Floats sum_limit = hn::Set(d, static_cast<float>(Format<float>::kSumLimit));
+  uint32_t bad = sums.bad, exact = 0;
+  Halves loss_sum = hn::Zero(dd);
+  for (int64_t i = 0; i < task.count; i += TileLanes()) {
+    const Floats max = hn::Load(d, sums.ranges.max + i), sum = hn::Load(d, sums.sum + i);
+    bad |= BitsOf(d, hn::Not(hn::And(hn::Le(hn::Abs(max), limit), hn::Le(hn::Abs(sum), sum_limit)))) << i;
+    SetTotals(task, sums, i, out);
+    if (task.NeedsState()) StoreDoubles(d, max, out->value + i);
+    if (task.has_targets || task.weighted || task.entropy) {
+      auto bad_lower = hn::MaskFalse(dd), bad_upper = bad_lower;
+      const Halves lower = FinishHalf(task, sums, i, &bad_lower, out);
+      const Halves upper = FinishHalf(task, sums, i + HalfLanes(), &bad_upper, out);
+      const Floats loss = FinishWithNan(d, RoundDoubles(d, lower, upper));
+      hn::Store(loss, d, out->loss + i);
+      loss_sum = hn::Add(loss_sum, hn::Add(hn::PromoteLowerTo(dd, loss), hn::PromoteUpperTo(dd, loss)));
+      const auto between = hn::And(hn::Ge(loss, hn::Set(d, 0x1p-13f)), hn::Le(loss, hn::Set(d, 0x1p12f)));
+      exact |= BitsOf(d, hn::Or(between, hn::Eq(loss, hn::Zero(d)))) << i;
+      if (task.weighted) bad |= (BitsOf(dd, bad_lower) | BitsOf(dd, bad_upper) << HalfLanes()) << i;
+    }
+    if (task.nll) hn::Store(FinishWithNan(d, hn::Neg(LoadDoubles(d, out->nll + i))), d, out->log_probability + i);
+    if (!task.lse) continue;
+    const Halves factor = hn::Set(dd, task.transform.Factor());
+    const auto lse = [&](int64_t k) HWY_ATTR {
+      return hn::MulAdd(LoadHalf(sums.ranges.max + k), factor, hn::Load(dd, out->log_total + k));
+    };
+    hn::Store(FinishWithNan(d, RoundDoubles(d, lse(i), lse(i + HalfLanes()))), d, out->lse + i);
   }
   out->adds_exactly = exact == kAllRows;
-  out->loss_sum = hn::ReduceSum(d, loss_sum);
-  out->done = done & task.live & ~sums.bad;
+  out->loss_sum = hn::ReduceSum(dd, loss_sum);
+  out->done = task.live & ~bad;
 }
 
 // Sums the rows and finishes them. Not inline: the sums are gone when the output is written.
@@ -735,7 +907,7 @@ HWY_NOINLINE void SumRows(const AcrossTask &task, float *block, float *labels, T
   TileSums tile_sums(ranges), *const sums = &tile_sums;
   const TileTag d;
   const bool keeps = KeepsExponentials(task);
-  for (int64_t i = 0; task.argmax && i < kTile; ++i) sums->order[i] = std::numeric_limits<int32_t>::min();
+  sums->Clear(task);
   for (int64_t first = 0; first < task.cols; first += kBlockCols) {
     const int64_t cols = HWY_MIN(kBlockCols, task.cols - first);
     StageLogits<In>(task, first, cols, block);
@@ -755,12 +927,15 @@ HWY_NOINLINE void SumRows(const AcrossTask &task, float *block, float *labels, T
       }
     }
     if (task.weighted) SumLabels(task, block, first, cols, labels, sums);
+    const bool starts = first == 0;
     if (task.entropy) {
-      keeps ? SumTile<true, Kept::kYes>(block, cols, sums) : SumTile<true, Kept::kNo>(block, cols, sums);
+      keeps ? SumTile<true, Kept::kYes>(block, cols, starts, sums)
+            : SumTile<true, Kept::kNo>(block, cols, starts, sums);
     } else if (keeps && task.output == TileOutput::kSoftmax) {
-      SumTile<false, Kept::kMarked>(block, cols, sums);
+      SumTile<false, Kept::kMarked>(block, cols, starts, sums);
     } else {
-      keeps ? SumTile<false, Kept::kYes>(block, cols, sums) : SumTile<false, Kept::kNo>(block, cols, sums);
+      keeps ? SumTile<false, Kept::kYes>(block, cols, starts, sums)
+            : SumTile<false, Kept::kNo>(block, cols, starts, sums);
     }
   }
   FinishTile(task, tile_sums, out);
@@ -782,12 +957,18 @@ HWY_NOINLINE uint32_t SetFactors(const AcrossTask &task, const TileRanges &range
   const Halves zero = hn::Zero(d), one = hn::Set(d, 1.0);
   const bool softmax = task.output == TileOutput::kSoftmax;
   uint32_t ok = 0;
+  HWY_ALIGN float exponentials[kTile];  // of the targets
+  for (int64_t i = 0; task.has_targets && i < task.count; i += TileLanes()) {
+    const TileTag df;
+    Floats z0 = hn::Load(df, ranges.target + i), z1 = z0, z2 = z0, z3 = z0;
+    ExpFour(df, TileRange{ranges, i}, z0, z1, z2, z3);
+    hn::Store(z0, df, exponentials + i);
+  }
   for (int64_t i = 0; i < task.count; i += HalfLanes()) {
-    const Halves max = hn::Load(d, rows.value + i), others = hn::Load(d, rows.others + i);
-    const Halves reference = LoadHalf(ranges.reference + i);
-    const Halves e = TileExp(max, reference, ranges.log2e);
-    const Halves total = hn::Add(others, one);
-    const Halves inverse = hn::Div(one, hn::Mul(e, total));  // of everything, relative to the reference
+    const Halves max = LoadHalf(ranges.max + i), others = hn::Load(d, rows.others + i);
+    const Halves e = ranges.ExpOfMaximum(i);
+    // Of everything, relative to the reference.
+    const Halves inverse = QuotientForFloat(d, one, hn::MulAdd(others, e, e));
     const Halves unbias = hn::Set(d, PowerOfTwo(-Format<float>::kBias));
     if (softmax) {
       hn::Store(hn::Mul(inverse, unbias), d, out->p + i);
@@ -816,11 +997,11 @@ HWY_NOINLINE uint32_t SetFactors(const AcrossTask &task, const TileRanges &range
     good = hn::And(good, hn::Le(hn::Abs(hn::Mul(g, mass)), hn::Set(d, most)));
     ok |= BitsOf(d, good) << i;
     if (!task.has_targets || task.weighted) continue;
-    const Halves z = LoadHalf(ranges.target + i);
-    Halves target = hn::NegMulAdd(weight, g, hn::Mul(p, TileExp(z, reference, ranges.log2e)));
+    Halves target = hn::NegMulAdd(weight, g, hn::Mul(biased, LoadHalf(exponentials + i)));
     if (task.z_loss == 0.0) {  // p_t - 1 is -(the others' sum) / total where the target is the largest
-      const Halves share = hn::Div(others, total);
-      target = hn::IfThenElse(hn::Eq(z, max), hn::Neg(hn::Mul(hn::Mul(weight, g), share)), target);
+      const Halves share = hn::Mul(hn::Mul(others, e), inverse);
+      const auto is_largest = hn::Eq(LoadHalf(ranges.target + i), max);
+      target = hn::IfThenElse(is_largest, hn::Neg(hn::Mul(hn::Mul(weight, g), share)), target);
     }
     hn::Store(target, d, out->target + i);
   }
@@ -1010,10 +1191,6 @@ void RunAcross(const AcrossTask &task, AcrossRows *rows) {
     rows->done = task.ready;
     const TileTag d;
     for (int64_t i = 0; i < kTile; i += TileLanes()) SetRange(LoadDoubles(d, rows->value + i), i, &ranges);
-    const HalfTag dd;
-    for (int64_t i = 0; i < kTile; i += HalfLanes()) {
-      hn::Store(Log1pForFloat(dd, hn::Load(dd, rows->others + i)), dd, rows->log_total + i);
-    }
   }
   rows->written = 0;
   if (task.output != TileOutput::kNone) WriteTile<In>(task, scratch, labels, ranges, rows);

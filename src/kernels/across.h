@@ -61,6 +61,8 @@ struct AcrossTask : TileShape {
   double z_loss = 0.0;
   const double *row_weights = nullptr;  // kTile; null: 1
   bool entropy = false, argmax = false, lse = false;
+  bool nll = false;    // and the log-probability, which is its negative
+  bool state = false;  // what a later call needs: value, others, weight and log_total
 
   // The output.
   TileOutput output = TileOutput::kNone;
@@ -68,15 +70,21 @@ struct AcrossTask : TileShape {
   TileMatrix label_gradient;  // of probs_dtype
   double g[kTile];            // upstream gradient times row weight over the denominator
   double label_factor = 0.0;  // 1 - epsilon
+
+  bool NeedsState() const { return state || output != TileOutput::kNone; }
+  bool NeedsLog() const {
+    return has_targets || weighted || lse || entropy || state || output == TileOutput::kLogSoftmax;
+  }
 };
 
-// Kept of each row. `done` has the rows whose sums are here, `written` those whose output is complete.
+// Kept of each row; the first four where the task asks for its state. `done` has the rows whose sums are here,
+// `written` those whose output is complete.
 struct AcrossRows {
   uint32_t done, written;
   bool adds_exactly;  // the losses are such that their sum, whatever its order, is exact (Groups::AddExactly)
   double loss_sum;
-  alignas(64) double value[kTile], others[kTile], weight[kTile];  // m', others, W: what backward needs
-  alignas(64) double log_total[kTile], nll[kTile];                // L, and lse - z'_t
+  alignas(64) double value[kTile], others[kTile], weight[kTile], log_total[kTile];  // m', others, W, L
+  alignas(64) double nll[kTile];                                                    // lse - z'_t
   alignas(64) float loss[kTile], lse[kTile], log_probability[kTile], entropy[kTile];
   alignas(64) int32_t argmax[kTile];
 };

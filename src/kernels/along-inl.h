@@ -159,19 +159,7 @@ struct TreeSum {
   HWY_ALIGN float trees[kTrees][kAlongTrees];
   LaneSums<float> sum;
 
-  HWY_INLINE void Add(int64_t steps) {
-    const DoubleTag dd;
-    const hn::Rebind<float, DoubleTag> df;
-    for (int64_t lane = 0; lane < kLanes; lane += static_cast<int64_t>(hn::Lanes(dd))) {
-      auto total = hn::Load(dd, sum.lanes + lane);
-      for (int64_t i = 0; i < steps * kLanes; i += kLanes) {
-        for (int tree = 0; tree < kTrees; ++tree) {
-          total = hn::Add(total, hn::PromoteTo(dd, hn::Load(df, trees[tree] + i + lane)));
-        }
-      }
-      hn::Store(total, dd, sum.lanes + lane);
-    }
-  }
+  HWY_INLINE void Add(int64_t steps) { AddTrees<kTrees>(trees[0], kAlongTrees, steps, sum); }
   double Total() const { return sum.Total().hi; }
 };
 template <>

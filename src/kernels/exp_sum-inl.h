@@ -32,9 +32,50 @@ namespace xent::internal::HWY_NAMESPACE {
 // saved.
 enum class Keep { kNothing, kApart, kInPlace };
 
-// Adds the tree sums of a step's exponentials to the lanes. With kShift they are those of z - origin.
+// Where the trees of a block's steps wait for the double lanes, so that these are loaded and stored once a block and
+// not once a step (docs/tuning.md). Each lane sees the same additions. Those of float64 do not wait.
+template <class T>
+class StepTrees {
+ public:
+  explicit StepTrees(LaneSums<T> &sum) : sum_(sum) {}
+  ~StepTrees() { Flush(); }
+  StepTrees(const StepTrees &) = delete;
+  StepTrees &operator=(const StepTrees &) = delete;
+
+  // Begins a step; then each part of its lanes is put once.
+  HWY_INLINE void Begin() {
+    if constexpr (kWaits) {
+      if (steps_ == kSteps) Flush();
+      ++steps_;
+    }
+  }
+  template <class D>
+  HWY_INLINE void Put(D d, hn::Vec<D> tree, int64_t part) {
+    if constexpr (kWaits) {
+      hn::Store(tree, d, trees_ + (steps_ - 1) * kLanes + part);
+    } else {
+      AddToLanes(d, tree, part, sum_);
+    }
+  }
+
+ private:
+  static constexpr bool kWaits = sizeof(T) == sizeof(float);
+  static constexpr int64_t kSteps = kWaits ? kBlock / kStep : 0;
+
+  HWY_INLINE void Flush() {
+    if constexpr (kWaits) AddTrees<1>(trees_, 0, steps_, sum_);
+    steps_ = 0;
+  }
+
+  LaneSums<T> &sum_;
+  int64_t steps_ = 0;
+  HWY_ALIGN T trees_[kWaits ? kSteps * kLanes : 1];
+};
+
+// Makes the tree sums of a step's exponentials. With kShift they are those of z - origin.
 template <bool kShift, Keep kKeep, class T, class Z>
-HWY_INLINE void SumStep(const ExpRange<T> &range, T origin, const Z *z, T *kept, T *saved, LaneSums<T> &sum) {
+HWY_INLINE void SumStep(const ExpRange<T> &range, T origin, const Z *z, T *kept, T *saved, StepTrees<T> &trees) {
+  trees.Begin();
   const hn::CappedTag<T, kLanes> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t part = 0; part < kLanes; part += lanes) {
@@ -55,7 +96,7 @@ HWY_INLINE void SumStep(const ExpRange<T> &range, T origin, const Z *z, T *kept,
     ExpFour(d, range, e4, e5, e6, e7);
     const auto upper = hn::Add(hn::Add(e4, e5), hn::Add(e6, e7));
     if constexpr (kKeep != Keep::kNothing) StoreFour(d, e4, e5, e6, e7, kept + part + 4 * kLanes, kLanes);
-    AddToLanes(d, hn::Add(lower, upper), part, sum);
+    trees.Put(d, hn::Add(lower, upper), part);
   }
 }
 
@@ -81,6 +122,7 @@ HWY_NOINLINE void SumBlockAs(const BlockTask<In> &block, LaneSums<T> &sum) {
   T *const kept = block.kept, *const saved = block.saved;
   Scaler<In> *const previous = block.previous;
   const int64_t first = block.first;
+  StepTrees<T> trees(sum);
   // Each step: writes row i - 1 up to the step's last column, then sums row i's step. In this order, since row i - 1's
   // exponentials may stand where row i's are about to be kept.
   ForEachStep(block.logits, block.cols, block.target, static_cast<T>(-kInfinity),
@@ -91,13 +133,13 @@ HWY_NOINLINE void SumBlockAs(const BlockTask<In> &block, LaneSums<T> &sum) {
                   if constexpr (sizeof(*z) == sizeof(T)) {
                     if (HWY_UNLIKELY(count < kStep)) {  // z is a copy; it takes all of the step's exponentials
                       T *const copy = const_cast<T *>(z);
-                      SumStep<kShift, kKeep>(range, origin, z, copy, saved + col, sum);
+                      SumStep<kShift, kKeep>(range, origin, z, copy, saved + col, trees);
                       std::memcpy(kept + col, copy, static_cast<size_t>(count) * sizeof(T));
                       return;
                     }
                   }
                 }
-                SumStep<kShift, kKeep>(range, origin, z, kept + col, saved + col, sum);
+                SumStep<kShift, kKeep>(range, origin, z, kept + col, saved + col, trees);
               });
 }
 

@@ -61,6 +61,22 @@ HWY_INLINE void AddHalves(DD dd, V lower, V upper, int64_t first, LaneSums<float
   hn::Store(upper, dd, to_upper);
 }
 
+// Adds the trees of so many steps, which have kTrees each, `apart` floats from each other, and kLanes floats a step.
+template <int kTrees>
+HWY_INLINE void AddTrees(const float *trees, int64_t apart, int64_t steps, LaneSums<float> &sum) {
+  const hn::CappedTag<double, kLanes> dd;
+  const hn::Rebind<float, decltype(dd)> d;
+  for (int64_t lane = 0; lane < kLanes; lane += static_cast<int64_t>(hn::Lanes(dd))) {
+    auto total = hn::Load(dd, sum.lanes + lane);
+    for (int64_t i = lane; i < steps * kLanes; i += kLanes) {
+      for (int tree = 0; tree < kTrees; ++tree) {
+        total = hn::Add(total, hn::PromoteTo(dd, hn::Load(d, trees + tree * apart + i)));
+      }
+    }
+    hn::Store(total, dd, sum.lanes + lane);
+  }
+}
+
 // Adds a vector of the arithmetic type to lanes [first, first + Lanes(d)).
 template <class D>
 HWY_INLINE void AddToLanes(D /*d*/, hn::VFromD<D> v, int64_t first, LaneSums<float> &sum) {

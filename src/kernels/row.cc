@@ -1,4 +1,4 @@
-// Compiles exp_sum-inl.h and row_write-inl.h for every target.
+// Compiles exp_sum-inl.h, row_write-inl.h and targets-inl.h for every target.
 #include "kernels/target_list.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -6,6 +6,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "kernels/exp_sum-inl.h"
 #include "kernels/row_write-inl.h"
+#include "kernels/targets-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
@@ -20,6 +21,8 @@ const RowKernels *RowTable() {
       {Dot<float>, Dot<double>, Dot<Bf16>, Dot<F16>},
       {{Backward<float, false>, Backward<double, false>, Backward<Bf16, false>, Backward<F16, false>},
        {Backward<float, true>, Backward<double, true>, Backward<Bf16, true>, Backward<F16, true>}},
+      {ScanTargets<int64_t>, ScanTargets<int32_t>},
+      {ReadTargets<int64_t>, ReadTargets<int32_t>},
   };
   return &kTable;
 }

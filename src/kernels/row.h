@@ -105,6 +105,11 @@ struct BackwardTask {
   double sum;  // of what the dot kernel gave
 };
 
+struct TargetScan {
+  int64_t ignored;
+  bool good;  // none is out of range
+};
+
 struct RowKernels {
   void (*exp_sum[kDtypes])(const ExpSumTask &, ChunkSum *);
   // Maximum of columns other than `target`, and whether one of them is NaN.
@@ -115,6 +120,10 @@ struct RowKernels {
   void (*log_softmax[kDtypes])(const void *logits, void *out, int64_t cols, double max, double delta);
   Wide (*dot[kDtypes])(const void *a, const void *b, int64_t cols);  // b null: sum of a
   void (*backward[2][kDtypes])(const BackwardTask &);                // through softmax, log-softmax
+  // By the type of targets.
+  TargetScan (*scan_targets[2])(const void *targets, int64_t count, int64_t ignore_index, int64_t cols);
+  // Stores the first `count` <= kTile targets, 0 for those that are ignored. Returns the others: bit i for target i.
+  uint32_t (*read_targets[2])(const void *targets, int64_t count, int64_t ignore_index, int32_t *out);
 };
 
 const RowKernels *RowKernelsOf(int64_t target);

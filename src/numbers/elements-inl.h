@@ -7,6 +7,9 @@
 #define XENT_SRC_NUMBERS_ELEMENTS_INL_H_
 #endif
 
+#include <cstdint>
+#include <cstring>
+
 #include "hwy/highway.h"
 #include "numbers/elements.h"
 #include "numbers/format.h"
@@ -123,6 +126,18 @@ HWY_INLINE V ZeroBelowNormal(D d, V v) {
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V FinishWithNan(D d, V v) {
   return hn::IfThenElse(hn::IsNaN(v), CanonicalNan(d), ZeroBelowNormal<hn::TFromD<D>>(d, v));
+}
+
+// ---- masks ----
+
+// Bit i: lane i.
+template <class D, class M = hn::Mask<D>>
+HWY_INLINE uint32_t BitsOf(D d, M mask) {
+  uint8_t bytes[8] = {};
+  hn::StoreMaskBits(d, mask, bytes);
+  uint32_t bits = 0;
+  std::memcpy(&bits, bytes, sizeof(bits));
+  return bits & ((uint32_t{1} << hn::Lanes(d)) - 1);
 }
 
 // ---- doubles ----

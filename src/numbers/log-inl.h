@@ -49,14 +49,24 @@ HWY_INLINE V LogOfParts(D d, V k, V r, V correction) {
   return hn::MulAdd(k, hn::Set(d, kLn2HiShort), hn::Sub(r, hn::Sub(half_square, rest)));
 }
 
-// Returns log(1 + x) of 0 <= x < 2^1000 for a float32 result: off by 2^-34. What 1 + x loses where it is not near 1 is
+// Returns a / b for a float32 result, off by 2^-46 and four times as fast as a division of doubles (Xeon with AMX): b
+// and its inverse are in float32's normal range.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V QuotientForFloat(D d, V a, V b) {
+  const hn::Rebind<float, D> df;
+  const V inverse = hn::PromoteTo(d, hn::Div(hn::Set(df, 1.0f), hn::DemoteTo(df, b)));
+  const V q = hn::Mul(a, inverse);
+  return hn::MulAdd(hn::NegMulAdd(q, b, a), inverse, q);
+}
+
+// Returns log(1 + x) of 0 <= x < 2^100 for a float32 result: off by 2^-34. What 1 + x loses where it is not near 1 is
 // nothing beside that, and so are the last terms of the polynomial.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Log1pForFloat(D d, V x) {
   V k = hn::Zero(d);
   const V split = SplitExponent(d, hn::Add(x, hn::Set(d, 1.0)), &k);
   const V r = hn::IfThenElse(hn::Eq(k, hn::Zero(d)), x, split);
-  const V s = hn::Div(r, hn::Add(r, hn::Set(d, 2.0)));
+  const V s = QuotientForFloat(d, r, hn::Add(r, hn::Set(d, 2.0)));
   const V w = hn::Mul(s, s);
   V p = hn::Set(d, kLogF64[4]);
   HWY_UNROLL(4)

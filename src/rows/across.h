@@ -15,20 +15,35 @@
 
 namespace xent::internal {
 
-// The rows from `row` on, of those before `end`, that make a tile. Where lanes run over positions and the output is
-// streamed, a first tile ends where `out`, of `size` bytes an element, reaches a cache line.
-inline int64_t AcrossRowsOf(const RowShape &shape, int64_t row, int64_t end, const void *out, int64_t size) {
-  if (shape.inner == 1) return std::min(kTile, end - row);
-  const int64_t rows = TileRows(shape, row, end);
-  const int64_t past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) % 64) / size;
-  return out == nullptr || past == 0 ? rows : std::min(rows, kTile - past % kTile);
-}
+// Where a tile begins. Places are counted on, not computed anew: a division of integers takes as long as ten rows.
+struct TilePlace {
+  int64_t row, block, position;  // row-major, a block is a row and the position 0
 
-// A matrix from a tile's first row on.
-inline TileMatrix MatrixAt(const RowCall &call, const xent_matrix &matrix, int64_t row) {
-  const bool positions = call.shape.inner > 1;
-  return {call.BytesAt(matrix, row, 0), positions ? 1 : matrix.stride, positions ? call.shape.inner : 1};
-}
+  TilePlace(const RowShape &shape, int64_t first)
+      : row(first), block(first / shape.inner), position(first % shape.inner) {}
+  void Advance(const RowShape &shape, int64_t count) {
+    row += count;
+    position += count;
+    if (position < shape.inner) return;
+    block += shape.inner == 1 ? count : 1;
+    position = 0;
+  }
+  // The rows from here on, of those before `end`, that make a tile. Where lanes run over positions and the output is
+  // streamed, a first tile ends where `out`, of `size` bytes an element, reaches a cache line.
+  int64_t Rows(const RowShape &shape, int64_t end, const void *out, int64_t size) const {
+    if (shape.inner == 1) return std::min(kTile, end - row);
+    const int64_t rows = std::min({kTile, end - row, shape.inner - position});
+    const int64_t past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) % 64) / size;
+    return out == nullptr || past == 0 ? rows : std::min(rows, kTile - past % kTile);
+  }
+  // A matrix from here on; its elements have `size` bytes.
+  TileMatrix In(const RowShape &shape, const xent_matrix &matrix, int64_t size) const {
+    if (matrix.data == nullptr) return {};
+    const bool positions = shape.inner > 1;
+    return {static_cast<char *>(matrix.data) + (block * matrix.stride + position) * size, positions ? 1 : matrix.stride,
+            positions ? shape.inner : 1};
+  }
+};
 
 // One row of a tile as what statistics ask for.
 struct AcrossSums {
@@ -63,19 +78,23 @@ class AcrossRunner {
     if (call.denominator.mantissa != 0.0 && !denominator_is_tame) denominator_ = kNan;
     one_upstream_ = call.args.upstream.kind != XENT_UPSTREAM_ROWS && call.args.row_weights == nullptr;
     if (call.WritesGradients()) upstream_ = one_upstream_ ? Upstream(0) : 0.0;
+    writes_ = call.WritesGradients() && (call.args.grad.data != nullptr || call.args.target_grad.data != nullptr);
+    looks_ = call.plan.statistics && call.mode != Mode::kBackward;
+    wants_nll_ = call.statistics.perplexity != nullptr;
   }
 
   XENT_NOINLINE void Run(int64_t first, int64_t end, Groups &groups) const {
     double row_weights[kTile];
     AcrossTask task = Describe(row_weights);
     AcrossRows rows;
-    const bool wants_nll = call_.statistics.perplexity != nullptr;
-    for (int64_t row = first; row < end; row += task.count) {
-      task.count = AcrossRowsOf(call_.shape, row, end, call_.plan.stream ? call_.Grad<In>(row) : nullptr, sizeof(In));
-      const uint32_t finished = RunTile(row, &task, row_weights, &rows);
+    for (TilePlace place(call_.shape, first); place.row < end; place.Advance(call_.shape, task.count)) {
+      const int64_t row = place.row;
+      task.count =
+          place.Rows(call_.shape, end, call_.plan.stream ? MatrixAt(place, call_.args.grad).data : nullptr, sizeof(In));
+      const uint32_t finished = RunTile(place, &task, row_weights, &rows);
       const bool all = finished == (1u << task.count) - 1;
       if (all && call_.mode == Mode::kBackward) continue;
-      if (all && task.count == kTile && !wants_nll && rows.adds_exactly &&
+      if (all && task.count == kTile && !wants_nll_ && rows.adds_exactly &&
           groups.AddExactly(row, row + kTile - 1, rows.loss_sum)) {
         continue;
       }
@@ -87,7 +106,7 @@ class AcrossRunner {
         }
         if (!Has(finished, i)) WriteGradientAlone(row + i, rows, i);
         if (call_.mode == Mode::kBackward) continue;
-        const Wide nll = wants_nll ? Wide{rows.nll[i]} : Wide{};
+        const Wide nll = wants_nll_ ? Wide{rows.nll[i]} : Wide{};
         groups.AddRow(row + i, {{static_cast<double>(rows.loss[i]), 0.0}, nll});
       }
     }
@@ -100,9 +119,6 @@ class AcrossRunner {
   double Upstream(int64_t row) const {
     if (call_.denominator.mantissa == 0.0) return 0.0;
     return call_.Upstream(row) * call_.RowWeight(row) / denominator_;
-  }
-  bool WritesGradients() const {
-    return call_.WritesGradients() && (call_.args.grad.data != nullptr || call_.args.target_grad.data != nullptr);
   }
 
   // Fills in what all tiles have in common.
@@ -121,41 +137,39 @@ class AcrossRunner {
     task.probs_dtype = static_cast<Dtype>(args.target_probs.dtype);
     task.z_loss = call_.options.z_loss;
     if (args.row_weights != nullptr) task.row_weights = row_weights;
+    task.sums = call_.mode != Mode::kBackward;
+    task.state = looks_ || (task.sums && args.records != nullptr);
     task.lse = call_.statistics.lse != nullptr;
+    task.nll = call_.statistics.logprobs != nullptr || wants_nll_;
     task.label_factor = 1.0 - call_.options.label_smoothing;
+    if (looks_) SetLook(true, &task);
     std::fill(task.targets, task.targets + kTile, 0);
     std::fill(task.target_label, task.target_label + kTile, call_.target_share.hi);
     std::fill(task.g, task.g + kTile, upstream_);
     return task;
   }
-  // Reads the tile's targets and says which rows are live.
-  template <class Index>
-  void ReadTargets(int64_t row, AcrossTask *task) const {
-    const Index *const targets = static_cast<const Index *>(call_.args.targets.data) + row;
-    for (int64_t i = 0; i < task->count; ++i) {
-      const int64_t target = targets[i];
-      const bool live = target != call_.options.ignore_index;
-      task->live |= static_cast<uint32_t>(live) << i;
-      task->targets[i] = static_cast<int32_t>(live ? target : 0);
-    }
+  // A matrix of the logits' dtype.
+  TileMatrix MatrixAt(const TilePlace &place, const xent_matrix &matrix) const {
+    return place.In(call_.shape, matrix, sizeof(In));
   }
-  void DescribeRows(int64_t row, AcrossTask *task, double *row_weights) const {
+  TileMatrix LabelsAt(const TilePlace &place, const xent_matrix &matrix) const {
+    return place.In(call_.shape, matrix, static_cast<int64_t>(ElementSize(matrix.dtype)));
+  }
+  void DescribeRows(const TilePlace &place, AcrossTask *task, double *row_weights) const {
     const xent_cross_entropy &args = call_.args;
+    const int64_t row = place.row;
     const uint32_t all = (1u << task->count) - 1, before = task->live;
-    task->live = 0;
-    if (!task->has_targets) {
-      task->live = all;
-    } else if (args.targets.type == XENT_I32) {
-      ReadTargets<int32_t>(row, task);
-    } else {
-      ReadTargets<int64_t>(row, task);
+    task->live = all;
+    if (task->has_targets) {
+      const char *const targets =
+          static_cast<const char *>(args.targets.data) + row * (args.targets.type == XENT_I32 ? 4 : 8);
+      task->live = call_.kernels->row->read_targets[args.targets.type](targets, task->count, call_.options.ignore_index,
+                                                                       task->targets);
     }
-    task->logits = MatrixAt(call_, args.logits, row);
-    if (args.target_probs.data != nullptr) task->probs = MatrixAt(call_, args.target_probs, row);
-    if (task->has_targets && args.class_weights != nullptr) {
-      for (int64_t i = 0; i < kTile; ++i) {
-        task->target_label[i] = Has(task->live, i) ? call_.target_share.hi * call_.TargetWeight(task->targets[i]) : 0.0;
-      }
+    task->logits = MatrixAt(place, args.logits);
+    if (args.target_probs.data != nullptr) task->probs = LabelsAt(place, args.target_probs);
+    for (int64_t i = 0; task->has_targets && task->class_weights != nullptr && i < kTile; ++i) {
+      task->target_label[i] = call_.target_share.hi * static_cast<double>(task->class_weights[task->targets[i]]);
     }
     if (args.row_weights != nullptr) {
       for (int64_t i = 0; i < kTile; ++i) row_weights[i] = Has(task->live, i) ? call_.RowWeight(row + i) : 0.0;
@@ -165,46 +179,49 @@ class AcrossRunner {
       task->g[i] = !Has(task->live, i) ? 0.0 : one_upstream_ ? upstream_ : Upstream(row + i);
     }
   }
-  void SetOutput(int64_t row, AcrossTask *task) const {
+  void SetLook(bool looks, AcrossTask *task) const {
+    task->sums = looks;
+    task->entropy = looks && call_.statistics.entropy != nullptr;
+    task->argmax = looks && (call_.statistics.argmax != nullptr || call_.statistics.hits != nullptr);
+  }
+  void SetOutput(const TilePlace &place, AcrossTask *task) const {
     task->output = TileOutput::kGradient;
-    task->out = MatrixAt(call_, call_.args.grad, row);
-    if (call_.args.target_grad.data != nullptr) task->label_gradient = MatrixAt(call_, call_.args.target_grad, row);
+    task->out = MatrixAt(place, call_.args.grad);
+    task->label_gradient = LabelsAt(place, call_.args.target_grad);
     task->stream = call_.plan.stream && task->count == kTile;
   }
 
   // Returns the rows of which nothing is left to do.
-  XENT_NOINLINE uint32_t RunTile(int64_t row, AcrossTask *task, double *row_weights, AcrossRows *rows) const {
-    const bool writes = WritesGradients(), forward = call_.mode != Mode::kBackward;
-    const bool looks = call_.plan.statistics && forward;
+  uint32_t RunTile(const TilePlace &place, AcrossTask *task, double *row_weights, AcrossRows *rows) const {
+    const int64_t row = place.row;
+    const bool forward = call_.mode != Mode::kBackward;
     const auto run = call_.kernels->across->run[kDtypeOf<In>];
-    DescribeRows(row, task, row_weights);
+    DescribeRows(place, task, row_weights);
     const uint32_t ignored = ((1u << task->count) - 1) & ~task->live;
     if (ignored != 0 && forward) WriteIgnored(row, ignored);
-    task->sums = forward;
-    task->entropy = forward && call_.statistics.entropy != nullptr;
-    task->argmax = forward && (call_.statistics.argmax != nullptr || call_.statistics.hits != nullptr);
-    task->output = TileOutput::kNone;
     if (!forward) task->ready = ReadRecords(row, *task, rows);
     rows->written = rows->done = 0;
+    if (writes_) SetOutput(place, task);
     if (!tame_) {
-      if (writes) FillIgnored(row, ignored);
-    } else if (looks && writes) {
+      if (writes_) FillIgnored(row, ignored);
+    } else if (looks_ && writes_) {
+      task->output = TileOutput::kNone;
+      SetLook(true, task);
       run(*task, rows);
       WriteStatisticsOf(row, *rows);  // in place the logits end with the gradient
-      task->sums = task->entropy = task->argmax = false;
+      SetLook(false, task);
       task->ready = rows->done;
-      SetOutput(row, task);
+      task->output = TileOutput::kGradient;
       run(*task, rows);
     } else {
-      if (writes) SetOutput(row, task);
       run(*task, rows);
-      if (looks) WriteStatisticsOf(row, *rows);
+      if (looks_) WriteStatisticsOf(row, *rows);
     }
     if (forward) WriteRows(row, task->count, *rows);
     if (call_.WritesGradients() && call_.shape.cols < call_.args.cols) {
       for (int64_t i = 0; i < task->count; ++i) call_.FillPadding(row + i);
     }
-    return writes ? rows->written : rows->done;
+    return writes_ ? rows->written : rows->done;
   }
 
   void WriteRows(int64_t row, int64_t count, const AcrossRows &rows) const {
@@ -229,13 +246,13 @@ class AcrossRunner {
   }
   Record RecordFrom(const AcrossRows &rows, int64_t i) const {
     Record record = Record::Make(call_.args.logits.dtype, Record::kLive, Record::kAcross);
-    record.across = {options_tag_, rows.value[i], rows.others[i], rows.weight[i], {}};
+    record.across = {options_tag_, rows.value[i], rows.others[i], rows.weight[i], rows.log_total[i], {}};
     return record;
   }
   uint32_t ReadRecords(int64_t row, const AcrossTask &task, AcrossRows *rows) const {
     uint32_t ready = 0;
     for (int64_t i = 0; i < kTile; ++i) {
-      rows->value[i] = rows->others[i] = rows->weight[i] = 0.0;
+      rows->value[i] = rows->others[i] = rows->weight[i] = rows->log_total[i] = 0.0;
       if (!Has(task.live, i)) continue;
       const Record &record = *call_.RecordOf(row + i);
       if (record.kind != Record::kAcross || record.state != Record::kLive) continue;
@@ -243,12 +260,26 @@ class AcrossRunner {
       rows->value[i] = record.across.value;
       rows->others[i] = record.across.others;
       rows->weight[i] = record.across.weight;
+      rows->log_total[i] = record.across.log_total;
     }
     return ready;
   }
 
   // Not inline, as all of these: their frames are gone when the kernels run.
   XENT_NOINLINE void WriteStatisticsOf(int64_t row, const AcrossRows &rows) const {
+    const xent_statistics &s = call_.statistics;
+    const bool looks_again =
+        s.rank != nullptr || s.topk_logprobs != nullptr || s.topk_indices != nullptr || s.gathered != nullptr;
+    if (looks_again) return LookAgain(row, rows);
+    for (int64_t i = 0; i < kTile; ++i) {
+      if (!Has(rows.done, i)) continue;
+      const int64_t argmax = rows.argmax[i];
+      Call::Write(s.argmax, row + i, argmax);
+      Call::Write(s.hits, row + i, static_cast<uint8_t>(call_.HasIndexTargets() && argmax == call_.Target(row + i)));
+      Call::Write(s.entropy, row + i, rows.entropy[i]);
+    }
+  }
+  XENT_NOINLINE void LookAgain(int64_t row, const AcrossRows &rows) const {
     const FpMode mode(Subnormals::kKeep);
     for (int64_t i = 0; i < kTile; ++i) {
       if (!Has(rows.done, i)) continue;
@@ -287,7 +318,7 @@ class AcrossRunner {
 
   const Call &call_;
   bool tame_;  // scale and class weights leave float32's range room
-  bool one_upstream_;
+  bool one_upstream_, writes_, looks_, wants_nll_;
   Wide class_weight_sum_;
   double denominator_, upstream_ = 0.0;
   uint64_t options_tag_;

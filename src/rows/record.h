@@ -44,8 +44,8 @@ struct Record {
   };
   struct Across {
     uint64_t options;  // Call::OptionsTag
-    double value, others, weight;
-    double zeros[3];
+    double value, others, weight, log_total;
+    double zeros[2];
   };
   union {
     Index index;

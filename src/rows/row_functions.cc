@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <type_traits>
 
 #include "dispatch/dispatch.h"
 #include "kernels/array.h"
@@ -317,37 +318,43 @@ XENT_NOINLINE void RunAlone(const Job &job, int64_t row) {
   job.Positions(row, 1);
 }
 
-// A tile of rows side by side (kernels/across.h). Not inline, as Positions.
+// Rows side by side (kernels/across.h), tile after tile. Not inline, as Positions.
 template <class In, class Job>
-XENT_NOINLINE void RunTileAcross(const Job &job, int64_t row, int64_t count) {
+XENT_NOINLINE void RunTilesAcross(const Job &job, int64_t first, int64_t end) {
   const RowFunctionCall &call = job.call;
-  TileShape shape;
-  shape.cols = call.shape.cols;
-  shape.count = count;
-  shape.live = (1u << count) - 1;
-  shape.positions = call.shape.inner > 1;
-  if constexpr (requires { Job::kThroughLog; }) {
-    AcrossBackwardTask task;
-    static_cast<TileShape &>(task) = shape;
-    task.g = MatrixAt(call, call.args.g, row);
-    task.y = MatrixAt(call, call.args.in, row);
-    task.out = MatrixAt(call, call.args.out, row);
+  constexpr bool kBackward = requires { Job::kThroughLog; };
+  std::conditional_t<kBackward, AcrossBackwardTask, AcrossTask> task;
+  task.cols = call.shape.cols;
+  task.positions = call.shape.inner > 1;
+  if constexpr (kBackward) {
     task.log = Job::kThroughLog;
-    call.kernels->across->backward[kDtypeOf<In>](task);
   } else {
-    AcrossTask task;
-    static_cast<TileShape &>(task) = shape;
-    task.logits = MatrixAt(call, call.args.in, row);
     task.output = Job::kAcross;
-    task.out = MatrixAt(call, call.args.out, row);
     task.lse = call.args.lse != nullptr;
-    AcrossRows rows;
-    call.kernels->across->run[kDtypeOf<In>](task, &rows);
-    for (int64_t i = 0; i < count; ++i) {
-      if ((rows.done >> i & 1) == 0) {
-        RunAlone(job, row + i);
-      } else if (task.lse) {
-        static_cast<float *>(call.args.lse)[row + i] = rows.lse[i];
+  }
+  for (TilePlace place(call.shape, first); place.row < end; place.Advance(call.shape, task.count)) {
+    const int64_t row = place.row;
+    task.count = place.Rows(call.shape, end, nullptr, sizeof(In));
+    task.live = (1u << task.count) - 1;
+    task.out = place.In(call.shape, call.args.out, sizeof(In));
+    if constexpr (kBackward) {
+      task.g = place.In(call.shape, call.args.g, sizeof(In));
+      task.y = place.In(call.shape, call.args.in, sizeof(In));
+      call.kernels->across->backward[kDtypeOf<In>](task);
+    } else {
+      task.logits = place.In(call.shape, call.args.in, sizeof(In));
+      AcrossRows rows;
+      call.kernels->across->run[kDtypeOf<In>](task, &rows);
+      if (rows.done == task.live) {
+        if (task.lse) std::copy_n(rows.lse, task.count, static_cast<float *>(call.args.lse) + row);
+        continue;
+      }
+      for (int64_t i = 0; i < task.count; ++i) {
+        if ((rows.done >> i & 1) == 0) {
+          RunAlone(job, row + i);
+        } else if (task.lse) {
+          static_cast<float *>(call.args.lse)[row + i] = rows.lse[i];
+        }
       }
     }
   }
@@ -363,13 +370,13 @@ bool Run(const RowFunctionArgs &args, bool keeps) {
     const Job<In> job{{call}};
     if (call.plan.path == Path::kIndex) return RunRows(job, nullptr);
     const auto run = [&](int64_t first, int64_t end, Groups & /*groups*/) {
-      for (int64_t row = first, count; row < end; row += count) {
-        count = AcrossRowsOf(call.shape, row, end, nullptr, sizeof(In));
-        if constexpr (std::is_same_v<In, double>) {
+      if constexpr (std::is_same_v<In, double>) {
+        for (int64_t row = first, count; row < end; row += count) {
+          count = TileRows(call.shape, row, end);
           job.Positions(row, count);
-        } else {
-          RunTileAcross<In>(job, row, count);
         }
+      } else {
+        RunTilesAcross<In>(job, first, end);
       }
     };
     return RunGroups(call, run, nullptr);

@@ -48,13 +48,12 @@ xent_status CheckElements(const char *name, const Shape &shape, const xent_matri
   return DispatchDtype(matrix.dtype, [&](auto storage) {
     for (int64_t block = 0; block < shape.rows / shape.inner; ++block) {
       const auto *const from = static_cast<const decltype(storage) *>(matrix.data) + block * matrix.stride;
-      for (int64_t k = 0; k < shape.cols * shape.inner; ++k) {
-        const double x = static_cast<double>(Widen(from[k]));
-        if (good(x)) continue;
-        const int64_t row = block * shape.inner + k % shape.inner, column = k / shape.inner;
-        return FailAt(error, status, {row, column, x}, "%s: row %lld, column %lld is %.17g, expected %s", name,
-                      Long(row), Long(column), x, expected);
-      }
+      const int64_t k = FirstBad(from, shape.cols * shape.inner, good);
+      if (k == shape.cols * shape.inner) continue;
+      const double x = static_cast<double>(Widen(from[k]));
+      const int64_t row = block * shape.inner + k % shape.inner, column = k / shape.inner;
+      return FailAt(error, status, {row, column, x}, "%s: row %lld, column %lld is %.17g, expected %s", name, Long(row),
+                    Long(column), x, expected);
     }
     return XENT_OK;
   });
@@ -68,10 +67,10 @@ xent_status CheckValues(const Shape &shape, const BinaryCall &call, xent_error *
   XENT_TRY(CheckWeights("row_weights", args.row_weights, args.rows, wide, WeightOf::kRow, error));
   if (args.element_weights.data != nullptr) {
     XENT_TRY(CheckElements("element_weights", shape, args.element_weights, XENT_INVALID_ARGUMENT, "a finite number",
-                           IsFinite, error));
+                           IsFiniteNumber, error));
   }
   if (call.options.input == XENT_BINARY_LOGITS) return XENT_OK;
-  const auto is_probability = [](double p) { return p >= 0.0 && p <= 1.0; };
+  const auto is_probability = [](auto p) { return (p >= 0) & (p <= 1); };
   return CheckElements("input", shape, args.input, XENT_DOMAIN_ERROR, "a probability in [0, 1]", is_probability, error);
 }
 

@@ -210,14 +210,13 @@ xent_status CheckWeights(const char *name, const void *weights, int64_t count, b
                          xent_error *error) {
   if (weights == nullptr) return XENT_OK;
   XENT_TRY(CheckArray(name, weights, 0, wide ? 8 : 4, error));
-  for (int64_t i = 0; i < count; ++i) {
-    const double value = NumberAt(weights, wide, i);
-    if (IsFinite(value)) continue;
-    const bool of_row = of == WeightOf::kRow;
-    return FailAt(error, XENT_INVALID_ARGUMENT, {of_row ? i : -1, of_row ? -1 : i, value},
-                  "%s: %s %lld is %.17g, expected a finite number", name, of_row ? "row" : "column", Long(i), value);
-  }
-  return XENT_OK;
+  const int64_t i = wide ? FirstBad(static_cast<const double *>(weights), count, IsFiniteNumber)
+                         : FirstBad(static_cast<const float *>(weights), count, IsFiniteNumber);
+  if (i == count) return XENT_OK;
+  const double value = NumberAt(weights, wide, i);
+  const bool of_row = of == WeightOf::kRow;
+  return FailAt(error, XENT_INVALID_ARGUMENT, {of_row ? i : -1, of_row ? -1 : i, value},
+                "%s: %s %lld is %.17g, expected a finite number", name, of_row ? "row" : "column", Long(i), value);
 }
 
 xent_status CheckNumber(const char *name, double value, bool good, const char *expected, xent_error *error) {

@@ -83,6 +83,23 @@ xent_status CheckUpstream(const Shape &shape, bool wide, bool elements, xent_ups
 xent_status CheckTargets(const xent_targets &targets, int64_t rows, xent_error *error);
 xent_status CheckTargetRange(const xent_targets &targets, int64_t rows, int64_t cols, int64_t ignore_index,
                              xent_error *error);
+// Returns the first of `count` numbers that is not good, or `count`. Spans of them are looked at without a branch, so
+// that the compiler makes vectors of them.
+template <class In, class Good>
+int64_t FirstBad(const In *numbers, int64_t count, const Good &good) {
+  constexpr int64_t kSpan = 256;
+  for (int64_t begin = 0; begin < count; begin += kSpan) {
+    const int64_t end = begin + kSpan < count ? begin + kSpan : count;
+    uint32_t bad = 0;
+    for (int64_t i = begin; i < end; ++i) bad |= good(Widen(numbers[i])) ? 0u : 1u;
+    if (bad == 0) continue;
+    while (good(Widen(numbers[begin]))) ++begin;
+    return begin;
+  }
+  return count;
+}
+inline constexpr auto IsFiniteNumber = [](auto x) { return x - x == 0; };
+
 // Weights are finite numbers; one of a row or of a column each.
 enum class WeightOf { kRow, kColumn };
 xent_status CheckWeights(const char *name, const void *weights, int64_t count, bool wide, WeightOf of,

@@ -1,15 +1,13 @@
-// Binary cross-entropy, its gradients and the focal loss, element by element in double lanes.
-//
-// Plain float32, without weights, takes the float32 lanes of binary_plain-inl.h; with weights float32 takes their
-// exponentials, logarithms and quotients. The formulas here are for the rest of float32 and for float64.
+// Binary cross-entropy, its gradients and the focal loss, element by element: from memory to elements and back, and the
+// pairs of doubles that compute float64, and of the other types what the lanes of binary_lanes-inl.h leave.
 //
 // With e = exp(-|z|), the larger side of z has softplus |z| + log1p(e) and sigmoid 1/(1+e), the smaller log1p(e) and
-// e/(1+e): nothing cancels. float32 is computed in double. float64 is computed in pairs: every rounding but those of
-// exp (0.79 ULP) and log1p (0.78 ULP) is carried along in a second double, and the factors' exponents are kept apart.
-// On the inputs of tests/kernels/binary_test.cc losses are within 2.2 ULP, gradients 1.6, target gradients 3.0 (z near
-// 0 with a pos_weight near -1, where the errors of both softplus add up).
+// e/(1+e): nothing cancels. Every rounding but those of exp (0.79 ULP) and log1p (0.78 ULP) is carried along in a
+// second double, and the factors' exponents are kept apart. On the inputs of tests/kernels/binary_test.cc losses are
+// within 2.2 ULP, gradients 1.6, target gradients 3.0 (z near 0 with a pos_weight near -1, where the errors of both
+// softplus add up).
 //
-// float64 takes for 0: sigmoid and softplus below 2^-1532, and pos_weight times target below the normal range.
+// Pairs take for 0: sigmoid and softplus below 2^-1532, and pos_weight times target below the normal range.
 //
 // Subnormal inputs count for what they are: the caller has set the floating-point mode that keeps them.
 #if defined(XENT_SRC_KERNELS_BINARY_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -21,26 +19,26 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "hwy/highway.h"
 #include "kernels/binary.h"
-#include "kernels/binary_plain-inl.h"
+#include "kernels/binary_lanes-inl.h"
 #include "kernels/double_lanes-inl.h"
 #include "kernels/lanes-inl.h"
 #include "numbers/exp-inl.h"
 #include "numbers/log-inl.h"
+#include "numbers/number.h"
 #include "numbers/pairs-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
 
-// ---- pairs: a high part, and, for results of type float64, in a second number what its roundings lost ----
+// ---- pairs: a high part, and in a second number what its roundings lost ----
 // A result that is not finite has the low part 0.
 
-template <class T>
 HWY_INLINE Doubles PairSum(Doubles a, Doubles a_lo, Doubles b, Doubles b_lo, Doubles *lo) {
   const DoubleTag d;
-  if constexpr (!kKeepsLow<T>) return hn::Add(a, b);
   Doubles lost = hn::Zero(d);
   const Doubles sum = ExactSum(d, a, b, &lost);
   *lo = hn::IfThenElseZero(hn::IsFinite(sum), hn::Add(lost, hn::Add(a_lo, b_lo)));
@@ -48,41 +46,28 @@ HWY_INLINE Doubles PairSum(Doubles a, Doubles a_lo, Doubles b, Doubles b_lo, Dou
 }
 
 // Returns a b, 0 where a factor is 0, whatever the other.
-HWY_INLINE Doubles ProductOrZero(Doubles a, Doubles b) {
-  const DoubleTag d;
-  return hn::IfThenZeroElse(hn::Or(hn::Eq(a, hn::Zero(d)), hn::Eq(b, hn::Zero(d))), hn::Mul(a, b));
-}
-
-template <class T>
 HWY_INLINE Doubles PairProduct(Doubles a, Doubles a_lo, Doubles b, Doubles b_lo, Doubles *lo) {
-  if constexpr (kKeepsLow<T>) {
-    const DoubleTag d;
-    const Doubles product = hn::Mul(a, b);
-    const Doubles lost = hn::Add(ProductError(d, a, b, product), hn::Add(hn::Mul(a, b_lo), hn::Mul(a_lo, b)));
-    *lo = hn::IfThenElseZero(hn::IsFinite(product), lost);
-  }
-  return ProductOrZero(a, b);
+  const DoubleTag d;
+  const Doubles product = hn::Mul(a, b);
+  const Doubles lost = hn::Add(ProductError(d, a, b, product), hn::Add(hn::Mul(a, b_lo), hn::Mul(a_lo, b)));
+  *lo = hn::IfThenElseZero(hn::IsFinite(product), lost);
+  return hn::IfThenZeroElse(hn::Or(hn::Eq(a, hn::Zero(d)), hn::Eq(b, hn::Zero(d))), product);
 }
 
 // Returns a x + b y. More than 8 parameters: vectors may be sizeless (SVE), and those cannot stand in a struct.
-template <class T>
 HWY_INLINE Doubles PairOfProducts(Doubles a, Doubles a_lo, Doubles x, Doubles x_lo, Doubles b, Doubles b_lo, Doubles y,
                                   Doubles y_lo, Doubles *lo) {
   Doubles ax_lo = hn::Zero(DoubleTag()), by_lo = ax_lo;
-  const Doubles ax = PairProduct<T>(a, a_lo, x, x_lo, &ax_lo), by = PairProduct<T>(b, b_lo, y, y_lo, &by_lo);
-  return PairSum<T>(ax, ax_lo, by, by_lo, lo);
+  const Doubles ax = PairProduct(a, a_lo, x, x_lo, &ax_lo), by = PairProduct(b, b_lo, y, y_lo, &by_lo);
+  return PairSum(ax, ax_lo, by, by_lo, lo);
 }
 
-template <class T>
 HWY_INLINE Doubles PairQuotient(Doubles a, Doubles a_lo, Doubles b, Doubles b_lo, Doubles *lo) {
   const DoubleTag d;
-  const Doubles q = hn::Div(a, b);
-  if constexpr (kKeepsLow<T>) {
-    const Doubles product = hn::Mul(q, b);
-    const Doubles rest =
-        hn::Sub(hn::Sub(hn::Sub(a, product), ProductError(d, q, b, product)), hn::Sub(hn::Mul(q, b_lo), a_lo));
-    *lo = hn::IfThenElseZero(hn::IsFinite(q), hn::Div(rest, b));
-  }
+  const Doubles q = hn::Div(a, b), product = hn::Mul(q, b);
+  const Doubles rest =
+      hn::Sub(hn::Sub(hn::Sub(a, product), ProductError(d, q, b, product)), hn::Sub(hn::Mul(q, b_lo), a_lo));
+  *lo = hn::IfThenElseZero(hn::IsFinite(q), hn::Div(rest, b));
   return q;
 }
 
@@ -99,17 +84,14 @@ HWY_INLINE Doubles MantissaOf(Doubles x, Doubles *k) {
   return hn::IfThenElse(splits, hn::BitCast(d, mantissa), x);
 }
 
-// Multiplies (hi + lo) 2^k by a factor. k counts for float64 only.
-template <class T>
+// Multiplies (hi + lo) 2^k by a factor.
 HWY_INLINE void MultiplyBy(Doubles factor, Doubles factor_lo, Doubles *hi, Doubles *lo, Doubles *k) {
-  if constexpr (kKeepsLow<T>) {
-    const DoubleTag d;
-    Doubles exponent = hn::Zero(d);
-    factor = MantissaOf(factor, &exponent);
-    factor_lo = ScaledBy(d, factor_lo, hn::Neg(exponent));
-    *k = hn::Add(*k, exponent);
-  }
-  *hi = PairProduct<T>(*hi, *lo, factor, factor_lo, lo);
+  const DoubleTag d;
+  Doubles exponent = hn::Zero(d);
+  factor = MantissaOf(factor, &exponent);
+  factor_lo = ScaledBy(d, factor_lo, hn::Neg(exponent));
+  *k = hn::Add(*k, exponent);
+  *hi = PairProduct(*hi, *lo, factor, factor_lo, lo);
 }
 
 // Returns e^t 2^lift where that is a normal number.
@@ -124,9 +106,8 @@ HWY_INLINE Doubles LiftedExp(Doubles t, double lift) {
 // ---- from the parts of an element to its outputs ----
 
 // Stores the loss s 2^k w, the gradient g 2^k w u / denominator and the target's gradient h 2^h_k w u / denominator,
-// w being the product of the weights and u the upstream gradient. The exponents count for float64 only.
+// w being the product of the weights and u the upstream gradient.
 // More than 8 parameters: see PairOfProducts.
-template <class T>
 HWY_INLINE void StoreElements(const BinaryTask &task, BinaryStep &step, int64_t i, Doubles s, Doubles s_lo, Doubles g,
                               Doubles g_lo, Doubles k, Doubles h, Doubles h_lo, Doubles h_k) {
   const DoubleTag d;
@@ -135,132 +116,53 @@ HWY_INLINE void StoreElements(const BinaryTask &task, BinaryStep &step, int64_t 
   Doubles w = hn::Set(d, 1.0), w_lo = hn::Zero(d), w_k = hn::Zero(d);
   const auto store = [&](BinaryOutput output, Doubles value, Doubles value_lo, Doubles value_k) XENT_INLINE_LAMBDA {
     Doubles v = w, v_lo = w_lo, v_k = w_k;
-    MultiplyBy<T>(value, value_lo, &v, &v_lo, &v_k);
-    if constexpr (kKeepsLow<T>) {
-      v = ScaledBy(d, hn::Add(v, v_lo), hn::Add(v_k, value_k));
-    } else if (output != kLoss) {
-      v = hn::Mul(hn::Mul(v, hn::Set(d, task.power[0])), hn::Set(d, task.power[1]));
-    }
+    MultiplyBy(value, value_lo, &v, &v_lo, &v_k);
+    v = ScaledBy(d, hn::Add(v, v_lo), hn::Add(v_k, value_k));
     hn::Store(hn::IfThenElse(is_nan, hn::Set(d, kNan), v), d, step.out[output] + i);
   };
   for (int weight = kElementWeight; weight <= kClassWeight; ++weight) {
-    if (task.inputs[weight].data != nullptr) MultiplyBy<T>(given(weight), hn::Zero(d), &w, &w_lo, &w_k);
+    if (task.inputs[weight].data != nullptr) MultiplyBy(given(weight), hn::Zero(d), &w, &w_lo, &w_k);
   }
   if (task.Wants(kLoss) || task.sum) store(kLoss, s, s_lo, k);
   if (!task.Wants(kGrad) && !task.Wants(kTargetGrad)) return;
   if (task.Has(kUpstream)) {
     const Doubles u = given(kUpstream);
     is_nan = hn::Or(is_nan, hn::IsNaN(u));
-    MultiplyBy<T>(u, hn::Zero(d), &w, &w_lo, &w_k);
+    MultiplyBy(u, hn::Zero(d), &w, &w_lo, &w_k);
   }
-  w = PairProduct<T>(w, w_lo, hn::Set(d, task.inverse.hi), hn::Set(d, task.inverse.lo), &w_lo);
+  w = PairProduct(w, w_lo, hn::Set(d, task.inverse.hi), hn::Set(d, task.inverse.lo), &w_lo);
   w_k = hn::Sub(w_k, hn::Set(d, static_cast<double>(task.denominator.exponent)));
   if (task.Wants(kGrad)) store(kGrad, g, g_lo, k);
   if (task.Wants(kTargetGrad)) store(kTargetGrad, h, h_lo, h_k);
 }
 
-// Replaces s, g and h of the binary cross-entropy by those of the focal loss, the factor being (1 - p_y)^gamma; in
-// double, for float32.
-//
-// q = 1 - p_y = y sigma(-z) + (1-y) sigma(z). Its logarithm comes from p_y where q is near 1 and is minus a softplus
-// where y is 0 or 1, so that gamma log q keeps its digits. q is 0 for infinite z only, where bce is 0, and so are the
-// quotients by q.
-// More than 8 parameters: see PairOfProducts.
-HWY_INLINE void MakeFocal(const BinaryTask &task, Doubles y, Doubles sigma, Doubles sigma_minus, Doubles softplus,
-                          Doubles softplus_minus, Doubles *s, Doubles *g, Doubles *h) {
-  const DoubleTag d;
-  const Doubles zero = hn::Zero(d), one = hn::Set(d, 1.0);
-  const Doubles infinity = hn::Set(d, kInfinity);
-  const Doubles gamma = hn::Set(d, task.gamma);
-  const Doubles other = hn::Sub(one, y);
-  const Doubles q = hn::Add(ProductOrZero(y, sigma_minus), ProductOrZero(other, sigma));
-  const Doubles p = hn::Add(ProductOrZero(y, sigma), ProductOrZero(other, sigma_minus));
-  const auto is_one = hn::Eq(y, one), is_zero = hn::Eq(y, zero);
-
-  Doubles k = zero;
-  Doubles r = SplitExponent(d, hn::Abs(q), &k);
-  r = hn::IfThenElse(hn::And(hn::Eq(k, zero), hn::Gt(q, zero)), hn::Neg(p), r);
-  Doubles log_q = LogOfParts(d, k, r, zero);
-  log_q = hn::IfThenElse(hn::Eq(q, zero), hn::Neg(infinity), log_q);
-  log_q = hn::IfThenElse(is_one, hn::Neg(softplus), hn::IfThenElse(is_zero, hn::Neg(softplus_minus), log_q));
-
-  const Doubles t = ProductOrZero(gamma, log_q);
-  Doubles power = LiftedExp(hn::Max(hn::Min(t, hn::Set(d, 709.0)), hn::Set(d, -708.0)), 0.0);
-  power = hn::IfThenElse(hn::Gt(t, hn::Set(d, 709.0)), infinity, power);
-  power = hn::IfThenZeroElse(hn::Eq(t, hn::Neg(infinity)), power);
-  power = hn::IfThenElse(hn::Lt(q, zero), hn::Mul(power, hn::Set(d, SignOfPower(task.gamma))), power);
-  power = hn::IfThenElse(hn::IsNaN(q), q, power);
-
-  Doubles alpha = one, alpha_slope = zero;
-  if (task.alpha >= 0.0) {
-    alpha = hn::Add(hn::Mul(hn::Set(d, task.alpha), y), hn::Mul(hn::Set(d, 1.0 - task.alpha), other));
-    alpha_slope = hn::Set(d, 2.0 * task.alpha - 1.0);
-  }
-  const Doubles weight = ProductOrZero(alpha, power);
-  const Doubles ratio = hn::Div(hn::Mul(sigma, sigma_minus), q);
-  const Doubles slope = hn::Mul(gamma, hn::Mul(hn::Sub(other, y), ratio));
-  const Doubles loss_ratio = hn::IfThenZeroElse(hn::Eq(*s, zero), hn::Div(*s, q));
-  const Doubles target_slope = ProductOrZero(hn::Mul(gamma, hn::Sub(sigma_minus, sigma)), loss_ratio);
-  *h = hn::Add(ProductOrZero(ProductOrZero(alpha_slope, power), *s), ProductOrZero(weight, hn::Add(*h, target_slope)));
-  *g = ProductOrZero(weight, hn::Add(*g, ProductOrZero(slope, *s)));
-  *s = ProductOrZero(weight, *s);
-}
-
 // Makes the results of a step whose inputs are logits.
-template <class T>
-void LogitsStep(const BinaryTask &task, BinaryStep &step) {
+inline void LogitsStep(const BinaryTask &task, BinaryStep &step) {
   const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const Doubles zero = hn::Zero(d), one = hn::Set(d, 1.0);
-  LogisticParts parts;  // float32 lanes make them for all elements but far ones, double lanes for those
-  const bool has_parts = HWY_NATIVE_FMA && !kKeepsLow<T> && !task.focal;
-  const bool has_far = !has_parts || !MakeParts(step.in[kInput], step.padded, parts);
-  for (int64_t i = 0; i < step.padded; i += lanes) {
+  for (int64_t i = 0; i < step.count; i += lanes) {
     const Doubles z = hn::Load(d, step.in[kInput] + i);
     const Doubles y = hn::Load(d, step.in[kTarget] + i);
     const Doubles pos_weight = task.Has(kPosWeight) ? hn::Load(d, step.in[kPosWeight] + i) : one;
     const Doubles magnitude = hn::Abs(z);
     const auto positive = hn::Gt(z, zero);
 
-    // e, 1 / (1 + e) (big), log(1 + e) and, for float64, e 2^512 (lifted). float32 needs no exponential below 2^-1021,
-    // but one that is not 0. For float64 smaller ones, down to 2^-1532, count where the larger side's coefficient is as
-    // small and a weight or an upstream gradient is huge.
-    constexpr double kLift = kKeepsLow<T> ? 512.0 : 0.0;
-    constexpr double kLowest = kKeepsLow<T> ? -1062.0 : -708.0;
-    constexpr double kAlone = 0x1p-256;
-    const auto far = hn::And(hn::Gt(magnitude, hn::Set(d, 350.0)), hn::Le(magnitude, hn::Set(d, -kLowest)));
-    Doubles lifted = zero, big_lo = zero, small_lo = zero, total_lo = zero, long_lo = zero;
-    Doubles e = zero, big = zero, log1p = zero;
-    if (has_far) {
-      lifted = LiftedExp(hn::Max(hn::Neg(magnitude), hn::Set(d, kLowest)), kLift);
-      e = lifted;
-      if constexpr (kKeepsLow<T>) {
-        e = hn::IfThenElseZero(hn::Le(magnitude, hn::Set(d, 708.0)), hn::Mul(lifted, hn::Set(d, 0x1p-512)));
-      } else {
-        e = hn::IfThenZeroElse(hn::Eq(magnitude, hn::Set(d, kInfinity)), e);
-      }
-      const Doubles total = PairSum<T>(one, zero, e, zero, &total_lo);
-      big = PairQuotient<T>(one, zero, total, total_lo, &big_lo);
-      log1p = Log1pOfSum(d, e, total, hn::Mul(hn::Sub(e, hn::Sub(total, one)), big));
-    }
-    if constexpr (!kKeepsLow<T>) {
-      if (has_parts) {
-        const auto near = hn::Le(magnitude, hn::Set(d, static_cast<double>(kFarthestPart)));
-        const hn::Rebind<float, DoubleTag> df;
-        const Doubles exponential = hn::Mul(hn::PromoteTo(d, hn::Load(df, parts.exponential + i)),
-                                            hn::Set(d, PowerOfTwo(-Format<float>::kBias)));
-        // One step of Newton's method from the quotient of float32.
-        const Doubles inverse = hn::PromoteTo(d, hn::Load(df, parts.inverse + i));
-        const Doubles rest = hn::NegMulAdd(hn::Add(one, exponential), inverse, one);
-        e = hn::IfThenElse(near, exponential, e);
-        big = hn::IfThenElse(near, hn::MulAdd(inverse, rest, inverse), big);
-        const Doubles ratio = hn::PromoteTo(d, hn::Load(df, parts.ratio + i));
-        log1p = hn::IfThenElse(near, hn::Mul(exponential, ratio), log1p);
-      }
-    }
+    // e, 1 / (1 + e) (big), log(1 + e) and e 2^512 (lifted). Exponentials below the normal range, down to 2^-1532,
+    // count where the larger side's coefficient is as small and a weight or an upstream gradient is huge. Past that
+    // they are 0, but for float32 not: its infinite upstream gradients show that.
+    constexpr double kLift = 512.0, kLowest = -1062.0, kAlone = 0x1p-256;
+    const double farthest = task.inputs[kInput].dtype == kF64 ? -kLowest : std::numeric_limits<double>::max();
+    const auto far = hn::And(hn::Gt(magnitude, hn::Set(d, 350.0)), hn::Le(magnitude, hn::Set(d, farthest)));
+    Doubles big_lo = zero, small_lo = zero, total_lo = zero, long_lo = zero;
+    const Doubles lifted = LiftedExp(hn::Max(hn::Neg(magnitude), hn::Set(d, kLowest)), kLift);
+    const Doubles e = hn::IfThenElseZero(hn::Le(magnitude, hn::Set(d, 708.0)), hn::Mul(lifted, hn::Set(d, 0x1p-512)));
+    const Doubles total = PairSum(one, zero, e, zero, &total_lo);
+    const Doubles big = PairQuotient(one, zero, total, total_lo, &big_lo);
+    const Doubles log1p = Log1pOfSum(d, e, total, hn::Mul(hn::Sub(e, hn::Sub(total, one)), big));
     // Of the smaller side the sigmoid, of the larger side the softplus.
-    const Doubles small = PairProduct<T>(e, zero, big, big_lo, &small_lo);
-    const Doubles longer = PairSum<T>(magnitude, zero, log1p, zero, &long_lo);
+    const Doubles small = PairProduct(e, zero, big, big_lo, &small_lo);
+    const Doubles longer = PairSum(magnitude, zero, log1p, zero, &long_lo);
 
     // In the far tail softplus and sigmoid of the smaller side are e. Where the larger side's coefficient c is small
     // too, all is computed times 2^512. Returns where that is.
@@ -274,90 +176,82 @@ void LogitsStep(const BinaryTask &task, BinaryStep &step) {
     };
 
     // The coefficients of softplus(z) and softplus(-z), then of the larger and of the smaller side.
-    Doubles a_lo = zero, b_lo = zero;
-    const Doubles a = PairSum<T>(one, zero, hn::Neg(y), zero, &a_lo);
-    const Doubles b = PairProduct<T>(pos_weight, zero, y, zero, &b_lo);
+    Doubles a_lo = zero, b_lo = zero, s_k = zero;
+    const Doubles a = PairSum(one, zero, hn::Neg(y), zero, &a_lo);
+    const Doubles b = PairProduct(pos_weight, zero, y, zero, &b_lo);
     Doubles c = hn::IfThenElse(positive, a, b), c_lo = hn::IfThenElse(positive, a_lo, b_lo);
     Doubles c_small = hn::IfThenElse(positive, b, a), c_small_lo = hn::IfThenElse(positive, b_lo, a_lo);
-    Doubles softplus_small = log1p, sigma_small = small, s_k = zero;
-    if constexpr (kKeepsLow<T>) {
-      const auto tail = lift_tail(c, c_lo, s_k);
-      softplus_small = hn::IfThenElse(tail, lifted, log1p);
-      sigma_small = hn::IfThenElse(tail, lifted, small);
-      small_lo = hn::IfThenZeroElse(tail, small_lo);
-    }
+    const auto tail = lift_tail(c, c_lo, s_k);
+    const Doubles softplus_small = hn::IfThenElse(tail, lifted, log1p);
+    const Doubles sigma_small = hn::IfThenElse(tail, lifted, small);
+    small_lo = hn::IfThenZeroElse(tail, small_lo);
     // The sums of both sides: the loss, the gradient for positive z, the gradient for the target.
     Doubles s_lo = zero, g_lo = zero, h_lo = zero, h = zero, h_k = zero;
-    Doubles s = PairOfProducts<T>(c, c_lo, longer, long_lo, c_small, c_small_lo, softplus_small, zero, &s_lo);
-    Doubles g =
-        PairOfProducts<T>(c, c_lo, big, big_lo, hn::Neg(c_small), hn::Neg(c_small_lo), sigma_small, small_lo, &g_lo);
+    const Doubles s = PairOfProducts(c, c_lo, longer, long_lo, c_small, c_small_lo, softplus_small, zero, &s_lo);
+    const Doubles g =
+        PairOfProducts(c, c_lo, big, big_lo, hn::Neg(c_small), hn::Neg(c_small_lo), sigma_small, small_lo, &g_lo);
     if (task.Wants(kTargetGrad)) {
       const Doubles minus_one = hn::Set(d, -1.0);
       c = hn::IfThenElse(positive, minus_one, pos_weight);
       c_small = hn::IfThenElse(positive, pos_weight, minus_one);
-      softplus_small = log1p;
       c_lo = zero;
-      if constexpr (kKeepsLow<T>) softplus_small = hn::IfThenElse(lift_tail(c, c_lo, h_k), lifted, log1p);
-      h = PairOfProducts<T>(c, zero, longer, long_lo, c_small, zero, softplus_small, zero, &h_lo);
+      const Doubles softplus = hn::IfThenElse(lift_tail(c, c_lo, h_k), lifted, log1p);
+      h = PairOfProducts(c, zero, longer, long_lo, c_small, zero, softplus, zero, &h_lo);
       // Without a pos_weight softplus(-z) - softplus(z) is -z, however small.
       const auto equal = hn::Eq(pos_weight, one);
       h = hn::IfThenElse(equal, hn::Neg(z), h);
       h_lo = hn::IfThenZeroElse(equal, h_lo);
       h_k = hn::IfThenZeroElse(equal, h_k);
     }
-    g = hn::IfThenElse(positive, g, hn::Neg(g));
-    g_lo = hn::IfThenElse(positive, g_lo, hn::Neg(g_lo));
-    if constexpr (!kKeepsLow<T>) {
-      if (task.focal) {
-        MakeFocal(task, y, hn::IfThenElse(positive, big, small), hn::IfThenElse(positive, small, big),
-                  hn::IfThenElse(positive, longer, log1p), hn::IfThenElse(positive, log1p, longer), &s, &g, &h);
-      }
-    }
-    StoreElements<T>(task, step, i, s, s_lo, g, g_lo, s_k, h, h_lo, h_k);
+    StoreElements(task, step, i, s, s_lo, hn::IfThenElse(positive, g, hn::Neg(g)),
+                  hn::IfThenElse(positive, g_lo, hn::Neg(g_lo)), s_k, h, h_lo, h_k);
   }
 }
 
 // Makes the results of a step whose inputs are probabilities. Logarithms are at least -100, the gradient's p (1-p) at
 // least 1e-12.
-template <class T>
-void ProbabilitiesStep(const BinaryTask &task, BinaryStep &step) {
+inline void ProbabilitiesStep(const BinaryTask &task, BinaryStep &step) {
   const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const Doubles zero = hn::Zero(d), one = hn::Set(d, 1.0);
   const Doubles lowest = hn::Set(d, -100.0), smallest = hn::Set(d, 1e-12);
-  for (int64_t i = 0; i < step.padded; i += lanes) {
+  for (int64_t i = 0; i < step.count; i += lanes) {
     const Doubles p = hn::Load(d, step.in[kInput] + i);
     const Doubles y = hn::Load(d, step.in[kTarget] + i);
     const Doubles minus_p = hn::Neg(p), minus_y = hn::Neg(y);
     const Doubles log_p = hn::Max(LogDouble(d, p), lowest);
     const Doubles log_other = hn::Max(Log1pDouble(d, minus_p), lowest);
     Doubles a_lo = zero, s_lo = zero, g_lo = zero, h_lo = zero, other_lo = zero, product_lo = zero;
-    const Doubles a = PairSum<T>(one, zero, minus_y, zero, &a_lo);
-    const Doubles s = PairOfProducts<T>(minus_y, zero, log_p, zero, hn::Neg(a), hn::Neg(a_lo), log_other, zero, &s_lo);
-    const Doubles h = PairSum<T>(log_other, zero, hn::Neg(log_p), zero, &h_lo);
-    const Doubles difference = PairSum<T>(p, zero, minus_y, zero, &g_lo);
-    const Doubles other = PairSum<T>(one, zero, minus_p, zero, &other_lo);
-    const Doubles product = PairProduct<T>(p, zero, other, other_lo, &product_lo);
+    const Doubles a = PairSum(one, zero, minus_y, zero, &a_lo);
+    const Doubles s = PairOfProducts(minus_y, zero, log_p, zero, hn::Neg(a), hn::Neg(a_lo), log_other, zero, &s_lo);
+    const Doubles h = PairSum(log_other, zero, hn::Neg(log_p), zero, &h_lo);
+    const Doubles difference = PairSum(p, zero, minus_y, zero, &g_lo);
+    const Doubles other = PairSum(one, zero, minus_p, zero, &other_lo);
+    const Doubles product = PairProduct(p, zero, other, other_lo, &product_lo);
     const auto small = hn::Lt(product, smallest);
-    const Doubles g = PairQuotient<T>(difference, g_lo, hn::IfThenElse(small, smallest, product),
-                                      hn::IfThenZeroElse(small, product_lo), &g_lo);
-    StoreElements<T>(task, step, i, s, s_lo, g, g_lo, zero, h, h_lo, zero);
+    const Doubles g = PairQuotient(difference, g_lo, hn::IfThenElse(small, smallest, product),
+                                   hn::IfThenZeroElse(small, product_lo), &g_lo);
+    StoreElements(task, step, i, s, s_lo, g, g_lo, zero, h, h_lo, zero);
   }
 }
 
-// ---- from memory to steps and back ----
+inline void RunStep(const BinaryTask &task, BinaryStep &step) {
+  if (task.probabilities) return ProbabilitiesStep(task, step);
+  task.focal ? WideFocalStep(task, step) : LogitsStep(task, step);
+}
 
-// Calls piece(at, count, offset) for the parts of a step that an operand has side by side: `at` counts from the step's
-// first element, `offset` from the operand's.
+// ---- from memory and back ----
+
+// Calls piece(at, count, offset) for the parts of elements [index, index + count) that an operand has side by side:
+// `at` counts from the first of the elements, `offset` from the operand's.
 template <class Piece>
-HWY_INLINE void ForEachPiece(const BinaryTask &task, const BinaryStep &step, const BinaryOperand &operand,
+HWY_INLINE void ForEachPiece(const BinaryLayout &layout, const BinaryOperand &operand, int64_t index, int64_t count,
                              Piece piece) {
-  const BinaryLayout &layout = task.layout;
-  if (operand.IsEven(layout)) return piece(0, step.count, step.index * operand.position);
-  int64_t block = step.index / layout.length / layout.lines;
-  int64_t line = step.index / layout.length % layout.lines, position = step.index % layout.length;
-  for (int64_t at = 0, n; at < step.count; at += n, position = 0) {
-    n = HWY_MIN(step.count - at, layout.length - position);
+  if (operand.IsEven(layout)) return piece(0, count, index * operand.position);
+  int64_t block = index / layout.length / layout.lines;
+  int64_t line = index / layout.length % layout.lines, position = index % layout.length;
+  for (int64_t at = 0, n; at < count; at += n, position = 0) {
+    n = HWY_MIN(count - at, layout.length - position);
     piece(at, n, block * operand.block + line * operand.line + position * operand.position);
     if (++line == layout.lines) {
       line = 0;
@@ -366,33 +260,45 @@ HWY_INLINE void ForEachPiece(const BinaryTask &task, const BinaryStep &step, con
   }
 }
 
-inline void ReadOperand(const BinaryTask &task, BinaryStep &step, int input) {
+// Converts `count` adjacent numbers of a storage type. A double that is no float becomes NaN: it is left to the pairs.
+template <class In, class T>
+HWY_INLINE void Convert(const In *from, int64_t count, T *to) {
+  if constexpr (sizeof(T) == sizeof(double)) {
+    Stage(from, count, count, 0.0, to);
+  } else if constexpr (sizeof(In) == sizeof(double)) {
+    for (int64_t i = 0; i < count; ++i) {
+      const float v = static_cast<float>(from[i]);
+      to[i] = static_cast<double>(v) == from[i] ? v : static_cast<float>(kNan);
+    }
+  } else {
+    const Tag<In> d;
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+    int64_t i = 0;
+    for (; i + lanes <= count; i += lanes) hn::StoreU(LoadAs(d, from + i), d, to + i);
+    for (; i < count; ++i) to[i] = Widen(from[i]);
+  }
+}
+
+// Reads elements [index, index + count) of an input.
+template <class T>
+void ReadOperand(const BinaryTask &task, int input, int64_t index, int64_t count, T *to) {
   const BinaryOperand &operand = task.inputs[input];
-  double *const to = step.in[input];
   DispatchElements(operand.dtype, [&](auto in) XENT_INLINE_LAMBDA {
-    ForEachPiece(task, step, operand, [&](int64_t at, int64_t n, int64_t offset) XENT_INLINE_LAMBDA {
+    ForEachPiece(task.layout, operand, index, count, [&](int64_t at, int64_t n, int64_t offset) XENT_INLINE_LAMBDA {
       const auto *const from = static_cast<const decltype(in) *>(operand.data) + offset;
-      if (operand.position == 1) return Stage(from, n, n, 0.0, to + at);
-      std::fill_n(to + at, n, static_cast<double>(Widen(*from)));
+      if (operand.position == 1) return Convert(from, n, to + at);
+      Convert(from, 1, to + at);
+      std::fill_n(to + at, n, to[at]);
     });
   });
-  std::fill(to + step.count, to + kBinaryStep, 0.0);
 }
 
-// Returns results rounded to the arithmetic type.
-template <class D>
-HWY_INLINE hn::Vec<D> LoadResults(D d, const double *from) {
-  return FinishWithNan(d, LoadDoubles(d, from));
-}
-
-// Stores them as Out, rounded from that type. float64 has no digits left over for half precision: there the double is
-// rounded once.
-template <class Out, class D, class V = hn::Vec<D>>
-HWY_INLINE void StoreResults(D d, V v, Out *to) {
+// Stores a vector of doubles as Out, rounded once.
+template <class D, class Out, class V = hn::Vec<D>>
+HWY_INLINE void StoreRounded(D d, V v, Out *to) {
+  v = FinishWithNan(d, v);
   if constexpr (sizeof(Out) == sizeof(double)) {
     StoreDoubles(d, v, to);
-  } else if constexpr (sizeof(hn::TFromD<D>) == sizeof(float)) {
-    StoreAs(d, v, to);
   } else {
     if constexpr (sizeof(Out) == 2) {
       // Below float32's normal range, where it does not keep all digits that StickyFloat needs, v becomes a multiple of
@@ -406,153 +312,293 @@ HWY_INLINE void StoreResults(D d, V v, Out *to) {
   }
 }
 
+// Writes results of elements [index, index + count); memory behind them up to a whole vector may be read.
 template <class T>
-void WriteOperand(const BinaryTask &task, const BinaryStep &step, int output) {
+void WriteOperand(const BinaryTask &task, int output, int64_t index, int64_t count, const T *results) {
   const BinaryOperand &operand = task.outputs[output];
-  const Tag<T> d;
+  const LaneTag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   DispatchElements(operand.dtype, [&](auto out) XENT_INLINE_LAMBDA {
     using Out = decltype(out);
-    HWY_ALIGN Out copy[kBinaryStep];
-    Out *const data = static_cast<Out *>(operand.data);
-    Out *const to = operand.IsEven(task.layout) && step.count == step.padded ? data + step.index : copy;
-    for (int64_t i = 0; i < step.padded; i += lanes) StoreResults(d, LoadResults(d, step.out[output] + i), to + i);
-    if (to != copy) return;
-    ForEachPiece(task, step, operand, [&](int64_t at, int64_t n, int64_t offset) {
-      std::memcpy(static_cast<void *>(data + offset), copy + at, static_cast<size_t>(n) * sizeof(Out));
+    const auto store = [&](const T *from, Out *to) HWY_ATTR {
+      const auto v = hn::LoadU(d, from);
+      if constexpr (sizeof(T) == sizeof(double)) {
+        StoreRounded(d, v, to);
+      } else if constexpr (sizeof(Out) == sizeof(double)) {
+        StoreDoubles(d, v, to);
+      } else {
+        StoreAs(d, v, to);
+      }
+    };
+    ForEachPiece(task.layout, operand, index, count, [&](int64_t at, int64_t n, int64_t offset) XENT_INLINE_LAMBDA {
+      Out *const to = static_cast<Out *>(operand.data) + offset;
+      int64_t i = 0;
+      for (; i + lanes <= n; i += lanes) store(results + at + i, to + i);
+      if (i == n) return;
+      Out last[kLanes];
+      store(results + at + i, last);
+      std::memcpy(static_cast<void *>(to + i), last, static_cast<size_t>(n - i) * sizeof(Out));
     });
   });
 }
 
-// ---- plain losses in float32 lanes ----
+// ---- a task in lanes ----
 
-// How much of a task float32 lanes do.
-struct PlainTask {
-  bool losses = false, grad = false;
-  PlainScale scale;
-
-  explicit PlainTask(const BinaryTask &task) {
-    if (!HWY_NATIVE_FMA || task.probabilities || task.focal || task.inputs[kTarget].dtype == kF64) return;
-    if (task.inputs[kInput].dtype == kF64) return;
-    for (int factor = kPosWeight; factor < kUpstream; ++factor) {
-      if (task.inputs[factor].data != nullptr) return;
+// Room for exponentials, for losses that cannot be written at once, and for inputs: those that lie apart in memory or
+// have another type than float32 are copied block by block. What repeats with every row, and the row is short, is
+// copied once, as often as a block that begins anywhere in a row needs it. The more there is, the shorter are the
+// blocks.
+template <class T>
+class BinaryBuffers {
+ public:
+  explicit BinaryBuffers(const BinaryTask &task) : task_(task) {
+    int64_t numbers = 1 + sizeof(T) / sizeof(float), repeated = 0;  // of an element: its loss, its exponential
+    for (int input = 0; input < kBinaryInputs; ++input) {
+      if (task.inputs[input].data == nullptr || IsSameUpstream(input)) continue;
+      ++numbers;
+      periods_[input] = PeriodOf(input);
+      repeated += periods_[input];
     }
-    losses = true;
-    double factor = task.inverse.hi;
-    if (task.Has(kUpstream)) {
-      if (task.inputs[kUpstream].position != 0 || !task.inputs[kUpstream].IsEven(task.layout)) return;
-      factor *= static_cast<double>(*static_cast<const float *>(task.inputs[kUpstream].data));
+    block_ = HWY_MIN(kBinaryBlock, (kRoom - repeated) / numbers / kBinaryTurn * kBinaryTurn);
+    losses_ = reinterpret_cast<float *>(Exponentials() + block_);
+    float *next = losses_ + block_;
+    for (int input = 0; input < kBinaryInputs; ++input) {
+      if (task.inputs[input].data == nullptr || IsSameUpstream(input)) continue;
+      buffers_[input] = next;
+      next += block_ + periods_[input];
+      if (periods_[input] != 0) ReadOperand(task, input, 0, block_ + periods_[input], buffers_[input]);
     }
-    factor = Scale(factor, -task.denominator.exponent);
-    // A larger factor would bring back into the normal range what exponentials below it are worth.
-    grad = Magnitude(factor) >= 0x1p-100 && Magnitude(factor) <= 1.0;
-    if (!grad) return;
-    scale.hi = static_cast<float>(factor);
-    scale.lo = static_cast<float>(factor - static_cast<double>(scale.hi));
   }
 
-  // Whether what float32 lanes do is all, and elements are adjacent in memory.
-  bool InMemory(const BinaryTask &task) const {
-    const auto even = [&](const BinaryOperand &o) { return o.data == nullptr || o.IsEven(task.layout); };
-    return losses && (grad || !task.Wants(kGrad)) && !task.Wants(kTargetGrad) && even(task.inputs[kInput]) &&
-           even(task.inputs[kTarget]) && even(task.outputs[kLoss]) && even(task.outputs[kGrad]);
+  // Makes a block of `count` elements, with 0 or any weights behind them up to `padded`.
+  BinaryBlock Read(int64_t index, int64_t count, int64_t padded) {
+    BinaryBlock block;
+    for (int input = 0; input < kBinaryInputs; ++input) {
+      float *const buffer = buffers_[input];
+      if (buffer == nullptr) continue;
+      const BinaryOperand &operand = task_.inputs[input];
+      block.in[input] = buffer;
+      if (periods_[input] != 0) {
+        block.in[input] += index % periods_[input];
+        continue;
+      }
+      if (operand.position == 1 && operand.IsEven(task_.layout)) {
+        block.is_half[input] = ElementSize(operand.dtype) == 2;
+        block.ahead[input] = static_cast<const unsigned char *>(operand.data) + index * ElementSize(operand.dtype);
+        if (operand.dtype == kF32 && count == padded) {
+          block.in[input] = static_cast<const float *>(operand.data) + index;
+          continue;
+        }
+      }
+      ReadOperand(task_, input, index, count, buffer);
+      std::fill(buffer + count, buffer + padded, 0.0f);
+    }
+    return block;
   }
+
+  // The length of blocks; where nothing is copied and no result waits, and so all room is the exponentials', longer.
+  int64_t Block() const { return block_; }
+  int64_t LongBlock() const {
+    const auto direct = [&](const BinaryOperand &o) {
+      return o.data == nullptr || (o.dtype == kF32 && o.position == 1 && o.IsEven(task_.layout));
+    };
+    bool all = direct(task_.inputs[kUpstream]) || IsSameUpstream(kUpstream);
+    for (int input = 0; input < kUpstream; ++input) all = all && direct(task_.inputs[input]);
+    for (const BinaryOperand &output : task_.outputs) all = all && direct(output);
+    return all ? HWY_MIN(kLongBinaryBlock, kRoom * int64_t{sizeof(float)} / int64_t{sizeof(T)}) : block_;
+  }
+  T *Exponentials() { return reinterpret_cast<T *>(room_); }
+  // Where results wait that cannot be written at once. Gradients do so over inputs, which are read before.
+  float *Results(int output) { return output == kLoss ? losses_ : buffers_[output == kGrad ? kInput : kTarget]; }
+
+ private:
+  static constexpr int64_t kRoom = 1024, kLongestPeriod = 128;  // floats
+
+  bool IsSameUpstream(int input) const { return input == kUpstream && task_.inputs[input].IsSame(task_.layout); }
+  // Returns after how many elements a weight repeats; 0: it does not, or too late.
+  int64_t PeriodOf(int input) const {
+    const BinaryOperand &operand = task_.inputs[input];
+    if (operand.IsSame(task_.layout)) return 1;
+    const bool of_columns = operand.position == 1 && operand.block == 0 && task_.layout.lines == 1;
+    return of_columns && task_.layout.length <= kLongestPeriod ? task_.layout.length : 0;
+  }
+
+  const BinaryTask &task_;
+  int64_t block_, periods_[kBinaryInputs] = {};
+  float *buffers_[kBinaryInputs] = {}, *losses_;
+  HWY_ALIGN unsigned char room_[kRoom * sizeof(float)];
 };
 
-// Makes the results of a step in which float32 lanes take the usual elements and LogitsStep the others.
-inline void PlainStep(const BinaryTask &task, const PlainTask &plain, BinaryStep &step) {
-  const Tag<float> d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  HWY_ALIGN float x[kBinaryStep] = {}, y[kBinaryStep] = {}, losses[kBinaryStep], grad[kBinaryStep];
-  bool all = (plain.grad || !task.Wants(kGrad)) && !task.Wants(kTargetGrad);
-  const auto given = [&](int input, int64_t i) HWY_ATTR { return LoadDoubles(d, step.in[input] + i); };
-  const auto unusual = [&](int64_t i) HWY_ATTR { return hn::IsNaN(Unusual(given(kInput, i), given(kTarget, i))); };
-  for (int64_t i = 0; i < step.padded; i += lanes) {
-    all = all && hn::AllFalse(d, unusual(i));
-    hn::Store(hn::IfThenZeroElse(unusual(i), given(kInput, i)), d, x + i);
-    hn::Store(hn::IfThenZeroElse(unusual(i), given(kTarget, i)), d, y + i);
-  }
-  if (!all) LogitsStep<float>(task, step);
-  const bool has_grad = plain.grad && task.Wants(kGrad);
-  const PlainOutputs<float> out{.scale = plain.scale, .losses = losses, .grad = has_grad ? grad : nullptr};
-  PlainElements(out, x, y, (step.padded + 4 * lanes - 1) / (4 * lanes) * (4 * lanes));
-  for (int64_t i = 0; i < step.padded; i += lanes) {
-    const auto keep = [&](const float *from, double *to) HWY_ATTR {
-      const auto v = hn::Load(d, from + i);
-      StoreDoubles(d, all ? v : hn::IfThenElse(unusual(i), LoadDoubles(d, to + i), v), to + i);
-    };
-    if (task.Wants(kLoss) || task.sum) keep(losses, step.out[kLoss]);
-    if (has_grad) keep(grad, step.out[kGrad]);
+// Which of an element's results the pairs compute.
+enum class Unusual : uint8_t { kNone, kGradients, kAll };
+
+// Computes the unusual elements of a block in pairs and writes their results over those of the lanes.
+inline HWY_NOINLINE void WriteUnusual(const BinaryTask &task, const BinaryBlock &block, int64_t index, int64_t count,
+                                      const Unusual *unusual) {
+  BinaryStep step;
+  uint8_t places[kBinaryStep];
+  for (int64_t i = 0; i < count;) {
+    step.count = 0;
+    for (int64_t n; i < count && step.count < kBinaryStep; i += n) {
+      for (n = 0; i + n < count && step.count + n < kBinaryStep && unusual[i + n] != Unusual::kNone; ++n) {
+        places[step.count + n] = static_cast<uint8_t>(i + n);
+      }
+      for (int input = 0; n > 0 && input < kBinaryInputs; ++input) {
+        if (task.inputs[input].data != nullptr) ReadOperand(task, input, index + i, n, step.in[input] + step.count);
+      }
+      step.count += n;
+      if (n == 0) n = 1;
+    }
+    RunStep(task, step);
+    for (int output = 0; output < kBinaryOutputs; ++output) {
+      for (int64_t k = 0; block.out[output] != nullptr && k < step.count; ++k) {
+        if (output == kLoss && unusual[places[k]] != Unusual::kAll) continue;
+        block.out[output][places[k]] = RoundTo<float>(step.out[output][k]);
+      }
+    }
   }
 }
 
-// Writes the results of elements from `index` on, which are adjacent in memory, up to one that is not usual. Returns
-// how many that were.
-template <class In, class Y>
-int64_t PlainInMemory(const BinaryTask &task, const PlainTask &plain, int64_t index, int64_t end,
-                      LaneSums<float> &sum) {
-  float *const losses = task.Wants(kLoss) ? static_cast<float *>(task.outputs[kLoss].data) + index : nullptr;
-  In *const grad = task.Wants(kGrad) ? static_cast<In *>(task.outputs[kGrad].data) + index : nullptr;
-  // Streaming stores need aligned vectors. Gradients of half precision keep the arithmetic busier than the memory.
-  const auto streams = [&](const void *p) {
-    return p != nullptr && task.large && reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(float)) == 0;
-  };
-  const PlainOutputs<In> out{.scale = plain.scale,
-                             .losses = losses,
-                             .grad = grad,
-                             .sum = task.sum ? &sum : nullptr,
-                             .stream_losses = streams(losses),
-                             .stream_grad = task.outputs[kGrad].data != task.inputs[kInput].data && streams(grad)};
-  return PlainElements(out, static_cast<const In *>(task.inputs[kInput].data) + index,
-                       static_cast<const Y *>(task.inputs[kTarget].data) + index, end - index);
-}
+// Computes elements in lanes, block by block.
+template <BinaryKind kKind, class T>
+class LaneRun {
+ public:
+  // Not inline: else the stack would have room for the buffers of every kind at once.
+  static HWY_NOINLINE Wide Elements(const BinaryTask &task, int64_t begin, int64_t end) {
+    return LaneRun(task).Run(begin, end);
+  }
+
+ private:
+  explicit LaneRun(const BinaryTask &task)
+      : task_(task), lanes_(task), buffers_(task), wants_gradients_(task.Wants(kGrad) || task.Wants(kTargetGrad)) {}
+
+  Wide Run(int64_t begin, int64_t end) {
+    const int64_t longest = buffers_.LongBlock();
+    for (int64_t index = begin, whole = 0; index < end;) {
+      // A long block that was refused is cut up.
+      const bool is_long = end - index >= longest && index >= whole;
+      const int64_t count = is_long ? longest : HWY_MIN(end - index, buffers_.Block());
+      if (Block(index, count)) {
+        index += count;
+      } else {
+        whole = index + count;
+      }
+    }
+    return sum_.Total();
+  }
+
+  // Writes the results of a block. False where it is a long one and has unusual elements: nothing is written then.
+  bool Block(int64_t index, int64_t count) {
+    const int64_t padded = (count + kBinaryTurn - 1) / kBinaryTurn * kBinaryTurn;
+    BinaryBlock block = buffers_.Read(index, count, padded);
+    // An unusual element is found before any result is written, which may be in the place of an input.
+    bool usual = kKind == BinaryKind::kProbabilities ? AllUsual(lanes_, block, padded)
+                                                     : MakeExponentials(lanes_, block, padded, buffers_.Exponentials());
+    if constexpr (kKind != BinaryKind::kPlain) {
+      const auto in_range = [&](int input, const FactorRange &range) {
+        return block.in[input] == nullptr || AllInRange(block, input, padded, range);
+      };
+      for (int input = kElementWeight; input <= kClassWeight; ++input) usual &= in_range(input, kWeightRange);
+      usual &= in_range(kPosWeight, kPosWeightRange);
+    }
+    if (wants_gradients_) {
+      usual &= lanes_.grads;
+      if (block.in[kUpstream] != nullptr) usual &= AllInRange(block, kUpstream, padded, lanes_.upstream_range);
+    }
+    if (HWY_LIKELY(usual && count == padded)) {
+      for (int output = 0; output < kBinaryOutputs; ++output) Direct(output, index, &block);
+      block.sum = task_.sum ? &sum_ : nullptr;
+      WriteBlock<kKind>(lanes_, block, buffers_.Exponentials(), count);
+      for (int output = 0; output < kBinaryOutputs; ++output) WriteBuffer(output, index, count, block);
+      return true;
+    }
+    if (count > buffers_.Block()) return false;
+    Unusual unusual[kBinaryBlock];
+    for (int64_t i = 0; !usual && i < count; ++i) {
+      bool gradients = false;
+      const bool loss = lanes_.IsUsual(block, i, &gradients);
+      unusual[i] = !loss ? Unusual::kAll : gradients ? Unusual::kNone : Unusual::kGradients;
+    }
+    for (int output = 0; output < kBinaryOutputs; ++output) {
+      if (task_.outputs[output].data != nullptr) block.out[output] = buffers_.Results(output);
+    }
+    if (task_.sum) block.out[kLoss] = buffers_.Results(kLoss);
+    WriteBlock<kKind>(lanes_, block, buffers_.Exponentials(), padded);
+    if (!usual) WriteUnusual(task_, block, index, count, unusual);
+    if (task_.sum) {
+      std::fill(block.out[kLoss] + count, block.out[kLoss] + padded, 0.0f);
+      const LaneTag<float> d;
+      for (int64_t i = 0; i < padded; i += static_cast<int64_t>(hn::Lanes(d))) {
+        AddToLanes(d, hn::LoadU(d, block.out[kLoss] + i), i % kLanes, sum_);
+      }
+    }
+    for (int output = 0; output < kBinaryOutputs; ++output) WriteBuffer(output, index, count, block);
+    return true;
+  }
+
+  // Has a block's results written where they belong, or, if they are no adjacent floats there, to a buffer.
+  void Direct(int output, int64_t index, BinaryBlock *block) {
+    const BinaryOperand &operand = task_.outputs[output];
+    if (operand.data == nullptr) return;
+    block->out[output] = buffers_.Results(output);
+    if (operand.dtype != kF32 || !operand.IsEven(task_.layout)) return;
+    block->out[output] = static_cast<float *>(operand.data) + index;
+    // Streaming stores need aligned vectors.
+    block->streams[output] = task_.large && operand.data != task_.inputs[kInput].data &&
+                             operand.data != task_.inputs[kTarget].data &&
+                             reinterpret_cast<uintptr_t>(block->out[output]) % (kLanes * sizeof(float)) == 0;
+  }
+
+  void WriteBuffer(int output, int64_t index, int64_t count, const BinaryBlock &block) {
+    if (task_.outputs[output].data == nullptr || block.out[output] != buffers_.Results(output)) return;
+    WriteOperand(task_, output, index, count, block.out[output]);
+  }
+
+  const BinaryTask &task_;
+  const BinaryLanes<T> lanes_;
+  BinaryBuffers<T> buffers_;
+  const bool wants_gradients_;
+  LaneSums<float> sum_;
+};
 
 // ---- a task ----
 
-template <class T>
-void RunStep(const BinaryTask &task, const PlainTask &plain, BinaryStep &step, LaneSums<T> &sum) {
-  for (int i = 0; i < kBinaryInputs; ++i) {
-    if (task.inputs[i].data != nullptr) ReadOperand(task, step, i);
+// Computes elements whose input is float32 or half precision.
+inline Wide BinaryFloats(const BinaryTask &task, int64_t begin, int64_t end) {
+  using T = std::conditional_t<HWY_NATIVE_FMA, float, double>;
+  if (task.probabilities) return LaneRun<BinaryKind::kProbabilities, T>::Elements(task, begin, end);
+  if (task.focal) {
+    const bool in_float = HWY_NATIVE_FMA && task.gamma <= kMostFloatGamma;
+    return in_float ? LaneRun<BinaryKind::kFocal, T>::Elements(task, begin, end)
+                    : LaneRun<BinaryKind::kFocal, double>::Elements(task, begin, end);
   }
-  if (task.probabilities) {
-    ProbabilitiesStep<T>(task, step);
-  } else if (kKeepsLow<T> && task.focal) {
-    WideFocalStep(task, step);
-  } else if (plain.losses) {
-    PlainStep(task, plain, step);
-  } else {
-    LogitsStep<T>(task, step);
-  }
-  if (task.sum) {
-    const Tag<T> d;
-    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-    double *const losses = step.out[kLoss];
-    std::fill(losses + step.count, losses + step.padded, 0.0);
-    for (int64_t i = 0; i < step.padded; i += lanes) AddToLanes(d, LoadResults(d, losses + i), i % kLanes, sum);
-  }
-  for (int i = 0; i < kBinaryOutputs; ++i) {
-    if (task.outputs[i].data != nullptr) WriteOperand<T>(task, step, i);
-  }
+  bool plain = true;
+  for (int input = kPosWeight; input <= kClassWeight; ++input) plain = plain && task.inputs[input].data == nullptr;
+  return plain ? LaneRun<BinaryKind::kPlain, T>::Elements(task, begin, end)
+               : LaneRun<BinaryKind::kWeighted, T>::Elements(task, begin, end);
 }
 
-template <class In, class T = Arithmetic<In>>
-Wide BinaryElements(const BinaryTask &task, int64_t begin, int64_t end) {
-  LaneSums<T> sum;
+// Computes elements whose input is float64.
+inline Wide BinaryDoubles(const BinaryTask &task, int64_t begin, int64_t end) {
+  const LaneTag<double> d;
+  LaneSums<double> sum;
   BinaryStep step;
-  const PlainTask plain(task);
-  const bool same_type = task.inputs[kTarget].dtype == kDtypeOf<In>;
-  const bool in_memory = plain.InMemory(task) && (same_type || task.inputs[kTarget].dtype == kF32);
   for (int64_t index = begin; index < end; index += kBinaryStep) {
-    if constexpr (!kKeepsLow<T>) {
-      // What the float32 lanes leave, an unusual element or the end, goes through a step; then they go on.
-      if (in_memory && same_type) index += PlainInMemory<In, In>(task, plain, index, end, sum);
-      if (in_memory && !same_type) index += PlainInMemory<In, float>(task, plain, index, end, sum);
-      if (index == end) break;
-    }
-    step.index = index;
     step.count = HWY_MIN(end - index, kBinaryStep);
-    step.padded = (step.count + kLanes - 1) / kLanes * kLanes;
-    RunStep<T>(task, plain, step, sum);
+    for (int i = 0; i < kBinaryInputs; ++i) {
+      if (task.inputs[i].data != nullptr) ReadOperand(task, i, index, step.count, step.in[i]);
+    }
+    RunStep(task, step);
+    if (task.sum) {
+      double *const losses = step.out[kLoss];
+      std::fill(losses + step.count, losses + kBinaryStep, 0.0);
+      for (int64_t i = 0; i < step.count; i += static_cast<int64_t>(hn::Lanes(d))) {
+        AddToLanes(d, FinishWithNan(d, hn::Load(d, losses + i)), i % kLanes, sum);
+      }
+    }
+    for (int i = 0; i < kBinaryOutputs; ++i) {
+      if (task.outputs[i].data != nullptr) WriteOperand(task, i, index, step.count, step.out[i]);
+    }
   }
   return sum.Total();
 }

@@ -10,8 +10,7 @@ HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
 
 const BinaryKernels *BinaryTable() {
-  static constexpr BinaryKernels kTable = {
-      {BinaryElements<float>, BinaryElements<double>, BinaryElements<Bf16>, BinaryElements<F16>}};
+  static constexpr BinaryKernels kTable = {{BinaryFloats, BinaryDoubles, BinaryFloats, BinaryFloats}};
   return &kTable;
 }
 

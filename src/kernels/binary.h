@@ -32,6 +32,7 @@ struct BinaryOperand {
   bool IsEven(const BinaryLayout &layout) const {
     return line == layout.length * position && block == layout.lines * line;
   }
+  bool IsSame(const BinaryLayout &layout) const { return position == 0 && IsEven(layout); }
 };
 
 struct BinaryTask {
@@ -43,7 +44,6 @@ struct BinaryTask {
   double gamma, alpha;  // alpha -1: none
   Factor denominator;   // of the gradients
   Wide inverse;         // of its mantissa
-  double power[2];      // their product is 2^-exponent
   bool large;           // outputs are too large for the caches
 
   bool Has(BinaryInput input) const { return inputs[input].data != nullptr; }
@@ -58,12 +58,12 @@ struct BinaryKernels {
 
 const BinaryKernels *BinaryKernelsOf(int64_t target);
 
-// Elements [index, index + count) of a task as doubles: what they are given, 0 past them, and their results. An input
-// that is absent is not read.
-inline constexpr int64_t kBinaryStep = 4 * kLanes;
+// Some elements of a task as doubles: what they are given, any numbers past them, and their results. An input that is
+// absent is not read.
+inline constexpr int64_t kBinaryStep = kLanes;
 struct BinaryStep {
-  int64_t index, count, padded;  // `padded` is `count` rounded up to a multiple of kLanes
-  alignas(128) double in[kBinaryInputs][kBinaryStep], out[kBinaryOutputs][kBinaryStep];
+  int64_t count = 0;
+  alignas(64) double in[kBinaryInputs][kBinaryStep] = {}, out[kBinaryOutputs][kBinaryStep];
 };
 
 // Returns the sign of q^gamma for the negative q that y outside [0, 1] may give; NaN where gamma is no integer.
@@ -73,8 +73,7 @@ inline double SignOfPower(double gamma) {
   return static_cast<double>(integer) != gamma ? kNan : integer % 2 != 0 ? -1.0 : 1.0;
 }
 
-// Makes the results of a step of the focal loss for float64, in double-double: gamma log q needs more digits than a
-// double has.
+// Makes the results of a step of the focal loss in double-double: gamma log q needs more digits than a double has.
 void WideFocalStep(const BinaryTask &task, BinaryStep &step);
 
 }  // namespace xent::internal

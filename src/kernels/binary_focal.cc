@@ -1,4 +1,4 @@
-// The focal loss of an element of float64, in double-double with the exponents of 2 kept apart: neither range nor
+// The focal loss of an element in double-double with the exponents of 2 kept apart: neither range nor
 // digits give out before the one rounding at the end. Scalar, the same for every target; about 0.4 us an element.
 #include <cstdint>
 
@@ -139,7 +139,7 @@ void FocalElement(const BinaryTask &task, BinaryStep &step, int64_t i) {
 }  // namespace
 
 void WideFocalStep(const BinaryTask &task, BinaryStep &step) {
-  for (int64_t i = 0; i < step.padded; ++i) FocalElement(task, step, i);
+  for (int64_t i = 0; i < step.count; ++i) FocalElement(task, step, i);
 }
 
 }  // namespace xent::internal

@@ -158,11 +158,11 @@ HWY_INLINE hn::Vec<DU> SplitAtThreeQuarters(D d, hn::Vec<D> u, hn::Vec<D> *k) {
 template <class T>
 inline constexpr auto kMantissaMask = BitsOf(std::numeric_limits<T>::min()) - 1;
 
-// Returns k ln 2 + log(1 + r) for 1 + r in [3/4, 3/2], as (k ln 2 + r) + (r^2 P(r) + lost). `lost` is what the rounding
-// of the first sum loses, nothing for |k| = 1, where the result may be as small as 0.29. r^2 P is below 0.1. What
-// float32's ln 2 lacks is 1/16 ULP at most.
+// Returns k ln 2 + log(1 + r) for 1 + r in [3/4, 3/2], as (k ln 2 + r) + (r^2 P(r) + lost), whose second part is *low
+// and not added where `low` is given. `lost` is what the rounding of the first sum loses, nothing for |k| = 1, where
+// the result may be as small as 0.29. r^2 P is below 0.1. What float32's ln 2 lacks is 1/16 ULP at most.
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE V SumOfLogs(D d, V k, V r) {
+HWY_INLINE V SumOfLogs(D d, V k, V r, V *low = nullptr) {
   using F = FormatOf<D>;
   const V ln2 = hn::Set(d, F::kLn2Hi);
   const V sum = hn::MulAdd(k, ln2, r);
@@ -175,7 +175,10 @@ HWY_INLINE V SumOfLogs(D d, V k, V r) {
   } else {
     p = Polynomial(d, F::kLogRest, r);
   }
-  return hn::Add(sum, hn::MulAdd(r2, p, lost));
+  const V rest = hn::MulAdd(r2, p, lost);
+  if (low == nullptr) return hn::Add(sum, rest);
+  *low = rest;
+  return sum;
 }
 
 struct LogFunction {

@@ -12,35 +12,41 @@ namespace {
 // Not inline: it divides, in the mode that its caller has set.
 XENT_NOINLINE BinaryTask TaskOf(const BinaryCall &call) {
   const xent_binary_cross_entropy &args = call.args;
-  const bool inner = args.inner > 1;
-  const BinaryLayout layout = inner ? BinaryLayout{args.inner, args.cols} : BinaryLayout{args.cols, 1};
+  const xent_upstream &u = args.upstream;
+  // One class whose elements are adjacent is one line of positions: else each element would be a line.
+  bool adjacent = args.cols == 1 && args.inner <= 1 && (u.kind != XENT_UPSTREAM_ELEMENTS || u.stride == 1);
+  for (const xent_matrix *m :
+       {&args.input, &args.targets, &args.element_weights, &args.element_losses, &args.grad, &args.target_grad}) {
+    adjacent = adjacent && (m->data == nullptr || m->stride == 1);
+  }
+  const int64_t positions = args.inner > 1 ? args.inner : adjacent ? args.rows : 1;
+  const bool inner = positions > 1;
+  const BinaryLayout layout = inner ? BinaryLayout{positions, args.cols} : BinaryLayout{args.cols, 1};
   const Dtype arithmetic = call.IsWide() ? kF64 : kF32;
   const auto matrix = [&](const xent_matrix &m) {
-    return BinaryOperand{m.data, static_cast<Dtype>(m.dtype), m.stride, layout.length, 1};
+    return BinaryOperand{m.data, static_cast<Dtype>(m.dtype), adjacent ? args.rows : m.stride, layout.length, 1};
   };
   const auto factor = [&](const void *data, int64_t block, int64_t line, int64_t position) {
     return BinaryOperand{const_cast<void *>(data), arithmetic, block, line, position};
   };
   const auto columns = [&](const void *data) { return factor(data, 0, inner ? 1 : 0, inner ? 0 : 1); };
-  const auto rows = [&](const void *data) { return factor(data, inner ? args.inner : 1, 0, inner ? 1 : 0); };
-  const xent_upstream &u = args.upstream;
-  const int64_t exponent = call.denominator.exponent;
-  return {.layout = layout,
-          .inputs = {matrix(args.input), matrix(args.targets), columns(args.pos_weight), matrix(args.element_weights),
-                     rows(args.row_weights), columns(args.class_weights),
-                     u.kind == XENT_UPSTREAM_SCALAR ? factor(u.data, 0, 0, 0)
-                     : u.kind == XENT_UPSTREAM_ROWS ? rows(u.data)
-                                                    : factor(u.data, u.stride, layout.length, 1)},
-          .outputs = {matrix(args.element_losses), matrix(args.grad), matrix(args.target_grad)},
-          .sum = args.reduced_loss != nullptr,
-          .probabilities = call.options.input == XENT_BINARY_PROBABILITIES,
-          .focal = call.options.focal_gamma != 0.0 || call.options.focal_alpha >= 0.0,
-          .gamma = call.options.focal_gamma,
-          .alpha = call.options.focal_alpha,
-          .denominator = call.denominator,
-          .inverse = Divide(Wide{1.0}, Wide{call.denominator.mantissa}),
-          .power = {PowerOfTwo(-exponent / 2), PowerOfTwo(-exponent - -exponent / 2)},
-          .large = call.plan.stream};
+  const auto rows = [&](const void *data) { return factor(data, inner ? positions : 1, 0, inner ? 1 : 0); };
+  return {
+      .layout = layout,
+      .inputs = {matrix(args.input), matrix(args.targets), columns(args.pos_weight), matrix(args.element_weights),
+                 rows(args.row_weights), columns(args.class_weights),
+                 u.kind == XENT_UPSTREAM_SCALAR ? factor(u.data, 0, 0, 0)
+                 : u.kind == XENT_UPSTREAM_ROWS ? rows(u.data)
+                                                : factor(u.data, adjacent ? args.rows : u.stride, layout.length, 1)},
+      .outputs = {matrix(args.element_losses), matrix(args.grad), matrix(args.target_grad)},
+      .sum = args.reduced_loss != nullptr,
+      .probabilities = call.options.input == XENT_BINARY_PROBABILITIES,
+      .focal = call.options.focal_gamma != 0.0 || call.options.focal_alpha >= 0.0,
+      .gamma = call.options.focal_gamma,
+      .alpha = call.options.focal_alpha,
+      .denominator = call.denominator,
+      .inverse = Divide(Wide{1.0}, Wide{call.denominator.mantissa}),
+      .large = call.plan.stream};
 }
 
 }  // namespace

@@ -41,17 +41,20 @@ xent_status CheckOutputs(const xent_binary_cross_entropy &args, Mode mode, xent_
   return Invalid(error, "grad is NULL, and so is target_grad: expected a pointer");
 }
 
-// Refuses the first element, in memory order, that is not good.
-template <class Good>
+// Refuses the first element, in memory order, that `first_bad` finds.
+template <class Find>
 xent_status CheckElements(const char *name, const Shape &shape, const xent_matrix &matrix, xent_status status,
-                          const char *expected, const Good &good, xent_error *error) {
+                          const char *expected, const Find &first_bad, xent_error *error) {
   return DispatchDtype(matrix.dtype, [&](auto storage) {
-    for (int64_t block = 0; block < shape.rows / shape.inner; ++block) {
-      const auto *const from = static_cast<const decltype(storage) *>(matrix.data) + block * matrix.stride;
-      const int64_t k = FirstBad(from, shape.cols * shape.inner, good);
-      if (k == shape.cols * shape.inner) continue;
+    const int64_t length = shape.cols * shape.inner, blocks = shape.rows / shape.inner;
+    const int64_t lines = matrix.stride == length ? 1 : blocks;  // of adjacent elements
+    for (int64_t line = 0; line < lines; ++line) {
+      const auto *const from = static_cast<const decltype(storage) *>(matrix.data) + line * matrix.stride;
+      const int64_t k = first_bad(from, length * (blocks / lines));
+      if (k == length * (blocks / lines)) continue;
+      const int64_t block = line + k / length;
       const double x = static_cast<double>(Widen(from[k]));
-      const int64_t row = block * shape.inner + k % shape.inner, column = k / shape.inner;
+      const int64_t row = block * shape.inner + k % shape.inner, column = k % length / shape.inner;
       return FailAt(error, status, {row, column, x}, "%s: row %lld, column %lld is %.17g, expected %s", name, Long(row),
                     Long(column), x, expected);
     }
@@ -66,12 +69,20 @@ xent_status CheckValues(const Shape &shape, const BinaryCall &call, xent_error *
   XENT_TRY(CheckWeights("class_weights", args.class_weights, args.cols, wide, WeightOf::kColumn, error));
   XENT_TRY(CheckWeights("row_weights", args.row_weights, args.rows, wide, WeightOf::kRow, error));
   if (args.element_weights.data != nullptr) {
+    const auto first_bad = [](const auto *from, int64_t count) { return FirstNotFinite(from, count); };
     XENT_TRY(CheckElements("element_weights", shape, args.element_weights, XENT_INVALID_ARGUMENT, "a finite number",
-                           IsFiniteNumber, error));
+                           first_bad, error));
   }
   if (call.options.input == XENT_BINARY_LOGITS) return XENT_OK;
-  const auto is_probability = [](auto p) { return (p >= 0) & (p <= 1); };
-  return CheckElements("input", shape, args.input, XENT_DOMAIN_ERROR, "a probability in [0, 1]", is_probability, error);
+  const auto first_bad = [](const auto *from, int64_t count) {
+    // Above the bits of 1 are those of larger numbers, NaN and negative ones, of which -0 is good.
+    const auto look = [](auto bits) {
+      constexpr int kMantissa = sizeof(bits) == 8 ? 52 : 23;
+      return bits | ((decltype(bits){sizeof(bits) == 8 ? 1023 : 127} << kMantissa) - bits);
+    };
+    return FirstBad(from, count, look, [](double p) { return p >= 0.0 && p <= 1.0; });
+  };
+  return CheckElements("input", shape, args.input, XENT_DOMAIN_ERROR, "a probability in [0, 1]", first_bad, error);
 }
 
 xent_status CheckCall(const xent_binary_cross_entropy *given, const xent_binary_cross_entropy_options *given_options,

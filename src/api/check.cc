@@ -210,8 +210,8 @@ xent_status CheckWeights(const char *name, const void *weights, int64_t count, b
                          xent_error *error) {
   if (weights == nullptr) return XENT_OK;
   XENT_TRY(CheckArray(name, weights, 0, wide ? 8 : 4, error));
-  const int64_t i = wide ? FirstBad(static_cast<const double *>(weights), count, IsFiniteNumber)
-                         : FirstBad(static_cast<const float *>(weights), count, IsFiniteNumber);
+  const int64_t i = wide ? FirstNotFinite(static_cast<const double *>(weights), count)
+                         : FirstNotFinite(static_cast<const float *>(weights), count);
   if (i == count) return XENT_OK;
   const double value = NumberAt(weights, wide, i);
   const bool of_row = of == WeightOf::kRow;

@@ -1,10 +1,14 @@
 // Checks of arguments and their messages. Each returns XENT_OK or has filled the caller's error.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
+#include "numbers/compiler.h"
 #include "numbers/elements.h"
+#include "numbers/wide.h"
 #include "xent/xent.h"
 
 // Returns from the calling function when a check fails.
@@ -83,22 +87,37 @@ xent_status CheckUpstream(const Shape &shape, bool wide, bool elements, xent_ups
 xent_status CheckTargets(const xent_targets &targets, int64_t rows, xent_error *error);
 xent_status CheckTargetRange(const xent_targets &targets, int64_t rows, int64_t cols, int64_t ignore_index,
                              xent_error *error);
-// Returns the first of `count` numbers that is not good, or `count`. Spans of them are looked at without a branch, so
-// that the compiler makes vectors of them.
-template <class In, class Good>
-int64_t FirstBad(const In *numbers, int64_t count, const Good &good) {
-  constexpr int64_t kSpan = 256;
-  for (int64_t begin = 0; begin < count; begin += kSpan) {
-    const int64_t end = begin + kSpan < count ? begin + kSpan : count;
-    uint32_t bad = 0;
-    for (int64_t i = begin; i < end; ++i) bad |= good(Widen(numbers[i])) ? 0u : 1u;
-    if (bad == 0) continue;
-    while (good(Widen(numbers[begin]))) ++begin;
-    return begin;
+// Returns look of the bits of `count` numbers, united. Not inline: where it is inlined the compiler makes no vectors.
+template <class In, class Look>
+XENT_NOINLINE uint64_t Seen(const In *numbers, int64_t count, const Look &look) {
+  using Bits = std::conditional_t<sizeof(In) == sizeof(double), uint64_t, uint32_t>;
+  Bits seen = 0;
+  for (int64_t i = 0; i < count; ++i) seen |= look(std::bit_cast<Bits>(Widen(numbers[i])));
+  return uint64_t{seen} << (64 - 8 * sizeof(Bits));
+}
+// Returns the first of `count` numbers that is not good, or `count`. A number may be bad only where the highest bit of
+// look(its bits) is set.
+template <class In, class Look, class Good>
+int64_t FirstBad(const In *numbers, int64_t count, const Look &look, const Good &good) {
+  constexpr int64_t kSpan = 1024;
+  for (int64_t begin = 0, end = 0; begin < count; begin = end) {
+    end = begin + kSpan < count ? begin + kSpan : count;
+    if (Seen(numbers + begin, end - begin, look) >> 63 == 0) continue;
+    for (int64_t i = begin; i < end; ++i) {
+      if (!good(static_cast<double>(Widen(numbers[i])))) return i;
+    }
   }
   return count;
 }
-inline constexpr auto IsFiniteNumber = [](auto x) { return x - x == 0; };
+// The same for numbers that are not finite: their exponent's bits are all set, and adding its lowest carries.
+template <class In>
+int64_t FirstNotFinite(const In *numbers, int64_t count) {
+  const auto look = [](auto bits) {
+    constexpr int kSign = 8 * sizeof(bits) - 1, kMantissa = sizeof(bits) == 8 ? 52 : 23;
+    return (bits & ~(decltype(bits){1} << kSign)) + (decltype(bits){1} << kMantissa);
+  };
+  return FirstBad(numbers, count, look, IsFinite);
+}
 
 // Weights are finite numbers; one of a row or of a column each.
 enum class WeightOf { kRow, kColumn };

@@ -86,12 +86,13 @@ struct BinaryBlock {
     if (ahead[input] == nullptr) return;
     const uintptr_t from =
         reinterpret_cast<uintptr_t>(ahead[input]) + static_cast<size_t>(is_half[input] ? 2 * i : 4 * i) + kFarBytes;
-    const auto ask = [&](size_t byte) { __builtin_prefetch(reinterpret_cast<const void *>(from + byte), 0, 2); };
-    ask(0);
-    ask(64);
+    for (int64_t byte = 0; byte < kBinaryTurn * 2; byte += 64) {
+      __builtin_prefetch(reinterpret_cast<const void *>(from + byte), 0, 2);
+    }
     if (is_half[input]) return;
-    ask(128);
-    ask(192);
+    for (int64_t byte = kBinaryTurn * 2; byte < kBinaryTurn * 4; byte += 64) {
+      __builtin_prefetch(reinterpret_cast<const void *>(from + byte), 0, 2);
+    }
   }
 };
 

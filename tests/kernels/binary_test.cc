@@ -262,6 +262,143 @@ std::string LineOf(Named &named, const xent_exec &exec) {
   return line;
 }
 
+// ---- usual and unusual elements ----
+
+// The calls whose elements the float32 lanes compute, each in its own way; an element can be spoilt in each.
+std::vector<Named> LaneCalls(xent_dtype dtype, int64_t rows, int64_t cols) {
+  std::vector<Named> calls;
+  for (const char *kind : {"plain", "pos_weight", "weights", "focal", "power", "probabilities"}) {
+    Binary call(dtype, dtype, rows, cols);
+    const std::string name = kind;
+    if (name == "probabilities") call.options.input = XENT_BINARY_PROBABILITIES;
+    call.FillNormal(41, 4);
+    if (name != "plain") call.FillWeights(43);
+    if (name == "pos_weight") call.row_weights.reset(), call.class_weights.reset(), call.element_weights.reset();
+    if (name == "focal") call.options.focal_gamma = 2, call.options.focal_alpha = 0.25;
+    if (name == "power") call.options.focal_gamma = 0.75;
+    calls.push_back({name, call});
+  }
+  return calls;
+}
+
+struct Unusual {
+  const char *name;
+  void (*spoil)(Binary &, int64_t row, int64_t col);
+};
+const Unusual kUnusual[] = {
+    {"NaN", [](Binary &b, int64_t i, int64_t c) { b.Set(b.x, i, c, b.TakesProbabilities() ? 0.5 : NAN); }},
+    {"infinite", [](Binary &b, int64_t i, int64_t c) { b.Set(b.x, i, c, b.TakesProbabilities() ? 1 : kInfinity); }},
+    {"far", [](Binary &b, int64_t i, int64_t c) { b.Set(b.x, i, c, b.TakesProbabilities() ? 0 : -60000); }},
+    {"target 2", [](Binary &b, int64_t i, int64_t c) { b.Set(b.y, i, c, 2); }},
+    {"target -0", [](Binary &b, int64_t i, int64_t c) { b.Set(b.y, i, c, -0.0); }},
+    {"target NaN", [](Binary &b, int64_t i, int64_t c) { b.Set(b.y, i, c, NAN); }},
+    {"huge weight",
+     [](Binary &b, int64_t i, int64_t c) {
+       if (b.element_weights) b.Set(*b.element_weights, i, c, 0x1p60);
+     }},
+    {"tiny upstream",
+     [](Binary &b, int64_t i, int64_t c) {
+       if (b.upstream) b.Set(*b.upstream, i, c, 0x1p-90);
+     }},
+};
+
+TEST_P(BinaryKernel, AnUnusualElementChangesNoOther) {
+  // Blocks have 512, 256 or fewer elements, turns 64, the last block of 1,200 is short.
+  for (const xent_dtype dtype : {XENT_F32, XENT_BF16}) {
+    for (const auto &[rows, cols] : {std::pair<int64_t, int64_t>{1, 1200}, {1200, 1}, {24, 50}}) {
+      for (Named &named : LaneCalls(dtype, rows, cols)) {
+        Binary usual = named.call;
+        usual.MustRun(Pass::kForwardBackward);
+        for (const Unusual &unusual : kUnusual) {
+          for (const int64_t place : {0, 17, 63, 64, 255, 256, 511, 640, 1199}) {
+            Binary call = named.call;
+            unusual.spoil(call, place / cols, place % cols);
+            call.MustRun(Pass::kForwardBackward);
+            for (int64_t k = 0; k < rows * cols; ++k) {
+              if (k == place) continue;
+              for (const auto member : {&Binary::element_losses, &Binary::grad, &Binary::target_grad}) {
+                ASSERT_EQ(call.GetBits(call.*member, k / cols, k % cols),
+                          usual.GetBits(usual.*member, k / cols, k % cols))
+                    << named.name << ", " << unusual.name << " at " << place << " of " << rows << "x" << cols
+                    << " changed " << k;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(BinaryKernel, AnElementHasTheSameBitsAnywhere) {
+  // Elements 0 to 15 of a call, unusual ones among them, come again from any place on, and as a call of their own.
+  constexpr int64_t kPeriod = 16;
+  for (const int64_t cols : {16, 1024}) {
+    for (Named &named : LaneCalls(XENT_F32, 1040 / cols + 1, cols)) {
+      Binary &call = named.call;
+      const int64_t count = call.rows * cols;
+      for (int64_t k = 0; k < count; ++k) {
+        const int64_t from = k % kPeriod;
+        const auto copy = [&](Matrix &m) { call.Set(m, k / cols, k % cols, call.Get(m, from / cols, from % cols)); };
+        if (k == 3) kUnusual[1].spoil(call, 0, 3);
+        if (k == 7) kUnusual[3].spoil(call, 0, 7);
+        copy(call.x);
+        copy(call.y);
+        if (call.element_weights) copy(*call.element_weights);
+        if (call.upstream) copy(*call.upstream);
+        if (call.pos_weight) call.pos_weight->Set(0, k % cols, call.pos_weight->Get(0, from));
+        if (call.class_weights) call.class_weights->Set(0, k % cols, call.class_weights->Get(0, from));
+        if (call.row_weights) call.row_weights->Set(0, k / cols, call.row_weights->Get(0, 0));
+      }
+      call.MustRun(Pass::kForwardBackward);
+      for (int64_t k = 0; k < count; ++k) {
+        const int64_t from = k % kPeriod;
+        for (const auto member : {&Binary::element_losses, &Binary::grad, &Binary::target_grad}) {
+          ASSERT_EQ(call.GetBits(call.*member, k / cols, k % cols),
+                    call.GetBits(call.*member, from / cols, from % cols))
+              << named.name << ", element " << k << " of " << count << " in rows of " << cols;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(BinaryKernel, LossesDoNotDependOnTheUpstreamGradient) {
+  for (Named &named : LaneCalls(XENT_F32, 7, 171)) {
+    Binary forward = named.call;
+    forward.MustRun(Pass::kForward);
+    for (const double upstream : {0.0, 3.0, 0x1p-120, 0x1p120, kInfinity}) {
+      Binary call = named.call;
+      call.upstream_kind = XENT_UPSTREAM_SCALAR;
+      call.upstream = call.Vector({upstream});
+      call.MustRun(Pass::kForwardBackward);
+      EXPECT_EQ(FirstDifference(forward.element_losses, call.element_losses), "") << named.name << ", " << upstream;
+      EXPECT_EQ(FirstDifference(forward.reduced_loss, call.reduced_loss), "") << named.name << ", " << upstream;
+    }
+  }
+}
+
+TEST_P(BinaryKernel, FactorsAtTheBordersOfTheirRange) {
+  // Weights from 2^-16 to 2^10 and what the gradients' factor may be: at the border, within and just past it.
+  for (const double weight : {0x1p-17, 0x1p-16, -0x1p-16, 0x1.8p9, 0x1p10, -0x1p10, 0x1.000002p10}) {
+    for (const double upstream : {0x1p-31, 0x1p-30, 0x1p-20, 0x1p6, 0x1.8p6, 0x1p26, 0x1p36, 0x1p41}) {
+      for (const double gamma : {0.0, 2.0, 0.75}) {
+        Binary call(XENT_F32, XENT_F32, 8, 67);
+        call.FillNormal(47, 40);
+        call.options.focal_gamma = gamma;
+        call.options.reduction.kind = XENT_REDUCTION_SUM;
+        call.row_weights = call.Vector(std::vector<double>(8, weight));
+        call.upstream_kind = XENT_UPSTREAM_SCALAR;
+        call.upstream = call.Vector({upstream});
+        Check(call);
+        call.pos_weight = call.Vector(std::vector<double>(67, std::fabs(weight)));
+        call.class_weights = call.pos_weight;
+        Check(call);
+      }
+    }
+  }
+}
+
 class BinaryHashes : public TargetTest {};
 XENT_INSTANTIATE_TARGETS(BinaryHashes);
 

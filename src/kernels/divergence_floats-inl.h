@@ -112,9 +112,8 @@ HWY_INLINE void PutHalf(Floats v, bool upper, float *place) {
   hn::Store(v, d, place);
 }
 
-// Sums `count` floats a side, whole half steps. Without kApart no column is at a maximum. Of a reverse KL what weighs
-// is added in double, for its gradient: there the mean is taken from logarithms that may be as small as the others'
-// sum.
+// Sums `count` floats a side, whole half steps. Without kApart no column is at a maximum. Sums of a reverse KL are
+// double, for its gradient: there the mean is taken from logarithms that may be as small as the others' sum.
 template <bool kApart, bool kReverse>
 HWY_NOINLINE void SumFloats(const FloatRows &rows, const float *const *z, int64_t count, FloatSums *sums) {
   constexpr int w = kReverse ? kStudent : kTeacher, o = 1 - w;
@@ -130,45 +129,51 @@ HWY_NOINLINE void SumFloats(const FloatRows &rows, const float *const *z, int64_
         const bool upper = at % kStep != 0;
         const int64_t place = at / kStep * kLanes + lane;
         const float *const from_w = z[w] + first + at + lane, *const from_o = z[o] + first + at + lane;
-        const auto sum = [&](const TileRanges &ranges, const float *from, float *tree,
+        const auto sum = [&](const TileRanges &ranges, const float *from, TreeSum<1> &to,
                              Floats &counted) HWY_ATTR XENT_INLINE_LAMBDA {
           LoadFour(d, from, kLanes, e0, e1, e2, e3);
           const Floats max = hn::Load(d, ranges.max + lane);
           const auto at0 = hn::Eq(e0, max), at1 = hn::Eq(e1, max), at2 = hn::Eq(e2, max), at3 = hn::Eq(e3, max);
           ExpFour(d, TileRange{ranges, lane}, e0, e1, e2, e3);
-          Floats below = SumFour(e0, e1, e2, e3);
+          Floats b0 = e0, b1 = e1, b2 = e2, b3 = e3;
           if constexpr (kApart) {
             counted = hn::Add(counted, SumFour(hn::IfThenElseZero(at0, one), hn::IfThenElseZero(at1, one),
                                                hn::IfThenElseZero(at2, one), hn::IfThenElseZero(at3, one)));
-            below = SumFour(hn::IfThenZeroElse(at0, e0), hn::IfThenZeroElse(at1, e1), hn::IfThenZeroElse(at2, e2),
-                            hn::IfThenZeroElse(at3, e3));
+            b0 = hn::IfThenZeroElse(at0, e0);
+            b1 = hn::IfThenZeroElse(at1, e1);
+            b2 = hn::IfThenZeroElse(at2, e2);
+            b3 = hn::IfThenZeroElse(at3, e3);
           }
-          PutHalf(below, upper, tree + place);
+          if constexpr (kReverse) {
+            AddFloats(b0, to.sum.lanes + lane);
+            AddFloats(b1, to.sum.lanes + lane);
+            AddFloats(b2, to.sum.lanes + lane);
+            AddFloats(b3, to.sum.lanes + lane);
+          } else {
+            PutHalf(SumFour(b0, b1, b2, b3), upper, to.trees[0] + place);
+          }
         };
-        sum(rows.ranges[o], from_o, sums->sides[o].trees[0], count_o);
-        sum(rows.ranges[w], from_w, sums->sides[w].trees[0], count_w);
+        sum(rows.ranges[o], from_o, sums->sides[o], count_o);
+        sum(rows.ranges[w], from_w, sums->sides[w], count_w);
         if (rows.kind == DivergenceKind::kJensenShannon) continue;
         // Masked where it weighs a column counts for nothing; masked on the other side alone, it makes X no number,
         // even where the exponential is 0.
         if constexpr (kReverse) {
           for (int64_t i = 0; i < TileLanes(); i += HalfLanes()) {
-            const auto exact = [&](int64_t k, Floats e, Halves &others, Halves &cross) HWY_ATTR XENT_INLINE_LAMBDA {
+            const auto exact = [&](int64_t k, Floats e, Halves &cross) HWY_ATTR XENT_INLINE_LAMBDA {
               const Halves b = rows.WideBelow(w, lane + i, from_w + k * kLanes + i);
               const Halves a = rows.WideBelow(o, lane + i, from_o + k * kLanes + i);
               const Halves wide = i == 0 ? hn::PromoteLowerTo(dd, e) : hn::PromoteUpperTo(dd, e);
-              others = hn::Add(others, hn::IfThenZeroElse(hn::Eq(b, hn::Zero(dd)), wide));
               const auto masked = hn::Eq(b, hn::Set(dd, kInfinity));
               cross = hn::MulAdd(wide, hn::IfThenZeroElse(masked, hn::Sub(a, b)), cross);
             };
-            double *const to_others = sums->sides[w].sum.lanes + lane + i, *const to_cross =
-                                                                               sums->cross.sum.lanes + lane + i;
-            Halves others = hn::Load(dd, to_others), cross = hn::Load(dd, to_cross);
-            exact(0, e0, others, cross);
-            exact(1, e1, others, cross);
-            exact(2, e2, others, cross);
-            exact(3, e3, others, cross);
-            hn::Store(others, dd, to_others);
-            hn::Store(cross, dd, to_cross);
+            double *const to = sums->cross.sum.lanes + lane + i;
+            Halves cross = hn::Load(dd, to);
+            exact(0, e0, cross);
+            exact(1, e1, cross);
+            exact(2, e2, cross);
+            exact(3, e3, cross);
+            hn::Store(cross, dd, to);
           }
         } else {
           const auto gap = [&](int64_t k) HWY_ATTR XENT_INLINE_LAMBDA {
@@ -184,10 +189,8 @@ HWY_NOINLINE void SumFloats(const FloatRows &rows, const float *const *z, int64_
         AddFloats(count_w, sums->count[w] + lane);
       }
     }
-    const int64_t steps = (end - 1) / kStep + 1;
-    sums->sides[o].Add(steps);
-    if (!kReverse) sums->sides[w].Add(steps);
-    if (!kReverse) sums->cross.Add(steps);
+    if (kReverse) continue;
+    for (TreeSum<1> *const sum : {&sums->sides[0], &sums->sides[1], &sums->cross}) sum->Add((end - 1) / kStep + 1);
   }
 }
 

@@ -463,7 +463,7 @@ bool DivergenceGradientFloats(const DivergenceTask &given) {
 // What a tile's rows are finished with, in double.
 struct TileNumbers {
   HWY_ALIGN double share[2][kTile];  // what exponentials are multiplied by to give probabilities
-  HWY_ALIGN double log_total[2][kTile], mean[kTile], loss[kTile];
+  HWY_ALIGN double mean[kTile], loss[kTile];
 };
 
 // From the first sums to the loss; of Jensen-Shannon to what the second ones need. Returns the rows that these are good
@@ -476,7 +476,7 @@ HWY_NOINLINE uint32_t FinishSums(const DivergenceTile &task, const FloatSums &su
   for (int64_t i = 0; i < kTile; i += HalfLanes()) {
     Halves most = zero;
     auto ok = hn::Eq(zero, zero);
-    for (int side = 0; side < 2; ++side) {
+    const auto finish = [&](int side) HWY_ATTR {
       const Halves largest = ExponentialOfMaximum(rows->ranges[side], i);
       const Halves sum = hn::Load(d, sums.sides[side].sum.lanes + i);
       const Halves others = hn::Add(hn::Div(sum, largest), hn::Sub(hn::Load(d, sums.count[side] + i), one));
@@ -485,10 +485,10 @@ HWY_NOINLINE uint32_t FinishSums(const DivergenceTile &task, const FloatSums &su
           ok, hn::And(hn::Le(hn::Abs(max), hn::Set(d, Format<float>::kLimit)), hn::Lt(others, hn::Set(d, 0x1p60))));
       most = hn::Max(most, others);
       hn::Store(hn::Div(one, hn::MulAdd(others, largest, largest)), d, out->share[side] + i);
-      hn::Store(Log1pForFloat(d, others), d, out->log_total[side] + i);
-    }
+      return Log1pForFloat(d, others);
+    };
+    const Halves s = finish(kStudent), u = finish(kTeacher);
     if (task.cols > 1) ok = hn::And(ok, hn::Ge(most, hn::Set(d, kLeastOthers)));
-    const Halves s = hn::Load(d, out->log_total[kStudent] + i), u = hn::Load(d, out->log_total[kTeacher] + i);
     const Halves ratio = hn::Sub(u, s);
     const Halves cross = hn::Load(d, sums.cross.sum.lanes + i);
     const Halves mean = hn::Mul(hn::Mul(cross, scale), hn::Load(d, out->share[reverse ? kStudent : kTeacher] + i));
@@ -542,18 +542,19 @@ HWY_NOINLINE uint32_t FinishRows(const DivergenceTile &task, const TileNumbers &
   return good;
 }
 
-// A tile's logits, kBlockCols columns of both sides, and the walk over them.
+// A tile's logits, some columns of both sides, as many as the stack has room for, and the walk over them.
 struct TileBlocks {
-  HWY_ALIGN float z[2][kBlockCols * kTile];
+  static constexpr int64_t kCols = kBlockCols / 2;
+  HWY_ALIGN float z[2][kCols * kTile];
 
   // Calls block(floats, first, cols) for all columns, those past the last padded to whole half steps with what `rows`
   // has for it. Rows of one block are read once.
   template <class Block>
   HWY_INLINE void ForEach(const DivergenceTile &task, const FloatRows *rows, const Block &block) {
-    for (int64_t first = 0; first < task.cols; first += kBlockCols) {
-      const int64_t cols = HWY_MIN(kBlockCols, task.cols - first), whole = (cols + 3) / 4 * 4;
+    for (int64_t first = 0; first < task.cols; first += kCols) {
+      const int64_t cols = HWY_MIN(kCols, task.cols - first), whole = (cols + 3) / 4 * 4;
       for (int side = 0; side < 2; ++side) {
-        if (rows == nullptr || task.cols > kBlockCols) {
+        if (rows == nullptr || task.cols > kCols) {
           StageAnyTile(task.dtypes[side], task.logits[side], task, first, cols, z[side]);
         }
         for (int64_t j = cols; rows != nullptr && j < whole; ++j) {
@@ -594,7 +595,7 @@ void RunDivergenceTile(const DivergenceTile &task, DivergenceTileRows *out) {
     blocks.ForEach(task, &rows, [&](int64_t floats, int64_t, int64_t) HWY_ATTR {
       SumMixture(rows, z, floats, blocks.z[kTeacher], &sums);
     });
-    rows.has_logs = task.cols <= kBlockCols;
+    rows.has_logs = task.cols <= TileBlocks::kCols;
     FinishMixture(task, sums, &numbers);
   }
   out->written = FinishRows(task, numbers, &rows, out) & out->done;

@@ -190,7 +190,9 @@ HWY_NOINLINE void SumFloats(const FloatRows &rows, const float *const *z, int64_
       }
     }
     if (kReverse) continue;
-    for (TreeSum<1> *const sum : {&sums->sides[0], &sums->sides[1], &sums->cross}) sum->Add((end - 1) / kStep + 1);
+    const int64_t steps = (end - 1) / kStep + 1;
+    for (TreeSum<1> &side : sums->sides) side.Add(steps);
+    if (rows.kind != DivergenceKind::kJensenShannon) sums->cross.Add(steps);
   }
 }
 

@@ -356,8 +356,7 @@ HWY_NOINLINE void WriteGradient(const FloatRows &rows, const float *const *z, in
 
 // 2^kBias e^(z - reference) at a row's maximum.
 HWY_INLINE Halves ExponentialOfMaximum(const TileRanges &ranges, int64_t lane) {
-  return hn::Mul(TileExp(LoadHalf(ranges.max + lane), LoadHalf(ranges.reference + lane), ranges.log2e),
-                 hn::Set(HalfTag(), PowerOfTwo(Format<float>::kBias)));
+  return hn::Mul(ranges.ExpOfMaximum(lane), hn::Set(HalfTag(), PowerOfTwo(Format<float>::kBias)));
 }
 
 // ---- lanes over the columns of a row ----

@@ -247,9 +247,11 @@ class DivergenceTiles {
     std::fill(tile.g, tile.g + kTile, one_g_ ? UpstreamOf(0) : 0.0);
     for (const Side side : {kStudent, kTeacher}) tile.dtypes[side] = static_cast<Dtype>(MatrixOf(side).dtype);
     DivergenceTileRows rows;
-    for (int64_t row = first; row < end; row += tile.count) {
-      tile.count = AcrossRowsOf(call_.shape, row, end, StreamedTo(row), sizeof(float));
-      RunTile(row, &tile, &rows);
+    for (TilePlace place(call_.shape, first); place.row < end; place.Advance(call_.shape, tile.count)) {
+      const int64_t row = place.row;
+      tile.count =
+          place.Rows(call_.shape, end, call_.plan.stream ? At(place, call_.args.grad).data : nullptr, sizeof(float));
+      RunTile(place, &tile, &rows);
       const bool all = rows.done == tile.live && (call_.mode == Mode::kForward || rows.written == tile.live);
       double sum;
       if (all && call_.shape.cols == call_.args.cols && SumExactly(rows.loss, tile.count, &sum) &&
@@ -264,8 +266,8 @@ class DivergenceTiles {
 
  private:
   const xent_matrix &MatrixOf(int side) const { return side == kStudent ? call_.args.student : call_.args.teacher; }
-  const void *StreamedTo(int64_t row) const {
-    return call_.plan.stream ? call_.BytesAt(call_.args.grad, row, 0) : nullptr;
+  TileMatrix At(const TilePlace &place, const xent_matrix &matrix) const {
+    return place.In(call_.shape, matrix, static_cast<int64_t>(ElementSize(matrix.dtype)));
   }
   double UpstreamOf(int64_t row) const {
     if (call_.mode == Mode::kForward || call_.denominator.mantissa == 0.0) return 0.0;
@@ -273,14 +275,14 @@ class DivergenceTiles {
     const double denominator = Scale(call_.denominator.mantissa, call_.denominator.exponent);
     return call_.Upstream(row) * call_.RowWeight(row) / denominator * (share / call_.options.temperature);
   }
-  XENT_NOINLINE void RunTile(int64_t row, DivergenceTile *tile, DivergenceTileRows *rows) const {
+  XENT_NOINLINE void RunTile(const TilePlace &place, DivergenceTile *tile, DivergenceTileRows *rows) const {
     tile->live = (1u << tile->count) - 1;
     tile->stream = call_.plan.stream && tile->count == kTile;
-    for (const Side side : {kStudent, kTeacher}) tile->logits[side] = MatrixAt(call_, MatrixOf(side), row);
-    if (call_.mode != Mode::kForward) tile->gradient = MatrixAt(call_, call_.args.grad, row);
+    for (const Side side : {kStudent, kTeacher}) tile->logits[side] = At(place, MatrixOf(side));
+    if (call_.mode != Mode::kForward) tile->gradient = At(place, call_.args.grad);
     for (int64_t i = 0; !one_g_ && i < tile->count; ++i) {
-      tile->weights[i] = call_.RowWeight(row + i);
-      tile->g[i] = UpstreamOf(row + i);
+      tile->weights[i] = call_.RowWeight(place.row + i);
+      tile->g[i] = UpstreamOf(place.row + i);
     }
     call_.kernels->divergence->tile(*tile, rows);
   }

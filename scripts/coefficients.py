@@ -219,6 +219,14 @@ def log1p_fit(terms):
     return Fit(ratio, lambda x: 1 / ratio(x), 0, 1, terms)
 
 
+def mixture_fit(terms):
+    """P of -log(1-w) = w*P(w) for 0 <= w <= 1/2, by its relative error."""
+    def ratio(w):
+        return -mpmath.log1p(-w) / w if w else mpf(1)
+
+    return Fit(ratio, lambda w: 1 / ratio(w), 0, mpf(1) / 2, terms)
+
+
 def tanh_fit(terms):
     """P of tanh(x) = x + x*u*P(u), u = x*x <= 1, by the error of the whole, relative to tanh(x)."""
     def ratio(u):
@@ -454,6 +462,9 @@ def generate():
     log1p_f32 = fit_log1p.solve_rounded([1.0], to_single)
     error_log1p = fit_log1p.max_error(log1p_f32)
 
+    fit_mixture = mixture_fit(10)
+    mixture_f32 = fit_mixture.solve_rounded([1.0], to_single)
+
     for terms in range(5, 10):
         fit_tanh = tanh_fit(terms)
         ideal_tanh = fit_tanh.max_error(fit_tanh.solve([]))
@@ -528,6 +539,13 @@ def generate():
         )
         + "\n"
         + array("kLog1pF32", log1p_f32, single=True),
+        comment(
+            f"""P in -log(1-w) = w*P(w) for 0 <= w <= 1/2, float32, c0 exactly 1. Relative error in exact arithmetic
+            {power_of_two(fit_mixture.max_error(mixture_f32))} (minimax of this degree:
+            {power_of_two(fit_mixture.max_error(fit_mixture.solve([1.0])))})."""
+        )
+        + "\n"
+        + array("kMixtureF32", mixture_f32, single=True),
         comment(
             f"""P in tanh(x) = x + x*u*P(u), u = x*x <= 1, float32. Error of the whole in exact arithmetic, relative to
             tanh(x): {power_of_two(error_tanh)} (minimax of this degree: {power_of_two(ideal_tanh)})."""

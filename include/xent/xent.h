@@ -551,7 +551,8 @@ typedef struct xent_divergence {
  *           teacher's is -inf and q > 0), never by underflow. NaN or +inf in either row, or a row of -inf, gives NaN.
  * Error     8 ULP of the sum of the terms' magnitudes, a term being p (|log p| + |log q|); reduced loss as
  *           xent_cross_entropy_forward.
- * Memory    Reads both matrices twice (Jensen-Shannon three times), the row in cache. Double lanes.
+ * Memory    Reads both matrices twice (Jensen-Shannon three times), the row in cache. float64 on either side, and rows
+ *           that float32 lanes are not made for, in double lanes.
  * Aliasing  None.
  * Status    As every function. XENT_INVALID_ARGUMENT: an option or weight out of range, upstream or grad set.
  * Source    Hinton, Vinyals & Dean 2015; generalised Jensen-Shannon: Agarwal et al. 2024. */

@@ -283,6 +283,22 @@ HWY_INLINE void UnstageTile(const TileMatrix &matrix, const TileShape &task, uin
   }
 }
 
+// The same of a matrix of any type but float64.
+inline HWY_NOINLINE void StageAnyTile(Dtype dtype, const TileMatrix &matrix, const TileShape &task, int64_t first,
+                                      int64_t cols, float *block) {
+  DispatchElements(dtype, [&](auto in) XENT_INLINE_LAMBDA {
+    using In = decltype(in);
+    if constexpr (!std::is_same_v<In, double>) StageTile<In>(matrix, task, first, cols, block);
+  });
+}
+inline HWY_NOINLINE void UnstageAnyTile(Dtype dtype, const TileMatrix &matrix, const TileShape &task, uint32_t wanted,
+                                        int64_t first, int64_t cols, const float *block) {
+  DispatchElements(dtype, [&](auto type) XENT_INLINE_LAMBDA {
+    using Out = decltype(type);
+    if constexpr (!std::is_same_v<Out, double>) UnstageTile<Out>(matrix, task, wanted, first, cols, block);
+  });
+}
+
 // ---- exponentials ----
 
 // Each lane's largest value, its reference exponent, and e^m' relative to that in two parts.
@@ -536,7 +552,7 @@ HWY_INLINE float ClassWeight(const AcrossTask &task, int64_t col) {
 
 // Brings the sums of lanes [i, i + lanes) to new maxima, `first` columns being summed. Lanes whose maximum so far was
 // beyond 2^20, or -inf, are bad: their sums are not relative to it.
-HWY_NOINLINE void RaiseMaxima(const AcrossTask &task, Floats max, int64_t first, int64_t i, TileSums *sums) {
+inline HWY_NOINLINE void RaiseMaxima(const AcrossTask &task, Floats max, int64_t first, int64_t i, TileSums *sums) {
   const TileTag d;
   const HalfTag dd;
   TileRanges &ranges = sums->ranges;
@@ -591,7 +607,8 @@ HWY_NOINLINE void RaiseMaxima(const AcrossTask &task, Floats max, int64_t first,
 }
 
 // Updates argmax by a block of logits. They are compared as integers, which tell subnormal ones apart.
-HWY_NOINLINE void UpdateArgmax(const float *block, int64_t first, int64_t cols, TileSums *sums, int32_t *argmax) {
+inline HWY_NOINLINE void UpdateArgmax(const float *block, int64_t first, int64_t cols, TileSums *sums,
+                                      int32_t *argmax) {
   const TileInts d;
   for (int64_t i = 0; i < sums->ranges.count; i += TileLanes()) {
     auto best = hn::Load(d, sums->order + i), place = hn::Load(d, argmax + i);
@@ -610,7 +627,7 @@ HWY_NOINLINE void UpdateArgmax(const float *block, int64_t first, int64_t cols, 
 
 // Softcap of a block in place, rounded to float32, and sech^2 where it is wanted. Returns the lanes that have NaN or
 // +inf.
-HWY_NOINLINE uint32_t CapTile(const Transform &transform, float *block, int64_t cols, float *slopes) {
+inline HWY_NOINLINE uint32_t CapTile(const Transform &transform, float *block, int64_t cols, float *slopes) {
   const TileTag d;
   uint32_t bad = 0;
   for (int64_t i = 0; i < kTile; i += TileLanes()) {
@@ -640,18 +657,13 @@ HWY_NOINLINE uint32_t CapTile(const Transform &transform, float *block, int64_t 
 
 // Stages labels of columns [first, first + cols).
 HWY_INLINE void StageLabels(const AcrossTask &task, int64_t first, int64_t cols, float *labels) {
-  DispatchElements(task.probs_dtype, [&](auto in) XENT_INLINE_LAMBDA {
-    using In = decltype(in);
-    if constexpr (!std::is_same_v<In, double>) {
-      StageTile<In>(task.probs, task, first, cols, labels);
-    }
-  });
+  StageAnyTile(task.probs_dtype, task.probs, task, first, cols, labels);
 }
 
 // Adds the label sums of a block of values, floats a part, four, at a time. Lanes with a q of less than 2^-100, whose
 // products might vanish, are bad.
-HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, int64_t first, int64_t cols, float *labels,
-                            TileSums *sums) {
+inline HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, int64_t first, int64_t cols,
+                                   float *labels, TileSums *sums) {
   const TileTag d;
   const TileInts di;
   const hn::RebindToUnsigned<TileTag> du;
@@ -865,7 +877,7 @@ HWY_INLINE Halves FinishHalf(const AcrossTask &task, const TileSums &sums, int64
 }
 
 // From the sums to what is one a row, and which rows the sums are good for.
-HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums, AcrossRows *out) {
+inline HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums, AcrossRows *out) {
   const TileTag d;
   const HalfTag dd;
   const Floats limit = hn::Set(d, static_cast<float>(Format<float>::kLimit / task.transform.Factor()));
@@ -951,8 +963,8 @@ struct TileFactors {
 };
 
 // Returns the rows whose factors leave no range.
-HWY_NOINLINE uint32_t SetFactors(const AcrossTask &task, const TileRanges &ranges, const AcrossRows &rows,
-                                 TileFactors *out) {
+inline HWY_NOINLINE uint32_t SetFactors(const AcrossTask &task, const TileRanges &ranges, const AcrossRows &rows,
+                                        TileFactors *out) {
   const HalfTag d;
   const Halves zero = hn::Zero(d), one = hn::Set(d, 1.0);
   const bool softmax = task.output == TileOutput::kSoftmax;
@@ -1040,7 +1052,7 @@ HWY_NOINLINE void ScaleTile(const AcrossTask &task, const TileFactors &factors, 
 }
 
 // Values -> -((m' - z') + L).
-HWY_NOINLINE void LogSoftmaxTile(const TileRanges &ranges, const AcrossRows &rows, int64_t cols, float *block) {
+inline HWY_NOINLINE void LogSoftmaxTile(const TileRanges &ranges, const AcrossRows &rows, int64_t cols, float *block) {
   const TileTag d;
   for (int64_t i = 0; i < ranges.count; i += TileLanes()) {
     const Floats max = hn::Load(d, ranges.max + i), log_total = LoadDoubles(d, rows.log_total + i);
@@ -1053,8 +1065,8 @@ HWY_NOINLINE void LogSoftmaxTile(const TileRanges &ranges, const AcrossRows &row
 }
 
 // Exponentials -> gradient of any labels and slopes (may be null), in double, rounded once. At most kPartCols columns.
-HWY_NOINLINE void CombineTile(const AcrossTask &task, const TileFactors &factors, int64_t first, int64_t cols,
-                              const float *labels, const float *slopes, float *block) {
+inline HWY_NOINLINE void CombineTile(const AcrossTask &task, const TileFactors &factors, int64_t first, int64_t cols,
+                                     const float *labels, const float *slopes, float *block) {
   const HalfTag dd;
   const hn::Rebind<float, HalfTag> df;
   const hn::Rebind<int32_t, HalfTag> di;
@@ -1087,8 +1099,8 @@ HWY_NOINLINE void CombineTile(const AcrossTask &task, const TileFactors &factors
 }
 
 // The labels' own gradient, u r w_c (1 - epsilon) (lse - z'_c), from values; 0 where the coefficient is.
-HWY_NOINLINE void LabelGradientTile(const AcrossTask &task, const TileRanges &ranges, const AcrossRows &rows,
-                                    int64_t first, int64_t cols, const float *values, float *block) {
+inline HWY_NOINLINE void LabelGradientTile(const AcrossTask &task, const TileRanges &ranges, const AcrossRows &rows,
+                                           int64_t first, int64_t cols, const float *values, float *block) {
   const HalfTag d;
   for (int64_t i = 0; i < task.count; i += HalfLanes()) {
     const Halves max = LoadHalf(ranges.max + i), log_total = hn::Load(d, rows.log_total + i);
@@ -1153,12 +1165,7 @@ HWY_NOINLINE void WriteTile(const AcrossTask &task, TileScratch &scratch, float 
       if (caps) CapTile(task.transform, values, cols, slopes);
       if (task.label_gradient.data != nullptr) {
         LabelGradientTile(task, ranges, *rows, first, cols, values, label_gradient);
-        DispatchElements(task.probs_dtype, [&](auto type) XENT_INLINE_LAMBDA {
-          using Out = decltype(type);
-          if constexpr (!std::is_same_v<Out, double>) {
-            UnstageTile<Out>(task.label_gradient, task, wanted, first, cols, label_gradient);
-          }
-        });
+        UnstageAnyTile(task.probs_dtype, task.label_gradient, task, wanted, first, cols, label_gradient);
       }
       if (task.out.data == nullptr) continue;
       if (!log) softmax ? ExpTile<true>(values, cols, ranges) : ExpTile<false>(values, cols, ranges);

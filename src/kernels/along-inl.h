@@ -262,7 +262,7 @@ HWY_INLINE void SumHalfStep(const ScaledRange &range, const StepColumns &step, f
 }
 
 // Returns the value of a logit of a row in float lanes.
-HWY_NOINLINE double ValueInFloatLanes(const Transform &transform, double logit) {
+inline HWY_NOINLINE double ValueInFloatLanes(const Transform &transform, double logit) {
   if (!(transform.cap > 0.0)) return logit;
   const FloatTag d;
   const FloatSoftCap cap(transform.scale, transform.cap);
@@ -598,8 +598,8 @@ HWY_NOINLINE void GradientOfBlock(const AlongGradient &shared, const StepColumns
 
 // Writes the labels' own gradient of a block to `out`, whole steps of which are writable: w (slope (max - z) + base), 0
 // where w is.
-HWY_NOINLINE void LabelGradientOfBlock(const AlongGradient &gradient, const float *logits, const float *weights,
-                                       int64_t cols, float *out) {
+inline HWY_NOINLINE void LabelGradientOfBlock(const AlongGradient &gradient, const float *logits, const float *weights,
+                                              int64_t cols, float *out) {
   const FloatTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const Floats m = hn::Set(d, gradient.max), slope = hn::Set(d, gradient.label_slope),
@@ -617,7 +617,7 @@ HWY_NOINLINE void LabelGradientOfBlock(const AlongGradient &gradient, const floa
 }
 
 // Multiplies a block's gradient by the slopes of the cap.
-HWY_NOINLINE void MultiplyBySlopes(const float *slopes, int64_t cols, float *gradient) {
+inline HWY_NOINLINE void MultiplyBySlopes(const float *slopes, int64_t cols, float *gradient) {
   const FloatTag d;
   for (int64_t i = 0; i < cols; i += static_cast<int64_t>(hn::Lanes(d))) {
     const Floats v = hn::Mul(hn::Load(d, gradient + i), hn::Load(d, slopes + i));

@@ -5,6 +5,7 @@
 #define HWY_TARGET_INCLUDE "kernels/divergence.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "kernels/divergence-inl.h"
+#include "kernels/divergence_floats-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
@@ -14,6 +15,17 @@ const DivergenceKernels *DivergenceTable() {
       {{SumDivergence<float, false>, SumDivergence<double, false>},
        {SumDivergence<float, true>, SumDivergence<double, true>}},
       {DivergenceGradient<float>, DivergenceGradient<double>},
+#if HWY_NATIVE_FMA
+      LargestOf,
+      {SumDivergenceFloats<false>, SumDivergenceFloats<true>},
+      DivergenceGradientFloats,
+      RunDivergenceTile,
+#else
+      nullptr,
+      {},
+      nullptr,
+      nullptr,
+#endif
   };
   return &kTable;
 }

@@ -10,7 +10,7 @@
 
 #include <cstdint>
 
-#include "kernels/general.h"
+#include "kernels/across.h"
 #include "kernels/row.h"
 
 namespace xent::internal {
@@ -41,6 +41,9 @@ struct DivergenceSums {
   Wide cross;     // sum of e^-a (b - a), of e^-a b, or of e^-b (a - b)
 };
 
+// Logits are multiplied by it where double lanes load them, exactly: differences of the largest ones stay finite.
+inline constexpr double kDivergenceShrink = 0.25;
+
 // Lanes run over columns, or, where `count` > 0, over so many <= kLanes adjacent positions.
 struct DivergenceTask {
   const void *logits[2];  // of the first column
@@ -55,15 +58,46 @@ struct DivergenceTask {
   double beta;
   Wide factor;     // 1/T over kDivergenceShrink
   void *gradient;  // of the student's dtype; may be the student's logits
+  // Of float lanes.
+  bool stream;       // past the caches where that can be: the caller fences
+  int64_t ahead[2];  // bytes from here to what is asked for meanwhile; 0: nothing
+  bool keeps_logs;   // Jensen-Shannon's log(q/m) waits for the gradient where that will be
+
+  double Scale() const { return factor.hi * kDivergenceShrink; }
 };
 
-// Logits are multiplied by it where they are loaded, exactly: differences of the largest ones stay finite.
-inline constexpr double kDivergenceShrink = 0.25;
+// Rows side by side in float32 lanes, finished there.
+struct DivergenceTile : TileShape {
+  TileMatrix logits[2], gradient;  // gradient: null, or of the student's dtype; it may be the student's logits
+  Dtype dtypes[2];
+  DivergenceKind kind;
+  double beta, scale;  // scale: 1/T
+  double weights[kTile];
+  double g[kTile];  // upstream gradient times weight over denominator and T, of Jensen-Shannon times 1 - beta
+
+  double Scale() const { return scale; }
+};
+
+struct DivergenceTileRows {
+  uint32_t done, written;  // the rows whose losses are here, and those whose gradients are written
+  alignas(64) float loss[kTile];
+};
+
+// What the exponentials beside the maximum of one side at least add up to, relative to it, in float lanes: below it
+// those that count as 0 might be missed.
+inline constexpr double kLeastOthers = 0x1p-100;
 
 // By arithmetic type: float32, float64. One result, or `count`, so many bytes apart.
 struct DivergenceKernels {
   void (*sums[2][2])(const DivergenceTask &, DivergenceSums *, int64_t bytes);  // first, second look
   void (*gradient[2])(const DivergenceTask &);
+
+  // In float32 lanes; null without fused multiply-add.
+  // The largest logit, and the first column of the block, of kBlock, that holds it; NaN is passed over.
+  void (*largest)(Dtype dtype, const void *logits, int64_t cols, double *max, int64_t *block);
+  void (*float_sums[2])(const DivergenceTask &, DivergenceSums *);  // of exponentials with those at the maximum
+  bool (*float_gradient)(const DivergenceTask &);                   // false: it needs the double lanes
+  void (*tile)(const DivergenceTile &, DivergenceTileRows *);
 };
 
 const DivergenceKernels *DivergenceKernelsOf(int64_t target);

@@ -126,6 +126,21 @@ inline constexpr float kLog1pF32[10] = {
     -0x1.af49cep-9f,  // -0.00329046859
 };
 
+// P in -log(1-w) = w*P(w) for 0 <= w <= 1/2, float32, c0 exactly 1. Relative error in exact arithmetic 2^-27.98
+// (minimax of this degree: 2^-28.01).
+inline constexpr float kMixtureF32[10] = {
+    0x1p+0f,          // 1
+    0x1.00001ep-1f,   // 0.500000894
+    0x1.5542f6p-2f,   // 0.333263248
+    0x1.01e9dap-2f,   // 0.251868635
+    0x1.6830e8p-3f,   // 0.175874531
+    0x1.5c3ae6p-2f,   // 0.34006843
+    -0x1.2f3e04p-1f,  // -0.592270017
+    0x1.f88f2ep+0f,   // 1.97093475
+    -0x1.3cfc78p+1f,  // -2.47645473
+    0x1.be5254p+0f,   // 1.74344373
+};
+
 // P in tanh(x) = x + x*u*P(u), u = x*x <= 1, float32. Error of the whole in exact arithmetic, relative to tanh(x):
 // 2^-27.68 (minimax of this degree: 2^-27.69).
 inline constexpr float kTanhF32[7] = {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "rows/across.h"
 #include "rows/run_rows.h"
 
 namespace xent::internal {
@@ -30,6 +31,7 @@ struct DivergenceState {
   using N = Number<T>;
 
   DivergenceRow row;
+  bool floats;  // float lanes compute the row, so far
   bool nan;
   N totals[2];  // of the exponentials
   N loss;
@@ -37,10 +39,10 @@ struct DivergenceState {
   Fill fill;
 
   // Takes the maxima of the row's chunks, in the order of their columns: of equal ones the first.
-  void Take(const auto *parts, int64_t chunks) {
+  void Take(const DivergenceCall &call, const auto *parts) {
     for (int side = 0; side < 2; ++side) {
       row.argmax[side] = -1.0;
-      for (int64_t i = 0; i < chunks; ++i) {
+      for (int64_t i = 0; i < call.shape.chunks; ++i) {
         const Maximum &chunk = parts[i].maxima[side];
         nan = nan || chunk.special;
         if (chunk.argmax < 0 || (row.argmax[side] >= 0.0 && chunk.max <= row.max[side])) continue;
@@ -48,11 +50,18 @@ struct DivergenceState {
         row.argmax[side] = static_cast<double>(chunk.argmax);
       }
       nan = nan || row.argmax[side] < 0.0;
+      floats = floats && Magnitude(row.max[side] * call.Scale()) <= Format<float>::kLimit;
     }
   }
 
   void Take(const DivergenceCall &call, const DivergenceSums &sums) {
     N logs[2];
+    if (floats) {
+      const double most = std::max(sums.sides[kStudent].hi, sums.sides[kTeacher].hi);
+      const double finite =
+          sums.sides[kStudent].hi + sums.sides[kTeacher].hi + (call.HasSecondSums() ? 0.0 : sums.cross.hi);
+      floats = IsFinite(finite) && (most >= kLeastOthers || call.shape.cols == 1);
+    }
     for (int side = 0; side < 2; ++side) {
       const N others = ToNumber<T>(sums.sides[side]);
       logs[side] = Log1p(others);
@@ -101,9 +110,14 @@ struct DivergenceState {
   }
 };
 
+// Rows of both matrices up to this size are asked for while the one before is summed.
+constexpr int64_t kAheadBytes = 320 * 1024;
+
 template <class T>
 struct DivergenceJob {
-  static constexpr int kPasses = 4;  // maxima, sums, those of Jensen-Shannon, gradient
+  // Maxima and sums in float lanes; the same in double lanes, of rows that those are not made for; sums of
+  // Jensen-Shannon; gradient.
+  static constexpr int kPasses = 6;
   struct Part {
     Maximum maxima[2];
     DivergenceSums sums;
@@ -112,36 +126,54 @@ struct DivergenceJob {
 
   const DivergenceCall &call;
 
-  bool Begin(int64_t /*row*/, Row & /*state*/) const { return true; }
+  bool Begin(int64_t /*row*/, Row &state) const {
+    state.floats = call.float_lanes && call.plan.path == Path::kGeneral;
+    return true;
+  }
+  static bool Skips(int pass, const Row &state) { return pass < 4 && state.floats != (pass < 2); }
 
   void Chunk(int pass, int64_t row, const Piece &chunk, Row &state, Part &part) const {
-    if (pass == 0 || !state.nan || state.fill != Fill::kCompute) Tile(pass, row, 0, chunk, &state, &part);
+    if (!state.nan || state.fill != Fill::kCompute) Tile(pass, row, 0, chunk, &state, &part);
   }
   // Does one pass over a piece of one row (count 0), or of `count` adjacent positions.
   void Tile(int pass, int64_t row, int64_t count, const Piece &piece, const Row *states, Part *parts) const {
-    if (pass == 0) return FindMaxima(row, count, piece, parts);
-    if (pass == 2 && !call.HasSecondSums()) return;
-    if (pass == 3 && call.mode == Mode::kForward) return;
+    if (Skips(pass, *states)) return;
+    if (pass == 0) return FindLargest(row, piece, parts);
+    if (pass == 2) return FindMaxima(row, count, piece, parts);
+    if (pass == 4 && !call.HasSecondSums()) return;
+    if (pass == 5 && call.mode == Mode::kForward) return;
     const xent_matrix &student = call.args.student, &teacher = call.args.teacher, &grad = call.args.grad;
     const int64_t units = std::max<int64_t>(count, 1);
     bool computes = false;
     for (int64_t i = 0; i < units; ++i) computes = computes || states[i].fill == Fill::kCompute;
-    const DivergenceTask task{
-        .logits = {call.BytesAt(student, row, piece.first), call.BytesAt(teacher, row, piece.first)},
-        .dtypes = {static_cast<Dtype>(student.dtype), static_cast<Dtype>(teacher.dtype)},
-        .stride = call.shape.inner,
-        .cols = piece.cols,
-        .first = piece.first,
-        .count = count,
-        .rows = &states->row,
-        .row_bytes = sizeof(Row),
-        .kind = call.Kind(),
-        .beta = call.options.beta,
-        .factor = call.factor,
-        .gradient = call.BytesAt(grad, row, piece.first)};
+    DivergenceTask task{.logits = {call.BytesAt(student, row, piece.first), call.BytesAt(teacher, row, piece.first)},
+                        .dtypes = {static_cast<Dtype>(student.dtype), static_cast<Dtype>(teacher.dtype)},
+                        .stride = call.shape.inner,
+                        .cols = piece.cols,
+                        .first = piece.first,
+                        .count = count,
+                        .rows = &states->row,
+                        .row_bytes = sizeof(Row),
+                        .kind = call.Kind(),
+                        .beta = call.options.beta,
+                        .factor = call.factor,
+                        .gradient = call.BytesAt(grad, row, piece.first),
+                        .stream = call.plan.stream,
+                        .ahead = {},
+                        .keeps_logs = call.HasSecondSums() && call.mode != Mode::kForward &&
+                                      student.dtype == XENT_F32 && grad.data != student.data};
+    // The next row, while the last sums of this one are in the caches.
+    const int64_t row_bytes =
+        call.shape.cols * static_cast<int64_t>(ElementSize(student.dtype) + ElementSize(teacher.dtype));
+    if (pass == (call.HasSecondSums() ? 4 : 1) && row_bytes <= kAheadBytes) {
+      for (const Side side : {kStudent, kTeacher}) {
+        task.ahead[side] = MatrixOf(side).stride * static_cast<int64_t>(ElementSize(MatrixOf(side).dtype));
+      }
+    }
     const DivergenceKernels &kernels = *call.kernels->divergence;
-    if (pass < 3) return kernels.sums[pass - 1][call.IsWide()](task, &parts->sums, sizeof(Part));
-    if (computes) kernels.gradient[call.IsWide()](task);
+    if (pass < 5 && states->floats) return kernels.float_sums[pass == 4](task, &parts->sums);
+    if (pass < 5) return kernels.sums[pass == 4][call.IsWide()](task, &parts->sums, sizeof(Part));
+    if (computes && !(states->floats && kernels.float_gradient(task))) kernels.gradient[call.IsWide()](task);
     for (int64_t i = 0; i < units; ++i) {
       const Fill fill = states[i].fill;
       if (fill != Fill::kCompute) call.FillGradient(grad, row + i, piece.first, piece.cols, NumberOf(fill));
@@ -149,19 +181,18 @@ struct DivergenceJob {
   }
 
   void Between(int pass, int64_t row, Row &state, const Part *parts) const {
-    if (pass == 0) {
-      state.Take(parts, call.shape.chunks);
-    } else if (pass < 3) {
-      DivergenceSums sums;
-      for (int64_t i = 0; i < call.shape.chunks; ++i) {
-        const DivergenceSums &chunk = parts[i].sums;
-        for (int side = 0; side < 2; ++side) sums.sides[side] = Add(sums.sides[side], chunk.sides[side]);
-        sums.cross = AddOrOverflow(sums.cross, chunk.cross);
-      }
-      if (pass == 1 && !state.nan) state.Take(call, sums);
-      if (pass == 2 && !state.nan && call.HasSecondSums()) state.TakeJensenShannon(call, sums);
-      if (pass == 2) state.Finish(call, row);
+    if (Skips(pass, state)) return;
+    if (pass == 0 || pass == 2) return state.Take(call, parts);
+    if (pass == 5) return;
+    DivergenceSums sums;
+    for (int64_t i = 0; i < call.shape.chunks; ++i) {
+      const DivergenceSums &chunk = parts[i].sums;
+      for (int side = 0; side < 2; ++side) sums.sides[side] = Add(sums.sides[side], chunk.sides[side]);
+      sums.cross = AddOrOverflow(sums.cross, chunk.cross);
     }
+    if (pass != 4 && !state.nan) state.Take(call, sums);
+    if (pass == 4 && !state.nan && call.HasSecondSums()) state.TakeJensenShannon(call, sums);
+    if (pass == 4) state.Finish(call, row);
   }
 
   void End(int64_t row, const Row &state, Totals &totals) const {
@@ -170,11 +201,24 @@ struct DivergenceJob {
   }
 
  private:
+  const xent_matrix &MatrixOf(int side) const { return side == kStudent ? call.args.student : call.args.teacher; }
+
+  // Of the place of a largest logit float lanes need no more than its block.
+  void FindLargest(int64_t row, const Piece &piece, Part *part) const {
+    for (const Side side : {kStudent, kTeacher}) {
+      const xent_matrix &matrix = MatrixOf(side);
+      double max;
+      int64_t block;
+      call.kernels->divergence->largest(static_cast<Dtype>(matrix.dtype), call.BytesAt(matrix, row, piece.first),
+                                        piece.cols, &max, &block);
+      part->maxima[side] = {max, max == -kInfinity ? -1 : piece.first + block, max == kInfinity};
+    }
+  }
   // A frame of its own, so that its scratch is not there beside that of the sums.
   XENT_NOINLINE void FindMaxima(int64_t row, int64_t count, const Piece &piece, Part *parts) const {
     GeneralSums seen[kTile];
     for (const Side side : {kStudent, kTeacher}) {
-      const xent_matrix &matrix = side == kStudent ? call.args.student : call.args.teacher;
+      const xent_matrix &matrix = MatrixOf(side);
       GeneralTask task = call.TaskOf(matrix, row, count, piece);
       task.sums = false;
       call.kernels->general->sums[matrix.dtype](task, seen);
@@ -185,6 +229,82 @@ struct DivergenceJob {
   }
 };
 static_assert(TileJob<DivergenceJob<float>>);
+
+// The path over rows side by side: the kernel does it all, but for the rows that it leaves.
+class DivergenceTiles {
+ public:
+  explicit DivergenceTiles(const DivergenceCall &call)
+      : call_(call), one_g_(call.args.row_weights == nullptr && call.args.upstream.kind != XENT_UPSTREAM_ROWS) {}
+
+  XENT_NOINLINE void Run(int64_t first, int64_t end, Groups &groups) const {
+    DivergenceTile tile;
+    tile.cols = call_.shape.cols;
+    tile.positions = call_.shape.inner > 1;
+    tile.kind = call_.Kind();
+    tile.beta = call_.options.beta;
+    tile.scale = call_.Scale();
+    std::fill(tile.weights, tile.weights + kTile, 1.0);
+    std::fill(tile.g, tile.g + kTile, one_g_ ? UpstreamOf(0) : 0.0);
+    for (const Side side : {kStudent, kTeacher}) tile.dtypes[side] = static_cast<Dtype>(MatrixOf(side).dtype);
+    DivergenceTileRows rows;
+    for (TilePlace place(call_.shape, first); place.row < end; place.Advance(call_.shape, tile.count)) {
+      const int64_t row = place.row;
+      tile.count =
+          place.Rows(call_.shape, end, call_.plan.stream ? At(place, call_.args.grad).data : nullptr, sizeof(float));
+      RunTile(place, &tile, &rows);
+      const bool all = rows.done == tile.live && (call_.mode == Mode::kForward || rows.written == tile.live);
+      double sum;
+      if (all && call_.shape.cols == call_.args.cols && SumExactly(rows.loss, tile.count, &sum) &&
+          groups.AddExactly(row, row + tile.count - 1, sum)) {
+        float *const losses = static_cast<float *>(call_.args.row_losses);
+        if (losses != nullptr) std::copy_n(rows.loss, tile.count, losses + row);
+        continue;
+      }
+      for (int64_t i = 0; i < tile.count; ++i) Finish(row + i, rows, i, groups);
+    }
+  }
+
+ private:
+  const xent_matrix &MatrixOf(int side) const { return side == kStudent ? call_.args.student : call_.args.teacher; }
+  TileMatrix At(const TilePlace &place, const xent_matrix &matrix) const {
+    return place.In(call_.shape, matrix, static_cast<int64_t>(ElementSize(matrix.dtype)));
+  }
+  double UpstreamOf(int64_t row) const {
+    if (call_.mode == Mode::kForward || call_.denominator.mantissa == 0.0) return 0.0;
+    const double share = call_.HasSecondSums() ? 1.0 - call_.options.beta : 1.0;
+    const double denominator = Scale(call_.denominator.mantissa, call_.denominator.exponent);
+    return call_.Upstream(row) * call_.RowWeight(row) / denominator * (share / call_.options.temperature);
+  }
+  XENT_NOINLINE void RunTile(const TilePlace &place, DivergenceTile *tile, DivergenceTileRows *rows) const {
+    tile->live = (1u << tile->count) - 1;
+    tile->stream = call_.plan.stream && tile->count == kTile;
+    for (const Side side : {kStudent, kTeacher}) tile->logits[side] = At(place, MatrixOf(side));
+    if (call_.mode != Mode::kForward) tile->gradient = At(place, call_.args.grad);
+    for (int64_t i = 0; !one_g_ && i < tile->count; ++i) {
+      tile->weights[i] = call_.RowWeight(place.row + i);
+      tile->g[i] = UpstreamOf(place.row + i);
+    }
+    call_.kernels->divergence->tile(*tile, rows);
+  }
+  // A row that the kernel has left is a tile of its own in double lanes, in every layout. Where its gradient alone
+  // needs that, the loss stays the kernel's.
+  void Finish(int64_t row, const DivergenceTileRows &rows, int64_t i, Groups &groups) const {
+    const bool done = (rows.done >> i & 1) != 0, written = (rows.written >> i & 1) != 0;
+    if (!done) return RunTiles(DivergenceJob<float>{call_}, row, row + 1, groups);
+    if (call_.mode != Mode::kForward && !written) RunAlone(row);
+    call_.FillGradient(call_.args.grad, row, call_.shape.cols, call_.args.cols - call_.shape.cols, 0.0);
+    Call::Write(call_.args.row_losses, row, rows.loss[i]);
+    groups.AddRow(row, {{static_cast<double>(rows.loss[i]), 0.0}, {}});
+  }
+  XENT_NOINLINE void RunAlone(int64_t row) const {
+    Totals unused;
+    Groups groups(1, &unused, nullptr);
+    RunTiles(DivergenceJob<float>{call_}, row, row + 1, groups);
+  }
+
+  const DivergenceCall &call_;
+  bool one_g_;
+};
 
 // Returns 1/T over kDivergenceShrink, at most the largest number.
 Wide InverseTemperature(double temperature) {
@@ -200,6 +320,10 @@ void DivergenceCall::Prepare() {
   shape = RowShape(args.rows, options.valid_cols, args.inner);
   denominator = Denominator(options.reduction, static_cast<double>(args.rows));
   factor = InverseTemperature(options.temperature);
+  // Where one share is small the other's logarithm is the difference of two that are close.
+  const double share = HasSecondSums() ? std::min(options.beta, 1.0 - options.beta) : 0.5;
+  float_lanes = kernels->divergence->tile != nullptr && args.student.dtype != XENT_F64 &&
+                args.teacher.dtype != XENT_F64 && Scale() >= 0x1p-20 && Scale() <= 0x1p20 && share >= 0x1p-4;
   plan = MakePlan(*this);
 }
 
@@ -207,8 +331,15 @@ bool RunDivergence(DivergenceCall *call) {
   const FpMode mode(Subnormals::kFlush);
   call->Prepare();
   Totals totals;
-  const bool complete =
-      call->IsWide() ? RunRows(DivergenceJob<double>{*call}, &totals) : RunRows(DivergenceJob<float>{*call}, &totals);
+  bool complete;
+  if (call->plan.path == Path::kAcross) {
+    const DivergenceTiles tiles(*call);
+    const auto run = [&](int64_t first, int64_t end, Groups &groups) { tiles.Run(first, end, groups); };
+    complete = RunGroups(*call, run, &totals);
+  } else {
+    complete =
+        call->IsWide() ? RunRows(DivergenceJob<double>{*call}, &totals) : RunRows(DivergenceJob<float>{*call}, &totals);
+  }
   if (complete) call->WriteReducedLoss(totals.loss);
   return complete;
 }

@@ -7,12 +7,15 @@
 namespace xent::internal {
 
 struct DivergenceCall : LossCall<xent_divergence, xent_divergence_options> {
-  Wide factor;  // DivergenceTask's; follows from what is given: Prepare
+  // Follow from what is given: Prepare.
+  Wide factor;       // DivergenceTask's
+  bool float_lanes;  // rows are computed in float32 lanes, as far as these are made for them
 
   // Computes what follows from what is given. The floating-point mode is one that rounds to nearest.
   void Prepare();
 
   DivergenceKind Kind() const { return static_cast<DivergenceKind>(options.kind); }
+  double Scale() const { return factor.hi * kDivergenceShrink; }  // 1/T
   bool HasSecondSums() const { return Kind() == DivergenceKind::kJensenShannon; }
 };
 

@@ -54,21 +54,22 @@ bool TakesShortRows(const Call &call, bool statistics, Factor *g) {
 
 // Whether gradients are stored past the caches. Rows side by side do so class-major alone, and as whole cache lines, if
 // those of all columns are aligned alike.
-bool Streams(const Call &call, Path path) {
-  const xent_cross_entropy &args = call.args;
-  if (path == Path::kPositions || args.grad.data == nullptr || call.InPlace()) return false;
+template <class Args>
+bool Streams(const Args &args, const RowShape &shape, Path path) {
+  const xent_matrix &logits = InputOf(args);
+  if (path == Path::kPositions || args.grad.data == nullptr || args.grad.data == logits.data) return false;
   const bool across = path == Path::kAcross;
   const bool lines =
-      args.inner > 1 && args.logits.dtype == XENT_F32 && args.inner % kTile == 0 && args.grad.stride % kTile == 0;
-  const int64_t row_bytes = call.shape.cols * static_cast<int64_t>(ElementSize(args.logits.dtype));
-  return across ? lines && call.shape.rows > kStreamBytes / 8 / row_bytes : call.shape.rows > kStreamBytes / row_bytes;
+      args.inner > 1 && logits.dtype == XENT_F32 && args.inner % kTile == 0 && args.grad.stride % kTile == 0;
+  const int64_t row_bytes = shape.cols * static_cast<int64_t>(ElementSize(logits.dtype));
+  return across ? lines && shape.rows > kStreamBytes / 8 / row_bytes : shape.rows > kStreamBytes / row_bytes;
 }
 
 // What follows from the path of a call.
 Plan StartPlan(const Call &call, Path path) {
   Plan plan;
   plan.path = path;
-  plan.stream = Streams(call, path);
+  plan.stream = Streams(call.args, call.shape, path);
   if (path == Path::kGeneral || path == Path::kPositions) plan.subnormals = Subnormals::kKeep;
   return plan;
 }
@@ -138,7 +139,9 @@ Plan MakePlan(const RowShape &shape, const xent_exec &exec, bool overlap, int64_
 
 Plan MakePlan(const DivergenceCall &call) {
   Plan plan;
-  plan.path = call.args.inner > 1 ? Path::kPositions : Path::kGeneral;
+  const bool positions = call.args.inner > 1, across = positions || call.shape.cols <= kMaxAcrossGeneralCols;
+  plan.path = call.float_lanes && across ? Path::kAcross : positions ? Path::kPositions : Path::kGeneral;
+  plan.stream = call.float_lanes && Streams(call.args, call.shape, plan.path);
   SetSplit(call.shape, call.exec, &plan);
   return plan;
 }

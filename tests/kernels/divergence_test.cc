@@ -173,6 +173,70 @@ TEST_P(DivergenceAccuracy, LargeLogitsTiesMasksAndFarTails) {
   }
 }
 
+// Rows that are computed over their columns, several chunks of them, and rows side by side of more columns than a block
+// has. Each kind of row is hard in its own way.
+TEST_P(DivergenceAccuracy, HardRowsOfAllLengths) {
+  for (const xent_dtype dtype : {XENT_F32, XENT_F16}) {
+    for (const int64_t cols : {7, 70, 300, 3000}) {
+      for (const int64_t inner : {0, 9}) {
+        if (inner != 0 && cols > 300) continue;
+        DivergenceCall call(dtype, dtype, 9, cols, inner);
+        Random random(static_cast<uint64_t>(cols));
+        for (int64_t i = 0; i < 9; ++i) {
+          for (int64_t j = 0; j < cols; ++j) {
+            const double along = static_cast<double>(j) / static_cast<double>(cols);
+            double s = random.Normal(2), u = random.Normal(2);
+            if (i == 1) s += 30 * along, u -= 30 * along;  // the maxima rise in later chunks, and fall
+            if (i == 2 && j == cols - 1) s = u = 40;
+            if (i == 3) s += j == 0 ? 60 : 0, u += j == cols - 1 ? 60 : 0;
+            if (i == 4) s += 1e4, u -= 3e4;
+            if (i == 5) s = u = static_cast<double>(j % 2);  // ties
+            if (i == 6 && j % 3 == 1) s = u = -kInfinity;
+            if (i == 7 && j % 4 == 1) u = -kInfinity, s = j % 8 == 1 ? -60000 : s;
+            if (i == 8) s = j == cols / 2 ? 120 : 0, u = j == cols / 2 ? 130 : 0;
+            call.student.Set(i, j, s);
+            call.teacher.Set(i, j, u);
+          }
+        }
+        for (const double temperature : {1.0, 0.25, 7.0}) {
+          call.options.temperature = temperature;
+          CheckKinds(call);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(DivergenceAccuracy, RowsThatAgreeGiveExactlyZero) {
+  for (const xent_dtype dtype : kDtypes) {
+    for (const int64_t cols : {1, 10, 65, 300, 2500}) {
+      for (const int64_t inner : {0, 4}) {
+        DivergenceCall call(dtype, dtype, 4, cols, inner);
+        Random random(9);
+        for (int64_t i = 0; i < 4; ++i) {
+          for (int64_t j = 0; j < cols; ++j) {
+            const double z = i == 3 && j > 0 && random.Below(3) == 0 ? -kInfinity : random.Normal(i == 2 ? 40 : 3);
+            call.student.Set(i, j, z);
+            call.teacher.Set(i, j, z);
+          }
+        }
+        for (const xent_divergence_kind kind : kDivergenceKinds) {
+          if (kind == XENT_DIVERGENCE_CROSS_ENTROPY) continue;
+          call.options.kind = kind;
+          call.options.temperature = 1.7;
+          call.MustRun(true);
+          for (int64_t i = 0; i < 4; ++i) {
+            EXPECT_EQ(call.row_losses.GetBits(0, i), 0u) << kDivergenceNames[kind] << " " << cols << " row " << i;
+            for (int64_t j = 0; j < cols; ++j) {
+              ASSERT_EQ(call.grad.GetBits(i, j), 0u) << kDivergenceNames[kind] << " " << cols << " row " << i;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_P(DivergenceAccuracy, WeightsAndUpstreamGradients) {
   for (const xent_dtype dtype : kDtypes) {
     for (const int64_t inner : {0, 2}) {
@@ -262,6 +326,60 @@ TEST_P(DivergenceBits, StridesMisalignmentNeighboursAndThreadsChangeNone) {
         split.exec = TeamOf(threads);
         split.MustRun(true);
         EXPECT_EQ(FirstDifference(few, split, true), "") << threads << " threads, rows split";
+      }
+    }
+  }
+}
+
+// Whatever stands beside it, and wherever in a tile it does, a row has the bits that it has alone; NaN, +inf and what
+// goes to the double lanes are among the neighbours.
+TEST_P(DivergenceBits, NoRowTouchesAnother) {
+  constexpr int64_t kRows = 35;
+  for (const xent_dtype dtype : {XENT_F32, XENT_BF16}) {
+    for (const int64_t cols : {2, 9, 64, 77, 200}) {
+      for (const xent_divergence_kind kind : kDivergenceKinds) {
+        DivergenceCall call(dtype, XENT_F32, kRows, cols);
+        Random random(static_cast<uint64_t>(cols));
+        for (int64_t i = 0; i < kRows; ++i) {
+          const int64_t bad = random.Below(cols);
+          for (int64_t j = 0; j < cols; ++j) {
+            double s = random.Normal(3), u = random.Normal(3);
+            if (i % 11 == 2 && j == bad) s = std::numeric_limits<double>::quiet_NaN();
+            if (i % 11 == 4 && j == bad) u = kInfinity;
+            if (i % 11 == 5) s = -kInfinity;
+            if (i % 11 == 7) u *= 1e7;
+            if (i % 11 == 8 && j == bad) s = -kInfinity;
+            if (i % 11 == 9) s = j == bad ? 3e38 : -3e38;
+            call.student.Set(i, j, s);
+            call.teacher.Set(i, j, u);
+          }
+        }
+        call.options.kind = kind;
+        call.options.reduction.kind = XENT_REDUCTION_NONE;
+        std::vector<double> upstream(kRows, 1.0), weights(kRows, 1.0);
+        upstream[3] = 1e38, weights[6] = -2.0, weights[10] = 0.0, upstream[11] = kInfinity;
+        call.upstream = call.Vector(upstream);
+        call.row_weights = call.Vector(weights);
+        call.upstream_kind = XENT_UPSTREAM_ROWS;
+        call.MustRun(true);
+        for (int64_t i = 0; i < kRows; ++i) {
+          DivergenceCall alone(dtype, XENT_F32, 1, cols, 0, 3, 1);
+          for (int64_t j = 0; j < cols; ++j) {
+            alone.student.Set(0, j, call.student.Get(i, j));
+            alone.teacher.Set(0, j, call.teacher.Get(i, j));
+          }
+          const auto at = static_cast<size_t>(i);
+          alone.options = call.options;
+          alone.upstream = call.Vector({upstream[at]});
+          alone.row_weights = call.Vector({weights[at]});
+          alone.upstream_kind = XENT_UPSTREAM_ROWS;
+          alone.MustRun(true);
+          const std::string what = std::string(kDivergenceNames[kind]) + " row " + std::to_string(i);
+          EXPECT_EQ(alone.row_losses.GetBits(0, 0), call.row_losses.GetBits(0, i)) << what;
+          for (int64_t j = 0; j < cols; ++j) {
+            ASSERT_EQ(alone.grad.GetBits(0, j), call.grad.GetBits(i, j)) << what << " column " << j;
+          }
+        }
       }
     }
   }

@@ -288,6 +288,14 @@ TEST(Plan, OfDivergencesAndBinary) {
   EXPECT_EQ(test::Words(MakePlan(divergence)), "path=general split=none threads=1 keep=nowhere subnormals=flush");
   divergence.args.inner = 10;
   EXPECT_EQ(test::Words(MakePlan(divergence)), "path=positions split=none threads=1 keep=nowhere subnormals=flush");
+  divergence.float_lanes = true;
+  EXPECT_EQ(test::Words(MakePlan(divergence)), "path=across split=none threads=1 keep=nowhere subnormals=flush");
+  divergence.args.inner = 1;
+  EXPECT_EQ(test::Words(MakePlan(divergence)), "path=general split=none threads=1 keep=nowhere subnormals=flush");
+  divergence.shape = RowShape(100, 256);
+  EXPECT_EQ(test::Words(MakePlan(divergence)), "path=across split=none threads=1 keep=nowhere subnormals=flush");
+  divergence.shape = RowShape(100, 257);
+  EXPECT_EQ(test::Words(MakePlan(divergence)), "path=general split=none threads=1 keep=nowhere subnormals=flush");
   BinaryCall binary{};
   binary.exec = XENT_EXEC_INIT;
   binary.exec.threads = 1;

@@ -307,12 +307,12 @@ struct TileMaxima {
 
   HWY_INLINE Halves ExpOfMaximum(int64_t i) const { return hn::Add(LoadHalf(exp_max + i), LoadHalf(exp_max_low + i)); }
 };
-// With the ExpRange, and the target's value; z' = scale times what the block holds.
+// With the ExpRange, and where the target's value is; z' = scale times what the block holds.
 struct TileRanges : TileMaxima {
   int64_t count;  // rows; vectors without one are not computed
   HWY_ALIGN float lo[kTile], hi[kTile], origin[kTile];
-  HWY_ALIGN float target[kTile];
-  double log2e;  // scale log2 e, and in two parts
+  float *target = nullptr;  // kTile
+  double log2e;             // scale log2 e, and in two parts
   float log2e_hi, log2e_lo;
   float ln2;  // over scale
 };
@@ -1188,7 +1188,9 @@ template <class In>
 void RunAcross(const AcrossTask &task, AcrossRows *rows) {
   TileScratch scratch;
   HWY_ALIGN float labels[kPartCols * kTile];
+  HWY_ALIGN float targets[kTile];
   TileRanges ranges;
+  ranges.target = targets;
   ranges.count = task.count;
   SetScale(task.transform.Factor(), &ranges);
   if (task.has_targets && !(task.sums && task.cols <= kBlockCols)) ReadTargets<In>(task, ranges.target);

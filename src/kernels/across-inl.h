@@ -734,7 +734,7 @@ static_assert(kTile == 16);
 
 // Reads the values z'_t of the targets from memory.
 template <class In>
-HWY_INLINE void ReadTargets(const AcrossTask &task, float *values) {
+HWY_INLINE void ReadTargetValues(const AcrossTask &task, float *values) {
   const In *const logits = static_cast<const In *>(task.logits.data);
   for (int64_t i = 0; i < kTile; ++i) {
     const bool live = (task.live >> i & 1) != 0;
@@ -769,7 +769,7 @@ HWY_INLINE void SetTotals([[maybe_unused]] const AcrossTask &task, const TileSum
   const Floats rest = hn::NegMulAdd(q, hn::Load(d, sums.ranges.exp_max_low + i), hn::NegMulAdd(q, e, sum));
   const Floats q_low = hn::Mul(hn::Add(rest, hn::Load(d, sums.sum_low + i)), inverse);
   const Floats count = hn::ConvertTo(d, hn::Load(di, sums.count + i));
-  if (task.NeedsState() || task.entropy) {
+  if (task.NeedsState()) {
     const Floats more = hn::Sub(count, one);
     const auto others = [&](Halves high, Halves low, Halves whole)
                             HWY_ATTR { return hn::MulAdd(hn::Add(high, low), unbias, whole); };
@@ -785,9 +785,7 @@ HWY_INLINE void SetTotals([[maybe_unused]] const AcrossTask &task, const TileSum
   const Floats part = hn::Mul(q, small), u = hn::Add(count, part);
   const Floats lost_of_u = hn::Sub(hn::Min(count, part), hn::Sub(u, hn::Max(count, part)));
   const Floats u_low = hn::MulAdd(q_low, small, lost_of_u);
-  const hn::RebindToUnsigned<TileTag> du;
-  const auto exponent = hn::AndNot(hn::Set(du, kMantissaMask<float>), SplitAtThreeQuarters(d, u, &k));
-  const Floats scale = hn::BitCast(d, hn::Sub(hn::Set(du, 2 * BitsOf(1.0f)), exponent));
+  const Floats scale = InversePowerOfSplit(d, SplitAtThreeQuarters(d, u, &k));
   const Floats f_hi = hn::MulSub(u, scale, one), f_lo = hn::Mul(u_low, scale), f = hn::Add(f_hi, f_lo);
   const Floats ln2 = hn::Set(d, kLn2_F32_Hi);
   const Floats head = hn::MulAdd(k, ln2, f_hi), lost = hn::Add(hn::MulSub(k, ln2, head), f_hi);
@@ -889,7 +887,7 @@ inline HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums
     bad |= BitsOf(d, hn::Not(hn::And(hn::Le(hn::Abs(max), limit), hn::Le(hn::Abs(sum), sum_limit)))) << i;
     SetTotals(task, sums, i, out);
     if (task.NeedsState()) StoreDoubles(d, max, out->value + i);
-    if (task.has_targets || task.weighted || task.entropy) {
+    if (task.HasLabels()) {
       auto bad_lower = hn::MaskFalse(dd), bad_upper = bad_lower;
       const Halves lower = FinishHalf(task, sums, i, &bad_lower, out);
       const Halves upper = FinishHalf(task, sums, i + HalfLanes(), &bad_upper, out);
@@ -1193,7 +1191,7 @@ void RunAcross(const AcrossTask &task, AcrossRows *rows) {
   ranges.target = targets;
   ranges.count = task.count;
   SetScale(task.transform.Factor(), &ranges);
-  if (task.has_targets && !(task.sums && task.cols <= kBlockCols)) ReadTargets<In>(task, ranges.target);
+  if (task.has_targets && !(task.sums && task.cols <= kBlockCols)) ReadTargetValues<In>(task, ranges.target);
   if (task.sums) {
     SumRows<In>(task, scratch.block, labels, &ranges, rows);
   } else {

@@ -60,9 +60,10 @@ struct AcrossTask : TileShape {
 
   double z_loss = 0.0;
   const double *row_weights = nullptr;  // kTile; null: 1
-  bool entropy = false, argmax = false, lse = false;
-  bool nll = false;    // and the log-probability, which is its negative
-  bool state = false;  // what a later call needs: value, others, weight and log_total
+  bool lse = false, argmax = false;
+  bool nll = false;      // and the log-probability, which is its negative
+  bool state = false;    // what a later call needs: value, others, weight and log_total
+  bool entropy = false;  // with `state` alone, as is `state` with labels
 
   // The output.
   TileOutput output = TileOutput::kNone;
@@ -71,10 +72,9 @@ struct AcrossTask : TileShape {
   double g[kTile];            // upstream gradient times row weight over the denominator
   double label_factor = 0.0;  // 1 - epsilon
 
+  bool HasLabels() const { return has_targets || weighted; }
   bool NeedsState() const { return state || output != TileOutput::kNone; }
-  bool NeedsLog() const {
-    return has_targets || weighted || lse || entropy || state || output == TileOutput::kLogSoftmax;
-  }
+  bool NeedsLog() const { return HasLabels() || lse || output == TileOutput::kLogSoftmax; }
 };
 
 // Kept of each row; the first four where the task asks for its state. `done` has the rows whose sums are here,

@@ -192,10 +192,9 @@ HWY_INLINE Floats DotFour(Floats a0, Floats a1, Floats a2, Floats a3, Floats b0,
 }
 
 // Stores the tree of the lower half of a step, adds that of the upper half.
-template <bool kUpper>
-HWY_INLINE void PutTree(Floats v, float *place) {
+HWY_INLINE void PutTree(bool upper, Floats v, float *place) {
   const FloatTag d;
-  if constexpr (kUpper) v = hn::Add(hn::Load(d, place), v);
+  if (upper) v = hn::Add(hn::Load(d, place), v);
   hn::Store(v, d, place);
 }
 
@@ -208,7 +207,7 @@ HWY_INLINE void SumHalfStep(const ScaledRange &range, const StepColumns &step, f
   Floats e0, e1, e2, e3;
   LoadFour(d, step.exponents + at, kLanes, e0, e1, e2, e3);
   ExpFour(d, range, e0, e1, e2, e3);
-  PutTree<kUpper>(SumFour(e0, e1, e2, e3), sums.others.trees[0] + place);
+  PutTree(kUpper, SumFour(e0, e1, e2, e3), sums.others.trees[0] + place);
   if constexpr (S::kEntropy || S::kProbs || S::kShare) {
     const Floats m = hn::Set(d, max);
     Floats x0, x1, x2, x3;
@@ -225,10 +224,10 @@ HWY_INLINE void SumHalfStep(const ScaledRange &range, const StepColumns &step, f
     x2 = hn::Sub(m, x2);
     x3 = hn::Sub(m, x3);
     if constexpr (S::kEntropy) {
-      PutTree<kUpper>(DotFour(e0, e1, e2, e3, x0, x1, x2, x3), sums.entropy.trees[0] + place);
+      PutTree(kUpper, DotFour(e0, e1, e2, e3, x0, x1, x2, x3), sums.entropy.trees[0] + place);
     }
     if constexpr (S::kShare && !S::kWeights)
-      PutTree<kUpper>(SumFour(x0, x1, x2, x3), sums.share_below.trees[0] + place);
+      PutTree(kUpper, SumFour(x0, x1, x2, x3), sums.share_below.trees[0] + place);
     [[maybe_unused]] const auto dot = [&](Floats y0, Floats y1, Floats y2, Floats y3) HWY_ATTR {
       if constexpr (!S::kMasked) return DotFour(y0, y1, y2, y3, x0, x1, x2, x3);
       const Floats zero = hn::Zero(d);
@@ -239,8 +238,8 @@ HWY_INLINE void SumHalfStep(const ScaledRange &range, const StepColumns &step, f
     if constexpr (S::kWeights) {
       LoadFour(d, step.weights + at, kLanes, w0, w1, w2, w3);
       if constexpr (S::kShare) {
-        PutTree<false>(SumFour(w0, w1, w2, w3), sums.weights.trees[kUpper] + place);
-        PutTree<kUpper>(dot(w0, w1, w2, w3), sums.share_below.trees[0] + place);
+        PutTree(false, SumFour(w0, w1, w2, w3), sums.weights.trees[kUpper] + place);
+        PutTree(kUpper, dot(w0, w1, w2, w3), sums.share_below.trees[0] + place);
       }
     }
     if constexpr (S::kProbs) {
@@ -252,8 +251,8 @@ HWY_INLINE void SumHalfStep(const ScaledRange &range, const StepColumns &step, f
         y2 = hn::Mul(y2, w2);
         y3 = hn::Mul(y3, w3);
       }
-      PutTree<false>(SumFour(y0, y1, y2, y3), sums.probs.trees[kUpper] + place);
-      PutTree<kUpper>(dot(y0, y1, y2, y3), sums.probs_below.trees[0] + place);
+      PutTree(false, SumFour(y0, y1, y2, y3), sums.probs.trees[kUpper] + place);
+      PutTree(kUpper, dot(y0, y1, y2, y3), sums.probs_below.trees[0] + place);
       signs = hn::Or(signs, hn::Or(hn::Or(y0, y1), hn::Or(y2, y3)));
     } else if constexpr (S::kWeights) {
       signs = hn::Or(signs, hn::Or(hn::Or(w0, w1), hn::Or(w2, w3)));

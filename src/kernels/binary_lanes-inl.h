@@ -269,22 +269,6 @@ bool AllUsual(const BinaryLanes<T> &lanes, const BinaryBlock &block, int64_t cou
   return lanes.AreUsual(most_x, most_y);
 }
 
-// Makes log(1 + e) / e of 0 <= e <= 1, in lockstep.
-template <class T, class V = LanesOf<T>>
-HWY_INLINE void Log1pRatioFour(V e0, V e1, V e2, V e3, V &p0, V &p1, V &p2, V &p3) {
-  const LaneTag<T> d;
-  constexpr int kTerms = std::size(kLog1pF32);
-  p0 = p1 = p2 = p3 = hn::Set(d, static_cast<T>(kLog1pF32[kTerms - 1]));
-  HWY_UNROLL(16)
-  for (int i = kTerms - 2; i >= 0; --i) {
-    const V coefficient = hn::Set(d, static_cast<T>(kLog1pF32[i]));
-    p0 = hn::MulAdd(p0, e0, coefficient);
-    p1 = hn::MulAdd(p1, e1, coefficient);
-    p2 = hn::MulAdd(p2, e2, coefficient);
-    p3 = hn::MulAdd(p3, e3, coefficient);
-  }
-}
-
 // Makes two factors whose product is (q + q_lo)^gamma, for q with the bias: the second is a power of two, so that the
 // first is a normal number where the product counts, with factors up to 2^60.
 template <class T, class V = LanesOf<T>>
@@ -311,7 +295,7 @@ HWY_INLINE void FocalPower(const BinaryLanes<T> &lanes, V q, V q_lo, V *first, V
     const auto bits = SplitAtThreeQuarters(d, q, &k);
     const auto fraction = hn::And(bits, hn::Set(du, kMantissaMask<T>));
     const V r = hn::Sub(hn::BitCast(d, hn::Add(fraction, hn::Set(du, BitsOf(0.75f)))), one);
-    const V inverse_power = hn::BitCast(d, hn::Sub(hn::Set(du, 2 * BitsOf(1.0f)), hn::Sub(bits, fraction)));
+    const V inverse_power = InversePowerOfSplit(d, bits);
     k = hn::Sub(k, hn::Set(d, T{kBinaryBias}));
     const V log = SumOfLogs(d, k, r, &log_lo);
     log_lo = hn::MulAdd(k, hn::Set(d, kLn2_F32_Lo), log_lo);
@@ -567,10 +551,10 @@ void WriteBlock(const BinaryLanes<T> &given_lanes, const BinaryBlock &given, con
     if (i % kBinaryTurn == 0) block.Prefetch(kTarget, i);
     V v0, v1, v2, v3, e0, e1, e2, e3, p0, p1, p2, p3;
     if constexpr (kKind != BinaryKind::kProbabilities) LoadFour(d, exponentials + i, n, e0, e1, e2, e3);
-    // Where they are used: else the compiler makes one polynomial after the other.
+    // log(1 + e) / e, where they are used: else the compiler makes one polynomial after the other.
     const auto make_ratios = [&]() XENT_INLINE_LAMBDA {
-      Log1pRatioFour<T>(hn::Mul(e0, unbias), hn::Mul(e1, unbias), hn::Mul(e2, unbias), hn::Mul(e3, unbias), p0, p1, p2,
-                        p3);
+      PolynomialFour<kLog1pF32>(hn::Mul(e0, unbias), hn::Mul(e1, unbias), hn::Mul(e2, unbias), hn::Mul(e3, unbias), p0,
+                                p1, p2, p3);
     };
     if constexpr (kKind == BinaryKind::kFocal || kKind == BinaryKind::kProbabilities) {
       V g0, g1, g2, g3, h0, h1, h2, h3;

@@ -105,13 +105,6 @@ struct FloatSums {
   HWY_ALIGN double count[2][kLanes] = {};  // of columns at the maximum
 };
 
-// Stores a tree of four vectors, or adds them to what has been stored of the lower half of their step.
-HWY_INLINE void PutHalf(Floats v, bool upper, float *place) {
-  const TileTag d;
-  if (upper) v = hn::Add(hn::Load(d, place), v);
-  hn::Store(v, d, place);
-}
-
 // Sums `count` floats a side, whole half steps. Without kApart no column is at a maximum. Sums of a reverse KL are
 // double, for its gradient: there the mean is taken from logarithms that may be as small as the others' sum.
 template <bool kApart, bool kReverse>
@@ -150,7 +143,7 @@ HWY_NOINLINE void SumFloats(const FloatRows &rows, const float *const *z, int64_
             AddFloats(b2, to.sum.lanes + lane);
             AddFloats(b3, to.sum.lanes + lane);
           } else {
-            PutHalf(SumFour(b0, b1, b2, b3), upper, to.trees[0] + place);
+            PutTree(upper, SumFour(b0, b1, b2, b3), to.trees[0] + place);
           }
         };
         sum(rows.ranges[o], from_o, sums->sides[o], count_o);
@@ -181,7 +174,7 @@ HWY_NOINLINE void SumFloats(const FloatRows &rows, const float *const *z, int64_
             const Floats other = rows.Below(o, lane, hn::LoadU(d, from_o + k * kLanes));
             return hn::IfThenElseZero(hn::Lt(below, infinity), hn::NegMulAdd(below, own, other));
           };
-          PutHalf(DotFour(e0, e1, e2, e3, gap(0), gap(1), gap(2), gap(3)), upper, sums->cross.trees[0] + place);
+          PutTree(upper, DotFour(e0, e1, e2, e3, gap(0), gap(1), gap(2), gap(3)), sums->cross.trees[0] + place);
         }
       }
       if constexpr (kApart) {
@@ -220,15 +213,8 @@ HWY_INLINE void LogsOverMixture(const FloatRows &rows, int64_t lane, const float
   };
   Floats m0, m1, m2, m3;
   const Floats f0 = reduce(x0, m0), f1 = reduce(x1, m1), f2 = reduce(x2, m2), f3 = reduce(x3, m3);
-  Floats a0 = hn::Set(d, kExp2F32[6]), a1 = a0, a2 = a0, a3 = a0;
-  HWY_UNROLL(8)
-  for (int i = 5; i >= 1; --i) {
-    const Floats coefficient = hn::Set(d, kExp2F32[i]);
-    a0 = hn::MulAdd(a0, f0, coefficient);
-    a1 = hn::MulAdd(a1, f1, coefficient);
-    a2 = hn::MulAdd(a2, f2, coefficient);
-    a3 = hn::MulAdd(a3, f3, coefficient);
-  }
+  Floats a0, a1, a2, a3, p0, p1, p2, p3;
+  PolynomialFour<kExp2F32, 1>(f0, f1, f2, f3, a0, a1, a2, a3);
   const auto share = [&](Floats x, float of_negative, float other) HWY_ATTR XENT_INLINE_LAMBDA {
     return hn::IfNegativeThenElse(x, hn::Set(d, of_negative), hn::Set(d, other));
   };
@@ -239,15 +225,7 @@ HWY_INLINE void LogsOverMixture(const FloatRows &rows, int64_t lane, const float
   };
   const Floats w0 = change(x0, f0, m0, a0), w1 = change(x1, f1, m1, a1), w2 = change(x2, f2, m2, a2),
                w3 = change(x3, f3, m3, a3);
-  Floats p0 = hn::Set(d, kMixtureF32[9]), p1 = p0, p2 = p0, p3 = p0;
-  HWY_UNROLL(16)
-  for (int i = 8; i >= 0; --i) {
-    const Floats coefficient = hn::Set(d, kMixtureF32[i]);
-    p0 = hn::MulAdd(p0, w0, coefficient);
-    p1 = hn::MulAdd(p1, w1, coefficient);
-    p2 = hn::MulAdd(p2, w2, coefficient);
-    p3 = hn::MulAdd(p3, w3, coefficient);
-  }
+  PolynomialFour<kMixtureF32>(w0, w1, w2, w3, p0, p1, p2, p3);
   const auto finish = [&](int64_t k, Floats x, Floats w, Floats p, Floats power, Floats a) HWY_ATTR XENT_INLINE_LAMBDA {
     Floats larger = hn::Mul(w, p);
     if (rows.beta != rows.alpha) {  // 1 - w may cancel: its terms are added
@@ -282,7 +260,7 @@ HWY_NOINLINE void SumMixture(const FloatRows &rows, const float *const *z, int64
           LoadFour(d, from, kLanes, e0, e1, e2, e3);
           ExpFour(d, TileRange{rows.ranges[side], lane}, e0, e1, e2, e3);
           LoadFour(d, with, kLanes, l0, l1, l2, l3);
-          PutHalf(DotFour(e0, e1, e2, e3, l0, l1, l2, l3), at % kStep != 0, sums->sides[side].trees[0] + place);
+          PutTree(at % kStep != 0, DotFour(e0, e1, e2, e3, l0, l1, l2, l3), sums->sides[side].trees[0] + place);
         };
         sum(kTeacher, u, p);
         sum(kStudent, s, q);

@@ -16,6 +16,9 @@
 #define XENT_SRC_NUMBERS_EXP_INL_H_
 #endif
 
+#include <cstddef>
+#include <iterator>
+
 #include "hwy/highway.h"
 #include "numbers/coefficients.h"
 #include "numbers/elements-inl.h"
@@ -216,6 +219,24 @@ HWY_INLINE V ReducedExp(D d, double origin, V z, V z_lo, V *m) {
   const V lost = hn::MulAdd(f_lost, q, ProductError(d, f, q, fq));
   return hn::Add(p, hn::Add(hn::Sub(fq, hn::Sub(p, one)), lost));
 }
+// Makes four polynomials in lockstep, of the coefficients from kFirst on: one chain of dependent operations after the
+// other would starve the scheduler. More than 8 parameters with a tag: vectors may be sizeless (SVE).
+template <const auto &kCoefficients, size_t kFirst = 0, class V>
+HWY_INLINE void PolynomialFour(V x0, V x1, V x2, V x3, V &p0, V &p1, V &p2, V &p3) {
+  const hn::DFromV<V> d;
+  constexpr size_t kTerms = std::size(kCoefficients);
+  const auto coefficient = [&](size_t i) HWY_ATTR { return hn::Set(d, static_cast<hn::TFromV<V>>(kCoefficients[i])); };
+  p0 = p1 = p2 = p3 = coefficient(kTerms - 1);
+  HWY_UNROLL(16)
+  for (size_t i = kTerms - 1; i > kFirst; --i) {
+    const V next = coefficient(i - 1);
+    p0 = hn::MulAdd(p0, x0, next);
+    p1 = hn::MulAdd(p1, x1, next);
+    p2 = hn::MulAdd(p2, x2, next);
+    p3 = hn::MulAdd(p3, x3, next);
+  }
+}
+
 // Returns 2^f of |f| <= 0.521 by the polynomial of float32: off by 2^-27, 0.12 ULP of a float32 result.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Exp2ForFloat(D d, V f) {

@@ -158,6 +158,15 @@ HWY_INLINE hn::Vec<DU> SplitAtThreeQuarters(D d, hn::Vec<D> u, hn::Vec<D> *k) {
 template <class T>
 inline constexpr auto kMantissaMask = BitsOf(std::numeric_limits<T>::min()) - 1;
 
+// Returns 2^-k from what SplitAtThreeQuarters returns.
+template <class D, class DU = hn::RebindToUnsigned<D>>
+HWY_INLINE hn::Vec<D> InversePowerOfSplit(D d, hn::Vec<DU> bits) {
+  using T = hn::TFromD<D>;
+  const DU du;
+  const auto exponent = hn::AndNot(hn::Set(du, kMantissaMask<T>), bits);
+  return hn::BitCast(d, hn::Sub(hn::Set(du, 2 * BitsOf(T{1})), exponent));
+}
+
 // Returns k ln 2 + log(1 + r) for 1 + r in [3/4, 3/2], as (k ln 2 + r) + (r^2 P(r) + lost), whose second part is *low
 // and not added where `low` is given. `lost` is what the rounding of the first sum loses, nothing for |k| = 1, where
 // the result may be as small as 0.29. r^2 P is below 0.1. What float32's ln 2 lacks is 1/16 ULP at most.
@@ -226,10 +235,8 @@ struct Log1pFunction {
   template <class D, class V = hn::Vec<D>>
   static HWY_INLINE V Ordinary(D d, V x) {
     using T = hn::TFromD<D>;
-    const hn::RebindToUnsigned<D> du;
     V k = hn::Zero(d);
-    const auto exponent = hn::AndNot(hn::Set(du, kMantissaMask<T>), SplitAtThreeQuarters(d, Sum(d, x), &k));
-    const V scale = hn::BitCast(d, hn::Sub(hn::Set(du, 2 * BitsOf(T{1})), exponent));
+    const V scale = InversePowerOfSplit(d, SplitAtThreeQuarters(d, Sum(d, x), &k));
     const V r = hn::MulAdd(x, scale, hn::Sub(scale, hn::Set(d, T{1})));
     // The sums lose the sign of -0.
     return hn::Or(SumOfLogs(d, k, r), hn::And(x, hn::SignBit(d)));

@@ -86,7 +86,7 @@ class FloatSoftCap {
     return hn::NegMulAdd(hn::Mul(u, ratio), ratio, one);
   }
 
-  // Four vectors in lockstep: a chain of dependent operations after the other would starve the scheduler.
+  // Four vectors in lockstep.
   template <bool kSlopes>
   HWY_INLINE void Four(const float *logits, float *values, float *slopes) const {
     const Tag d;
@@ -98,17 +98,8 @@ class FloatSoftCap {
     const Vector one = hn::Set(d, 1.0f);
     const auto inside = hn::And(hn::And(hn::Lt(u0, one), hn::Lt(u1, one)), hn::And(hn::Lt(u2, one), hn::Lt(u3, one)));
     if (HWY_UNLIKELY(!hn::AllTrue(d, inside))) return Rest<kSlopes>(logits, values, slopes);
-    const Vector top = hn::Set(d, kTanhF32[6]), next = hn::Set(d, kTanhF32[5]);
-    Vector p0 = hn::MulAdd(top, u0, next), p1 = hn::MulAdd(top, u1, next), p2 = hn::MulAdd(top, u2, next),
-           p3 = hn::MulAdd(top, u3, next);
-    HWY_UNROLL(8)
-    for (int i = 4; i >= 0; --i) {
-      const Vector coefficient = hn::Set(d, kTanhF32[i]);
-      p0 = hn::MulAdd(p0, u0, coefficient);
-      p1 = hn::MulAdd(p1, u1, coefficient);
-      p2 = hn::MulAdd(p2, u2, coefficient);
-      p3 = hn::MulAdd(p3, u3, coefficient);
-    }
+    Vector p0, p1, p2, p3;
+    PolynomialFour<kTanhF32>(u0, u1, u2, u3, p0, p1, p2, p3);
     hn::StoreU(Inside(d, z0, u0, p0), d, values);
     hn::StoreU(Inside(d, z1, u1, p1), d, values + lanes);
     hn::StoreU(Inside(d, z2, u2, p2), d, values + 2 * lanes);

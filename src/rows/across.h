@@ -265,26 +265,20 @@ class AcrossRunner {
     return ready;
   }
 
+  static AcrossSums SumsOf(const AcrossRows &rows, int64_t i) {
+    return {rows.argmax[i], rows.value[i], rows.log_total[i], rows.entropy[i]};
+  }
   // Not inline, as all of these: their frames are gone when the kernels run.
   XENT_NOINLINE void WriteStatisticsOf(int64_t row, const AcrossRows &rows) const {
-    const xent_statistics &s = call_.statistics;
-    const bool looks_again =
-        s.rank != nullptr || s.topk_logprobs != nullptr || s.topk_indices != nullptr || s.gathered != nullptr;
-    if (looks_again) return LookAgain(row, rows);
+    if (NeedColumns(call_.statistics)) return LookAtColumns(row, rows);
     for (int64_t i = 0; i < kTile; ++i) {
-      if (!Has(rows.done, i)) continue;
-      const int64_t argmax = rows.argmax[i];
-      Call::Write(s.argmax, row + i, argmax);
-      Call::Write(s.hits, row + i, static_cast<uint8_t>(call_.HasIndexTargets() && argmax == call_.Target(row + i)));
-      Call::Write(s.entropy, row + i, rows.entropy[i]);
+      if (Has(rows.done, i)) WriteStatisticsOfSums<In>(call_, row + i, SumsOf(rows, i), call_.Target(row + i));
     }
   }
-  XENT_NOINLINE void LookAgain(int64_t row, const AcrossRows &rows) const {
+  XENT_NOINLINE void LookAtColumns(int64_t row, const AcrossRows &rows) const {
     const FpMode mode(Subnormals::kKeep);
     for (int64_t i = 0; i < kTile; ++i) {
-      if (!Has(rows.done, i)) continue;
-      const AcrossSums sums{rows.argmax[i], rows.value[i], rows.log_total[i], rows.entropy[i]};
-      WriteStatistics<In>(call_, row + i, sums, call_.Target(row + i));
+      if (Has(rows.done, i)) WriteStatistics<In>(call_, row + i, SumsOf(rows, i), call_.Target(row + i));
     }
   }
   XENT_NOINLINE void WriteIgnored(int64_t row, uint32_t ignored) const {

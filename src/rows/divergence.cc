@@ -167,7 +167,7 @@ struct DivergenceJob {
         call.shape.cols * static_cast<int64_t>(ElementSize(student.dtype) + ElementSize(teacher.dtype));
     if (pass == (call.HasSecondSums() ? 4 : 1) && row_bytes <= kAheadBytes) {
       for (const Side side : {kStudent, kTeacher}) {
-        task.ahead[side] = MatrixOf(side).stride * static_cast<int64_t>(ElementSize(MatrixOf(side).dtype));
+        task.ahead[side] = call.MatrixOf(side).stride * static_cast<int64_t>(ElementSize(call.MatrixOf(side).dtype));
       }
     }
     const DivergenceKernels &kernels = *call.kernels->divergence;
@@ -201,12 +201,10 @@ struct DivergenceJob {
   }
 
  private:
-  const xent_matrix &MatrixOf(int side) const { return side == kStudent ? call.args.student : call.args.teacher; }
-
   // Of the place of a largest logit float lanes need no more than its block.
   void FindLargest(int64_t row, const Piece &piece, Part *part) const {
     for (const Side side : {kStudent, kTeacher}) {
-      const xent_matrix &matrix = MatrixOf(side);
+      const xent_matrix &matrix = call.MatrixOf(side);
       double max;
       int64_t block;
       call.kernels->divergence->largest(static_cast<Dtype>(matrix.dtype), call.BytesAt(matrix, row, piece.first),
@@ -218,7 +216,7 @@ struct DivergenceJob {
   XENT_NOINLINE void FindMaxima(int64_t row, int64_t count, const Piece &piece, Part *parts) const {
     GeneralSums seen[kTile];
     for (const Side side : {kStudent, kTeacher}) {
-      const xent_matrix &matrix = MatrixOf(side);
+      const xent_matrix &matrix = call.MatrixOf(side);
       GeneralTask task = call.TaskOf(matrix, row, count, piece);
       task.sums = false;
       call.kernels->general->sums[matrix.dtype](task, seen);
@@ -245,7 +243,7 @@ class DivergenceTiles {
     tile.scale = call_.Scale();
     std::fill(tile.weights, tile.weights + kTile, 1.0);
     std::fill(tile.g, tile.g + kTile, one_g_ ? UpstreamOf(0) : 0.0);
-    for (const Side side : {kStudent, kTeacher}) tile.dtypes[side] = static_cast<Dtype>(MatrixOf(side).dtype);
+    for (const Side side : {kStudent, kTeacher}) tile.dtypes[side] = static_cast<Dtype>(call_.MatrixOf(side).dtype);
     DivergenceTileRows rows;
     for (TilePlace place(call_.shape, first); place.row < end; place.Advance(call_.shape, tile.count)) {
       const int64_t row = place.row;
@@ -265,7 +263,6 @@ class DivergenceTiles {
   }
 
  private:
-  const xent_matrix &MatrixOf(int side) const { return side == kStudent ? call_.args.student : call_.args.teacher; }
   TileMatrix At(const TilePlace &place, const xent_matrix &matrix) const {
     return place.In(call_.shape, matrix, static_cast<int64_t>(ElementSize(matrix.dtype)));
   }
@@ -278,7 +275,7 @@ class DivergenceTiles {
   XENT_NOINLINE void RunTile(const TilePlace &place, DivergenceTile *tile, DivergenceTileRows *rows) const {
     tile->live = (1u << tile->count) - 1;
     tile->stream = call_.plan.stream && tile->count == kTile;
-    for (const Side side : {kStudent, kTeacher}) tile->logits[side] = At(place, MatrixOf(side));
+    for (const Side side : {kStudent, kTeacher}) tile->logits[side] = At(place, call_.MatrixOf(side));
     if (call_.mode != Mode::kForward) tile->gradient = At(place, call_.args.grad);
     for (int64_t i = 0; !one_g_ && i < tile->count; ++i) {
       tile->weights[i] = call_.RowWeight(place.row + i);

@@ -14,6 +14,7 @@ struct DivergenceCall : LossCall<xent_divergence, xent_divergence_options> {
   // Computes what follows from what is given. The floating-point mode is one that rounds to nearest.
   void Prepare();
 
+  const xent_matrix &MatrixOf(int side) const { return side == kStudent ? args.student : args.teacher; }
   DivergenceKind Kind() const { return static_cast<DivergenceKind>(options.kind); }
   double Scale() const { return factor.hi * kDivergenceShrink; }  // 1/T
   bool HasSecondSums() const { return Kind() == DivergenceKind::kJensenShannon; }

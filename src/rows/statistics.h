@@ -11,10 +11,13 @@ namespace xent::internal {
 
 inline constexpr int64_t kMaxTopK = 64;
 
-// Whether statistics need a look at the row of their own; lse, logprobs and the reduced ones come with the loss.
+// Whether statistics need the row's columns once its sums are there.
+inline bool NeedColumns(const xent_statistics &s) {
+  return s.rank != nullptr || s.topk_logprobs != nullptr || s.topk_indices != nullptr || s.gathered != nullptr;
+}
+// Whether they need a look at the row of their own; lse, logprobs and the reduced ones come with the loss.
 inline bool NeedLook(const xent_statistics &s) {
-  return s.argmax != nullptr || s.hits != nullptr || s.entropy != nullptr || s.rank != nullptr ||
-         s.topk_logprobs != nullptr || s.topk_indices != nullptr || s.gathered != nullptr;
+  return s.argmax != nullptr || s.hits != nullptr || s.entropy != nullptr || NeedColumns(s);
 }
 // Whether they need the row's exponentials.
 inline bool NeedExponentials(const xent_statistics &s) {
@@ -70,6 +73,15 @@ void WriteNoStatistics(const Call &call, int64_t row, T value) {
   }
 }
 
+// Writes the statistics that the sums alone give.
+template <class In, class Sums>
+void WriteStatisticsOfSums(const Call &call, int64_t row, const Sums &sums, int64_t target) {
+  const xent_statistics &out = call.statistics;
+  Call::Write(out.argmax, row, sums.argmax);
+  Call::Write(out.hits, row, static_cast<uint8_t>(target >= 0 && sums.argmax == target));
+  if (out.entropy != nullptr) Call::Write(out.entropy, row, RoundTo<Arithmetic<In>>(sums.Entropy()));
+}
+
 // Writes the statistics that are wanted of a row, from a GeneralRow or what gives the same. `target` is -1 where there
 // is none. The floating-point mode keeps subnormals: logits that differ by one do differ.
 template <class In, class Sums>
@@ -82,9 +94,7 @@ XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const Sums &su
     kernels.values(call.transform, &logit, 1);
     return T{0} - RoundTo<T>(sums.Gap(call.transform.Factor(), logit));
   };
-  Call::Write(out.argmax, row, sums.argmax);
-  Call::Write(out.hits, row, static_cast<uint8_t>(target >= 0 && sums.argmax == target));
-  if (out.entropy != nullptr) Call::Write(out.entropy, row, RoundTo<T>(sums.Entropy()));
+  WriteStatisticsOfSums<In>(call, row, sums, target);
   if (out.rank != nullptr) {
     int64_t rank = -1;
     if (target >= 0) {

@@ -41,6 +41,8 @@ inline constexpr uint32_t kAllRows = (uint32_t{1} << kTile) - 1;
 inline constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 HWY_INLINE int64_t TileLanes() { return static_cast<int64_t>(hn::Lanes(TileTag())); }
+// Where a loop over the vectors of `count` rows ends: a compiler that knows of one turn prepares for no other.
+HWY_INLINE int64_t EndOf(int64_t count) { return TileLanes() == kTile ? 1 : count; }
 HWY_INLINE int64_t HalfLanes() { return static_cast<int64_t>(hn::Lanes(HalfTag())); }
 
 // Returns Lanes(HalfTag) floats as doubles.
@@ -52,14 +54,22 @@ HWY_INLINE void StoreOutput(Halves v, float *p) {
   const hn::Rebind<float, HalfTag> d;
   hn::StoreU(FinishWithNan(d, hn::DemoteTo(d, v)), d, p);
 }
-// Stores doubles as floats and what these lack.
-HWY_INLINE void StoreParts(Halves lower, Halves upper, float *high, float *low) {
+// Doubles as floats and what these lack.
+HWY_INLINE void SplitDoubles(Halves lower, Halves upper, Floats *high, Floats *low) {
   const TileTag d;
   const HalfTag dd;
   const Floats v = RoundDoubles(d, lower, upper);
-  hn::Store(v, d, high);
-  hn::Store(RoundDoubles(d, hn::Sub(lower, hn::PromoteLowerTo(dd, v)), hn::Sub(upper, hn::PromoteUpperTo(dd, v))), d,
-            low);
+  *high = v;
+  *low = RoundDoubles(d, hn::Sub(lower, hn::PromoteLowerTo(dd, v)), hn::Sub(upper, hn::PromoteUpperTo(dd, v)));
+}
+// The reverse, of the lower or the upper half.
+HWY_INLINE Halves JoinLower(Floats high, Floats low) {
+  const HalfTag d;
+  return hn::Add(hn::PromoteLowerTo(d, high), hn::PromoteLowerTo(d, low));
+}
+HWY_INLINE Halves JoinUpper(Floats high, Floats low) {
+  const HalfTag d;
+  return hn::Add(hn::PromoteUpperTo(d, high), hn::PromoteUpperTo(d, low));
 }
 // v factor, 0 where the factor is.
 HWY_INLINE Halves TimesUnlessZero(Halves v, Halves factor) {
@@ -307,47 +317,37 @@ struct TileMaxima {
 
   HWY_INLINE Halves ExpOfMaximum(int64_t i) const { return hn::Add(LoadHalf(exp_max + i), LoadHalf(exp_max_low + i)); }
 };
-// With the ExpRange, and where the target's value is; z' = scale times what the block holds.
-struct TileRanges : TileMaxima {
+// With the ExpRange, and where the targets' values are.
+struct TileRanges : TileMaxima, TileScale {
   int64_t count;  // rows; vectors without one are not computed
   HWY_ALIGN float lo[kTile], hi[kTile], origin[kTile];
   float *target = nullptr;  // kTile
-  double log2e;             // scale log2 e, and in two parts
-  float log2e_hi, log2e_lo;
-  float ln2;  // over scale
+
+  explicit TileRanges(const TileScale &scale, int64_t rows) : TileScale(scale), count(rows) {}
 };
 
-HWY_INLINE void SetScale(double scale, TileRanges *ranges) {
-  ranges->log2e = kLog2E_F64_Hi * scale;
-  ranges->log2e_hi = static_cast<float>(ranges->log2e);
-  ranges->log2e_lo =
-      static_cast<float>((ranges->log2e - static_cast<double>(ranges->log2e_hi)) + kLog2E_F64_Lo * scale);
-  ranges->ln2 = static_cast<float>(1.0 / ranges->log2e);
-}
-
 // e^m' of the reduction that ExpFour makes, with what its roundings lose: off by 2^-25.2, most of it the polynomial's.
-HWY_INLINE void SetExpOfMaximum(Floats max, Floats reference, int64_t i, TileRanges *ranges) {
+HWY_INLINE void ExpOfMaximum(const TileScale &scale, Floats max, Floats reference, Floats *high, Floats *low) {
 #if HWY_NATIVE_FMA
   const TileTag d;
-  const Floats one = hn::Set(d, 1.0f), log2e = hn::Set(d, ranges->log2e_hi);
+  const Floats one = hn::Set(d, 1.0f), log2e = hn::Set(d, scale.log2e_hi);
   const Floats product = hn::Mul(max, log2e);
   const Floats f_hi = hn::Sub(product, reference);  // exact
-  const Floats f_lo = hn::MulAdd(max, hn::Set(d, ranges->log2e_lo), hn::MulSub(max, log2e, product));
+  const Floats f_lo = hn::MulAdd(max, hn::Set(d, scale.log2e_lo), hn::MulSub(max, log2e, product));
   const Floats f = hn::Add(f_hi, f_lo), lost = hn::Sub(f_lo, hn::Sub(f, f_hi));
   Floats q = hn::Set(d, kExp2F32[6]);
   HWY_UNROLL(8)
   for (int k = 5; k >= 1; --k) q = hn::MulAdd(q, f, hn::Set(d, kExp2F32[k]));
   const Floats e = hn::MulAdd(f, q, one);
-  const Floats low = hn::MulAdd(f, q, hn::Sub(one, e));
-  hn::Store(e, d, ranges->exp_max + i);
-  hn::Store(hn::MulAdd(hn::Mul(lost, hn::Set(d, kLn2_F32_Hi)), e, low), d, ranges->exp_max_low + i);
+  const Floats lost_of_e = hn::MulAdd(f, q, hn::Sub(one, e));
+  *high = e;
+  *low = hn::MulAdd(hn::Mul(lost, hn::Set(d, kLn2_F32_Hi)), e, lost_of_e);
 #else
   const HalfTag dd;
   const auto exp = [&](Halves z, Halves n)
-                       HWY_ATTR { return Exp2ForFloat(dd, hn::Sub(hn::Mul(z, hn::Set(dd, ranges->log2e)), n)); };
-  StoreParts(exp(hn::PromoteLowerTo(dd, max), hn::PromoteLowerTo(dd, reference)),
-             exp(hn::PromoteUpperTo(dd, max), hn::PromoteUpperTo(dd, reference)), ranges->exp_max + i,
-             ranges->exp_max_low + i);
+                       HWY_ATTR { return Exp2ForFloat(dd, hn::Sub(hn::Mul(z, hn::Set(dd, scale.log2e)), n)); };
+  SplitDoubles(exp(hn::PromoteLowerTo(dd, max), hn::PromoteLowerTo(dd, reference)),
+               exp(hn::PromoteUpperTo(dd, max), hn::PromoteUpperTo(dd, reference)), high, low);
 #endif
 }
 
@@ -367,7 +367,10 @@ HWY_INLINE void SetRange(Floats max, int64_t i, TileRanges *ranges) {
   const Floats top = hn::Add(field, hn::Set(d, static_cast<float>(2 * F::kExponentBias + 1)));
   if (!kScalef) hn::Store(hn::Mul(top, ln2), d, ranges->hi + i);
   hn::Store(hn::Sub(round, kScalef ? none : field), d, ranges->origin + i);
-  SetExpOfMaximum(max, reference, i, ranges);
+  Floats high = max, low = max;
+  ExpOfMaximum(*ranges, max, reference, &high, &low);
+  hn::Store(high, d, ranges->exp_max + i);
+  hn::Store(low, d, ranges->exp_max_low + i);
 }
 
 // Lanes [i, i + lanes) of the ranges, as an ExpRange.
@@ -443,15 +446,14 @@ HWY_INLINE void AddFloats(Floats v, double *to) {
 // What becomes of a block's exponentials beside being summed.
 enum class Kept { kNo, kYes, kMarked };  // marked: negative in the columns of the maximum
 
-// Sums lanes [i, i + lanes) of a block: four columns in float32, and these sums in two parts.
+// Sums the exponentials of a vector of rows, whose first column is at `block`, but those at the maximum, which are
+// counted: four columns in float32, and these sums in two parts. Adds to two vectors for the entropy.
 template <bool kEntropy, Kept kKept>
-HWY_INLINE void SumLanes(float *block, int64_t cols, bool first, int64_t i, TileSums *sums) {
+HWY_INLINE void SumColumns(float *block, int64_t cols, const TileRange &range, Floats max, Floats *out_sum,
+                           Floats *out_low, Floats *out_count, [[maybe_unused]] Halves *entropy_lower,
+                           [[maybe_unused]] Halves *entropy_upper) {
   const TileTag d;
-  const TileInts di;
-  const HalfTag dd;
-  const TileRange range{sums->ranges, i};
-  const Floats max = hn::Load(d, sums->ranges.max + i), one = hn::Set(d, 1.0f), zero = hn::Zero(d);
-  Halves entropy_lower = hn::Zero(dd), entropy_upper = entropy_lower;
+  const Floats one = hn::Set(d, 1.0f), zero = hn::Zero(d);
   Floats count = zero;
   const auto sum_some = [&](float *z, auto columns) HWY_ATTR XENT_INLINE_LAMBDA {
     constexpr int kCols = columns;
@@ -485,13 +487,14 @@ HWY_INLINE void SumLanes(float *block, int64_t cols, bool first, int64_t i, Tile
         return hn::IfThenElseZero(hn::Ne(x, zero), hn::Mul(x, hn::Sub(max, logit)));
       };
       const Floats terms = add(term(z0, d0), term(z1, d1), term(z2, d2), term(z3, d3));
-      entropy_lower = hn::Add(entropy_lower, hn::PromoteLowerTo(dd, terms));
-      entropy_upper = hn::Add(entropy_upper, hn::PromoteUpperTo(dd, terms));
+      const HalfTag dd;
+      *entropy_lower = hn::Add(*entropy_lower, hn::PromoteLowerTo(dd, terms));
+      *entropy_upper = hn::Add(*entropy_upper, hn::PromoteUpperTo(dd, terms));
     }
     return add(z0, z1, z2, z3);
   };
   const auto sum_rest = [&](int64_t j) HWY_ATTR XENT_INLINE_LAMBDA {
-    float *const rest = block + j * kTile + i;
+    float *const rest = block + j * kTile;
     return cols - j == 1   ? sum_some(rest, std::integral_constant<int, 1>())
            : cols - j == 2 ? sum_some(rest, std::integral_constant<int, 2>())
                            : sum_some(rest, std::integral_constant<int, 3>());
@@ -506,14 +509,32 @@ HWY_INLINE void SumLanes(float *block, int64_t cols, bool first, int64_t i, Tile
   if (cols < 4) {
     sum = sum_rest(0);
   } else {
-    sum = sum_some(block + i, std::integral_constant<int, 4>());
-    for (j = 4; j + 4 <= cols; j += 4) add_exactly(sum_some(block + j * kTile + i, std::integral_constant<int, 4>()));
+    sum = sum_some(block, std::integral_constant<int, 4>());
+    for (j = 4; j + 4 <= cols; j += 4) add_exactly(sum_some(block + j * kTile, std::integral_constant<int, 4>()));
     if (j < cols) add_exactly(sum_rest(j));
   }
+  *out_sum = sum;
+  *out_low = low;
+  *out_count = count;
+}
+
+// Sums lanes [i, i + lanes) of a block, and adds what the blocks before have come to.
+template <bool kEntropy, Kept kKept>
+HWY_INLINE void SumLanes(float *block, int64_t cols, bool first, int64_t i, TileSums *sums) {
+  const TileTag d;
+  const TileInts di;
+  const HalfTag dd;
+  const Floats max = hn::Load(d, sums->ranges.max + i);
+  Floats sum = max, low = max, count = max;
+  Halves entropy_lower = hn::Zero(dd), entropy_upper = entropy_lower;
+  SumColumns<kEntropy, kKept>(block + i, cols, {sums->ranges, i}, max, &sum, &low, &count, &entropy_lower,
+                              &entropy_upper);
   auto counts = hn::ConvertTo(di, count);
   if (!first) {
+    Floats lost = max;
     low = hn::Add(low, hn::Load(d, sums->sum_low + i));
-    add_exactly(hn::Load(d, sums->sum + i));
+    sum = ExactSum(d, sum, hn::Load(d, sums->sum + i), &lost);
+    low = hn::Add(low, lost);
     counts = hn::Add(counts, hn::Load(di, sums->count + i));
   }
   hn::Store(sum, d, sums->sum + i);
@@ -529,7 +550,7 @@ HWY_INLINE void SumLanes(float *block, int64_t cols, bool first, int64_t i, Tile
 
 template <bool kEntropy, Kept kKept>
 HWY_NOINLINE void SumTile(float *block, int64_t cols, bool first, TileSums *sums) {
-  for (int64_t i = 0; i < sums->ranges.count; i += TileLanes()) SumLanes<kEntropy, kKept>(block, cols, first, i, sums);
+  for (int64_t i = 0; i < EndOf(sums->ranges.count); i += TileLanes()) SumLanes<kEntropy, kKept>(block, cols, first, i, sums);
 }
 
 // Returns the largest of a block's columns, or of these and `max`. A NaN may be passed over: its exponential is none.
@@ -556,7 +577,7 @@ inline HWY_NOINLINE void RaiseMaxima(const AcrossTask &task, Floats max, int64_t
   const TileTag d;
   const HalfTag dd;
   TileRanges &ranges = sums->ranges;
-  const Floats limit = hn::Set(d, static_cast<float>(Format<float>::kLimit / task.transform.Factor()));
+  const Floats limit = hn::Set(d, task.scale.limit);
   sums->bad |= BitsOf(d, hn::Not(hn::Le(hn::Abs(hn::Load(d, ranges.max + i)), limit))) << i;
   const TileMaxima before = ranges;
   SetRange(max, i, &ranges);
@@ -586,7 +607,10 @@ inline HWY_NOINLINE void RaiseMaxima(const AcrossTask &task, Floats max, int64_t
     return hn::IfThenElse(is_raised, hn::Mul(total, power), sum);
   };
   const Halves lower = new_sum(i), upper = new_sum(i + HalfLanes());
-  StoreParts(lower, upper, sums->sum + i, sums->sum_low + i);
+  Floats sum = max, sum_low = max;
+  SplitDoubles(lower, upper, &sum, &sum_low);
+  hn::Store(sum, d, sums->sum + i);
+  hn::Store(sum_low, d, sums->sum_low + i);
   const TileInts di;
   const auto is_raised = hn::RebindMask(di, hn::Gt(max, hn::Load(d, before.max + i)));
   hn::Store(hn::IfThenZeroElse(is_raised, hn::Load(di, sums->count + i)), di, sums->count + i);
@@ -610,7 +634,7 @@ inline HWY_NOINLINE void RaiseMaxima(const AcrossTask &task, Floats max, int64_t
 inline HWY_NOINLINE void UpdateArgmax(const float *block, int64_t first, int64_t cols, TileSums *sums,
                                       int32_t *argmax) {
   const TileInts d;
-  for (int64_t i = 0; i < sums->ranges.count; i += TileLanes()) {
+  for (int64_t i = 0; i < EndOf(sums->ranges.count); i += TileLanes()) {
     auto best = hn::Load(d, sums->order + i), place = hn::Load(d, argmax + i);
     for (int64_t j = 0; j < cols; ++j) {
       const auto bits = hn::BitCast(d, hn::Load(TileTag(), block + j * kTile + i));
@@ -673,7 +697,7 @@ inline HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, i
   for (int64_t part = 0; part < cols; part += kPartCols) {
     const int64_t end = HWY_MIN(cols, part + kPartCols);
     if (probs) StageLabels(task, first + part, end - part, labels);
-    for (int64_t i = 0; i < task.count; i += TileLanes()) {
+    for (int64_t i = 0; i < EndOf(task.count); i += TileLanes()) {
       const Floats max = hn::Load(d, sums->ranges.max + i);
       const auto target = task.has_targets ? hn::LoadU(di, task.targets + i) : hn::Set(di, -1);
       double *const q_sum = sums->q + i;
@@ -709,26 +733,23 @@ inline HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, i
   }
 }
 
-// Takes the values z'_t of the targets from a block that holds all columns. Where these are few they are compared with:
-// a gather waits until what was stored a moment ago has left for the cache.
-HWY_INLINE void TakeTargets(const AcrossTask &task, const float *block, float *values) {
+// Returns the values z'_t of the targets of lanes [i, i + lanes) from a block that holds all columns. Where these are
+// few they are compared with: a gather waits until what was stored a moment ago has left for the cache.
+HWY_INLINE Floats TargetsOf(const AcrossTask &task, const float *block, int64_t i) {
   constexpr int64_t kFewCols = 6;
   const TileTag d;
   const TileInts di;
-  for (int64_t i = 0; i < task.count; i += TileLanes()) {
-    const auto target = hn::LoadU(di, task.targets + i);
-    if (task.cols <= kFewCols) {
-      Floats value = hn::Load(d, block + i);
-      for (int64_t j = 1; j < task.cols; ++j) {
-        const auto own = hn::RebindMask(d, hn::Eq(target, hn::Set(di, static_cast<int32_t>(j))));
-        value = hn::IfThenElse(own, hn::Load(d, block + j * kTile + i), value);
-      }
-      hn::Store(value, d, values + i);
-      continue;
-    }
+  const auto target = hn::LoadU(di, task.targets + i);
+  if (task.cols > kFewCols) {
     const auto place = hn::Add(hn::ShiftLeft<4>(target), hn::Iota(di, static_cast<int32_t>(i)));
-    hn::Store(hn::GatherIndex(d, block, place), d, values + i);
+    return hn::GatherIndex(d, block, place);
   }
+  Floats value = hn::Load(d, block + i);
+  for (int64_t j = 1; j < task.cols; ++j) {
+    const auto own = hn::RebindMask(d, hn::Eq(target, hn::Set(di, static_cast<int32_t>(j))));
+    value = hn::IfThenElse(own, hn::Load(d, block + j * kTile + i), value);
+  }
+  return value;
 }
 static_assert(kTile == 16);
 
@@ -755,38 +776,54 @@ HWY_INLINE bool KeepsExponentials(const AcrossTask &task) {
          task.label_gradient.data == nullptr;
 }
 
-// Sets others, where they are wanted, and L of lanes [i, i + lanes) from the sums.
-HWY_INLINE void SetTotals([[maybe_unused]] const AcrossTask &task, const TileSums &sums, int64_t i, AcrossRows *out) {
-  const HalfTag dd;
-  const Halves unbias = hn::Set(dd, PowerOfTwo(-Format<float>::kBias));
 #if HWY_NATIVE_FMA
-  const TileTag d;
-  const TileInts di;
-  // The sum over e^m', times 2^kBias, in two parts.
-  const Floats e = hn::Load(d, sums.ranges.exp_max + i), sum = hn::Load(d, sums.sum + i), one = hn::Set(d, 1.0f);
-  const Floats inverse = hn::Div(one, e);
+
+// ---- what a vector of rows comes to, in float32 and in two parts, the lower one what the higher has lost ----
+
+// Returns others times 2^kBias of rows whose exponentials come to `sum`, those at the maximum to e each.
+HWY_INLINE Floats OthersOf(Floats e, Floats e_low, Floats sum, Floats sum_low, Floats *low) {
+  const Floats inverse = hn::Div(hn::Set(TileTag(), 1.0f), e);
   const Floats q = hn::Mul(sum, inverse);
-  const Floats rest = hn::NegMulAdd(q, hn::Load(d, sums.ranges.exp_max_low + i), hn::NegMulAdd(q, e, sum));
-  const Floats q_low = hn::Mul(hn::Add(rest, hn::Load(d, sums.sum_low + i)), inverse);
-  const Floats count = hn::ConvertTo(d, hn::Load(di, sums.count + i));
-  if (task.NeedsState()) {
-    const Floats more = hn::Sub(count, one);
-    const auto others = [&](Halves high, Halves low, Halves whole)
-                            HWY_ATTR { return hn::MulAdd(hn::Add(high, low), unbias, whole); };
-    hn::Store(others(hn::PromoteLowerTo(dd, q), hn::PromoteLowerTo(dd, q_low), hn::PromoteLowerTo(dd, more)), dd,
-              out->others + i);
-    hn::Store(others(hn::PromoteUpperTo(dd, q), hn::PromoteUpperTo(dd, q_low), hn::PromoteUpperTo(dd, more)), dd,
-              out->others + i + HalfLanes());
-  }
-  if (!task.NeedsLog()) return;
-  // u = 1 + others = 2^k (1 + f) in two parts, k ln 2 + log(1 + f) as SumOfLogs has it. Below 2^-60 L is `others`.
-  const Floats small = hn::Set(d, static_cast<float>(PowerOfTwo(-Format<float>::kBias)));
-  Floats k = hn::Zero(d);
+  const Floats rest = hn::NegMulAdd(q, e_low, hn::NegMulAdd(q, e, sum));
+  *low = hn::Mul(hn::Add(rest, sum_low), inverse);
+  return q;
+}
+// Returns u = 1 + others, of `count` columns at the maximum.
+HWY_INLINE Floats OnePlusOthers(Floats q, Floats q_low, Floats count, Floats *low) {
+  const Floats small = hn::Set(TileTag(), static_cast<float>(PowerOfTwo(-Format<float>::kBias)));
   const Floats part = hn::Mul(q, small), u = hn::Add(count, part);
-  const Floats lost_of_u = hn::Sub(hn::Min(count, part), hn::Sub(u, hn::Max(count, part)));
-  const Floats u_low = hn::MulAdd(q_low, small, lost_of_u);
+  const Floats lost = hn::Sub(hn::Min(count, part), hn::Sub(u, hn::Max(count, part)));
+  *low = hn::MulAdd(q_low, small, lost);
+  return u;
+}
+// Whether L is `others` itself, which is below 2^-60.
+HWY_INLINE hn::Mask<TileTag> IsAlone(Floats q, Floats count) {
+  const TileTag d;
+  return hn::And(hn::Lt(q, hn::Set(d, static_cast<float>(PowerOfTwo(Format<float>::kBias - 60)))),
+                 hn::Eq(count, hn::Set(d, 1.0f)));
+}
+// Returns L, rounded once where it is `others`, else `log`.
+HWY_INLINE Floats AloneOr(hn::Mask<TileTag> alone, Floats q, Floats q_low, Floats log) {
+  const Floats small = hn::Set(TileTag(), static_cast<float>(PowerOfTwo(-Format<float>::kBias)));
+  return hn::IfThenElse(alone, hn::Mul(hn::Add(q, q_low), small), log);
+}
+// The same as doubles, all of it.
+HWY_INLINE void WidenLog(hn::Mask<TileTag> alone, Floats q, Floats q_low, Floats log, Floats log_low, Halves &lower,
+                         Halves &upper) {
+  const TileTag d;
+  const Halves unbias = hn::Set(HalfTag(), PowerOfTwo(-Format<float>::kBias));
+  const Floats bias = hn::Set(d, static_cast<float>(PowerOfTwo(Format<float>::kBias)));
+  const Floats high = hn::IfThenElse(alone, q, hn::Mul(log, bias));
+  const Floats low = hn::IfThenElse(alone, q_low, hn::Mul(log_low, bias));
+  lower = hn::Mul(JoinLower(high, low), unbias);
+  upper = hn::Mul(JoinUpper(high, low), unbias);
+}
+// Returns log u: u = 2^k (1 + f), k ln 2 + log(1 + f) as SumOfLogs has it.
+HWY_INLINE Floats LogOfTotal(Floats u, Floats u_low, Floats *low) {
+  const TileTag d;
+  Floats k = hn::Zero(d);
   const Floats scale = InversePowerOfSplit(d, SplitAtThreeQuarters(d, u, &k));
-  const Floats f_hi = hn::MulSub(u, scale, one), f_lo = hn::Mul(u_low, scale), f = hn::Add(f_hi, f_lo);
+  const Floats f_hi = hn::MulSub(u, scale, hn::Set(d, 1.0f)), f_lo = hn::Mul(u_low, scale), f = hn::Add(f_hi, f_lo);
   const Floats ln2 = hn::Set(d, kLn2_F32_Hi);
   const Floats head = hn::MulAdd(k, ln2, f_hi), lost = hn::Add(hn::MulSub(k, ln2, head), f_hi);
   // In pairs, and not by Horner's rule: the chain of a tile's finish takes longer than its work.
@@ -796,37 +833,76 @@ HWY_INLINE void SetTotals([[maybe_unused]] const AcrossTask &task, const TileSum
   const Floats upper = hn::MulAdd(hn::MulAdd(hn::Set(d, kLogRestF32[8]), f2, pair(6)), f2, pair(4));
   const Floats p = hn::MulAdd(upper, f4, hn::MulAdd(pair(2), f2, pair(0)));
   const Floats tail = hn::MulAdd(f2, p, hn::Add(lost, hn::MulAdd(k, hn::Set(d, kLn2_F32_Lo), f_lo)));
-  const Floats log = hn::Add(head, tail), log_low = hn::Add(hn::Sub(head, log), tail);
-  const Floats bias = hn::Set(d, static_cast<float>(PowerOfTwo(Format<float>::kBias)));
-  const auto alone =
-      hn::And(hn::Lt(q, hn::Set(d, static_cast<float>(PowerOfTwo(Format<float>::kBias - 60)))), hn::Eq(count, one));
-  const Floats high = hn::IfThenElse(alone, q, hn::Mul(log, bias));
-  const Floats low = hn::IfThenElse(alone, q_low, hn::Mul(log_low, bias));
-  const auto total = [&](Halves x, Halves y) HWY_ATTR { return hn::Mul(hn::Add(x, y), unbias); };
-  hn::Store(total(hn::PromoteLowerTo(dd, high), hn::PromoteLowerTo(dd, low)), dd, out->log_total + i);
-  hn::Store(total(hn::PromoteUpperTo(dd, high), hn::PromoteUpperTo(dd, low)), dd, out->log_total + i + HalfLanes());
+  const Floats log = hn::Add(head, tail);
+  *low = hn::Add(hn::Sub(head, log), tail);
+  return log;
+}
+// Returns scale (a - b) + L.
+HWY_INLINE Floats ScaledPlusLog(const TileScale &scale, Floats a, Floats b, Floats log, Floats log_low, Floats *low) {
+  const TileTag d;
+  Floats lost = a;
+  Floats difference = ExactDifference(d, a, b, &lost);
+  if (scale.hi != 1.0f || scale.lo != 0.0f) {
+    const Floats factor = hn::Set(d, scale.hi), product = hn::Mul(difference, factor);
+    lost = hn::MulAdd(lost, factor, hn::MulSub(difference, factor, product));
+    lost = hn::MulAdd(difference, hn::Set(d, scale.lo), lost);
+    difference = product;
+  }
+  Floats more = a;
+  const Floats sum = ExactSum(d, difference, log, &more);
+  // Of a masked b there is nothing but infinity.
+  const Floats rest = hn::Add(more, hn::Add(lost, log_low));
+  *low = hn::IfThenElseZero(hn::Eq(rest, rest), rest);
+  return sum;
+}
+
+#endif  // HWY_NATIVE_FMA
+
+// Returns others and L of lanes [i, i + lanes), where they are wanted, from their sums, L in both forms.
+HWY_INLINE void TotalsOf([[maybe_unused]] const AcrossTask &task, const TileSums &sums, int64_t i, Halves &others_lower,
+                         Halves &others_upper, Halves &log_lower, Halves &log_upper, [[maybe_unused]] Floats *out_log,
+                         [[maybe_unused]] Floats *out_log_low) {
+  const HalfTag dd;
+  const Halves unbias = hn::Set(dd, PowerOfTwo(-Format<float>::kBias));
+#if HWY_NATIVE_FMA
+  const TileTag d;
+  const Floats count = hn::ConvertTo(d, hn::Load(TileInts(), sums.count + i));
+  Floats q_low = count, u_low = count, log_low = count;
+  const Floats q = OthersOf(hn::Load(d, sums.ranges.exp_max + i), hn::Load(d, sums.ranges.exp_max_low + i),
+                            hn::Load(d, sums.sum + i), hn::Load(d, sums.sum_low + i), &q_low);
+  if (task.NeedsState()) {
+    const Floats more = hn::Sub(count, hn::Set(d, 1.0f));
+    others_lower = hn::MulAdd(JoinLower(q, q_low), unbias, hn::PromoteLowerTo(dd, more));
+    others_upper = hn::MulAdd(JoinUpper(q, q_low), unbias, hn::PromoteUpperTo(dd, more));
+  }
+  if (!task.NeedsLog()) return;
+  const Floats u = OnePlusOthers(q, q_low, count, &u_low), log = LogOfTotal(u, u_low, &log_low);
+  const auto alone = IsAlone(q, count);
+  WidenLog(alone, q, q_low, log, log_low, log_lower, log_upper);
+  *out_log = AloneOr(alone, q, q_low, log);
+  *out_log_low = hn::IfThenZeroElse(alone, log_low);
 #else
-  for (int64_t k = i; k < i + TileLanes(); k += HalfLanes()) {
+  const auto total = [&](int64_t k, Halves &others, Halves &log) HWY_ATTR {
     const Halves sum = hn::Add(LoadHalf(sums.sum + k), LoadHalf(sums.sum_low + k));
     const Halves count = hn::PromoteTo(dd, hn::LoadU(hn::Rebind<int32_t, HalfTag>(), sums.count + k));
     const Halves q = QuotientForFloat(dd, sum, sums.ranges.ExpOfMaximum(k));
-    const Halves others = hn::MulAdd(q, unbias, hn::Sub(count, hn::Set(dd, 1.0)));
-    hn::Store(others, dd, out->others + k);
-    hn::Store(Log1pForFloat(dd, others), dd, out->log_total + k);
-  }
+    others = hn::MulAdd(q, unbias, hn::Sub(count, hn::Set(dd, 1.0)));
+    log = Log1pForFloat(dd, others);
+  };
+  total(i, others_lower, log_lower);
+  total(i + HalfLanes(), others_upper, log_upper);
 #endif
 }
 
-// From the sums of half a vector's rows to what is one a row, in double. Returns the losses, and in *bad which rows the
-// label sums are not good for.
-HWY_INLINE Halves FinishHalf(const AcrossTask &task, const TileSums &sums, int64_t i, hn::Mask<HalfTag> *bad,
-                             AcrossRows *out) {
+// From the totals of the half vector of rows from row i on to what is one a row, in double. Returns the losses, and in
+// *bad which rows the label sums are not good for.
+HWY_INLINE Halves FinishHalf(const AcrossTask &task, const TileSums &sums, int64_t i, Halves others, Halves log_total,
+                             hn::Mask<HalfTag> *bad, AcrossRows *out) {
   const HalfTag d;
   const Halves zero = hn::Zero(d), one = hn::Set(d, 1.0);
-  const Halves factor = hn::Set(d, task.transform.Factor());
-  const Halves max = LoadHalf(sums.ranges.max + i), log_total = hn::Load(d, out->log_total + i);
+  const Halves factor = hn::Set(d, task.transform.Factor()), max = LoadHalf(sums.ranges.max + i);
   if (task.entropy) {
-    const Halves others = hn::Load(d, out->others + i), e = sums.ranges.ExpOfMaximum(i);
+    const Halves e = sums.ranges.ExpOfMaximum(i);
     const Halves unbias = hn::Set(d, PowerOfTwo(-Format<float>::kBias));
     const Halves terms = hn::Mul(hn::Mul(hn::Load(d, sums.entropy + i), unbias), factor);
     StoreOutput(hn::Add(log_total, QuotientForFloat(d, terms, hn::MulAdd(others, e, e))), out->entropy + i);
@@ -835,7 +911,7 @@ HWY_INLINE Halves FinishHalf(const AcrossTask &task, const TileSums &sums, int64
   if (task.has_targets) {
     distance = hn::Mul(hn::Sub(max, LoadHalf(sums.ranges.target + i)), factor);
     loss = hn::Add(distance, log_total);
-    if (task.nll) hn::Store(loss, d, out->nll + i);
+    if (!HWY_NATIVE_FMA && task.nll) hn::Store(loss, d, out->nll + i);
     if (task.weighted || task.class_weights != nullptr) {
       weight = hn::LoadU(d, task.target_label + i);
       loss = TimesUnlessZero(loss, weight);
@@ -874,37 +950,111 @@ HWY_INLINE Halves FinishHalf(const AcrossTask &task, const TileSums &sums, int64
   return task.row_weights == nullptr ? loss : TimesUnlessZero(loss, hn::LoadU(d, task.row_weights + i));
 }
 
+// Stores the losses of lanes [i, i + lanes). *exact has the rows whose losses add exactly, *sum is added to.
+HWY_INLINE void StoreLosses(Floats loss, int64_t i, uint32_t *exact, Halves *sum, AcrossRows *out) {
+  const TileTag d;
+  const HalfTag dd;
+  hn::Store(loss, d, out->loss + i);
+  *sum = hn::Add(*sum, hn::Add(hn::PromoteLowerTo(dd, loss), hn::PromoteUpperTo(dd, loss)));
+  const auto between = hn::And(hn::Ge(loss, hn::Set(d, 0x1p-13f)), hn::Le(loss, hn::Set(d, 0x1p12f)));
+  *exact |= BitsOf(d, hn::Or(between, hn::Eq(loss, hn::Zero(d)))) << i;
+}
+
+// Whether the loss is -log p_t, but for the row's weight: float32 finishes it.
+HWY_INLINE bool IsNegativeLogLikelihood(const AcrossTask &task) {
+  return HWY_NATIVE_FMA && task.has_targets && !task.weighted && task.class_weights == nullptr && task.z_loss == 0.0;
+}
+
+#if HWY_NATIVE_FMA
+// lse and log p_t of lanes [i, i + lanes), and the loss if it is no more than that. Where rows have weights, L is given
+// as doubles too: a weight may bring back what float32 cannot hold.
+HWY_INLINE void FinishFloats(const AcrossTask &task, int64_t i, Floats max, Floats target, Floats log, Floats log_low,
+                             Halves log_lower, Halves log_upper, uint32_t *exact, Halves *loss_sum, AcrossRows *out) {
+  const TileTag d;
+  const HalfTag dd;
+  Floats low = max;
+  if (task.nll || IsNegativeLogLikelihood(task)) {
+    const Floats high = ScaledPlusLog(task.scale, max, target, log, log_low, &low), nll = hn::Add(high, low);
+    if (IsNegativeLogLikelihood(task)) {
+      Floats loss = nll;
+      if (task.row_weights != nullptr) {
+        const auto weighted = [&](Halves m, Halves z, Halves sum, Halves alone, int64_t row) HWY_ATTR {
+          return TimesUnlessZero(hn::IfThenElse(hn::Eq(m, z), alone, sum), hn::LoadU(dd, task.row_weights + row));
+        };
+        loss = RoundDoubles(d,
+                            weighted(hn::PromoteLowerTo(dd, max), hn::PromoteLowerTo(dd, target), JoinLower(high, low),
+                                     log_lower, i),
+                            weighted(hn::PromoteUpperTo(dd, max), hn::PromoteUpperTo(dd, target), JoinUpper(high, low),
+                                     log_upper, i + HalfLanes()));
+      }
+      StoreLosses(FinishWithNan(d, loss), i, exact, loss_sum, out);
+    }
+    if (task.nll) {
+      hn::Store(FinishWithNan(d, hn::Neg(nll)), d, out->log_probability + i);
+      hn::Store(JoinLower(high, low), dd, out->nll + i);
+      hn::Store(JoinUpper(high, low), dd, out->nll + i + HalfLanes());
+    }
+  }
+  if (task.lse) {
+    const Floats high = ScaledPlusLog(task.scale, max, hn::Zero(d), log, log_low, &low);
+    hn::Store(FinishWithNan(d, hn::Add(high, low)), d, out->lse + i);
+  }
+}
+#endif
+
+// Bit j: row i + j, by its largest value and the sum of its exponentials, is not made for this.
+HWY_INLINE uint32_t BadRows(const AcrossTask &task, Floats max, Floats sum) {
+  const TileTag d;
+  const Floats limit = hn::Set(d, task.scale.limit);
+  const Floats sum_limit = hn::Set(d, static_cast<float>(Format<float>::kSumLimit));
+  return BitsOf(d, hn::Not(hn::And(hn::Le(hn::Abs(max), limit), hn::Le(hn::Abs(sum), sum_limit))));
+}
+
+// Keeps what a later step or call needs of lanes [i, i + lanes).
+HWY_INLINE void KeepState(Floats max, int64_t i, Halves others_lower, Halves others_upper, Halves log_lower,
+                          Halves log_upper, AcrossRows *out) {
+  const HalfTag d;
+  StoreDoubles(TileTag(), max, out->value + i);
+  hn::Store(others_lower, d, out->others + i);
+  hn::Store(others_upper, d, out->others + i + HalfLanes());
+  hn::Store(log_lower, d, out->log_total + i);
+  hn::Store(log_upper, d, out->log_total + i + HalfLanes());
+}
+
 // From the sums to what is one a row, and which rows the sums are good for.
 inline HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums, AcrossRows *out) {
   const TileTag d;
   const HalfTag dd;
-  const Floats limit = hn::Set(d, static_cast<float>(Format<float>::kLimit / task.transform.Factor()));
-  const Floats sum_limit = hn::Set(d, static_cast<float>(Format<float>::kSumLimit));
   uint32_t bad = sums.bad, exact = 0;
   Halves loss_sum = hn::Zero(dd);
-  for (int64_t i = 0; i < task.count; i += TileLanes()) {
-    const Floats max = hn::Load(d, sums.ranges.max + i), sum = hn::Load(d, sums.sum + i);
-    bad |= BitsOf(d, hn::Not(hn::And(hn::Le(hn::Abs(max), limit), hn::Le(hn::Abs(sum), sum_limit)))) << i;
-    SetTotals(task, sums, i, out);
-    if (task.NeedsState()) StoreDoubles(d, max, out->value + i);
-    if (task.HasLabels()) {
+  for (int64_t i = 0; i < EndOf(task.count); i += TileLanes()) {
+    Halves others_lower = hn::Zero(dd), others_upper = others_lower, log_lower = others_lower, log_upper = others_lower;
+    const Floats max = hn::Load(d, sums.ranges.max + i);
+    bad |= BadRows(task, max, hn::Load(d, sums.sum + i)) << i;
+    Floats log = max, log_low = max;
+    TotalsOf(task, sums, i, others_lower, others_upper, log_lower, log_upper, &log, &log_low);
+    if (task.NeedsState()) KeepState(max, i, others_lower, others_upper, log_lower, log_upper, out);
+    if (task.HasLabels() && (task.entropy || task.NeedsState() || !IsNegativeLogLikelihood(task))) {
       auto bad_lower = hn::MaskFalse(dd), bad_upper = bad_lower;
-      const Halves lower = FinishHalf(task, sums, i, &bad_lower, out);
-      const Halves upper = FinishHalf(task, sums, i + HalfLanes(), &bad_upper, out);
-      const Floats loss = FinishWithNan(d, RoundDoubles(d, lower, upper));
-      hn::Store(loss, d, out->loss + i);
-      loss_sum = hn::Add(loss_sum, hn::Add(hn::PromoteLowerTo(dd, loss), hn::PromoteUpperTo(dd, loss)));
-      const auto between = hn::And(hn::Ge(loss, hn::Set(d, 0x1p-13f)), hn::Le(loss, hn::Set(d, 0x1p12f)));
-      exact |= BitsOf(d, hn::Or(between, hn::Eq(loss, hn::Zero(d)))) << i;
+      const Halves lower = FinishHalf(task, sums, i, others_lower, log_lower, &bad_lower, out);
+      const Halves upper = FinishHalf(task, sums, i + HalfLanes(), others_upper, log_upper, &bad_upper, out);
       if (task.weighted) bad |= (BitsOf(dd, bad_lower) | BitsOf(dd, bad_upper) << HalfLanes()) << i;
+      if (!IsNegativeLogLikelihood(task)) {
+        StoreLosses(FinishWithNan(d, RoundDoubles(d, lower, upper)), i, &exact, &loss_sum, out);
+      }
     }
+#if HWY_NATIVE_FMA
+    const Floats target = task.has_targets ? hn::Load(d, sums.ranges.target + i) : max;
+    FinishFloats(task, i, max, target, log, log_low, log_lower, log_upper, &exact, &loss_sum, out);
+#else
     if (task.nll) hn::Store(FinishWithNan(d, hn::Neg(LoadDoubles(d, out->nll + i))), d, out->log_probability + i);
-    if (!task.lse) continue;
-    const Halves factor = hn::Set(dd, task.transform.Factor());
-    const auto lse = [&](int64_t k) HWY_ATTR {
-      return hn::MulAdd(LoadHalf(sums.ranges.max + k), factor, hn::Load(dd, out->log_total + k));
-    };
-    hn::Store(FinishWithNan(d, RoundDoubles(d, lse(i), lse(i + HalfLanes()))), d, out->lse + i);
+    if (task.lse) {
+      const Halves factor = hn::Set(dd, task.transform.Factor());
+      const Halves lower = hn::MulAdd(hn::PromoteLowerTo(dd, max), factor, log_lower);
+      const Halves upper = hn::MulAdd(hn::PromoteUpperTo(dd, max), factor, log_upper);
+      hn::Store(FinishWithNan(d, RoundDoubles(d, lower, upper)), d, out->lse + i);
+    }
+#endif
   }
   out->adds_exactly = exact == kAllRows;
   out->loss_sum = hn::ReduceSum(dd, loss_sum);
@@ -926,8 +1076,8 @@ HWY_NOINLINE void SumRows(const AcrossTask &task, float *block, float *labels, T
     }
     if (task.argmax) UpdateArgmax(block, first, cols, sums, out->argmax);
     if (task.transform.cap > 0.0) sums->bad |= CapTile(task.transform, block, cols, nullptr);
-    if (task.has_targets && cols == task.cols) TakeTargets(task, block, sums->ranges.target);
-    for (int64_t i = 0; i < task.count; i += TileLanes()) {
+    for (int64_t i = 0; i < EndOf(task.count); i += TileLanes()) {
+      if (task.has_targets && cols == task.cols) hn::Store(TargetsOf(task, block, i), d, sums->ranges.target + i);
       const Floats before = first == 0 ? hn::Set(d, kNone) : hn::Load(d, sums->ranges.max + i);
       const Floats max = MaxOfLanes(block + i, cols, before);
       if (first == 0) {
@@ -960,105 +1110,141 @@ struct TileFactors {
   HWY_ALIGN float one[kTile];           // softmax at the row's maximum
 };
 
-// Returns the rows whose factors leave no range.
+// Returns softmax's factor of the exponentials of half a vector's rows, and in *one its value at the maximum.
+HWY_INLINE Halves SoftmaxFactor(Halves e, Halves others, Halves *one) {
+  const HalfTag d;
+  // Of everything, relative to the reference.
+  const Halves inverse = QuotientForFloat(d, hn::Set(d, 1.0), hn::MulAdd(others, e, e));
+  *one = hn::Mul(inverse, e);
+  return hn::Mul(inverse, hn::Set(d, PowerOfTwo(-Format<float>::kBias)));
+}
+
+// Returns the gradient's factor of the exponentials of the half vector of rows from row i on, and the factor of the
+// labels and, where y is 0 elsewhere, the gradient at the target, whose exponential is given. *good: which factors
+// leave a range.
+HWY_INLINE Halves GradientFactors(const AcrossTask &task, int64_t i, Halves e, Halves max, Halves others,
+                                  Halves log_total, Halves weight, Halves target, Halves target_exponential,
+                                  Halves *labels, Halves *at_target, hn::Mask<HalfTag> *good) {
+  const HalfTag d;
+  const Halves zero = hn::Zero(d), one = hn::Set(d, 1.0);
+  const Halves inverse = QuotientForFloat(d, one, hn::MulAdd(others, e, e));
+  const Halves unbias = hn::Set(d, PowerOfTwo(-Format<float>::kBias));
+  const Halves g =
+      hn::Mul(hn::LoadU(d, task.g + i), hn::Set(d, task.transform.scale));  // dz, with a cap times sech^2
+  Halves mass = weight;
+  if (task.z_loss != 0.0) {
+    const Halves lse = hn::MulAdd(max, hn::Set(d, task.transform.Factor()), log_total);
+    mass = hn::MulAdd(lse, hn::Set(d, 2.0 * task.z_loss), mass);
+  }
+  const Halves p = hn::Mul(hn::Mul(g, mass), inverse), biased = hn::Mul(p, unbias);
+  *labels = g;
+  const auto in_range = [&](Halves x, double least, double most) HWY_ATTR XENT_INLINE_LAMBDA {
+    const Halves magnitude = hn::Abs(x);
+    const auto between = hn::And(hn::Ge(magnitude, hn::Set(d, least)), hn::Le(magnitude, hn::Set(d, most)));
+    return hn::Or(hn::Eq(x, zero), between);
+  };
+  // sech^2 below the normal range is 0: no factor may bring it back.
+  const double most = task.transform.cap > 0.0 ? 1.0 : 0x1p700;
+  *good = hn::And(in_range(biased, 0x1p-120, 0x1p120), in_range(g, 0x1p-700, most));
+  *good = hn::And(*good, hn::Le(hn::Abs(hn::Mul(g, mass)), hn::Set(d, most)));
+  if (!task.has_targets || task.weighted) return biased;
+  *at_target = hn::NegMulAdd(weight, g, hn::Mul(biased, target_exponential));
+  if (task.z_loss == 0.0) {  // p_t - 1 is -(the others' sum) / total where the target is the largest
+    const Halves share = hn::Mul(hn::Mul(others, e), inverse);
+    *at_target = hn::IfThenElse(hn::Eq(target, max), hn::Neg(hn::Mul(hn::Mul(weight, g), share)), *at_target);
+  }
+  return biased;
+}
+
+// The exponentials of the targets of lanes [i, i + lanes).
+HWY_INLINE Floats ExpOfTargets(const TileRange &range, Floats target) {
+  Floats z0 = target, z1 = z0, z2 = z0, z3 = z0;
+  ExpFour(TileTag(), range, z0, z1, z2, z3);
+  return z0;
+}
+
+// Returns the rows whose factors leave a range.
 inline HWY_NOINLINE uint32_t SetFactors(const AcrossTask &task, const TileRanges &ranges, const AcrossRows &rows,
                                         TileFactors *out) {
   const HalfTag d;
-  const Halves zero = hn::Zero(d), one = hn::Set(d, 1.0);
+  const TileTag df;
   const bool softmax = task.output == TileOutput::kSoftmax;
   uint32_t ok = 0;
   HWY_ALIGN float exponentials[kTile];  // of the targets
-  for (int64_t i = 0; task.has_targets && i < task.count; i += TileLanes()) {
-    const TileTag df;
-    Floats z0 = hn::Load(df, ranges.target + i), z1 = z0, z2 = z0, z3 = z0;
-    ExpFour(df, TileRange{ranges, i}, z0, z1, z2, z3);
-    hn::Store(z0, df, exponentials + i);
+  for (int64_t i = 0; task.has_targets && i < EndOf(task.count); i += TileLanes()) {
+    hn::Store(ExpOfTargets({ranges, i}, hn::Load(df, ranges.target + i)), df, exponentials + i);
   }
   for (int64_t i = 0; i < task.count; i += HalfLanes()) {
-    const Halves max = LoadHalf(ranges.max + i), others = hn::Load(d, rows.others + i);
-    const Halves e = ranges.ExpOfMaximum(i);
-    // Of everything, relative to the reference.
-    const Halves inverse = QuotientForFloat(d, one, hn::MulAdd(others, e, e));
-    const Halves unbias = hn::Set(d, PowerOfTwo(-Format<float>::kBias));
+    const Halves others = hn::Load(d, rows.others + i), e = ranges.ExpOfMaximum(i);
     if (softmax) {
-      hn::Store(hn::Mul(inverse, unbias), d, out->p + i);
-      StoreOutput(hn::Mul(inverse, e), out->one + i);
+      Halves one = e;
+      hn::Store(SoftmaxFactor(e, others, &one), d, out->p + i);
+      StoreOutput(one, out->one + i);
       continue;
     }
-    const Halves g =
-        hn::Mul(hn::LoadU(d, task.g + i), hn::Set(d, task.transform.scale));  // dz, with a cap times sech^2
-    const Halves weight = hn::Load(d, rows.weight + i);
-    Halves mass = weight;
-    if (task.z_loss != 0.0) {
-      const Halves lse = hn::MulAdd(max, hn::Set(d, task.transform.Factor()), hn::Load(d, rows.log_total + i));
-      mass = hn::MulAdd(lse, hn::Set(d, 2.0 * task.z_loss), mass);
+    Halves target = e, exponential = e, labels = e;
+    if (task.has_targets) {
+      target = LoadHalf(ranges.target + i);
+      exponential = LoadHalf(exponentials + i);
     }
-    const Halves p = hn::Mul(hn::Mul(g, mass), inverse), biased = hn::Mul(p, unbias);
-    hn::Store(biased, d, out->p + i);
-    hn::Store(g, d, out->y + i);
-    const auto in_range = [&](Halves x, double least, double most) HWY_ATTR XENT_INLINE_LAMBDA {
-      const Halves magnitude = hn::Abs(x);
-      const auto between = hn::And(hn::Ge(magnitude, hn::Set(d, least)), hn::Le(magnitude, hn::Set(d, most)));
-      return hn::Or(hn::Eq(x, zero), between);
-    };
-    // sech^2 below the normal range is 0: no factor may bring it back.
-    const double most = task.transform.cap > 0.0 ? 1.0 : 0x1p700;
-    auto good = hn::And(in_range(biased, 0x1p-120, 0x1p120), in_range(g, 0x1p-700, most));
-    good = hn::And(good, hn::Le(hn::Abs(hn::Mul(g, mass)), hn::Set(d, most)));
-    ok |= BitsOf(d, good) << i;
-    if (!task.has_targets || task.weighted) continue;
-    Halves target = hn::NegMulAdd(weight, g, hn::Mul(biased, LoadHalf(exponentials + i)));
-    if (task.z_loss == 0.0) {  // p_t - 1 is -(the others' sum) / total where the target is the largest
-      const Halves share = hn::Mul(hn::Mul(others, e), inverse);
-      const auto is_largest = hn::Eq(LoadHalf(ranges.target + i), max);
-      target = hn::IfThenElse(is_largest, hn::Neg(hn::Mul(hn::Mul(weight, g), share)), target);
-    }
+    auto good = hn::MaskFalse(d);
+    const Halves p =
+        GradientFactors(task, i, e, LoadHalf(ranges.max + i), others, hn::Load(d, rows.log_total + i),
+                        hn::Load(d, rows.weight + i), target, exponential, &labels, &target, &good);
+    hn::Store(p, d, out->p + i);
+    hn::Store(labels, d, out->y + i);
     hn::Store(target, d, out->target + i);
+    ok |= BitsOf(d, good) << i;
   }
   return softmax ? ~uint32_t{0} : ok;
 }
 
-// Columns [first, first + cols) of exponentials -> gradient with an index target and no labels elsewhere, or softmax.
+// Columns [first, first + cols) of the exponentials of lanes [i, i + lanes) -> softmax, or the gradient with an index
+// target and no labels elsewhere. `special` stands at the maximum, or at the target.
+template <bool kSoftmax>
+HWY_INLINE void ScaleLanes(const AcrossTask &task, Floats p, Floats special, int64_t first, int64_t cols, int64_t i,
+                           float *block) {
+  const TileTag d;
+  const TileInts di;
+  auto col = hn::Zero(di);  // of the target, from the current one on
+  if constexpr (!kSoftmax) col = hn::Sub(hn::LoadU(di, task.targets + i), hn::Set(di, static_cast<int32_t>(first)));
+  for (int64_t j = 0; j < cols; ++j) {
+    float *const at = block + j * kTile + i;
+    const Floats e = hn::Load(d, at);
+    const Floats v = ZeroBelowNormal<float>(d, hn::Mul(e, p));
+    if constexpr (kSoftmax) {
+      hn::Store(hn::IfNegativeThenElse(e, special, v), d, at);
+    } else {
+      const auto own = hn::RebindMask(d, hn::Eq(col, hn::Zero(di)));
+      hn::Store(hn::IfThenElse(own, special, v), d, at);
+      col = hn::Sub(col, hn::Set(di, 1));
+    }
+  }
+}
 template <bool kSoftmax>
 HWY_NOINLINE void ScaleTile(const AcrossTask &task, const TileFactors &factors, int64_t first, int64_t cols,
                             float *block) {
   const TileTag d;
-  const TileInts di;
-  for (int64_t i = 0; i < task.count; i += TileLanes()) {
-    const Floats p = LoadDoubles(d, factors.p + i);
-    Floats special;
-    if constexpr (kSoftmax) {
-      special = hn::Load(d, factors.one + i);
-    } else {
-      special = FinishWithNan(d, LoadDoubles(d, factors.target + i));
-    }
-    auto col = hn::Zero(di);  // of the target, from the current one on
-    if constexpr (!kSoftmax) col = hn::Sub(hn::LoadU(di, task.targets + i), hn::Set(di, static_cast<int32_t>(first)));
-    for (int64_t j = 0; j < cols; ++j) {
-      float *const at = block + j * kTile + i;
-      const Floats e = hn::Load(d, at);
-      const Floats v = ZeroBelowNormal<float>(d, hn::Mul(e, p));
-      if constexpr (kSoftmax) {
-        hn::Store(hn::IfNegativeThenElse(e, special, v), d, at);
-      } else {
-        const auto own = hn::RebindMask(d, hn::Eq(col, hn::Zero(di)));
-        hn::Store(hn::IfThenElse(own, special, v), d, at);
-        col = hn::Sub(col, hn::Set(di, 1));
-      }
-    }
+  for (int64_t i = 0; i < EndOf(task.count); i += TileLanes()) {
+    const Floats special =
+        kSoftmax ? hn::Load(d, factors.one + i) : FinishWithNan(d, LoadDoubles(d, factors.target + i));
+    ScaleLanes<kSoftmax>(task, LoadDoubles(d, factors.p + i), special, first, cols, i, block);
   }
 }
 
-// Values -> -((m' - z') + L).
+// Values of lanes [i, i + lanes) -> -((m' - z') + L).
+HWY_INLINE void LogSoftmaxLanes(Floats max, Floats log_total, int64_t cols, int64_t i, float *block) {
+  const TileTag d;
+  for (int64_t j = 0; j < cols; ++j) {
+    float *const at = block + j * kTile + i;
+    const Floats gap = hn::Add(hn::Sub(max, hn::Load(d, at)), log_total);
+    hn::Store(hn::Sub(hn::Zero(d), ZeroBelowNormal<float>(d, gap)), d, at);
+  }
+}
 inline HWY_NOINLINE void LogSoftmaxTile(const TileRanges &ranges, const AcrossRows &rows, int64_t cols, float *block) {
   const TileTag d;
-  for (int64_t i = 0; i < ranges.count; i += TileLanes()) {
-    const Floats max = hn::Load(d, ranges.max + i), log_total = LoadDoubles(d, rows.log_total + i);
-    for (int64_t j = 0; j < cols; ++j) {
-      float *const at = block + j * kTile + i;
-      const Floats gap = hn::Add(hn::Sub(max, hn::Load(d, at)), log_total);
-      hn::Store(hn::Sub(hn::Zero(d), ZeroBelowNormal<float>(d, gap)), d, at);
-    }
+  for (int64_t i = 0; i < EndOf(ranges.count); i += TileLanes()) {
+    LogSoftmaxLanes(hn::Load(d, ranges.max + i), LoadDoubles(d, rows.log_total + i), cols, i, block);
   }
 }
 
@@ -1115,7 +1301,7 @@ inline HWY_NOINLINE void LabelGradientTile(const AcrossTask &task, const TileRan
 template <bool kMarked>
 HWY_NOINLINE void ExpTile(float *block, int64_t cols, const TileRanges &ranges) {
   const TileTag d;
-  for (int64_t i = 0; i < ranges.count; i += TileLanes()) {
+  for (int64_t i = 0; i < EndOf(ranges.count); i += TileLanes()) {
     const Floats max = hn::Load(d, ranges.max + i);
     const TileRange range{ranges, i};
     const auto exp_some = [&](float *z, auto columns) HWY_ATTR XENT_INLINE_LAMBDA {
@@ -1182,15 +1368,135 @@ HWY_NOINLINE void WriteTile(const AcrossTask &task, TileScratch &scratch, float 
   }
 }
 
+// ---- short rows without options ----
+
+// Whether PlainTile takes a task: whether all of a row fits in a block, and float32 has room for the rest.
+HWY_INLINE bool IsPlain(const AcrossTask &task) {
+  return HWY_NATIVE_FMA && task.cols <= kBlockCols && task.transform.cap == 0.0 && !task.entropy && !task.argmax &&
+         task.label_gradient.data == nullptr && !task.weighted &&
+         (!task.has_targets || IsNegativeLogLikelihood(task));
+}
+
+#if HWY_NATIVE_FMA
+
+// Returns 1 / (e u) of pairs.
+HWY_INLINE Floats InverseOfTotal(Floats e, Floats e_low, Floats u, Floats u_low, Floats *low) {
+  const Floats total = hn::Mul(e, u);
+  const Floats total_low = hn::MulAdd(e_low, u, hn::MulAdd(e, u_low, hn::MulSub(e, u, total)));
+  const Floats one = hn::Set(TileTag(), 1.0f), inverse = hn::Div(one, total);
+  *low = hn::Mul(hn::NegMulAdd(total_low, inverse, hn::NegMulAdd(total, inverse, one)), inverse);
+  return inverse;
+}
+
+// Returns the product of two pairs, rounded.
+HWY_INLINE Floats ProductOfPairs(Floats a, Floats a_low, Floats b, Floats b_low) {
+  const Floats product = hn::Mul(a, b);
+  return hn::Add(product, hn::MulAdd(a_low, b, hn::MulAdd(a, b_low, hn::MulSub(a, b, product))));
+}
+
+// Sums, finish and output of a tile whose logits a block holds, vector after vector: nothing waits in memory but the
+// exponentials. That everything is float32 and each vector's work is one chain are what a row of two columns gains by
+// (docs/tuning.md). Returns the rows whose output is good.
+template <TileOutput kOutput>
+HWY_NOINLINE uint32_t PlainTile(const AcrossTask &task, float *block, AcrossRows *rows) {
+  const TileTag d;
+  const HalfTag dd;
+  constexpr bool kGradient = kOutput == TileOutput::kGradient, kSoftmax = kOutput == TileOutput::kSoftmax;
+  constexpr Kept kKept = kGradient ? Kept::kYes : kSoftmax ? Kept::kMarked : Kept::kNo;
+  const Floats one = hn::Set(d, 1.0f), small = hn::Set(d, static_cast<float>(PowerOfTwo(-Format<float>::kBias)));
+  uint32_t bad = 0, exact = 0, ok = kGradient ? 0 : ~uint32_t{0};
+  Halves loss_sum = hn::Zero(dd);
+  for (int64_t i = 0; i < (kGradient ? task.count : EndOf(task.count)); i += TileLanes()) {
+    TileRanges ranges(task.scale, TileLanes());
+    const Floats max = MaxOfLanes(block + i, task.cols, hn::Set(d, kNone));
+    SetRange(max, 0, &ranges);
+    const TileRange range{ranges, 0};
+    const Floats target = task.has_targets ? TargetsOf(task, block, i) : max;
+    const Floats e = hn::Load(d, ranges.exp_max), e_low = hn::Load(d, ranges.exp_max_low);
+    Floats sum = max, sum_low = max, count = max, q_low = max, u_low = max, log = max, log_low = max;
+    SumColumns<false, kKept>(block + i, task.cols, range, max, &sum, &sum_low, &count, nullptr, nullptr);
+    bad |= BadRows(task, max, sum) << i;
+    const Floats q = OthersOf(e, e_low, sum, sum_low, &q_low), u = OnePlusOthers(q, q_low, count, &u_low);
+    const auto alone = IsAlone(q, count);
+    bool keeps = task.state;
+    Halves log_lower = hn::Zero(dd), log_upper = log_lower;
+    if (kOutput == TileOutput::kLogSoftmax || task.NeedsLog()) {
+      log = LogOfTotal(u, u_low, &log_low);
+      if (task.row_weights != nullptr) WidenLog(alone, q, q_low, log, log_low, log_lower, log_upper);
+      log = AloneOr(alone, q, q_low, log);
+      log_low = hn::IfThenZeroElse(alone, log_low);
+      FinishFloats(task, i, max, target, log, log_low, log_lower, log_upper, &exact, &loss_sum, rows);
+    }
+    if constexpr (kSoftmax) {
+      Floats low = max;
+      const Floats inverse = InverseOfTotal(e, e_low, u, u_low, &low);
+      const Floats at_max = FinishWithNan(d, ProductOfPairs(e, e_low, inverse, low));
+      ScaleLanes<true>(task, hn::Mul(hn::Add(inverse, low), small), at_max, 0, task.cols, i, block);
+    } else if constexpr (kGradient) {
+      const Halves dz = hn::Set(dd, task.transform.scale);
+      const Halves g_lower = hn::Mul(hn::LoadU(dd, task.g + i), dz);
+      const Halves g_upper = hn::Mul(hn::LoadU(dd, task.g + i + HalfLanes()), dz);
+      Floats g = max, g_low = max, low = max;
+      SplitDoubles(g_lower, g_upper, &g, &g_low);
+      const Floats inverse = InverseOfTotal(e, e_low, u, u_low, &low), g_small = hn::Mul(g, small);
+      const Floats p = ProductOfPairs(g_small, hn::Mul(g_low, small), inverse, low), size = hn::Abs(p);
+      const auto in_range = hn::And(hn::Ge(size, hn::Set(d, 0x1p-120f)), hn::Le(size, hn::Set(d, 0x1p120f)));
+      const uint32_t zeros = BitsOf(dd, hn::Eq(g_lower, hn::Zero(dd))) | BitsOf(dd, hn::Eq(g_upper, hn::Zero(dd)))
+                                                                             << HalfLanes();
+      const uint32_t good = BitsOf(d, in_range) | zeros;
+      ok |= good << i;
+      // A row whose gradient is not good here goes on with its state.
+      constexpr uint32_t kAll = (uint32_t{1} << hn::MaxLanes(TileTag())) - 1;
+      keeps = keeps || (good & kAll) != kAll;
+      // p_t - 1 is -(the others' sum) / total where the target is the largest.
+      const Floats share = hn::Mul(hn::Add(hn::Sub(u, one), u_low), hn::Mul(e, inverse));
+      const Floats at_largest = hn::IfThenElse(alone, hn::Mul(g_small, hn::Add(q, q_low)), hn::Mul(g, share));
+      const Floats elsewhere = hn::MulSub(ExpOfTargets(range, target), p, g);
+      const Floats at_target = hn::IfThenElse(hn::Eq(target, max), hn::Neg(at_largest), elsewhere);
+      ScaleLanes<false>(task, p, FinishWithNan(d, at_target), 0, task.cols, i, block);
+    } else if constexpr (kOutput == TileOutput::kLogSoftmax) {
+      LogSoftmaxLanes(max, log, task.cols, i, block);
+    }
+    if (!keeps) continue;
+    WidenLog(alone, q, q_low, log, log_low, log_lower, log_upper);
+    const Halves unbias = hn::Set(dd, PowerOfTwo(-Format<float>::kBias));
+    const Floats more = hn::Sub(count, one);
+    KeepState(max, i, hn::MulAdd(JoinLower(q, q_low), unbias, hn::PromoteLowerTo(dd, more)),
+              hn::MulAdd(JoinUpper(q, q_low), unbias, hn::PromoteUpperTo(dd, more)), log_lower, log_upper, rows);
+    StoreDoubles(d, one, rows->weight + i);
+  }
+  rows->adds_exactly = exact == kAllRows;
+  rows->loss_sum = hn::ReduceSum(dd, loss_sum);
+  rows->done = (task.sums ? task.live : task.ready) & ~bad;
+  return ok;
+}
+
+HWY_INLINE uint32_t RunPlainTile(const AcrossTask &task, float *block, AcrossRows *rows) {
+  switch (task.output) {
+    case TileOutput::kNone:
+      return PlainTile<TileOutput::kNone>(task, block, rows);
+    case TileOutput::kGradient:
+      return PlainTile<TileOutput::kGradient>(task, block, rows);
+    case TileOutput::kSoftmax:
+      return PlainTile<TileOutput::kSoftmax>(task, block, rows);
+    case TileOutput::kLogSoftmax:
+      return PlainTile<TileOutput::kLogSoftmax>(task, block, rows);
+  }
+  return 0;
+}
+
+#else
+
+inline uint32_t RunPlainTile(const AcrossTask & /*task*/, float * /*block*/, AcrossRows * /*rows*/) { return 0; }
+
+#endif  // HWY_NATIVE_FMA
+
 template <class In>
-void RunAcross(const AcrossTask &task, AcrossRows *rows) {
-  TileScratch scratch;
+HWY_NOINLINE void RunInSteps(const AcrossTask &task, TileScratch &scratch, AcrossRows *rows) {
   HWY_ALIGN float labels[kPartCols * kTile];
   HWY_ALIGN float targets[kTile];
-  TileRanges ranges;
+  TileRanges ranges(task.scale, task.count);
   ranges.target = targets;
-  ranges.count = task.count;
-  SetScale(task.transform.Factor(), &ranges);
   if (task.has_targets && !(task.sums && task.cols <= kBlockCols)) ReadTargetValues<In>(task, ranges.target);
   if (task.sums) {
     SumRows<In>(task, scratch.block, labels, &ranges, rows);
@@ -1199,8 +1505,24 @@ void RunAcross(const AcrossTask &task, AcrossRows *rows) {
     const TileTag d;
     for (int64_t i = 0; i < kTile; i += TileLanes()) SetRange(LoadDoubles(d, rows->value + i), i, &ranges);
   }
-  rows->written = 0;
   if (task.output != TileOutput::kNone) WriteTile<In>(task, scratch, labels, ranges, rows);
+}
+
+template <class In>
+void RunAcross(const AcrossTask &task, AcrossRows *rows) {
+  TileScratch scratch;
+  rows->written = 0;
+  if (!IsPlain(task)) return RunInSteps<In>(task, scratch, rows);
+  StageLogits<In>(task, 0, task.cols, scratch.block);
+  if (task.out.data != nullptr && task.out.data != task.logits.data && !task.positions) {
+    PrefetchRows<1>(static_cast<const In *>(task.out.data), task.out.row, task.cols, 0);
+  }
+  const uint32_t good = RunPlainTile(task, scratch.block, rows);
+  if (task.output == TileOutput::kNone) return;
+  const uint32_t all = (uint32_t{1} << task.count) - 1;
+  const uint32_t wanted = (rows->done & good) | (all & ~task.live);
+  rows->written = wanted & rows->done;
+  if (task.out.data != nullptr) UnstageTile<In>(task.out, task, wanted, 0, task.cols, scratch.block);
 }
 
 // ---- through softmax and log-softmax, back ----

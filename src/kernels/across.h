@@ -15,6 +15,8 @@
 
 #include "kernels/general.h"
 #include "kernels/row.h"
+#include "numbers/coefficients.h"
+#include "numbers/format.h"
 
 namespace xent::internal {
 
@@ -29,6 +31,24 @@ inline constexpr int64_t kMaxAcrossGeneralCols = 256;
 struct TileMatrix {
   void *data = nullptr;  // null: absent
   int64_t row = 0, col = 1;
+};
+
+// z' = scale times what a kernel reads, and what follows from that.
+struct TileScale {
+  float hi = 1.0f, lo = 0.0f;  // of the scale
+  double log2e;                // scale log2 e, and in two parts
+  float log2e_hi, log2e_lo;
+  float ln2;    // over scale
+  float limit;  // of the values that a kernel takes: 2^20 over scale
+
+  explicit TileScale(double scale)
+      : hi(static_cast<float>(scale)),
+        lo(static_cast<float>(scale - static_cast<double>(hi))),
+        log2e(kLog2E_F64_Hi * scale),
+        log2e_hi(static_cast<float>(log2e)),
+        log2e_lo(static_cast<float>((log2e - static_cast<double>(log2e_hi)) + kLog2E_F64_Lo * scale)),
+        ln2(static_cast<float>(1.0 / log2e)),
+        limit(static_cast<float>(Format<float>::kLimit / scale)) {}
 };
 
 enum class TileOutput : uint8_t { kNone, kGradient, kSoftmax, kLogSoftmax };
@@ -46,6 +66,7 @@ struct AcrossTask : TileShape {
   bool sums = true;    // compute the sums of rows that are not ready, and what follows from them
   TileMatrix logits;
   Transform transform;
+  TileScale scale{1.0};  // of the transform's factor
 
   // Labels. With index targets y_c is w_c share, but at the target target_label; else w_c (probs_factor q_c + share).
   bool has_targets = false;

@@ -557,7 +557,7 @@ void WriteBlock(const BinaryLanes<T> &given_lanes, const BinaryBlock &given, con
                                 p1, p2, p3);
     };
     if constexpr (kKind == BinaryKind::kFocal || kKind == BinaryKind::kProbabilities) {
-      V g0, g1, g2, g3, h0, h1, h2, h3;
+      V g0 = unbias, g1 = g0, g2 = g0, g3 = g0, h0 = g0, h1 = g0, h2 = g0, h3 = g0;
       if constexpr (kKind == BinaryKind::kFocal) {
         make_ratios();
         Focal<T>(lanes, block, i, e0, p0, &v0, &g0, &h0);

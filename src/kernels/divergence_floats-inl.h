@@ -53,14 +53,13 @@ struct FloatRows {
 
   template <class Task>
   explicit FloatRows(const Task &task)
-      : kind(task.kind),
+      : ranges{TileRanges(TileScale(task.Scale()), 0), TileRanges(TileScale(task.Scale()), 0)},
+        kind(task.kind),
         wide_scale(task.Scale()),
         scale(static_cast<float>(task.Scale())),
         lowest(static_cast<float>(-0x1p100 / task.Scale())),
         beta(static_cast<float>(task.beta)),
-        alpha(static_cast<float>(1.0 - task.beta)) {
-    for (TileRanges &side : ranges) SetScale(task.Scale(), &side);
-  }
+        alpha(static_cast<float>(1.0 - task.beta)) {}
   void SetMaxima(int side, Floats max, int64_t lane) {
     const TileTag d;
     SetRange(max, lane, &ranges[side]);

@@ -128,6 +128,7 @@ class AcrossRunner {
     task.cols = call_.shape.cols;
     task.positions = call_.shape.inner > 1;
     task.transform = call_.transform;
+    task.scale = TileScale(task.transform.Factor());
     task.has_targets = call_.HasIndexTargets();
     task.weighted = IsWeighted(call_);
     task.class_weights = static_cast<const float *>(args.class_weights);

@@ -473,11 +473,6 @@ HWY_NOINLINE bool SumAlong(const GeneralTask &task, GeneralSums *out) {
 
 // ---- the gradient ----
 
-// Streaming stores need whole vectors of memory.
-HWY_INLINE bool CanStream(const void *columns) {
-  return reinterpret_cast<uintptr_t>(columns) % (kLanes * sizeof(float)) == 0;
-}
-
 // Writes the first `count` of `values` (aligned, readable to whole vectors) to columns of any type but float64, past
 // the caches where `stream` asks for it and that can be.
 HWY_INLINE void NarrowColumns(Dtype dtype, const float *values, int64_t first, int64_t count, void *columns,

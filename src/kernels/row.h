@@ -102,7 +102,16 @@ struct BackwardTask {
   const void *upstream, *output;
   void *gradient;  // may be either
   int64_t cols;
-  double sum;  // of what the dot kernel gave
+  double sum;           // of what the dot kernel gave
+  bool stream = false;  // past the caches where that can be: the caller fences
+};
+
+struct LogSoftmaxTask {
+  const void *logits;
+  void *out;  // may be the logits
+  int64_t cols;
+  double max, delta;    // log1p of the others' sum relative to the maximum
+  bool stream = false;  // as of BackwardTask
 };
 
 struct TargetScan {
@@ -116,8 +125,7 @@ struct RowKernels {
   Extreme (*maximum[kDtypes])(const void *logits, int64_t cols, int64_t target);
   void (*scale[kDtypes])(const ScaleTask &);
   void (*gradient[kDtypes])(const GradientTask &);
-  // out = -((max - z) + delta): log-softmax, delta = log1p of the others' sum relative to the maximum.
-  void (*log_softmax[kDtypes])(const void *logits, void *out, int64_t cols, double max, double delta);
+  void (*log_softmax[kDtypes])(const LogSoftmaxTask &);  // out = -((max - z) + delta)
   Wide (*dot[kDtypes])(const void *a, const void *b, int64_t cols);  // b null: sum of a
   void (*backward[2][kDtypes])(const BackwardTask &);                // through softmax, log-softmax
   // By the type of targets.

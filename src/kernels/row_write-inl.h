@@ -9,6 +9,7 @@
 #endif
 
 #include <cstring>
+#include <type_traits>
 
 #include "hwy/highway.h"
 #include "kernels/lanes-inl.h"
@@ -25,11 +26,13 @@ void Scale(const ScaleTask &task) {
   Scaler<Out>(task).AdvanceTo(task.cols);
 }
 
-// Calls write(to), which writes a step at `to`: the row's own memory, or a copy, of which `count` elements reach it.
+// Calls write(to, streams), which writes a step at `to`: the row's own memory, past the caches if `stream` says that this
+// can be, or a copy, of which `count` elements reach it.
 template <class Out, class WriteTo>
-HWY_INLINE void WriteStep(Out *row, int64_t count, WriteTo &&write) {
+HWY_INLINE void WriteStep(Out *row, int64_t count, bool stream, WriteTo &&write) {
+  if (stream && count == kStep) return write(row, std::true_type());
   HWY_ALIGN Out copy[kStep];
-  write(count == kStep ? row : copy);
+  write(count == kStep ? row : copy, std::false_type());
   if (count < kStep) std::memcpy(static_cast<void *>(row), copy, static_cast<size_t>(count) * sizeof(Out));
 }
 
@@ -65,27 +68,28 @@ void Gradient(const GradientTask &task) {
                                   .origin = static_cast<T>(task.origin),
                                   .finish = Affine<T>(task.map)};
   In *const out = static_cast<In *>(task.gradient);
-  // Streaming stores need whole vectors of memory.
-  const bool stream = task.stream && reinterpret_cast<uintptr_t>(out) % (kLanes * sizeof(float)) == 0;
+  const bool stream = task.stream && CanStream(out);
   ForEachStep(static_cast<const In *>(task.logits), task.cols, int64_t{-1}, static_cast<T>(-kInfinity),
               [&](const auto *z, int64_t col, int64_t count) XENT_INLINE_LAMBDA {
-                if (stream && count == kStep) return gradient.template Run<true>(z, out + col);
-                if (count == kStep) PrefetchForWrite<kStep * sizeof(In)>(out + col);
-                WriteStep(out + col, count, [&](In *to) XENT_INLINE_LAMBDA { gradient.template Run<false>(z, to); });
+                if (!stream && count == kStep) PrefetchForWrite<kStep * sizeof(In)>(out + col);
+                WriteStep(out + col, count, stream,
+                          [&](In *to, auto streams) XENT_INLINE_LAMBDA { gradient.template Run<streams>(z, to); });
               });
 }
 
 template <class In, class T = Arithmetic<In>>
-void LogSoftmax(const void *logits, void *out, int64_t cols, double max, double delta) {
+void LogSoftmax(const LogSoftmaxTask &task) {
   const Tag<In> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const T m = static_cast<T>(max), shift = static_cast<T>(delta);
-  ForEachStep(static_cast<const In *>(logits), cols, int64_t{-1}, m,
+  const T m = static_cast<T>(task.max), shift = static_cast<T>(task.delta);
+  In *const out = static_cast<In *>(task.out);
+  const bool stream = task.stream && CanStream(out);
+  ForEachStep(static_cast<const In *>(task.logits), task.cols, int64_t{-1}, m,
               [&](const auto *z, int64_t col, int64_t count) XENT_INLINE_LAMBDA {
-                WriteStep(static_cast<In *>(out) + col, count, [&](In *to) XENT_INLINE_LAMBDA {
+                WriteStep(out + col, count, stream, [&](In *to, auto streams) XENT_INLINE_LAMBDA {
                   for (int64_t i = 0; i < kStep; i += lanes) {
                     const auto below = hn::Sub(LoadAs(d, z + i), hn::Set(d, m));
-                    StoreAs(d, FinishWithNan(d, hn::Sub(below, hn::Set(d, shift))), to + i);
+                    StoreOrStream<streams>(d, FinishWithNan(d, hn::Sub(below, hn::Set(d, shift))), to + i);
                   }
                 });
               });
@@ -150,6 +154,7 @@ void Backward(const BackwardTask &task) {
   const ExpRange<T> range(Format<T>::kBias);  // takes the bias back: e^y itself
   const T sum = static_cast<T>(task.sum);
   In *const out = static_cast<In *>(task.gradient);
+  const bool stream = task.stream && CanStream(out);
   const auto gradient = [&](V y, V e, V g) XENT_INLINE_LAMBDA {
     const V s = hn::Set(d, sum);
     if constexpr (!kLog) return FinishWithNan(d, hn::Mul(y, hn::Sub(g, s)));
@@ -157,14 +162,14 @@ void Backward(const BackwardTask &task) {
   };
   ForEachPairOfSteps(static_cast<const In *>(task.upstream), static_cast<const In *>(task.output), task.cols,
                      [&](const auto *g, const auto *y, int64_t col, int64_t count) XENT_INLINE_LAMBDA {
-                       WriteStep(out + col, count, [&](In *to) XENT_INLINE_LAMBDA {
+                       WriteStep(out + col, count, stream, [&](In *to, auto streams) XENT_INLINE_LAMBDA {
                          for (int64_t i = 0; i < kStep; i += 4 * lanes) {
                            V y0, y1, y2, y3, g0, g1, g2, g3;
                            LoadFour(d, y + i, lanes, y0, y1, y2, y3);
                            LoadFour(d, g + i, lanes, g0, g1, g2, g3);
                            V e0 = y0, e1 = y1, e2 = y2, e3 = y3;
                            if constexpr (kLog) ExpFour(d, range, e0, e1, e2, e3);
-                           StoreFour(d, gradient(y0, e0, g0), gradient(y1, e1, g1), gradient(y2, e2, g2),
+                           StoreFour<streams>(d, gradient(y0, e0, g0), gradient(y1, e1, g1), gradient(y2, e2, g2),
                                      gradient(y3, e3, g3), to + i, lanes);
                          }
                        });

@@ -52,24 +52,11 @@ bool TakesShortRows(const Call &call, bool statistics, Factor *g) {
   return one_upstream && dtype == XENT_F32 && call.FillOf(0, false, g) == Fill::kCompute && IsTame(*g);
 }
 
-// Whether gradients are stored past the caches. Rows side by side do so class-major alone, and as whole cache lines, if
-// those of all columns are aligned alike.
-template <class Args>
-bool Streams(const Args &args, const RowShape &shape, Path path) {
-  const xent_matrix &logits = InputOf(args);
-  if (path == Path::kPositions || args.grad.data == nullptr || args.grad.data == logits.data) return false;
-  const bool across = path == Path::kAcross;
-  const bool lines =
-      args.inner > 1 && logits.dtype == XENT_F32 && args.inner % kTile == 0 && args.grad.stride % kTile == 0;
-  const int64_t row_bytes = shape.cols * static_cast<int64_t>(ElementSize(logits.dtype));
-  return across ? lines && shape.rows > kStreamBytes / 8 / row_bytes : shape.rows > kStreamBytes / row_bytes;
-}
-
 // What follows from the path of a call.
 Plan StartPlan(const Call &call, Path path) {
   Plan plan;
   plan.path = path;
-  plan.stream = Streams(call.args, call.shape, path);
+  plan.stream = Streams(call.args.logits, call.args.grad, call.shape, path);
   if (path == Path::kGeneral || path == Path::kPositions) plan.subnormals = Subnormals::kKeep;
   return plan;
 }
@@ -83,6 +70,15 @@ Keep KeepFor(const Call &call, bool overlap) {
 }
 
 }  // namespace
+
+bool Streams(const xent_matrix &in, const xent_matrix &out, const RowShape &shape, Path path) {
+  if (path == Path::kPositions || out.data == nullptr || out.data == in.data) return false;
+  const bool lines =
+      shape.inner > 1 && out.dtype == XENT_F32 && shape.inner % kTile == 0 && out.stride % kTile == 0;
+  const int64_t row_bytes = shape.cols * static_cast<int64_t>(ElementSize(out.dtype));
+  if (path == Path::kAcross) return lines && shape.rows > kStreamBytes / 8 / row_bytes;
+  return shape.rows > kStreamBytes / row_bytes;
+}
 
 Path PathOf(const xent_cross_entropy &args, const xent_cross_entropy_options &options) {
   const bool wide =
@@ -141,7 +137,7 @@ Plan MakePlan(const DivergenceCall &call) {
   Plan plan;
   const bool positions = call.args.inner > 1, across = positions || call.shape.cols <= kMaxAcrossGeneralCols;
   plan.path = call.float_lanes && across ? Path::kAcross : positions ? Path::kPositions : Path::kGeneral;
-  plan.stream = call.float_lanes && Streams(call.args, call.shape, plan.path);
+  plan.stream = call.float_lanes && Streams(call.args.student, call.args.grad, call.shape, plan.path);
   SetSplit(call.shape, call.exec, &plan);
   return plan;
 }

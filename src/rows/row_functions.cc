@@ -24,6 +24,7 @@ struct RowFunctionCall : RowCall {
     shape = RowShape(args.rows, args.cols, args.inner);
     kernels = &ActiveKernels();
     plan = MakePlan(shape, exec, keeps, args.in.dtype == XENT_F64 ? 0 : across_cols);
+    plan.stream = Streams(args.in, args.out, shape, plan.path) && args.out.data != args.g.data;
   }
 
   template <class In>
@@ -158,7 +159,12 @@ struct SoftmaxJob : RowFunctionJob {
       return GradientFromExponentials(state.gradient, sum, out, out, chunk.cols);
     } else {
       const In *const in = call.Input<In>(row, chunk.first);
-      GradientTask task{.logits = in, .gradient = out, .cols = chunk.cols, .kind = sum.kind, .origin = sum.reference};
+      GradientTask task{.logits = in,
+                        .gradient = out,
+                        .cols = chunk.cols,
+                        .kind = sum.kind,
+                        .origin = sum.reference,
+                        .stream = call.plan.stream};
       GradientFromLogits<In>(*call.kernels->row, state.gradient, task);
       return {};
     }
@@ -222,7 +228,7 @@ struct LogSoftmaxJob : RowFunctionJob {
     } else if (state.nan) {
       FillColumns(out, chunk.cols, kNan);
     } else {
-      call.kernels->row->log_softmax[kDtypeOf<In>](in, out, chunk.cols, state.max, state.delta);
+      call.kernels->row->log_softmax[kDtypeOf<In>]({in, out, chunk.cols, state.max, state.delta, call.plan.stream});
     }
   }
   void Between(int pass, int64_t row, Row &state, const ChunkSum *sums) const {
@@ -274,7 +280,7 @@ struct BackwardJob : RowFunctionJob {
       sum.sum = call.kernels->row->dot[kDtypeOf<In>](g, kLog ? nullptr : y, chunk.cols);
     } else {
       In *const out = call.Output<In>(row, chunk.first);
-      call.kernels->row->backward[kLog][kDtypeOf<In>]({g, y, out, chunk.cols, state.sum});
+      call.kernels->row->backward[kLog][kDtypeOf<In>]({g, y, out, chunk.cols, state.sum, call.plan.stream});
     }
   }
   void Between(int pass, int64_t /*row*/, Row &state, const ChunkSum *sums) const {
@@ -334,9 +340,10 @@ XENT_NOINLINE void RunTilesAcross(const Job &job, int64_t first, int64_t end) {
   }
   for (TilePlace place(call.shape, first); place.row < end; place.Advance(call.shape, task.count)) {
     const int64_t row = place.row;
-    task.count = place.Rows(call.shape, end, nullptr, sizeof(In));
-    task.live = (1u << task.count) - 1;
     task.out = place.In(call.shape, call.args.out, sizeof(In));
+    task.count = place.Rows(call.shape, end, call.plan.stream ? task.out.data : nullptr, sizeof(In));
+    task.live = (1u << task.count) - 1;
+    task.stream = call.plan.stream && task.count == kTile;
     if constexpr (kBackward) {
       task.g = place.In(call.shape, call.args.g, sizeof(In));
       task.y = place.In(call.shape, call.args.in, sizeof(In));

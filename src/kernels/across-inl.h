@@ -685,7 +685,8 @@ HWY_INLINE void StageLabels(const AcrossTask &task, int64_t first, int64_t cols,
 }
 
 // Adds the label sums of a block of values, floats a part, four, at a time. Lanes with a q of less than 2^-100, whose
-// products might vanish, are bad.
+// products might vanish, are bad, and under smoothing those with a negative one, whose sum and the others' might cancel
+// where the labels themselves are positive.
 inline HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, int64_t first, int64_t cols,
                                    float *labels, TileSums *sums) {
   const TileTag d;
@@ -717,6 +718,7 @@ inline HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, i
         const Floats q = hn::Load(d, labels + (j - part) * kTile + i);
         const auto magnitude = hn::Add(hn::BitCast(du, q), hn::BitCast(du, q));
         tiny = hn::Or(tiny, hn::RebindMask(d, hn::Lt(hn::Sub(magnitude, hn::Set(du, 1u)), hn::Set(du, 27u << 24))));
+        if (spreads) tiny = hn::Or(tiny, hn::Lt(q, zero));
         const Halves wide = hn::Set(dd, static_cast<double>(w));
         q_lower = hn::MulAdd(hn::PromoteLowerTo(dd, q), wide, q_lower);
         q_upper = hn::MulAdd(hn::PromoteUpperTo(dd, q), wide, q_upper);
@@ -802,12 +804,7 @@ HWY_INLINE hn::Mask<TileTag> IsAlone(Floats q, Floats count) {
   return hn::And(hn::Lt(q, hn::Set(d, static_cast<float>(PowerOfTwo(Format<float>::kBias - 60)))),
                  hn::Eq(count, hn::Set(d, 1.0f)));
 }
-// Returns L, rounded once where it is `others`, else `log`.
-HWY_INLINE Floats AloneOr(hn::Mask<TileTag> alone, Floats q, Floats q_low, Floats log) {
-  const Floats small = hn::Set(TileTag(), static_cast<float>(PowerOfTwo(-Format<float>::kBias)));
-  return hn::IfThenElse(alone, hn::Mul(hn::Add(q, q_low), small), log);
-}
-// The same as doubles, all of it.
+// L as doubles.
 HWY_INLINE void WidenLog(hn::Mask<TileTag> alone, Floats q, Floats q_low, Floats log, Floats log_low, Halves &lower,
                          Halves &upper) {
   const TileTag d;
@@ -837,31 +834,11 @@ HWY_INLINE Floats LogOfTotal(Floats u, Floats u_low, Floats *low) {
   *low = hn::Add(hn::Sub(head, log), tail);
   return log;
 }
-// Returns scale (a - b) + L.
-HWY_INLINE Floats ScaledPlusLog(const TileScale &scale, Floats a, Floats b, Floats log, Floats log_low, Floats *low) {
-  const TileTag d;
-  Floats lost = a;
-  Floats difference = ExactDifference(d, a, b, &lost);
-  if (scale.hi != 1.0f || scale.lo != 0.0f) {
-    const Floats factor = hn::Set(d, scale.hi), product = hn::Mul(difference, factor);
-    lost = hn::MulAdd(lost, factor, hn::MulSub(difference, factor, product));
-    lost = hn::MulAdd(difference, hn::Set(d, scale.lo), lost);
-    difference = product;
-  }
-  Floats more = a;
-  const Floats sum = ExactSum(d, difference, log, &more);
-  // Of a masked b there is nothing but infinity.
-  const Floats rest = hn::Add(more, hn::Add(lost, log_low));
-  *low = hn::IfThenElseZero(hn::Eq(rest, rest), rest);
-  return sum;
-}
-
 #endif  // HWY_NATIVE_FMA
 
-// Returns others and L of lanes [i, i + lanes), where they are wanted, from their sums, L in both forms.
+// Returns others and L of lanes [i, i + lanes), where they are wanted, from their sums.
 HWY_INLINE void TotalsOf([[maybe_unused]] const AcrossTask &task, const TileSums &sums, int64_t i, Halves &others_lower,
-                         Halves &others_upper, Halves &log_lower, Halves &log_upper, [[maybe_unused]] Floats *out_log,
-                         [[maybe_unused]] Floats *out_log_low) {
+                         Halves &others_upper, Halves &log_lower, Halves &log_upper) {
   const HalfTag dd;
   const Halves unbias = hn::Set(dd, PowerOfTwo(-Format<float>::kBias));
 #if HWY_NATIVE_FMA
@@ -877,10 +854,7 @@ HWY_INLINE void TotalsOf([[maybe_unused]] const AcrossTask &task, const TileSums
   }
   if (!task.NeedsLog()) return;
   const Floats u = OnePlusOthers(q, q_low, count, &u_low), log = LogOfTotal(u, u_low, &log_low);
-  const auto alone = IsAlone(q, count);
-  WidenLog(alone, q, q_low, log, log_low, log_lower, log_upper);
-  *out_log = AloneOr(alone, q, q_low, log);
-  *out_log_low = hn::IfThenZeroElse(alone, log_low);
+  WidenLog(IsAlone(q, count), q, q_low, log, log_low, log_lower, log_upper);
 #else
   const auto total = [&](int64_t k, Halves &others, Halves &log) HWY_ATTR {
     const Halves sum = hn::Add(LoadHalf(sums.sum + k), LoadHalf(sums.sum_low + k));
@@ -895,29 +869,32 @@ HWY_INLINE void TotalsOf([[maybe_unused]] const AcrossTask &task, const TileSums
 }
 
 // From the totals of the half vector of rows from row i on to what is one a row, in double. Returns the losses, and in
-// *bad which rows the label sums are not good for.
-HWY_INLINE Halves FinishHalf(const AcrossTask &task, const TileSums &sums, int64_t i, Halves others, Halves log_total,
-                             hn::Mask<HalfTag> *bad, AcrossRows *out) {
+// *bad which rows the label sums are not good for. kPlain: there is no entropy, and y is 0 but at the target; then the
+// sums are not needed.
+template <bool kPlain>
+HWY_INLINE Halves FinishHalf(const AcrossTask &task, [[maybe_unused]] const TileSums *sums, int64_t i, Halves max,
+                             Halves target, [[maybe_unused]] Halves others, Halves log_total,
+                             [[maybe_unused]] hn::Mask<HalfTag> *bad, AcrossRows *out) {
   const HalfTag d;
   const Halves zero = hn::Zero(d), one = hn::Set(d, 1.0);
-  const Halves factor = hn::Set(d, task.transform.Factor()), max = LoadHalf(sums.ranges.max + i);
-  if (task.entropy) {
-    const Halves e = sums.ranges.ExpOfMaximum(i);
+  const Halves factor = hn::Set(d, task.transform.Factor());
+  if (!kPlain && task.entropy) {
+    const Halves e = sums->ranges.ExpOfMaximum(i);
     const Halves unbias = hn::Set(d, PowerOfTwo(-Format<float>::kBias));
-    const Halves terms = hn::Mul(hn::Mul(hn::Load(d, sums.entropy + i), unbias), factor);
+    const Halves terms = hn::Mul(hn::Mul(hn::Load(d, sums->entropy + i), unbias), factor);
     StoreOutput(hn::Add(log_total, QuotientForFloat(d, terms, hn::MulAdd(others, e, e))), out->entropy + i);
   }
   Halves weight = one, loss = zero, distance = zero;
   if (task.has_targets) {
-    distance = hn::Mul(hn::Sub(max, LoadHalf(sums.ranges.target + i)), factor);
+    distance = hn::Mul(hn::Sub(max, target), factor);
     loss = hn::Add(distance, log_total);
-    if (!HWY_NATIVE_FMA && task.nll) hn::Store(loss, d, out->nll + i);
+    if (task.nll) hn::Store(loss, d, out->nll + i);
     if (task.weighted || task.class_weights != nullptr) {
       weight = hn::LoadU(d, task.target_label + i);
       loss = TimesUnlessZero(loss, weight);
     }
   }
-  if (task.weighted) {
+  if (!kPlain && task.weighted) {
     const Halves share = hn::Set(d, task.share);
     const auto check = [&](Halves x)
                            HWY_ATTR { *bad = hn::Or(*bad, hn::Not(hn::Lt(hn::Abs(x), hn::Set(d, 0x1p120)))); };
@@ -930,14 +907,14 @@ HWY_INLINE Halves FinishHalf(const AcrossTask &task, const TileSums &sums, int64
       }
       weight = hn::MulAdd(hn::Load(d, others_weight), share, weight);
     } else {
-      const Halves q_factor = hn::Set(d, task.probs_factor), q_spread = hn::Load(d, sums.q_spread + i);
-      const Halves q_sum = hn::Load(d, sums.q + i);
+      const Halves q_factor = hn::Set(d, task.probs_factor), q_spread = hn::Load(d, sums->q_spread + i);
+      const Halves q_sum = hn::Load(d, sums->q + i);
       check(q_spread);
       check(q_sum);
       loss = TimesUnlessZero(hn::Mul(q_spread, factor), q_factor);
       weight = hn::MulAdd(q_sum, q_factor, hn::Mul(hn::Set(d, task.class_weight_sum.hi), share));
     }
-    const Halves spread = hn::Load(d, sums.spread + i);
+    const Halves spread = hn::Load(d, sums->spread + i);
     check(spread);
     loss = hn::Add(loss, hn::Mul(hn::Mul(spread, factor), share));
     loss = hn::MulAdd(weight, log_total, loss);
@@ -950,57 +927,37 @@ HWY_INLINE Halves FinishHalf(const AcrossTask &task, const TileSums &sums, int64
   return task.row_weights == nullptr ? loss : TimesUnlessZero(loss, hn::LoadU(d, task.row_weights + i));
 }
 
-// Stores the losses of lanes [i, i + lanes). *exact has the rows whose losses add exactly, *sum is added to.
-HWY_INLINE void StoreLosses(Floats loss, int64_t i, uint32_t *exact, Halves *sum, AcrossRows *out) {
+// From the totals of lanes [i, i + lanes) to losses, log p_t and lse. Returns the rows that the label sums are not good
+// for, the first row of the vector being bit 0; *exact has those whose losses add exactly, *loss_sum is added to.
+template <bool kPlain>
+HWY_INLINE uint32_t FinishLanes(const AcrossTask &task, const TileSums *sums, int64_t i, Floats max, Floats target,
+                                Halves others_lower, Halves others_upper, Halves log_lower, Halves log_upper,
+                                uint32_t *exact, Halves *loss_sum, AcrossRows *out) {
   const TileTag d;
   const HalfTag dd;
-  hn::Store(loss, d, out->loss + i);
-  *sum = hn::Add(*sum, hn::Add(hn::PromoteLowerTo(dd, loss), hn::PromoteUpperTo(dd, loss)));
-  const auto between = hn::And(hn::Ge(loss, hn::Set(d, 0x1p-13f)), hn::Le(loss, hn::Set(d, 0x1p12f)));
-  *exact |= BitsOf(d, hn::Or(between, hn::Eq(loss, hn::Zero(d)))) << i;
-}
-
-// Whether the loss is -log p_t, but for the row's weight: float32 finishes it.
-HWY_INLINE bool IsNegativeLogLikelihood(const AcrossTask &task) {
-  return HWY_NATIVE_FMA && task.has_targets && !task.weighted && task.class_weights == nullptr && task.z_loss == 0.0;
-}
-
-#if HWY_NATIVE_FMA
-// lse and log p_t of lanes [i, i + lanes), and the loss if it is no more than that. Where rows have weights, L is given
-// as doubles too: a weight may bring back what float32 cannot hold.
-HWY_INLINE void FinishFloats(const AcrossTask &task, int64_t i, Floats max, Floats target, Floats log, Floats log_low,
-                             Halves log_lower, Halves log_upper, uint32_t *exact, Halves *loss_sum, AcrossRows *out) {
-  const TileTag d;
-  const HalfTag dd;
-  Floats low = max;
-  if (task.nll || IsNegativeLogLikelihood(task)) {
-    const Floats high = ScaledPlusLog(task.scale, max, target, log, log_low, &low), nll = hn::Add(high, low);
-    if (IsNegativeLogLikelihood(task)) {
-      Floats loss = nll;
-      if (task.row_weights != nullptr) {
-        const auto weighted = [&](Halves m, Halves z, Halves sum, Halves alone, int64_t row) HWY_ATTR {
-          return TimesUnlessZero(hn::IfThenElse(hn::Eq(m, z), alone, sum), hn::LoadU(dd, task.row_weights + row));
-        };
-        loss = RoundDoubles(d,
-                            weighted(hn::PromoteLowerTo(dd, max), hn::PromoteLowerTo(dd, target), JoinLower(high, low),
-                                     log_lower, i),
-                            weighted(hn::PromoteUpperTo(dd, max), hn::PromoteUpperTo(dd, target), JoinUpper(high, low),
-                                     log_upper, i + HalfLanes()));
-      }
-      StoreLosses(FinishWithNan(d, loss), i, exact, loss_sum, out);
-    }
-    if (task.nll) {
-      hn::Store(FinishWithNan(d, hn::Neg(nll)), d, out->log_probability + i);
-      hn::Store(JoinLower(high, low), dd, out->nll + i);
-      hn::Store(JoinUpper(high, low), dd, out->nll + i + HalfLanes());
-    }
+  const Halves max_lower = hn::PromoteLowerTo(dd, max), max_upper = hn::PromoteUpperTo(dd, max);
+  uint32_t bad = 0;
+  if (task.HasLabels()) {
+    auto bad_lower = hn::MaskFalse(dd), bad_upper = bad_lower;
+    const Halves lower = FinishHalf<kPlain>(task, sums, i, max_lower, hn::PromoteLowerTo(dd, target), others_lower, log_lower,
+                                    &bad_lower, out);
+    const Halves upper = FinishHalf<kPlain>(task, sums, i + HalfLanes(), max_upper, hn::PromoteUpperTo(dd, target),
+                                    others_upper, log_upper, &bad_upper, out);
+    const Floats loss = FinishWithNan(d, RoundDoubles(d, lower, upper));
+    hn::Store(loss, d, out->loss + i);
+    *loss_sum = hn::Add(*loss_sum, hn::Add(hn::PromoteLowerTo(dd, loss), hn::PromoteUpperTo(dd, loss)));
+    const auto between = hn::And(hn::Ge(loss, hn::Set(d, 0x1p-13f)), hn::Le(loss, hn::Set(d, 0x1p12f)));
+    *exact |= BitsOf(d, hn::Or(between, hn::Eq(loss, hn::Zero(d)))) << i;
+    if (!kPlain && task.weighted) bad = BitsOf(dd, bad_lower) | BitsOf(dd, bad_upper) << HalfLanes();
   }
+  if (task.nll) hn::Store(FinishWithNan(d, hn::Neg(LoadDoubles(d, out->nll + i))), d, out->log_probability + i);
   if (task.lse) {
-    const Floats high = ScaledPlusLog(task.scale, max, hn::Zero(d), log, log_low, &low);
-    hn::Store(FinishWithNan(d, hn::Add(high, low)), d, out->lse + i);
+    const Halves factor = hn::Set(dd, task.transform.Factor());
+    const Halves lower = hn::MulAdd(max_lower, factor, log_lower), upper = hn::MulAdd(max_upper, factor, log_upper);
+    hn::Store(FinishWithNan(d, RoundDoubles(d, lower, upper)), d, out->lse + i);
   }
+  return bad;
 }
-#endif
 
 // Bit j: row i + j, by its largest value and the sum of its exponentials, is not made for this.
 HWY_INLINE uint32_t BadRows(const AcrossTask &task, Floats max, Floats sum) {
@@ -1031,30 +988,12 @@ inline HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums
     Halves others_lower = hn::Zero(dd), others_upper = others_lower, log_lower = others_lower, log_upper = others_lower;
     const Floats max = hn::Load(d, sums.ranges.max + i);
     bad |= BadRows(task, max, hn::Load(d, sums.sum + i)) << i;
-    Floats log = max, log_low = max;
-    TotalsOf(task, sums, i, others_lower, others_upper, log_lower, log_upper, &log, &log_low);
+    TotalsOf(task, sums, i, others_lower, others_upper, log_lower, log_upper);
     if (task.NeedsState()) KeepState(max, i, others_lower, others_upper, log_lower, log_upper, out);
-    if (task.HasLabels() && (task.entropy || task.NeedsState() || !IsNegativeLogLikelihood(task))) {
-      auto bad_lower = hn::MaskFalse(dd), bad_upper = bad_lower;
-      const Halves lower = FinishHalf(task, sums, i, others_lower, log_lower, &bad_lower, out);
-      const Halves upper = FinishHalf(task, sums, i + HalfLanes(), others_upper, log_upper, &bad_upper, out);
-      if (task.weighted) bad |= (BitsOf(dd, bad_lower) | BitsOf(dd, bad_upper) << HalfLanes()) << i;
-      if (!IsNegativeLogLikelihood(task)) {
-        StoreLosses(FinishWithNan(d, RoundDoubles(d, lower, upper)), i, &exact, &loss_sum, out);
-      }
-    }
-#if HWY_NATIVE_FMA
     const Floats target = task.has_targets ? hn::Load(d, sums.ranges.target + i) : max;
-    FinishFloats(task, i, max, target, log, log_low, log_lower, log_upper, &exact, &loss_sum, out);
-#else
-    if (task.nll) hn::Store(FinishWithNan(d, hn::Neg(LoadDoubles(d, out->nll + i))), d, out->log_probability + i);
-    if (task.lse) {
-      const Halves factor = hn::Set(dd, task.transform.Factor());
-      const Halves lower = hn::MulAdd(hn::PromoteLowerTo(dd, max), factor, log_lower);
-      const Halves upper = hn::MulAdd(hn::PromoteUpperTo(dd, max), factor, log_upper);
-      hn::Store(FinishWithNan(d, RoundDoubles(d, lower, upper)), d, out->lse + i);
-    }
-#endif
+    bad |= FinishLanes<false>(task, &sums, i, max, target, others_lower, others_upper, log_lower, log_upper, &exact, &loss_sum,
+                       out)
+           << i;
   }
   out->adds_exactly = exact == kAllRows;
   out->loss_sum = hn::ReduceSum(dd, loss_sum);
@@ -1370,11 +1309,15 @@ HWY_NOINLINE void WriteTile(const AcrossTask &task, TileScratch &scratch, float 
 
 // ---- short rows without options ----
 
-// Whether PlainTile takes a task: whether all of a row fits in a block, and float32 has room for the rest.
+// Whether PlainTile takes a task: whether a block holds all of a row, and float32 has room for what is made of it.
 HWY_INLINE bool IsPlain(const AcrossTask &task) {
+  const bool gradient = task.output == TileOutput::kGradient;
+  // Losses alone, which have the same bits in steps: two vectors side by side take less time there than one after the
+  // other.
+  if (task.output == TileOutput::kNone && task.has_targets && TileLanes() != kTile && task.count > 1) return false;
   return HWY_NATIVE_FMA && task.cols <= kBlockCols && task.transform.cap == 0.0 && !task.entropy && !task.argmax &&
          task.label_gradient.data == nullptr && !task.weighted &&
-         (!task.has_targets || IsNegativeLogLikelihood(task));
+         !(gradient && (task.class_weights != nullptr || task.z_loss != 0.0));
 }
 
 #if HWY_NATIVE_FMA
@@ -1394,100 +1337,218 @@ HWY_INLINE Floats ProductOfPairs(Floats a, Floats a_low, Floats b, Floats b_low)
   return hn::Add(product, hn::MulAdd(a_low, b, hn::MulAdd(a, b_low, hn::MulSub(a, b, product))));
 }
 
-// Sums, finish and output of a tile whose logits a block holds, vector after vector: nothing waits in memory but the
-// exponentials. That everything is float32 and each vector's work is one chain are what a row of two columns gains by
-// (docs/tuning.md). Returns the rows whose output is good.
+// Rows by what became of them, bit i row i.
+struct PlainRows {
+  uint32_t bad = 0;    // the sums are not good
+  uint32_t exact = 0;  // the losses add exactly
+  uint32_t ok = 0;     // the output is good
+};
+
+// From the sums of lanes [i, i + lanes) to all that is one a row. Returns what the output is made with: the factor of
+// exponentials, of log-softmax L, and in *special what stands at the maximum, or at the target.
 template <TileOutput kOutput>
-HWY_NOINLINE uint32_t PlainTile(const AcrossTask &task, float *block, AcrossRows *rows) {
+HWY_INLINE Floats FinishPlain(const AcrossTask &task, int64_t i, const TileRange &range, Floats max, Floats target,
+                              Floats sum, Floats sum_low, Floats count, PlainRows *seen, Halves *loss_sum,
+                              Floats *special, AcrossRows *rows) {
   const TileTag d;
   const HalfTag dd;
+  const Floats one = hn::Set(d, 1.0f), small = hn::Set(d, static_cast<float>(PowerOfTwo(-Format<float>::kBias)));
+  const Floats e = hn::Load(d, range.ranges.exp_max), e_low = hn::Load(d, range.ranges.exp_max_low);
+  Floats q_low = max, u_low = max, log_low = max, factor = max;
+  seen->bad |= BadRows(task, max, sum) << i;
+  const Floats q = OthersOf(e, e_low, sum, sum_low, &q_low), u = OnePlusOthers(q, q_low, count, &u_low);
+  const auto alone = IsAlone(q, count);
+  Halves others_lower = hn::Zero(dd), others_upper = others_lower, log_lower = others_lower, log_upper = others_lower;
+  if (kOutput == TileOutput::kLogSoftmax || task.NeedsLog()) {
+    const Floats log = LogOfTotal(u, u_low, &log_low);
+    if (kOutput == TileOutput::kLogSoftmax) {
+      factor = hn::IfThenElse(alone, hn::Mul(hn::Add(q, q_low), small), log);
+    } else {
+      WidenLog(alone, q, q_low, log, log_low, log_lower, log_upper);
+      FinishLanes<true>(task, nullptr, i, max, target, others_lower, others_upper, log_lower, log_upper, &seen->exact,
+                  loss_sum, rows);
+    }
+  }
+  bool keeps = task.state;
+  if constexpr (kOutput == TileOutput::kSoftmax) {
+    Floats low = max;
+    const Floats inverse = InverseOfTotal(e, e_low, u, u_low, &low);
+    *special = FinishWithNan(d, ProductOfPairs(e, e_low, inverse, low));
+    factor = hn::Mul(hn::Add(inverse, low), small);
+  }
+  if constexpr (kOutput == TileOutput::kGradient) {
+    const Halves dz = hn::Set(dd, task.transform.scale);
+    const Halves g_lower = hn::Mul(hn::LoadU(dd, task.g + i), dz);
+    const Halves g_upper = hn::Mul(hn::LoadU(dd, task.g + i + HalfLanes()), dz);
+    Floats g = max, g_low = max, low = max;
+    SplitDoubles(g_lower, g_upper, &g, &g_low);
+    const Floats inverse = InverseOfTotal(e, e_low, u, u_low, &low);
+    factor = hn::Mul(ProductOfPairs(g, g_low, inverse, low), small);
+    const Floats size = hn::Abs(factor);
+    const auto in_range = hn::And(hn::Ge(size, hn::Set(d, 0x1p-120f)), hn::Le(size, hn::Set(d, 0x1p120f)));
+    const uint32_t zeros = BitsOf(dd, hn::Eq(g_lower, hn::Zero(dd))) | BitsOf(dd, hn::Eq(g_upper, hn::Zero(dd)))
+                                                                           << HalfLanes();
+    const uint32_t good = BitsOf(d, in_range) | zeros;
+    seen->ok |= good << i;
+    // A row whose gradient is not good here goes on with its state.
+    constexpr uint32_t kAll = (uint32_t{1} << hn::MaxLanes(TileTag())) - 1;
+    keeps = keeps || (good & kAll) != kAll;
+    // p_t - 1 is -(the others' sum) / total where the target is the largest.
+    const Floats others = hn::Add(hn::Sub(u, one), u_low), others_low = hn::Sub(u_low, hn::Sub(others, hn::Sub(u, one)));
+    const Floats inverse_of_u = ProductOfPairs(e, e_low, inverse, low), share = hn::Mul(others, inverse_of_u);
+    const Floats share_low = hn::MulAdd(others_low, inverse_of_u, hn::MulSub(others, inverse_of_u, share));
+    const Floats vanishing = hn::Mul(hn::Mul(g, small), hn::Add(q, q_low));
+    const Floats at_largest = hn::IfThenElse(alone, vanishing, ProductOfPairs(g, g_low, share, share_low));
+    const Floats elsewhere = hn::Sub(hn::MulSub(ExpOfTargets(range, target), factor, g), g_low);
+    *special = FinishWithNan(d, hn::IfThenElse(hn::Eq(target, max), hn::Neg(at_largest), elsewhere));
+  }
+  if (!keeps) return factor;
+  const Halves unbias = hn::Set(dd, PowerOfTwo(-Format<float>::kBias));
+  const Floats more = hn::Sub(count, one);
+  others_lower = hn::MulAdd(JoinLower(q, q_low), unbias, hn::PromoteLowerTo(dd, more));
+  others_upper = hn::MulAdd(JoinUpper(q, q_low), unbias, hn::PromoteUpperTo(dd, more));
+  KeepState(max, i, others_lower, others_upper, log_lower, log_upper, rows);
+  return factor;
+}
+
+// Sums, finish and output of a tile whose logits a block holds, vector after vector: nothing waits in memory but the
+// exponentials. That everything is float32 and each vector's work is one chain are what a row of two columns gains by
+// (docs/tuning.md).
+template <TileOutput kOutput>
+HWY_NOINLINE PlainRows PlainTile(const AcrossTask &task, float *block, AcrossRows *rows) {
+  const TileTag d;
   constexpr bool kGradient = kOutput == TileOutput::kGradient, kSoftmax = kOutput == TileOutput::kSoftmax;
   constexpr Kept kKept = kGradient ? Kept::kYes : kSoftmax ? Kept::kMarked : Kept::kNo;
-  const Floats one = hn::Set(d, 1.0f), small = hn::Set(d, static_cast<float>(PowerOfTwo(-Format<float>::kBias)));
-  uint32_t bad = 0, exact = 0, ok = kGradient ? 0 : ~uint32_t{0};
-  Halves loss_sum = hn::Zero(dd);
+  PlainRows seen;
+  Halves loss_sum = hn::Zero(HalfTag());
   for (int64_t i = 0; i < (kGradient ? task.count : EndOf(task.count)); i += TileLanes()) {
     TileRanges ranges(task.scale, TileLanes());
     const Floats max = MaxOfLanes(block + i, task.cols, hn::Set(d, kNone));
     SetRange(max, 0, &ranges);
-    const TileRange range{ranges, 0};
     const Floats target = task.has_targets ? TargetsOf(task, block, i) : max;
-    const Floats e = hn::Load(d, ranges.exp_max), e_low = hn::Load(d, ranges.exp_max_low);
-    Floats sum = max, sum_low = max, count = max, q_low = max, u_low = max, log = max, log_low = max;
-    SumColumns<false, kKept>(block + i, task.cols, range, max, &sum, &sum_low, &count, nullptr, nullptr);
-    bad |= BadRows(task, max, sum) << i;
-    const Floats q = OthersOf(e, e_low, sum, sum_low, &q_low), u = OnePlusOthers(q, q_low, count, &u_low);
-    const auto alone = IsAlone(q, count);
-    bool keeps = task.state;
-    Halves log_lower = hn::Zero(dd), log_upper = log_lower;
-    if (kOutput == TileOutput::kLogSoftmax || task.NeedsLog()) {
-      log = LogOfTotal(u, u_low, &log_low);
-      if (task.row_weights != nullptr) WidenLog(alone, q, q_low, log, log_low, log_lower, log_upper);
-      log = AloneOr(alone, q, q_low, log);
-      log_low = hn::IfThenZeroElse(alone, log_low);
-      FinishFloats(task, i, max, target, log, log_low, log_lower, log_upper, &exact, &loss_sum, rows);
-    }
-    if constexpr (kSoftmax) {
-      Floats low = max;
-      const Floats inverse = InverseOfTotal(e, e_low, u, u_low, &low);
-      const Floats at_max = FinishWithNan(d, ProductOfPairs(e, e_low, inverse, low));
-      ScaleLanes<true>(task, hn::Mul(hn::Add(inverse, low), small), at_max, 0, task.cols, i, block);
-    } else if constexpr (kGradient) {
-      const Halves dz = hn::Set(dd, task.transform.scale);
-      const Halves g_lower = hn::Mul(hn::LoadU(dd, task.g + i), dz);
-      const Halves g_upper = hn::Mul(hn::LoadU(dd, task.g + i + HalfLanes()), dz);
-      Floats g = max, g_low = max, low = max;
-      SplitDoubles(g_lower, g_upper, &g, &g_low);
-      const Floats inverse = InverseOfTotal(e, e_low, u, u_low, &low), g_small = hn::Mul(g, small);
-      const Floats p = ProductOfPairs(g_small, hn::Mul(g_low, small), inverse, low), size = hn::Abs(p);
-      const auto in_range = hn::And(hn::Ge(size, hn::Set(d, 0x1p-120f)), hn::Le(size, hn::Set(d, 0x1p120f)));
-      const uint32_t zeros = BitsOf(dd, hn::Eq(g_lower, hn::Zero(dd))) | BitsOf(dd, hn::Eq(g_upper, hn::Zero(dd)))
-                                                                             << HalfLanes();
-      const uint32_t good = BitsOf(d, in_range) | zeros;
-      ok |= good << i;
-      // A row whose gradient is not good here goes on with its state.
-      constexpr uint32_t kAll = (uint32_t{1} << hn::MaxLanes(TileTag())) - 1;
-      keeps = keeps || (good & kAll) != kAll;
-      // p_t - 1 is -(the others' sum) / total where the target is the largest.
-      const Floats share = hn::Mul(hn::Add(hn::Sub(u, one), u_low), hn::Mul(e, inverse));
-      const Floats at_largest = hn::IfThenElse(alone, hn::Mul(g_small, hn::Add(q, q_low)), hn::Mul(g, share));
-      const Floats elsewhere = hn::MulSub(ExpOfTargets(range, target), p, g);
-      const Floats at_target = hn::IfThenElse(hn::Eq(target, max), hn::Neg(at_largest), elsewhere);
-      ScaleLanes<false>(task, p, FinishWithNan(d, at_target), 0, task.cols, i, block);
-    } else if constexpr (kOutput == TileOutput::kLogSoftmax) {
-      LogSoftmaxLanes(max, log, task.cols, i, block);
-    }
-    if (!keeps) continue;
-    WidenLog(alone, q, q_low, log, log_low, log_lower, log_upper);
-    const Halves unbias = hn::Set(dd, PowerOfTwo(-Format<float>::kBias));
-    const Floats more = hn::Sub(count, one);
-    KeepState(max, i, hn::MulAdd(JoinLower(q, q_low), unbias, hn::PromoteLowerTo(dd, more)),
-              hn::MulAdd(JoinUpper(q, q_low), unbias, hn::PromoteUpperTo(dd, more)), log_lower, log_upper, rows);
-    StoreDoubles(d, one, rows->weight + i);
+    Floats sum = max, low = max, count = max, special = max;
+    SumColumns<false, kKept>(block + i, task.cols, {ranges, 0}, max, &sum, &low, &count, nullptr, nullptr);
+    const Floats factor = FinishPlain<kOutput>(task, i, {ranges, 0}, max, target, sum, low, count, &seen, &loss_sum,
+                                               &special, rows);
+    if constexpr (kGradient || kSoftmax) ScaleLanes<kSoftmax>(task, factor, special, 0, task.cols, i, block);
+    if constexpr (kOutput == TileOutput::kLogSoftmax) LogSoftmaxLanes(max, factor, task.cols, i, block);
   }
-  rows->adds_exactly = exact == kAllRows;
-  rows->loss_sum = hn::ReduceSum(dd, loss_sum);
-  rows->done = (task.sums ? task.live : task.ready) & ~bad;
-  return ok;
+  rows->adds_exactly = seen.exact == kAllRows;
+  rows->loss_sum = hn::ReduceSum(HalfTag(), loss_sum);
+  return seen;
 }
 
-HWY_INLINE uint32_t RunPlainTile(const AcrossTask &task, float *block, AcrossRows *rows) {
-  switch (task.output) {
-    case TileOutput::kNone:
-      return PlainTile<TileOutput::kNone>(task, block, rows);
-    case TileOutput::kGradient:
-      return PlainTile<TileOutput::kGradient>(task, block, rows);
-    case TileOutput::kSoftmax:
-      return PlainTile<TileOutput::kSoftmax>(task, block, rows);
-    case TileOutput::kLogSoftmax:
-      return PlainTile<TileOutput::kLogSoftmax>(task, block, rows);
+// The same of a row alone, lanes over its columns, with the bits that it has among others: the exponentials are added
+// in the order of SumColumns. `block` has two halves, the row's logits, and what is added of their exponentials.
+template <TileOutput kOutput, class In>
+HWY_NOINLINE PlainRows PlainRow(const AcrossTask &task, float *block, AcrossRows *rows) {
+  const TileTag d;
+  const int64_t cols = task.cols, lanes = TileLanes();
+  const In *const logits = static_cast<const In *>(task.logits.data);
+  float *const z = block, *const added = block + kBlockCols;
+  const int64_t end = (cols + 4 * lanes - 1) / (4 * lanes) * 4 * lanes;  // at most 64
+  for (int64_t j = 0; j < end; ++j) z[j] = j < cols ? Widen(logits[j]) : kNone;
+  Floats max = hn::Load(d, z);
+  for (int64_t j = lanes; j < end; j += lanes) max = hn::Max(max, hn::Load(d, z + j));
+  max = hn::MaxOfLanes(d, max);
+  TileRanges ranges(task.scale, 1);
+  SetRange(max, 0, &ranges);
+  const Floats target = task.has_targets ? hn::Set(d, z[task.targets[0]]) : max;
+  size_t count = 0;
+  for (int64_t j = 0; j < end; j += 4 * lanes) {
+    Floats z0 = hn::Load(d, z + j), z1 = hn::Load(d, z + j + lanes);
+    Floats z2 = hn::Load(d, z + j + 2 * lanes), z3 = hn::Load(d, z + j + 3 * lanes);
+    const auto at0 = hn::Eq(z0, max), at1 = hn::Eq(z1, max), at2 = hn::Eq(z2, max), at3 = hn::Eq(z3, max);
+    ExpFour(d, TileRange{ranges, 0}, z0, z1, z2, z3);
+    const auto keep = [&](Floats e, auto at, int64_t k) HWY_ATTR XENT_INLINE_LAMBDA {
+      count += hn::CountTrue(d, at);
+      hn::Store(hn::IfThenZeroElse(at, e), d, added + k);
+      if constexpr (kOutput == TileOutput::kSoftmax) e = hn::IfThenElse(at, hn::Neg(e), e);
+      if constexpr (kOutput == TileOutput::kSoftmax || kOutput == TileOutput::kGradient) hn::Store(e, d, z + k);
+    };
+    keep(z0, at0, j);
+    keep(z1, at1, j + lanes);
+    keep(z2, at2, j + 2 * lanes);
+    keep(z3, at3, j + 3 * lanes);
   }
-  return 0;
+  // Past the last column there are zeros, whose addition changes nothing.
+  const hn::CappedTag<float, 1> d1;
+  const auto four = [&](int64_t j) HWY_ATTR {
+    const auto at = [&](int64_t k) HWY_ATTR { return hn::LoadU(d1, added + k); };
+    return hn::Add(hn::Add(at(j), at(j + 1)), hn::Add(at(j + 2), at(j + 3)));
+  };
+  auto sum = four(0), low = hn::Zero(d1), lost = low;
+  for (int64_t j = 4; j < cols; j += 4) {
+    sum = ExactSum(d1, sum, four(j), &lost);
+    low = hn::Add(low, lost);
+  }
+  PlainRows seen;
+  Floats special = max;
+  Halves loss_sum = hn::Zero(HalfTag());
+  // Of lane 0, which alone has the row's upstream gradient.
+  const Floats factor = hn::Set(
+      d, hn::GetLane(FinishPlain<kOutput>(task, 0, {ranges, 0}, max, target, hn::Set(d, hn::GetLane(sum)),
+                                          hn::Set(d, hn::GetLane(low)), hn::Set(d, static_cast<float>(count)), &seen,
+                                          &loss_sum, &special, rows)));
+  for (int64_t j = 0; kOutput != TileOutput::kNone && j < end; j += lanes) {
+    const Floats e = hn::Load(d, z + j);
+    Floats v = ZeroBelowNormal<float>(d, hn::Mul(e, factor));
+    if constexpr (kOutput == TileOutput::kSoftmax) v = hn::IfNegativeThenElse(e, special, v);
+    if constexpr (kOutput == TileOutput::kLogSoftmax) {
+      v = hn::Sub(hn::Zero(d), ZeroBelowNormal<float>(d, hn::Add(hn::Sub(max, e), factor)));
+    }
+    hn::Store(v, d, z + j);
+  }
+  if constexpr (kOutput == TileOutput::kGradient) z[task.targets[0]] = hn::GetLane(special);
+  return seen;
+}
+
+// Calls function(output) with a task's output as a constant.
+template <class Function>
+HWY_INLINE PlainRows WithOutput(TileOutput output, const Function &function) {
+  using enum TileOutput;
+  switch (output) {
+    case kNone:
+      return function(std::integral_constant<TileOutput, kNone>());
+    case kGradient:
+      return function(std::integral_constant<TileOutput, kGradient>());
+    case kSoftmax:
+      return function(std::integral_constant<TileOutput, kSoftmax>());
+    default:
+      return function(std::integral_constant<TileOutput, kLogSoftmax>());
+  }
+}
+
+template <class In>
+HWY_INLINE void RunPlain(const AcrossTask &task, float *block, AcrossRows *rows) {
+  const bool alone = task.count == 1 && !task.positions;
+  PlainRows seen;
+  if (alone) {
+    seen = WithOutput(task.output, [&](auto output) { return PlainRow<output, In>(task, block, rows); });
+  } else {
+    StageTile<In>(task.logits, task, 0, task.cols, block);
+    if (task.out.data != nullptr && task.out.data != task.logits.data && !task.positions) {
+      PrefetchRows<1>(static_cast<const In *>(task.out.data), task.out.row, task.cols, 0);
+    }
+    seen = WithOutput(task.output, [&](auto output) { return PlainTile<output>(task, block, rows); });
+  }
+  rows->done = (task.sums ? task.live : task.ready) & ~seen.bad;
+  if (task.output == TileOutput::kNone) return;
+  const uint32_t all = (uint32_t{1} << task.count) - 1;
+  const uint32_t good = task.output == TileOutput::kGradient ? seen.ok : all;
+  const uint32_t wanted = (rows->done & good) | (all & ~task.live);
+  rows->written = wanted & rows->done;
+  if (task.out.data == nullptr) return;
+  if (!alone) return UnstageTile<In>(task.out, task, wanted, 0, task.cols, block);
+  In *const out = static_cast<In *>(task.out.data);
+  const bool live = (task.live & 1) != 0;
+  for (int64_t j = 0; wanted != 0 && j < task.cols; ++j) out[j] = live ? Narrow<In>(block[j]) : In{};
 }
 
 #else
 
-inline uint32_t RunPlainTile(const AcrossTask & /*task*/, float * /*block*/, AcrossRows * /*rows*/) { return 0; }
+template <class In>
+void RunPlain(const AcrossTask & /*task*/, float * /*block*/, AcrossRows * /*rows*/) {}
 
 #endif  // HWY_NATIVE_FMA
 
@@ -1512,17 +1573,7 @@ template <class In>
 void RunAcross(const AcrossTask &task, AcrossRows *rows) {
   TileScratch scratch;
   rows->written = 0;
-  if (!IsPlain(task)) return RunInSteps<In>(task, scratch, rows);
-  StageLogits<In>(task, 0, task.cols, scratch.block);
-  if (task.out.data != nullptr && task.out.data != task.logits.data && !task.positions) {
-    PrefetchRows<1>(static_cast<const In *>(task.out.data), task.out.row, task.cols, 0);
-  }
-  const uint32_t good = RunPlainTile(task, scratch.block, rows);
-  if (task.output == TileOutput::kNone) return;
-  const uint32_t all = (uint32_t{1} << task.count) - 1;
-  const uint32_t wanted = (rows->done & good) | (all & ~task.live);
-  rows->written = wanted & rows->done;
-  if (task.out.data != nullptr) UnstageTile<In>(task.out, task, wanted, 0, task.cols, scratch.block);
+  IsPlain(task) ? RunPlain<In>(task, scratch.block, rows) : RunInSteps<In>(task, scratch, rows);
 }
 
 // ---- through softmax and log-softmax, back ----

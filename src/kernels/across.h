@@ -35,16 +35,13 @@ struct TileMatrix {
 
 // z' = scale times what a kernel reads, and what follows from that.
 struct TileScale {
-  float hi = 1.0f, lo = 0.0f;  // of the scale
   double log2e;                // scale log2 e, and in two parts
   float log2e_hi, log2e_lo;
   float ln2;    // over scale
   float limit;  // of the values that a kernel takes: 2^20 over scale
 
   explicit TileScale(double scale)
-      : hi(static_cast<float>(scale)),
-        lo(static_cast<float>(scale - static_cast<double>(hi))),
-        log2e(kLog2E_F64_Hi * scale),
+      : log2e(kLog2E_F64_Hi * scale),
         log2e_hi(static_cast<float>(log2e)),
         log2e_lo(static_cast<float>((log2e - static_cast<double>(log2e_hi)) + kLog2E_F64_Lo * scale)),
         ln2(static_cast<float>(1.0 / log2e)),

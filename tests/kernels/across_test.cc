@@ -286,9 +286,9 @@ TEST_P(Across, MaximaMayRiseInALaterBlock) {
 
 // A gradient whose factors leave the lanes' range, and upstream gradients of all sizes beside each other.
 TEST_P(Across, GradientsOfHugeAndTinyFactorsAreRight) {
-  for (const double size : {1e-38, 1e-30, 1e30, 3e38}) {
+  for (const double size : {1e-38, 1e-30, 0x1.6p-45, 0x1.3p-36, 0x1.9p-28, 1e30, 3e38}) {
     for (const int set : {kPlain, kProbs, kCapped}) {
-      LossCall call = MakeCall(XENT_F32, static_cast<Set>(set), 40, 6, 0);
+      LossCall call = MakeCall(XENT_F32, static_cast<Set>(set), 240, size < 1 ? 64 : 6, 0);
       std::vector<double> upstream;
       for (int64_t i = 0; i < call.rows; ++i) upstream.push_back(i % 3 == 0 ? size : i % 3 == 1 ? 0.75 : 0);
       call.SetUpstream(upstream, XENT_UPSTREAM_ROWS);
@@ -300,6 +300,46 @@ TEST_P(Across, GradientsOfHugeAndTinyFactorsAreRight) {
       EXPECT_EQ(again.GradientDifference(call), "") << size << ", set " << set;
     }
   }
+}
+
+// A loss beyond float32 that its row's weight brings back, and the target's gradient where it is the row's largest: a
+// chain of products, rounded once (this row: 6.33 ULP where each was).
+TEST_P(Across, ExtremeLossesAndChainsOfProductsAreRight) {
+  LossCall huge(XENT_F32, 16, 2);
+  std::vector<double> weights;
+  for (int64_t i = 0; i < huge.rows; ++i) {
+    huge.logits.Set(i, 0, 0);
+    huge.logits.Set(i, 1, i % 2 == 0 ? -0x1p127 : -0x1p120);
+    huge.targets[static_cast<size_t>(i)] = 1;
+    weights.push_back(i % 2 == 0 ? 0x1p-10 : 1.0);
+  }
+  huge.SetRowWeights(weights);
+  huge.options.logit_scale = 2;
+  huge.MustRun(Function::kForward);
+  EXPECT_EQ(huge.Judge(), "");
+
+  LossCall largest(XENT_F32, 16, 5);
+  const double logits[] = {-0x1.677e8ap4, -0x1.b771fp2, -0x1.2ba624p4, -0x1.1cf254p4, -0x1.b58af6p1};
+  for (int64_t i = 0; i < largest.rows; ++i) {
+    for (int64_t c = 0; c < largest.cols; ++c) largest.logits.Set(i, c, logits[c]);
+    largest.targets[static_cast<size_t>(i)] = 4;
+  }
+  largest.options.reduction.kind = XENT_REDUCTION_SUM;
+  largest.MustRun(Function::kForwardBackward);
+  EXPECT_EQ(largest.Judge(), "");
+}
+
+// Labels that smoothing makes positive: where a probability is negative, the two sums they are made of cancel.
+TEST_P(Across, NegativeProbabilitiesUnderSmoothingDoNotCancel) {
+  LossCall call(XENT_F32, 16, 5);
+  const LossCall::Rows probs(16, {-0.0736, 0.0542, -0.0677, 0, -0.0736});
+  call.SetProbs(XENT_F32, probs);
+  for (int64_t i = 0; i < call.rows; ++i) {
+    for (int64_t c = 0; c < call.cols; ++c) call.logits.Set(i, c, 3 - static_cast<double>((c * 7 + i) % 5) * 1.37);
+  }
+  call.options.label_smoothing = 0.27088903450312501;
+  call.MustRun(Function::kForwardBackward);
+  EXPECT_EQ(call.Judge(), "");
 }
 
 }  // namespace

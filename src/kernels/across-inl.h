@@ -366,7 +366,9 @@ HWY_INLINE void SetRange(Floats max, int64_t i, TileRanges *ranges) {
   hn::Store(hn::Mul(kScalef ? hn::Set(d, -0x1.8p21f) : field, ln2), d, ranges->lo + i);
   const Floats top = hn::Add(field, hn::Set(d, static_cast<float>(2 * F::kExponentBias + 1)));
   if (!kScalef) hn::Store(hn::Mul(top, ln2), d, ranges->hi + i);
-  hn::Store(hn::Sub(round, kScalef ? none : field), d, ranges->origin + i);
+  // With the instruction that scales one more than without, which FinishExponential takes back: m has the same parity
+  // either way, so that a product half way between two integers is rounded to the same one.
+  hn::Store(kScalef ? hn::Sub(hn::Add(round, hn::Set(d, 1.0f)), none) : hn::Sub(round, field), d, ranges->origin + i);
   Floats high = max, low = max;
   ExpOfMaximum(*ranges, max, reference, &high, &low);
   hn::Store(high, d, ranges->exp_max + i);
@@ -401,6 +403,15 @@ struct TileRange {
   }
   double Log2E() const { return ranges.log2e; }
 };
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V FinishExponential(D d, const TileRange & /*range*/, V p, V m) {
+#if XENT_SCALEF
+  return V{_mm512_scalef_ps(p.raw, hn::Sub(m, hn::Set(d, static_cast<float>(ExpFormat<float>::kRound + 1.0))).raw)};
+#else
+  return ScaleByExponent(d, p, m);
+#endif
+}
 
 // ---- sums ----
 

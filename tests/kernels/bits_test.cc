@@ -96,6 +96,30 @@ TEST_P(SameBits, OnEveryTargetWithFusedMultiplyAdd) {
   }
 }
 
+// z log2 e half way between two integers, which logit_scale makes possible: all round to the same one.
+TEST_P(SameBits, OfExponentsHalfWay) {
+  if (!HasFusedMultiplyAdd(GetParam())) GTEST_SKIP() << GetParam() << " has no fused multiply-add";
+  for (const int64_t inner : {0, 16}) {
+    LossCall here(XENT_F32, 16, 2, inner);
+    for (int64_t i = 0; i < here.rows; ++i) {
+      here.logits.Set(i, 0, -0x1p20 + static_cast<double>(i));
+      here.logits.Set(i, 1, -0x1.fffff8p19);
+      here.targets[static_cast<size_t>(i)] = 1;
+    }
+    here.options.logit_scale = 0x1.839d868c4143ap-1;
+    here.MustRun(Function::kForward);
+    for (const std::string &other : AvailableTargets()) {
+      if (!HasFusedMultiplyAdd(other)) continue;
+      const ScopedTarget scope(other);
+      LossCall there = here;
+      there.MustRun(Function::kForward);
+      for (int64_t i = 0; i < here.rows; ++i) {
+        EXPECT_EQ(here.row_losses.GetBits(0, i), there.row_losses.GetBits(0, i)) << GetParam() << " and " << other;
+      }
+    }
+  }
+}
+
 // A caller's pool that does its tasks last to first on the calling thread.
 void BackToFront(void *, int64_t n, xent_task task, void *arg) {
   for (int64_t i = n - 1; i >= 0; --i) task(arg, i);

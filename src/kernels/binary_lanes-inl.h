@@ -70,7 +70,7 @@ inline constexpr int kLeastWeight = -16, kMostWeight = 10;  // exponents of 2
 inline constexpr FactorRange kWeightRange = {0x1p-16f, 0x1p10f, true}, kPosWeightRange = {0x1p-16f, 0x1p10f, false};
 
 // Past these gamma log q takes more digits than float32, and than a double, has.
-inline constexpr double kMostFloatGamma = 4.0, kMostGamma = 0x1p20;
+inline constexpr double kMostFloatGamma = 3.0, kMostGamma = 0x1p20;
 
 // Elements [index, index + count) of a call as floats.
 struct BinaryBlock {
@@ -276,8 +276,9 @@ HWY_INLINE void FocalPower(const BinaryLanes<T> &lanes, V q, V q_lo, V *first, V
   const LaneTag<T> d;
   const V one = hn::Set(d, T{1});
   if (lanes.gamma == T{2}) {
-    const V lifted = hn::Mul(hn::Add(q, q_lo), hn::Set(d, static_cast<T>(0x1p-10)));  // q 2^30
-    *first = hn::Mul(lifted, lifted);
+    const V lift = hn::Set(d, static_cast<T>(0x1p-10)), lifted = hn::Mul(q, lift);  // q 2^30
+    const V square = hn::Mul(lifted, lifted), twice_lo = hn::Mul(q_lo, hn::Add(lift, lift));
+    *first = hn::Add(square, hn::MulAdd(lifted, twice_lo, hn::MulSub(lifted, lifted, square)));
     *second = hn::Set(d, static_cast<T>(0x1p-60));
     return;
   }
@@ -465,7 +466,6 @@ HWY_INLINE void Focal(const BinaryLanes<T> &lanes, const BinaryBlock &block, int
   V q = n, q_lo = hn::Add(hn::MulAdd(smaller, e, hn::Sub(larger, n)), larger_lo);
   MultiplyPair(inverse, q, q_lo);
   FocalPower(lanes, q, hn::MulAdd(n, inverse_lo, q_lo), &first, &second);
-  const V inverse_n = hn::Div(one, n);
 
   const V alpha = hn::MulAdd(y, hn::Set(d, lanes.alpha), hn::Mul(other, hn::Set(d, lanes.other_alpha)));
   lanes.Weight(block, i, kUnbias, &f, &f_lo);
@@ -480,7 +480,7 @@ HWY_INLINE void Focal(const BinaryLanes<T> &lanes, const BinaryBlock &block, int
   if (block.out[kGrad] != nullptr) {
     // The derivative of q^gamma is gamma q^gamma (1-2y) times sigma(z) sigma(-z) / q, which is e / (1+e) / n.
     const V sigma = hn::Mul(e, inverse), sigma_lo = hn::MulAdd(e, inverse_lo, hn::MulSub(e, inverse, sigma));
-    const V ratio = hn::Mul(hn::Mul(gamma, hn::Sub(other, y)), hn::Mul(sigma, inverse_n));
+    const V ratio = hn::Mul(hn::Mul(gamma, hn::Sub(other, y)), hn::Div(sigma, n));
     V slope = Slope<kKind, T>(block, i, z, y, sigma, sigma_lo, &lo);
     slope = hn::MulAdd(ratio, bce, hn::Xor(hn::Sub(slope, lo), hn::And(z, hn::SignBit(d))));
     *grad = finish(hn::Mul(slope, alpha), g);
@@ -488,7 +488,7 @@ HWY_INLINE void Focal(const BinaryLanes<T> &lanes, const BinaryBlock &block, int
   if (block.out[kTargetGrad] != nullptr) {
     // q changes by sigma(-z) - sigma(z), and so does q^gamma bce by gamma bce / q times that.
     const V change = hn::Xor(hn::Mul(hn::Sub(plain_e, one), inverse), hn::And(z, hn::SignBit(d)));
-    const V quotient = hn::Mul(hn::Mul(hn::Mul(bce, bias), inverse_n), hn::Add(one, plain_e));
+    const V quotient = hn::Mul(hn::Div(hn::Mul(bce, bias), n), hn::Add(one, plain_e));
     V h = TargetSlope<kKind, T>(block, i, z, e, p, &lo);
     h = hn::MulAdd(hn::Mul(change, gamma), quotient, hn::Add(h, lo));
     h = hn::MulAdd(h, alpha, hn::Mul(hn::Set(d, lanes.alpha_slope), bce));

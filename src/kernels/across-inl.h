@@ -15,9 +15,8 @@ namespace xent::internal::HWY_NAMESPACE {
 
 template <class In>
 void RunAcross(const AcrossTask &task, AcrossRows *rows) {
-  TileScratch scratch;
   rows->written = 0;
-  IsPlain(task) ? RunPlain<In>(task, scratch.block, rows) : RunInSteps<In>(task, scratch, rows);
+  IsPlain(task) ? RunPlain<In>(task, rows) : RunInSteps<In>(task, rows);
 }
 
 // ---- through softmax and log-softmax, back ----

@@ -230,7 +230,8 @@ HWY_INLINE PlainRows WithOutput(TileOutput output, const Function &function) {
 }
 
 template <class In>
-HWY_INLINE void RunPlain(const AcrossTask &task, float *block, AcrossRows *rows) {
+HWY_NOINLINE void RunPlain(const AcrossTask &task, AcrossRows *rows) {
+  HWY_ALIGN float block[kBlockCols * kTile];
   const bool alone = task.count == 1 && !task.positions;
   PlainRows seen;
   if (alone) {
@@ -258,7 +259,7 @@ HWY_INLINE void RunPlain(const AcrossTask &task, float *block, AcrossRows *rows)
 #else
 
 template <class In>
-void RunPlain(const AcrossTask & /*task*/, float * /*block*/, AcrossRows * /*rows*/) {}
+void RunPlain(const AcrossTask & /*task*/, AcrossRows * /*rows*/) {}
 
 #endif  // HWY_NATIVE_FMA
 

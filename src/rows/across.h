@@ -296,7 +296,7 @@ class AcrossRunner {
   // A tile of one row in every layout, so that all have the same bits.
   XENT_NOINLINE void RunAlone(int64_t row, Groups &groups) const {
     const FpMode mode(Subnormals::kKeep);
-    RunTiles(GeneralJob<In>{call_}, row, row + 1, groups);
+    RunTiles<GeneralJob<In>, 1>(GeneralJob<In>{call_}, row, row + 1, groups);
   }
   // Where the factors of the gradient are beyond what the kernel takes.
   XENT_NOINLINE void WriteGradientAlone(int64_t row, const AcrossRows &rows, int64_t i) const {

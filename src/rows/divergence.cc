@@ -287,7 +287,7 @@ class DivergenceTiles {
   // needs that, the loss stays the kernel's.
   void Finish(int64_t row, const DivergenceTileRows &rows, int64_t i, Groups &groups) const {
     const bool done = (rows.done >> i & 1) != 0, written = (rows.written >> i & 1) != 0;
-    if (!done) return RunTiles(DivergenceJob<float>{call_}, row, row + 1, groups);
+    if (!done) return RunTiles<DivergenceJob<float>, 1>({call_}, row, row + 1, groups);
     if (call_.mode != Mode::kForward && !written) RunAlone(row);
     call_.FillGradient(call_.args.grad, row, call_.shape.cols, call_.args.cols - call_.shape.cols, 0.0);
     Call::Write(call_.args.row_losses, row, rows.loss[i]);
@@ -296,7 +296,7 @@ class DivergenceTiles {
   XENT_NOINLINE void RunAlone(int64_t row) const {
     Totals unused;
     Groups groups(1, &unused, nullptr);
-    RunTiles(DivergenceJob<float>{call_}, row, row + 1, groups);
+    RunTiles<DivergenceJob<float>, 1>({call_}, row, row + 1, groups);
   }
 
   const DivergenceCall &call_;

@@ -131,30 +131,30 @@ XENT_NOINLINE void RunOverlappingRows(const Job &job, int64_t first, int64_t end
 }
 
 // Runs a pass whose parts are needed no longer when it is over: its frame is gone before that of the last pass.
-template <TileJob Job>
+template <int64_t kRows, TileJob Job>
 XENT_NOINLINE void RunTilePass(const Job &job, int pass, int64_t row, int64_t count, uint32_t live,
                                typename Job::Row *states) {
-  typename Job::Part parts[kTileRows<Job>];
+  typename Job::Part parts[kRows];
   job.Tile(pass, row, count, job.call.shape.Chunk(0), states, parts);
   for (int64_t i = 0; i < count; ++i) {
     if ((live >> i & 1) != 0) job.Between(pass, row + i, states[i], &parts[i]);
   }
 }
 
-// Runs rows [first, end) of a class-major layout, tile after tile. The last pass leaves no parts.
-template <TileJob Job>
+// Runs rows [first, end) of a class-major layout, tile after tile of at most kRows rows. The last pass leaves no parts.
+template <TileJob Job, int64_t kRows = kTileRows<Job>>
 XENT_NOINLINE void RunTiles(const Job &job, int64_t first, int64_t end, Groups &groups) {
   constexpr int kLast = Job::kPasses - 1;
-  typename Job::Row states[kTileRows<Job>];
+  typename Job::Row states[kRows];
   for (int64_t row = first, count; row < end; row += count) {
-    count = std::min(TileRows(job.call.shape, row, end), kTileRows<Job>);
+    count = std::min(TileRows(job.call.shape, row, end), kRows);
     uint32_t live = 0;
     for (int64_t i = 0; i < count; ++i) {
       states[i] = {};
       live |= static_cast<uint32_t>(job.Begin(row + i, states[i])) << i;
     }
     if (live == 0) continue;
-    for (int pass = 0; pass < kLast; ++pass) RunTilePass(job, pass, row, count, live, states);
+    for (int pass = 0; pass < kLast; ++pass) RunTilePass<kRows>(job, pass, row, count, live, states);
     job.Tile(kLast, row, count, job.call.shape.Chunk(0), states, nullptr);
     for (int64_t i = 0; i < count; ++i) {
       if ((live >> i & 1) != 0) job.End(row + i, states[i], groups.Of(row + i));

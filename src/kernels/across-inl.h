@@ -73,8 +73,8 @@ HWY_NOINLINE void BackwardInDoubles(int64_t count, uint32_t rows, int64_t cols, 
   }
 }
 
-// The output in place of g. The sums are double, rounded to float32; the rest is float32: 3 units of 2^-24 of the sum of
-// the terms' magnitudes, of log-softmax 4. Lanes whose sums leave it no room are doubles.
+// The output in place of g. The sums are double, rounded to float32; the rest is float32: 3 units of 2^-24 of the sum
+// of the terms' magnitudes, of log-softmax 4. Lanes whose sums leave it no room are doubles.
 template <bool kLog>
 HWY_INLINE void BackwardInFloats(int64_t count, int64_t cols, BackwardBlock *block) {
   uint32_t wide = 0;
@@ -86,9 +86,8 @@ HWY_INLINE void BackwardInFloats(int64_t count, int64_t cols, BackwardBlock *blo
   for (int64_t i = 0; i < EndOf(count); i += TileLanes()) {
     const Floats total = LoadDoubles(d, block->sum + i), size = hn::Abs(total);
     const HalfTag dd;
-    const uint32_t zeros =
-        BitsOf(dd, hn::Eq(hn::Load(dd, block->sum + i), hn::Zero(dd))) |
-        BitsOf(dd, hn::Eq(hn::Load(dd, block->sum + i + HalfLanes()), hn::Zero(dd))) << HalfLanes();
+    const uint32_t zeros = BitsOf(dd, hn::Eq(hn::Load(dd, block->sum + i), hn::Zero(dd))) |
+                           BitsOf(dd, hn::Eq(hn::Load(dd, block->sum + i + HalfLanes()), hn::Zero(dd))) << HalfLanes();
     const auto in_range = hn::And(hn::Ge(size, hn::Set(d, 0x1p-40f)), hn::Le(size, hn::Set(d, 0x1p40f)));
     const uint32_t left = ~(BitsOf(d, in_range) | zeros) & ((1u << TileLanes()) - 1);
     wide |= left << i;
@@ -104,7 +103,8 @@ HWY_INLINE void BackwardInFloats(int64_t count, int64_t cols, BackwardBlock *blo
     }
     if constexpr (!kLog) continue;
     for (int64_t j = 0; j < cols; j += 4) {
-      const auto load = [&](int64_t k) HWY_ATTR { return hn::Load(d, block->y + HWY_MIN(j + k, cols - 1) * kTile + i); };
+      const auto load = [&](int64_t k)
+                            HWY_ATTR { return hn::Load(d, block->y + HWY_MIN(j + k, cols - 1) * kTile + i); };
       Floats y0 = load(0), y1 = load(1), y2 = load(2), y3 = load(3);
       beyond = beyond || !hn::AllFalse(d, hn::Gt(hn::Max(hn::Max(y0, y1), hn::Max(y2, y3)), largest));
       const auto keep = [&](int64_t k, Floats y, Floats e) HWY_ATTR XENT_INLINE_LAMBDA {

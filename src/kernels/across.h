@@ -35,7 +35,7 @@ struct TileMatrix {
 
 // z' = scale times what a kernel reads, and what follows from that.
 struct TileScale {
-  double log2e;                // scale log2 e, and in two parts
+  double log2e;  // scale log2 e, and in two parts
   float log2e_hi, log2e_lo;
   float ln2;    // over scale
   float limit;  // of the values that a kernel takes: 2^20 over scale

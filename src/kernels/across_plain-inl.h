@@ -76,7 +76,7 @@ HWY_INLINE Floats FinishPlain(const AcrossTask &task, int64_t i, const TileRange
     } else {
       WidenLog(alone, q, q_low, log, log_low, log_lower, log_upper);
       FinishLanes<true>(task, nullptr, i, max, target, others_lower, others_upper, log_lower, log_upper, &seen->exact,
-                  loss_sum, rows);
+                        loss_sum, rows);
     }
   }
   bool keeps = task.state;
@@ -104,7 +104,8 @@ HWY_INLINE Floats FinishPlain(const AcrossTask &task, int64_t i, const TileRange
     constexpr uint32_t kAll = (uint32_t{1} << hn::MaxLanes(TileTag())) - 1;
     keeps = keeps || (good & kAll) != kAll;
     // p_t - 1 is -(the others' sum) / total where the target is the largest.
-    const Floats others = hn::Add(hn::Sub(u, one), u_low), others_low = hn::Sub(u_low, hn::Sub(others, hn::Sub(u, one)));
+    const Floats others = hn::Add(hn::Sub(u, one), u_low),
+                 others_low = hn::Sub(u_low, hn::Sub(others, hn::Sub(u, one)));
     const Floats inverse_of_u = ProductOfPairs(e, e_low, inverse, low), share = hn::Mul(others, inverse_of_u);
     const Floats share_low = hn::MulAdd(others_low, inverse_of_u, hn::MulSub(others, inverse_of_u, share));
     const Floats vanishing = hn::Mul(hn::Mul(g, small), hn::Add(q, q_low));
@@ -138,8 +139,8 @@ HWY_NOINLINE PlainRows PlainTile(const AcrossTask &task, float *block, AcrossRow
     const Floats target = task.has_targets ? TargetsOf(task, block, i) : max;
     Floats sum = max, low = max, count = max, special = max;
     SumColumns<false, kKept>(block + i, task.cols, {ranges, 0}, max, &sum, &low, &count, nullptr, nullptr);
-    const Floats factor = FinishPlain<kOutput>(task, i, {ranges, 0}, max, target, sum, low, count, &seen, &loss_sum,
-                                               &special, rows);
+    const Floats factor =
+        FinishPlain<kOutput>(task, i, {ranges, 0}, max, target, sum, low, count, &seen, &loss_sum, &special, rows);
     if constexpr (kGradient || kSoftmax) ScaleLanes<kSoftmax>(task, factor, special, 0, task.cols, i, block);
     if constexpr (kOutput == TileOutput::kLogSoftmax) LogSoftmaxLanes(max, factor, task.cols, i, block);
   }
@@ -196,10 +197,10 @@ HWY_NOINLINE PlainRows PlainRow(const AcrossTask &task, float *block, AcrossRows
   Floats special = max;
   Halves loss_sum = hn::Zero(HalfTag());
   // Of lane 0, which alone has the row's upstream gradient.
-  const Floats factor = hn::Set(
-      d, hn::GetLane(FinishPlain<kOutput>(task, 0, {ranges, 0}, max, target, hn::Set(d, hn::GetLane(sum)),
-                                          hn::Set(d, hn::GetLane(low)), hn::Set(d, static_cast<float>(count)), &seen,
-                                          &loss_sum, &special, rows)));
+  const Floats factor =
+      hn::Set(d, hn::GetLane(FinishPlain<kOutput>(task, 0, {ranges, 0}, max, target, hn::Set(d, hn::GetLane(sum)),
+                                                  hn::Set(d, hn::GetLane(low)), hn::Set(d, static_cast<float>(count)),
+                                                  &seen, &loss_sum, &special, rows)));
   for (int64_t j = 0; kOutput != TileOutput::kNone && j < end; j += lanes) {
     const Floats e = hn::Load(d, z + j);
     Floats v = ZeroBelowNormal<float>(d, hn::Mul(e, factor));

@@ -1,6 +1,6 @@
-// The kernel of across.h for any option, step by step over the vectors of a tile: sums, what is one a row, outputs. A row
-// of more columns than a block has is summed block after block: where a later one holds a larger logit, the sums so far
-// are brought to it by exact powers of two.
+// The kernel of across.h for any option, step by step over the vectors of a tile: sums, what is one a row, outputs. A
+// row of more columns than a block has is summed block after block: where a later one holds a larger logit, the sums so
+// far are brought to it by exact powers of two.
 #if defined(XENT_SRC_KERNELS_ACROSS_STEPS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef XENT_SRC_KERNELS_ACROSS_STEPS_INL_H_
 #undef XENT_SRC_KERNELS_ACROSS_STEPS_INL_H_
@@ -162,7 +162,8 @@ HWY_INLINE void SumLanes(float *block, int64_t cols, bool first, int64_t i, Tile
 
 template <bool kEntropy, Kept kKept>
 HWY_NOINLINE void SumTile(float *block, int64_t cols, bool first, TileSums *sums) {
-  for (int64_t i = 0; i < EndOf(sums->ranges.count); i += TileLanes()) SumLanes<kEntropy, kKept>(block, cols, first, i, sums);
+  for (int64_t i = 0; i < EndOf(sums->ranges.count); i += TileLanes())
+    SumLanes<kEntropy, kKept>(block, cols, first, i, sums);
 }
 
 // w_c as the lanes compute with it.
@@ -302,8 +303,8 @@ inline HWY_NOINLINE void SumLabels(const AcrossTask &task, const float *block, i
       const auto target = task.has_targets ? hn::LoadU(di, task.targets + i) : hn::Set(di, -1);
       double *const q_sum = sums->q + i;
       Halves q_lower = hn::Load(dd, q_sum), q_upper = hn::Load(dd, q_sum + HalfLanes());
-      // Two sums each, which take turns, so that a product is rounded twice more, not three times: climbs found 4.1 ULP of
-      // a loss otherwise.
+      // Two sums each, which take turns, so that a product is rounded twice more, not three times: climbs found 4.1 ULP
+      // of a loss otherwise.
       Floats spread = zero, spread_odd = zero, q_spread = zero, q_spread_odd = zero;
       auto tiny = hn::Lt(zero, zero);
       for (int64_t j = part; j < end; ++j) {
@@ -545,10 +546,10 @@ HWY_INLINE uint32_t FinishLanes(const AcrossTask &task, const TileSums *sums, in
   uint32_t bad = 0;
   if (task.HasLabels()) {
     auto bad_lower = hn::MaskFalse(dd), bad_upper = bad_lower;
-    const Halves lower = FinishHalf<kPlain>(task, sums, i, max_lower, hn::PromoteLowerTo(dd, target), others_lower, log_lower,
-                                    &bad_lower, out);
+    const Halves lower = FinishHalf<kPlain>(task, sums, i, max_lower, hn::PromoteLowerTo(dd, target), others_lower,
+                                            log_lower, &bad_lower, out);
     const Halves upper = FinishHalf<kPlain>(task, sums, i + HalfLanes(), max_upper, hn::PromoteUpperTo(dd, target),
-                                    others_upper, log_upper, &bad_upper, out);
+                                            others_upper, log_upper, &bad_upper, out);
     const Floats loss = FinishWithNan(d, RoundDoubles(d, lower, upper));
     hn::Store(loss, d, out->loss + i);
     *loss_sum = hn::Add(*loss_sum, hn::Add(hn::PromoteLowerTo(dd, loss), hn::PromoteUpperTo(dd, loss)));
@@ -597,8 +598,8 @@ inline HWY_NOINLINE void FinishTile(const AcrossTask &task, const TileSums &sums
     TotalsOf(task, sums, i, others_lower, others_upper, log_lower, log_upper);
     if (task.NeedsState()) KeepState(max, i, others_lower, others_upper, log_lower, log_upper, out);
     const Floats target = task.has_targets ? hn::Load(d, sums.ranges.target + i) : max;
-    bad |= FinishLanes<false>(task, &sums, i, max, target, others_lower, others_upper, log_lower, log_upper, &exact, &loss_sum,
-                       out)
+    bad |= FinishLanes<false>(task, &sums, i, max, target, others_lower, others_upper, log_lower, log_upper, &exact,
+                              &loss_sum, out)
            << i;
   }
   out->adds_exactly = exact == kAllRows;
@@ -674,8 +675,7 @@ HWY_INLINE Halves GradientFactors(const AcrossTask &task, int64_t i, Halves e, H
   const Halves zero = hn::Zero(d), one = hn::Set(d, 1.0);
   const Halves inverse = QuotientForFloat(d, one, hn::MulAdd(others, e, e));
   const Halves unbias = hn::Set(d, PowerOfTwo(-Format<float>::kBias));
-  const Halves g =
-      hn::Mul(hn::LoadU(d, task.g + i), hn::Set(d, task.transform.scale));  // dz, with a cap times sech^2
+  const Halves g = hn::Mul(hn::LoadU(d, task.g + i), hn::Set(d, task.transform.scale));  // dz, with a cap times sech^2
   Halves mass = weight;
   if (task.z_loss != 0.0) {
     const Halves lse = hn::MulAdd(max, hn::Set(d, task.transform.Factor()), log_total);
@@ -733,9 +733,8 @@ inline HWY_NOINLINE uint32_t SetFactors(const AcrossTask &task, const TileRanges
       exponential = LoadHalf(exponentials + i);
     }
     auto good = hn::MaskFalse(d);
-    const Halves p =
-        GradientFactors(task, i, e, LoadHalf(ranges.max + i), others, hn::Load(d, rows.log_total + i),
-                        hn::Load(d, rows.weight + i), target, exponential, &labels, &target, &good);
+    const Halves p = GradientFactors(task, i, e, LoadHalf(ranges.max + i), others, hn::Load(d, rows.log_total + i),
+                                     hn::Load(d, rows.weight + i), target, exponential, &labels, &target, &good);
     hn::Store(p, d, out->p + i);
     hn::Store(labels, d, out->y + i);
     hn::Store(target, d, out->target + i);

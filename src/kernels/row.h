@@ -125,7 +125,7 @@ struct RowKernels {
   Extreme (*maximum[kDtypes])(const void *logits, int64_t cols, int64_t target);
   void (*scale[kDtypes])(const ScaleTask &);
   void (*gradient[kDtypes])(const GradientTask &);
-  void (*log_softmax[kDtypes])(const LogSoftmaxTask &);  // out = -((max - z) + delta)
+  void (*log_softmax[kDtypes])(const LogSoftmaxTask &);              // out = -((max - z) + delta)
   Wide (*dot[kDtypes])(const void *a, const void *b, int64_t cols);  // b null: sum of a
   void (*backward[2][kDtypes])(const BackwardTask &);                // through softmax, log-softmax
   // By the type of targets.

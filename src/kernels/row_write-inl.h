@@ -26,8 +26,8 @@ void Scale(const ScaleTask &task) {
   Scaler<Out>(task).AdvanceTo(task.cols);
 }
 
-// Calls write(to, streams), which writes a step at `to`: the row's own memory, past the caches if `stream` says that this
-// can be, or a copy, of which `count` elements reach it.
+// Calls write(to, streams), which writes a step at `to`: the row's own memory, past the caches if `stream` says that
+// this can be, or a copy, of which `count` elements reach it.
 template <class Out, class WriteTo>
 HWY_INLINE void WriteStep(Out *row, int64_t count, bool stream, WriteTo &&write) {
   if (stream && count == kStep) return write(row, std::true_type());
@@ -170,7 +170,7 @@ void Backward(const BackwardTask &task) {
                            V e0 = y0, e1 = y1, e2 = y2, e3 = y3;
                            if constexpr (kLog) ExpFour(d, range, e0, e1, e2, e3);
                            StoreFour<streams>(d, gradient(y0, e0, g0), gradient(y1, e1, g1), gradient(y2, e2, g2),
-                                     gradient(y3, e3, g3), to + i, lanes);
+                                              gradient(y3, e3, g3), to + i, lanes);
                          }
                        });
                      });

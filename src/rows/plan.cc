@@ -73,8 +73,7 @@ Keep KeepFor(const Call &call, bool overlap) {
 
 bool Streams(const xent_matrix &in, const xent_matrix &out, const RowShape &shape, Path path) {
   if (path == Path::kPositions || out.data == nullptr || out.data == in.data) return false;
-  const bool lines =
-      shape.inner > 1 && out.dtype == XENT_F32 && shape.inner % kTile == 0 && out.stride % kTile == 0;
+  const bool lines = shape.inner > 1 && out.dtype == XENT_F32 && shape.inner % kTile == 0 && out.stride % kTile == 0;
   const int64_t row_bytes = shape.cols * static_cast<int64_t>(ElementSize(out.dtype));
   if (path == Path::kAcross) return lines && shape.rows > kStreamBytes / 8 / row_bytes;
   return shape.rows > kStreamBytes / row_bytes;

@@ -60,7 +60,7 @@ struct TileShape {
 
 struct AcrossTask : TileShape {
   uint32_t ready = 0;  // bit i: `rows` holds row i's sums already (backward)
-  bool sums = true;    // compute the sums of rows that are not ready, and what follows from them
+  bool sums = true;    // compute the sums; without, of rows that are ready (short plain ones are summed all the same)
   TileMatrix logits;
   Transform transform;
   TileScale scale{1.0};  // of the transform's factor

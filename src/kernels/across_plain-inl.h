@@ -158,7 +158,8 @@ HWY_NOINLINE PlainRows PlainRow(const AcrossTask &task, float *block, AcrossRows
   const In *const logits = static_cast<const In *>(task.logits.data);
   float *const z = block, *const added = block + kBlockCols;
   const int64_t end = (cols + 4 * lanes - 1) / (4 * lanes) * 4 * lanes;  // at most 64
-  for (int64_t j = 0; j < end; ++j) z[j] = j < cols ? Widen(logits[j]) : kNone;
+  const bool live = (task.live & 1) != 0;
+  for (int64_t j = 0; j < end; ++j) z[j] = live && j < cols ? Widen(logits[j]) : kNone;
   Floats max = hn::Load(d, z);
   for (int64_t j = lanes; j < end; j += lanes) max = hn::Max(max, hn::Load(d, z + j));
   max = hn::MaxOfLanes(d, max);

@@ -269,7 +269,7 @@ template <class In, bool kLog>
 struct BackwardJob : RowFunctionJob {
   static constexpr int kPasses = 2;
   static constexpr bool kThroughLog = kLog;
-  static constexpr int64_t kAcrossCols = kMaxAcrossGeneralCols;
+  static constexpr int64_t kAcrossCols = kMaxAcrossCols;
   struct Row {
     double sum;
   };

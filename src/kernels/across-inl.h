@@ -86,12 +86,11 @@ HWY_INLINE void BackwardInFloats(int64_t count, int64_t cols, BackwardBlock *blo
   for (int64_t i = 0; i < EndOf(count); i += TileLanes()) {
     const Floats total = LoadDoubles(d, block->sum + i), size = hn::Abs(total);
     const HalfTag dd;
-    const uint32_t zeros = BitsOf(dd, hn::Eq(hn::Load(dd, block->sum + i), hn::Zero(dd))) |
-                           BitsOf(dd, hn::Eq(hn::Load(dd, block->sum + i + HalfLanes()), hn::Zero(dd))) << HalfLanes();
+    const uint32_t zeros = ZerosOf(hn::Load(dd, block->sum + i), hn::Load(dd, block->sum + i + HalfLanes()));
     const auto in_range = hn::And(hn::Ge(size, hn::Set(d, 0x1p-40f)), hn::Le(size, hn::Set(d, 0x1p40f)));
-    const uint32_t left = ~(BitsOf(d, in_range) | zeros) & ((1u << TileLanes()) - 1);
+    const uint32_t left = ~(BitsOf(d, in_range) | zeros) & AllOfVector();
     wide |= left << i;
-    if (left == (1u << TileLanes()) - 1) continue;
+    if (left == AllOfVector()) continue;
     const auto of_floats = hn::Or(in_range, hn::Eq(total, zero));
     const Floats biased = hn::Mul(total, hn::Set(d, static_cast<float>(PowerOfTwo(-Format<float>::kBias))));
     const auto store = [&](int64_t j, Floats g, Floats v) HWY_ATTR XENT_INLINE_LAMBDA {

@@ -96,13 +96,10 @@ HWY_INLINE Floats FinishPlain(const AcrossTask &task, int64_t i, const TileRange
     factor = hn::Mul(ProductOfPairs(g, g_low, inverse, low), small);
     const Floats size = hn::Abs(factor);
     const auto in_range = hn::And(hn::Ge(size, hn::Set(d, 0x1p-120f)), hn::Le(size, hn::Set(d, 0x1p120f)));
-    const uint32_t zeros = BitsOf(dd, hn::Eq(g_lower, hn::Zero(dd))) | BitsOf(dd, hn::Eq(g_upper, hn::Zero(dd)))
-                                                                           << HalfLanes();
-    const uint32_t good = BitsOf(d, in_range) | zeros;
+    const uint32_t good = BitsOf(d, in_range) | ZerosOf(g_lower, g_upper);
     seen->ok |= good << i;
     // A row whose gradient is not good here goes on with its state.
-    constexpr uint32_t kAll = (uint32_t{1} << hn::MaxLanes(TileTag())) - 1;
-    keeps = keeps || (good & kAll) != kAll;
+    keeps = keeps || (~good & AllOfVector()) != 0;
     // p_t - 1 is -(the others' sum) / total where the target is the largest.
     const Floats others = hn::Add(hn::Sub(u, one), u_low),
                  others_low = hn::Sub(u_low, hn::Sub(others, hn::Sub(u, one)));
@@ -114,10 +111,7 @@ HWY_INLINE Floats FinishPlain(const AcrossTask &task, int64_t i, const TileRange
     *special = FinishWithNan(d, hn::IfThenElse(hn::Eq(target, max), hn::Neg(at_largest), elsewhere));
   }
   if (!keeps) return factor;
-  const Halves unbias = hn::Set(dd, PowerOfTwo(-Format<float>::kBias));
-  const Floats more = hn::Sub(count, one);
-  others_lower = hn::MulAdd(JoinLower(q, q_low), unbias, hn::PromoteLowerTo(dd, more));
-  others_upper = hn::MulAdd(JoinUpper(q, q_low), unbias, hn::PromoteUpperTo(dd, more));
+  WidenOthers(q, q_low, count, others_lower, others_upper);
   KeepState(max, i, others_lower, others_upper, log_lower, log_upper, rows);
   return factor;
 }
@@ -206,9 +200,7 @@ HWY_NOINLINE PlainRows PlainRow(const AcrossTask &task, float *block, AcrossRows
     const Floats e = hn::Load(d, z + j);
     Floats v = ZeroBelowNormal<float>(d, hn::Mul(e, factor));
     if constexpr (kOutput == TileOutput::kSoftmax) v = hn::IfNegativeThenElse(e, special, v);
-    if constexpr (kOutput == TileOutput::kLogSoftmax) {
-      v = hn::Sub(hn::Zero(d), ZeroBelowNormal<float>(d, hn::Add(hn::Sub(max, e), factor)));
-    }
+    if constexpr (kOutput == TileOutput::kLogSoftmax) v = LogSoftmaxOf(max, e, factor);
     hn::Store(v, d, z + j);
   }
   if constexpr (kOutput == TileOutput::kGradient) z[task.targets[0]] = hn::GetLane(special);
@@ -239,10 +231,7 @@ HWY_NOINLINE void RunPlain(const AcrossTask &task, AcrossRows *rows) {
   if (alone) {
     seen = WithOutput(task.output, [&](auto output) { return PlainRow<output, In>(task, block, rows); });
   } else {
-    StageTile<In>(task.logits, task, 0, task.cols, block);
-    if (task.out.data != nullptr && task.out.data != task.logits.data && !task.positions) {
-      PrefetchRows<1>(static_cast<const In *>(task.out.data), task.out.row, task.cols, 0);
-    }
+    StageForSums<In>(task, 0, task.cols, block);
     seen = WithOutput(task.output, [&](auto output) { return PlainTile<output>(task, block, rows); });
   }
   rows->done = (task.sums ? task.live : task.ready) & ~seen.bad;

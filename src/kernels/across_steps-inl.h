@@ -378,6 +378,14 @@ HWY_INLINE void StageLogits(const AcrossTask &task, int64_t first, int64_t cols,
   StageTile<In>(task.logits, task, first, cols, block);
 }
 
+// The same where their sums are made, and asks for the lines of rows that an output will be stored to.
+template <class In>
+HWY_INLINE void StageForSums(const AcrossTask &task, int64_t first, int64_t cols, float *block) {
+  StageLogits<In>(task, first, cols, block);
+  if (task.out.data == nullptr || task.out.data == task.logits.data || task.positions) return;
+  PrefetchRows<1>(static_cast<const In *>(task.out.data), task.out.row, cols, 0);
+}
+
 // Whether the exponentials of the sums wait in the block for the output.
 HWY_INLINE bool KeepsExponentials(const AcrossTask &task) {
   const bool makes = task.output == TileOutput::kGradient || task.output == TileOutput::kSoftmax;
@@ -404,6 +412,14 @@ HWY_INLINE Floats OnePlusOthers(Floats q, Floats q_low, Floats count, Floats *lo
   const Floats lost = hn::Sub(hn::Min(count, part), hn::Sub(u, hn::Max(count, part)));
   *low = hn::MulAdd(q_low, small, lost);
   return u;
+}
+// Returns others as doubles.
+HWY_INLINE void WidenOthers(Floats q, Floats q_low, Floats count, Halves &lower, Halves &upper) {
+  const HalfTag dd;
+  const Halves unbias = hn::Set(dd, PowerOfTwo(-Format<float>::kBias));
+  const Floats more = hn::Sub(count, hn::Set(TileTag(), 1.0f));
+  lower = hn::MulAdd(JoinLower(q, q_low), unbias, hn::PromoteLowerTo(dd, more));
+  upper = hn::MulAdd(JoinUpper(q, q_low), unbias, hn::PromoteUpperTo(dd, more));
 }
 // Whether L is `others` itself, which is below 2^-60.
 HWY_INLINE hn::Mask<TileTag> IsAlone(Floats q, Floats count) {
@@ -446,23 +462,19 @@ HWY_INLINE Floats LogOfTotal(Floats u, Floats u_low, Floats *low) {
 // Returns others and L of lanes [i, i + lanes), where they are wanted, from their sums.
 HWY_INLINE void TotalsOf([[maybe_unused]] const AcrossTask &task, const TileSums &sums, int64_t i, Halves &others_lower,
                          Halves &others_upper, Halves &log_lower, Halves &log_upper) {
-  const HalfTag dd;
-  const Halves unbias = hn::Set(dd, PowerOfTwo(-Format<float>::kBias));
 #if HWY_NATIVE_FMA
   const TileTag d;
   const Floats count = hn::ConvertTo(d, hn::Load(TileInts(), sums.count + i));
   Floats q_low = count, u_low = count, log_low = count;
   const Floats q = OthersOf(hn::Load(d, sums.ranges.exp_max + i), hn::Load(d, sums.ranges.exp_max_low + i),
                             hn::Load(d, sums.sum + i), hn::Load(d, sums.sum_low + i), &q_low);
-  if (task.NeedsState()) {
-    const Floats more = hn::Sub(count, hn::Set(d, 1.0f));
-    others_lower = hn::MulAdd(JoinLower(q, q_low), unbias, hn::PromoteLowerTo(dd, more));
-    others_upper = hn::MulAdd(JoinUpper(q, q_low), unbias, hn::PromoteUpperTo(dd, more));
-  }
+  if (task.NeedsState()) WidenOthers(q, q_low, count, others_lower, others_upper);
   if (!task.NeedsLog()) return;
   const Floats u = OnePlusOthers(q, q_low, count, &u_low), log = LogOfTotal(u, u_low, &log_low);
   WidenLog(IsAlone(q, count), q, q_low, log, log_low, log_lower, log_upper);
 #else
+  const HalfTag dd;
+  const Halves unbias = hn::Set(dd, PowerOfTwo(-Format<float>::kBias));
   const auto total = [&](int64_t k, Halves &others, Halves &log) HWY_ATTR {
     const Halves sum = hn::Add(LoadHalf(sums.sum + k), LoadHalf(sums.sum_low + k));
     const Halves count = hn::PromoteTo(dd, hn::LoadU(hn::Rebind<int32_t, HalfTag>(), sums.count + k));
@@ -555,7 +567,7 @@ HWY_INLINE uint32_t FinishLanes(const AcrossTask &task, const TileSums *sums, in
     *loss_sum = hn::Add(*loss_sum, hn::Add(hn::PromoteLowerTo(dd, loss), hn::PromoteUpperTo(dd, loss)));
     const auto between = hn::And(hn::Ge(loss, hn::Set(d, 0x1p-13f)), hn::Le(loss, hn::Set(d, 0x1p12f)));
     *exact |= BitsOf(d, hn::Or(between, hn::Eq(loss, hn::Zero(d)))) << i;
-    if (!kPlain && task.weighted) bad = BitsOf(dd, bad_lower) | BitsOf(dd, bad_upper) << HalfLanes();
+    if (!kPlain && task.weighted) bad = BitsOfHalves(bad_lower, bad_upper);
   }
   if (task.nll) hn::Store(FinishWithNan(d, hn::Neg(LoadDoubles(d, out->nll + i))), d, out->log_probability + i);
   if (task.lse) {
@@ -616,10 +628,7 @@ HWY_NOINLINE void SumRows(const AcrossTask &task, float *block, float *labels, T
   sums->Clear(task);
   for (int64_t first = 0; first < task.cols; first += kBlockCols) {
     const int64_t cols = HWY_MIN(kBlockCols, task.cols - first);
-    StageLogits<In>(task, first, cols, block);
-    if (task.out.data != nullptr && task.out.data != task.logits.data && !task.positions) {
-      PrefetchRows<1>(static_cast<const In *>(task.out.data), task.out.row, cols, 0);
-    }
+    StageForSums<In>(task, first, cols, block);
     if (task.argmax) UpdateArgmax(block, first, cols, sums, out->argmax);
     if (task.transform.cap > 0.0) sums->bad |= CapTile(task.transform, block, cols, nullptr);
     for (int64_t i = 0; i < EndOf(task.count); i += TileLanes()) {
@@ -666,8 +675,8 @@ HWY_INLINE Halves SoftmaxFactor(Halves e, Halves others, Halves *one) {
 }
 
 // Returns the gradient's factor of the exponentials of the half vector of rows from row i on, and the factor of the
-// labels and, where y is 0 elsewhere, the gradient at the target, whose exponential is given. *good: which factors
-// leave a range.
+// labels and, where y is 0 elsewhere, the gradient at the target, whose exponential is given. *good has the rows whose
+// factors are in range.
 HWY_INLINE Halves GradientFactors(const AcrossTask &task, int64_t i, Halves e, Halves max, Halves others,
                                   Halves log_total, Halves weight, Halves target, Halves target_exponential,
                                   Halves *labels, Halves *at_target, hn::Mask<HalfTag> *good) {
@@ -708,7 +717,7 @@ HWY_INLINE Floats ExpOfTargets(const TileRange &range, Floats target) {
   return z0;
 }
 
-// Returns the rows whose factors leave a range.
+// Returns the rows whose factors are in range.
 inline HWY_NOINLINE uint32_t SetFactors(const AcrossTask &task, const TileRanges &ranges, const AcrossRows &rows,
                                         TileFactors *out) {
   const HalfTag d;
@@ -776,13 +785,18 @@ HWY_NOINLINE void ScaleTile(const AcrossTask &task, const TileFactors &factors, 
   }
 }
 
-// Values of lanes [i, i + lanes) -> -((m' - z') + L).
+// Returns -((m' - z') + L).
+HWY_INLINE Floats LogSoftmaxOf(Floats max, Floats value, Floats log_total) {
+  const TileTag d;
+  const Floats gap = hn::Add(hn::Sub(max, value), log_total);
+  return hn::Sub(hn::Zero(d), ZeroBelowNormal<float>(d, gap));
+}
+// The same of the values of lanes [i, i + lanes), in place.
 HWY_INLINE void LogSoftmaxLanes(Floats max, Floats log_total, int64_t cols, int64_t i, float *block) {
   const TileTag d;
   for (int64_t j = 0; j < cols; ++j) {
     float *const at = block + j * kTile + i;
-    const Floats gap = hn::Add(hn::Sub(max, hn::Load(d, at)), log_total);
-    hn::Store(hn::Sub(hn::Zero(d), ZeroBelowNormal<float>(d, gap)), d, at);
+    hn::Store(LogSoftmaxOf(max, hn::Load(d, at), log_total), d, at);
   }
 }
 inline HWY_NOINLINE void LogSoftmaxTile(const TileRanges &ranges, const AcrossRows &rows, int64_t cols, float *block) {

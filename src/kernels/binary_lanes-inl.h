@@ -557,6 +557,7 @@ void WriteBlock(const BinaryLanes<T> &given_lanes, const BinaryBlock &given, con
                                 p1, p2, p3);
     };
     if constexpr (kKind == BinaryKind::kFocal || kKind == BinaryKind::kProbabilities) {
+      // Of a value at first, since g++ does not see on SVE that what is not made is not stored.
       V g0 = unbias, g1 = g0, g2 = g0, g3 = g0, h0 = g0, h1 = g0, h2 = g0, h3 = g0;
       if constexpr (kKind == BinaryKind::kFocal) {
         make_ratios();

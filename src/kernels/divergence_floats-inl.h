@@ -190,10 +190,11 @@ HWY_NOINLINE void SumFloats(const FloatRows &rows, const float *const *z, int64_
     }
     if (kReverse) continue;
     const int64_t steps = (end - 1) / kStep + 1;
-    for (TreeSum<1> &side : sums->sides) {
-      if (!pairs) side.Add(steps);
+    if (pairs) {
+      sums->cross.Add(steps);
+    } else {
+      for (TreeSum<1> &side : sums->sides) side.Add(steps);
     }
-    if (rows.kind != DivergenceKind::kJensenShannon) sums->cross.Add(steps);
   }
 }
 

@@ -50,6 +50,15 @@ HWY_INLINE void StoreOutput(Halves v, float *p) {
   const hn::Rebind<float, HalfTag> d;
   hn::StoreU(FinishWithNan(d, hn::DemoteTo(d, v)), d, p);
 }
+// The rows of a vector, and those of its two halves that are in a mask, the vector's first row being bit 0.
+HWY_INLINE uint32_t AllOfVector() { return (uint32_t{1} << TileLanes()) - 1; }
+HWY_INLINE uint32_t BitsOfHalves(hn::Mask<HalfTag> lower, hn::Mask<HalfTag> upper) {
+  return BitsOf(HalfTag(), lower) | BitsOf(HalfTag(), upper) << HalfLanes();
+}
+HWY_INLINE uint32_t ZerosOf(Halves lower, Halves upper) {
+  const Halves zero = hn::Zero(HalfTag());
+  return BitsOfHalves(hn::Eq(lower, zero), hn::Eq(upper, zero));
+}
 // Doubles as floats and what these lack.
 HWY_INLINE void SplitDoubles(Halves lower, Halves upper, Floats *high, Floats *low) {
   const TileTag d;

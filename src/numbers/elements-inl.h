@@ -110,7 +110,7 @@ HWY_INLINE void StoreOrStream(D d, hn::Vec<D> v, Out *out) {
 }
 
 // Streaming stores need whole vectors of memory.
-HWY_INLINE bool CanStream(const void *memory) { return reinterpret_cast<uintptr_t>(memory) % (64) == 0; }
+HWY_INLINE bool CanStream(const void *memory) { return reinterpret_cast<uintptr_t>(memory) % 64 == 0; }
 
 // ---- what an output is stored as ----
 

@@ -10,6 +10,7 @@
 #include "rows/call.h"
 #include "rows/divergence.h"
 #include "rows/record.h"
+#include "rows/row_functions.h"
 #include "rows/statistics.h"
 
 namespace xent::internal {
@@ -52,6 +53,16 @@ bool TakesShortRows(const Call &call, bool statistics, Factor *g) {
   return one_upstream && dtype == XENT_F32 && call.FillOf(0, false, g) == Fill::kCompute && IsTame(*g);
 }
 
+// Whether outputs are stored past the caches. Rows side by side do so class-major alone, and as whole cache lines, if
+// those of all columns are aligned alike.
+bool Streams(const xent_matrix &in, const xent_matrix &out, const RowShape &shape, Path path) {
+  if (path == Path::kPositions || out.data == nullptr || out.data == in.data) return false;
+  const bool lines = shape.inner > 1 && out.dtype == XENT_F32 && shape.inner % kTile == 0 && out.stride % kTile == 0;
+  const int64_t row_bytes = shape.cols * static_cast<int64_t>(ElementSize(out.dtype));
+  if (path == Path::kAcross) return lines && shape.rows > kStreamBytes / 8 / row_bytes;
+  return shape.rows > kStreamBytes / row_bytes;
+}
+
 // What follows from the path of a call.
 Plan StartPlan(const Call &call, Path path) {
   Plan plan;
@@ -70,14 +81,6 @@ Keep KeepFor(const Call &call, bool overlap) {
 }
 
 }  // namespace
-
-bool Streams(const xent_matrix &in, const xent_matrix &out, const RowShape &shape, Path path) {
-  if (path == Path::kPositions || out.data == nullptr || out.data == in.data) return false;
-  const bool lines = shape.inner > 1 && out.dtype == XENT_F32 && shape.inner % kTile == 0 && out.stride % kTile == 0;
-  const int64_t row_bytes = shape.cols * static_cast<int64_t>(ElementSize(out.dtype));
-  if (path == Path::kAcross) return lines && shape.rows > kStreamBytes / 8 / row_bytes;
-  return shape.rows > kStreamBytes / row_bytes;
-}
 
 Path PathOf(const xent_cross_entropy &args, const xent_cross_entropy_options &options) {
   const bool wide =
@@ -129,6 +132,13 @@ Plan MakePlan(const RowShape &shape, const xent_exec &exec, bool overlap, int64_
   }
   plan.overlap = overlap && plan.split != Split::kChunks && shape.rows > 1;
   plan.keep = overlap ? Keep::kOutput : Keep::kNowhere;
+  return plan;
+}
+
+Plan MakePlan(const RowFunctionArgs &args, bool overlap, int64_t across_cols) {
+  const RowShape shape(args.rows, args.cols, args.inner);
+  Plan plan = MakePlan(shape, args.exec, overlap, args.in.dtype == XENT_F64 ? 0 : across_cols);
+  plan.stream = args.out.data != args.g.data && Streams(args.in, args.out, shape, plan.path);
   return plan;
 }
 

@@ -11,6 +11,7 @@
 namespace xent::internal {
 
 struct Call;
+struct RowFunctionArgs;
 struct RowShape;
 struct DivergenceCall;
 struct BinaryCall;
@@ -62,14 +63,12 @@ Path ShardPathOf(const xent_cross_entropy &args, const xent_cross_entropy_option
 // Whether a record's kind is one that a path leaves.
 bool LeavesRecord(Path path, uint8_t kind);
 
-// Whether outputs are stored past the caches. Rows side by side do so class-major alone, and as whole cache lines, if
-// those of all columns are aligned alike.
-bool Streams(const xent_matrix &in, const xent_matrix &out, const RowShape &shape, Path path);
-
 Plan MakePlan(const Call &call);
 // Softmax and its like; `overlap`: whether the function keeps exponentials in its output; `across_cols`: the most
 // columns of rows that kernels/across.h takes, 0 where it does not take the function or the dtype at all.
 Plan MakePlan(const RowShape &shape, const xent_exec &exec, bool overlap, int64_t across_cols = 0);
+// The same of a call, whose dtype that kernel may not take, and which may stream.
+Plan MakePlan(const RowFunctionArgs &args, bool overlap, int64_t across_cols);
 Plan MakePlan(const DivergenceCall &call);
 Plan MakePlan(const BinaryCall &call);
 // A slice of a vocabulary, in pieces of chunks.

@@ -18,13 +18,12 @@ namespace {
 struct RowFunctionCall : RowCall {
   RowFunctionArgs args;
 
-  // `keeps`: exponentials are kept in the output; `across_cols`: as MakePlan's, but for the dtype.
+  // `keeps`: exponentials are kept in the output; `across_cols`: as MakePlan's.
   RowFunctionCall(const RowFunctionArgs &given, bool keeps, int64_t across_cols) : args(given) {
     exec = args.exec;
     shape = RowShape(args.rows, args.cols, args.inner);
     kernels = &ActiveKernels();
-    plan = MakePlan(shape, exec, keeps, args.in.dtype == XENT_F64 ? 0 : across_cols);
-    plan.stream = Streams(args.in, args.out, shape, plan.path) && args.out.data != args.g.data;
+    plan = MakePlan(args, keeps, across_cols);
   }
 
   template <class In>

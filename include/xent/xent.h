@@ -241,7 +241,8 @@ XENT_API xent_status xent_log_softmax(int64_t rows, int64_t cols, int64_t inner,
 
 /* Formula   dx[i,j] = y[i,j] (g[i,j] - sum_k g[i,k] y[i,k]), g the upstream gradient, y the saved output of softmax.
  * Shapes    g, y, dx [N, V], one dtype.
- * Special   NaN and infinities go through the formula.
+ * Special   NaN and infinities go through the formula. A stored y near 1 has lost the digits of 1 - y, and dx there has
+ *           lost its own with them: xent_cross_entropy_forward_backward, fused, keeps them.
  * Error     4 ULP of the sum of the terms' magnitudes.
  * Memory    Two passes over g and y.
  * Aliasing  dx may be g or y where the strides are equal.
@@ -251,7 +252,8 @@ XENT_API xent_status xent_softmax_backward(int64_t rows, int64_t cols, int64_t i
 
 /* Formula   dx[i,j] = g[i,j] - exp(y[i,j]) sum_k g[i,k], g the upstream gradient, y the saved output of log_softmax.
  * Shapes    g, y, dx [N, V], one dtype.
- * Special   NaN and infinities go through the formula.
+ * Special   NaN and infinities go through the formula. Where exp(y) is near 1 the terms may cancel, and dx lose its
+ *           digits as that of xent_softmax_backward does.
  * Error     4 ULP of the sum of the terms' magnitudes, plus what the rounding of the stored y is worth.
  * Memory    Two passes over g, one over y.
  * Aliasing  dx may be g or y where the strides are equal.
@@ -391,13 +393,14 @@ XENT_API xent_status xent_cross_entropy_forward(const xent_cross_entropy *args,
  *           gets NaN. p and grad are 0 at -inf logits, and grad past valid_cols. An infinite u gives infinities of the
  *           formula's signs, and 0 where its other factor is 0; a NaN u makes the gradients of its live rows NaN.
  * Error     grad 6 ULP of the largest of its terms; with an index target, no smoothing and no z_loss of the exact
- *           value, at the target too; half precision: then one rounding. p below 2^-198 (float64: 2^-1532; in double
- *           lanes: 2^-1022) counts as 0, which shows only where |u| is above 2^72 (2^510). target_grad is 0 below the
- *           smallest normal number of its own arithmetic type.
+ *           value, at the target too; half precision: then one rounding. p below 2^-198 (float64, and in double lanes:
+ *           2^-1532) counts as 0, which shows only where |u dz| is above 2^72 (2^510), and a cap's slope below
+ *           2^-1022. target_grad is 0 below the smallest normal number of its own arithmetic type.
  * Memory    float32 and float64 take one exponential a logit, half precision without a workspace, the options just
- * named and double lanes two; rows side by side one, with inner > 1 and V > 64 two. A gradient in a buffer of its own
- * is written twice without a workspace and once with one, or side by side. Aliasing  grad may be logits where the
- * strides are equal. Status    As xent_cross_entropy_forward. */
+ *           named and double lanes two; rows side by side one, with inner > 1 and V > 64 two. A gradient in a buffer of
+ *           its own is written twice without a workspace and once with one, or side by side.
+ * Aliasing  grad may be logits where the strides are equal.
+ * Status    As xent_cross_entropy_forward. */
 XENT_API xent_status xent_cross_entropy_forward_backward(const xent_cross_entropy *args,
                                                          const xent_cross_entropy_options *options,
                                                          const xent_exec *exec, xent_error *error) XENT_NOEXCEPT;
@@ -549,6 +552,7 @@ typedef struct xent_divergence {
  * Shapes    student, teacher [N, V]; row_losses [N]; reduced_loss [1].
  * Special   Terms with p = 0 (reverse: q = 0) are 0. +inf where the student's logit is -inf and p > 0 (reverse: the
  *           teacher's is -inf and q > 0), never by underflow. NaN or +inf in either row, or a row of -inf, gives NaN.
+ *           A row of weight 0 is not read: loss 0, gradient 0.
  * Error     8 ULP of the sum of the terms' magnitudes, a term being p (|log p| + |log q|); reduced loss as
  *           xent_cross_entropy_forward.
  * Memory    Reads both matrices twice (Jensen-Shannon three times), the row in cache. float64 on either side, and rows

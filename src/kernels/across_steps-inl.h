@@ -267,7 +267,7 @@ inline HWY_NOINLINE uint32_t CapTile(const Transform &transform, float *block, i
 #else
   const HalfTag dd;
   const hn::Rebind<float, HalfTag> df;
-  const SoftCap<float> cap(transform.scale, transform.cap);
+  const SoftCap<float> cap(transform.scale, transform.cap, transform.scale);
   for (int64_t k = 0; k < cols * kTile; k += HalfLanes()) {
     Halves slope = hn::Zero(dd);
     const Halves z = LoadHalf(block + k);

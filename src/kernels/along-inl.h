@@ -402,8 +402,9 @@ HWY_NOINLINE bool SumAlongWith(const AlongChunk &chunk, GeneralSums *out) {
   const double others = sums.others.Total() / total;
   // So confident that exponentials below the range of float32 may count; or there are no others, or a NaN.
   if (!(others >= 0x1p-100)) return false;
-  out->others = {others, 0.0};
-  if constexpr (S::kEntropy) out->entropy = {sums.entropy.Total() / total * scale, 0.0};
+  const double bias = PowerOfTwo(kOthersBias);
+  out->others = {others * bias, 0.0};
+  if constexpr (S::kEntropy) out->entropy = {sums.entropy.Total() / total * scale * bias, 0.0};
   if constexpr (S::kProbs || S::kShare) return FinishLabels<kTerms>(chunk, sums, out);
   return true;
 }
@@ -660,10 +661,10 @@ HWY_NOINLINE bool GradientAlong(const GeneralTask &task) {
   const GeneralGradient &row = *task.rows;
   const bool capped = task.transform.cap > 0.0;
   const double factor = task.transform.Factor(), logit = row.value * factor;
-  // With a cap scale is part of dz, otherwise of the factors already.
-  const double with_dz = capped ? task.transform.scale : 1.0;
+  // With a cap the mantissa of scale is part of dz, otherwise of the factors already.
+  const double with_dz = capped ? task.transform.Slope().mantissa : 1.0;
   const double p_factor = row.p_factor.hi * with_dz, y_factor = row.y_factor.hi * with_dz;
-  if (row.lift[0] != 1.0 || row.lift[1] != 1.0 || !IsModerate(y_factor) || (!IsModerate(p_factor) && p_factor != 0.0) ||
+  if (row.lift != 0 || !IsModerate(y_factor) || (!IsModerate(p_factor) && p_factor != 0.0) ||
       !(Magnitude(logit) <= Format<float>::kLimit)) {
     return false;
   }

@@ -99,7 +99,7 @@ HWY_INLINE Doubles LiftedExp(Doubles t, double lift) {
   const DoubleTag d;
   using F = ExpFormat<double>;
   Doubles m = hn::Zero(d);
-  const Doubles p = ReducedExp(d, F::kRound + F::kExponentBias + lift, t, hn::Zero(d), &m);
+  const Doubles p = ReducedExp(d, hn::Set(d, F::kRound + F::kExponentBias + lift), t, hn::Zero(d), &m);
   return ScaleByExponent(d, p, m);
 }
 

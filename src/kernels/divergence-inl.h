@@ -7,6 +7,8 @@
 #define XENT_SRC_KERNELS_DIVERGENCE_INL_H_
 #endif
 
+#include <algorithm>
+
 #include "hwy/highway.h"
 #include "kernels/divergence.h"
 #include "kernels/double_lanes-inl.h"
@@ -21,12 +23,13 @@ struct DivergenceLanes {
   // Where lanes run over columns, argmax counts from the lane's first: the strip's first column is compared with it.
   HWY_ALIGN double max[2][kLanes], argmax[2][kLanes], log_ratio[kLanes], scale[2][kLanes];
   HWY_ALIGN double factor[2][kLanes], factor_low[2][kLanes], mean[kLanes], mean_low[kLanes];
+  HWY_ALIGN double bias[kLanes];  // of the exponentials, which the scales or logarithms lack
   HWY_ALIGN double logits[2][kLanes];
   const DivergenceTask &task;
   double inverse_low;            // what 1/T's high part lacks, relative to it
   int64_t first = -1, used = 0;  // the strip's first column, and its lanes in use
 
-  explicit DivergenceLanes(const DivergenceTask &t) : task(t), inverse_low(task.factor.lo / task.factor.hi) {
+  DivergenceLanes(const DivergenceTask &t, bool sums) : task(t), inverse_low(task.factor.lo / task.factor.hi) {
     for (int64_t i = 0; i < kLanes; ++i) {
       const DivergenceRow &row =
           *EveryBytes(task.rows, task.row_bytes, task.count > 0 ? HWY_MIN(i, task.count - 1) : 0);
@@ -35,14 +38,25 @@ struct DivergenceLanes {
         argmax[side][i] = row.argmax[side] - (task.count > 0 ? 0.0 : static_cast<double>(i));
         factor[side][i] = row.factor[side].hi;
         factor_low[side][i] = row.factor[side].lo;
-        scale[side][i] = row.scale[side];
       }
+      const int64_t exponent = sums ? 0 : ExponentOf(row.scale[0]) + ExponentOf(row.scale[1]);
+      // Of the forward forms the scales take it away, after the difference of the two terms.
+      const int64_t binades = std::clamp<int64_t>(exponent, 0, 510);
+      const int64_t rest = exponent - binades - (HasLogs() ? 0 : kDivergenceBias);
+      bias[i] = static_cast<double>(binades + kDivergenceBias);
+      const bool ends = row.scale[0] == 0.0 || !IsFinite(row.scale[0]);
+      scale[0][i] = ends ? row.scale[0] : PowerOfTwo(rest / 2);
+      scale[1][i] = ends ? row.scale[1] : PowerOfTwo(rest - rest / 2);
       log_ratio[i] = row.log_ratio;
       mean[i] = row.mean.hi;
       mean_low[i] = row.mean.lo;
     }
   }
 
+  // Whether exponentials are multiplied by logarithms, which then take the bias away: so no product overflows early.
+  bool HasLogs() const {
+    return task.kind == DivergenceKind::kReverseKl || task.kind == DivergenceKind::kJensenShannon;
+  }
   // Goes to the next strip and loads it: false, there is none. Not inline: the compiler would keep so many vectors from
   // strip to strip that they take kilobytes of stack.
   HWY_NOINLINE bool Next() {
@@ -67,9 +81,9 @@ struct DivergenceLanes {
   }
 };
 
-// Calls function(i, e^-b, e^-a, gap, gap_low) for each vector of the strip, lanes from i on. The gap is b - a, for
-// cross-entropy b alone; it is infinite where one of the logits is masked, NaN where both are. gap_low is, for float64
-// and a finite gap, what its roundings lost.
+// Calls function(i, e^-b, e^-a, gap, gap_low), exponentials biased, for each vector of the strip, lanes from i on. The
+// gap is b - a, for cross-entropy b alone; it is infinite where one of the logits is masked, NaN where both are.
+// gap_low is, for float64 and a finite gap, what its roundings lost.
 template <class T, class Function>
 HWY_INLINE void ForEachVector(const DivergenceLanes &lanes, const Function &function) {
   const DoubleTag d;
@@ -78,16 +92,17 @@ HWY_INLINE void ForEachVector(const DivergenceLanes &lanes, const Function &func
     const Doubles logit = hn::Mul(hn::Load(d, lanes.logits[side] + i), hn::Set(d, kDivergenceShrink));
     return DifferenceFor<T>(hn::Load(d, lanes.max[side] + i), logit, lost);
   };
-  const auto exponential = [&](Doubles difference, Doubles low) HWY_ATTR {
+  const auto exponential = [&](Doubles difference, Doubles low, int64_t i) HWY_ATTR {
+    Doubles product;
     if constexpr (kKeepsLow<T>) low = hn::MulAdd(difference, inverse_low, low);
-    return ExpOfNegative<T>(difference, low, factor);
+    return ExpOfNegative<T>(difference, low, factor, hn::Load(d, lanes.bias + i), &product);
   };
   for (int64_t i = 0; i < kLanes; i += static_cast<int64_t>(hn::Lanes(d))) {
     Doubles student_lost, teacher_lost, lost;
     const Doubles student = below_maximum(kStudent, i, &student_lost);
     Doubles teacher = below_maximum(kTeacher, i, &teacher_lost);
-    const Doubles exp_student = exponential(student, student_lost);
-    const Doubles exp_teacher = exponential(teacher, teacher_lost);
+    const Doubles exp_student = exponential(student, student_lost, i);
+    const Doubles exp_teacher = exponential(teacher, teacher_lost, i);
     if (lanes.task.kind == DivergenceKind::kCrossEntropy) teacher = teacher_lost = hn::Zero(d);
     const Doubles difference = DifferenceFor<T>(student, teacher, &lost);
     Doubles gap = hn::Mul(difference, factor), gap_low = hn::Zero(d);
@@ -127,7 +142,7 @@ void SumDivergence(const DivergenceTask &task, DivergenceSums *out, int64_t byte
   const bool reverse = task.kind == DivergenceKind::kReverseKl;
   const bool crosses = task.kind != DivergenceKind::kJensenShannon;
   const int weight_side = reverse ? kStudent : kTeacher;
-  DivergenceLanes lanes(task);
+  DivergenceLanes lanes(task, true);
   LaneSums<T> student_sums, teacher_sums, cross;
   const auto add = [&](int64_t i, Doubles exp_student, Doubles exp_teacher, Doubles gap, Doubles) XENT_INLINE_LAMBDA {
     const Doubles zero = hn::Zero(d);
@@ -143,7 +158,7 @@ void SumDivergence(const DivergenceTask &task, DivergenceSums *out, int64_t byte
     AddDoubles(lanes.WithoutMaximum(kTeacher, i, exp_teacher), i, teacher_sums);
     if (!crosses) return;
     const Doubles weight = reverse ? exp_student : exp_teacher;
-    const Doubles distance = reverse ? hn::Neg(gap) : gap;
+    const Doubles distance = hn::Mul(reverse ? hn::Neg(gap) : gap, hn::Set(d, PowerOfTwo(-kDivergenceBias)));
     const Doubles term = hn::IfThenElseZero(hn::Gt(weight, zero), hn::Mul(weight, distance));
     // Whether a probability is 0 is for its logit to say, not for an exponential that counts as 0.
     const auto infinite = hn::AndNot(lanes.IsMasked(weight_side, i), lanes.IsMasked(1 - weight_side, i));
@@ -172,26 +187,27 @@ HWY_INLINE Doubles TimesFactor(Doubles e, const DivergenceLanes &lanes, int side
 template <class T>
 void DivergenceGradient(const DivergenceTask &task) {
   const DoubleTag d;
-  DivergenceLanes lanes(task);
+  DivergenceLanes lanes(task, false);
   HWY_ALIGN double gradient[kLanes];
   const auto store = [&](int64_t i, Doubles exp_student, Doubles exp_teacher, Doubles gap,
                          Doubles gap_low) XENT_INLINE_LAMBDA {
-    const Doubles zero = hn::Zero(d);
+    const Doubles zero = hn::Zero(d), unbiased = hn::Set(d, PowerOfTwo(-kDivergenceBias));
     // Products and differences apart, not fused: where p = q the gradient of the forward forms is 0.
     Doubles student_low, teacher_low, v;
     const Doubles student = TimesFactor<T>(exp_student, lanes, kStudent, i, &student_low);
     if (task.kind == DivergenceKind::kReverseKl) {
       Doubles lost;
-      const Doubles minus = DifferenceFor<T>(hn::Neg(gap), hn::Load(d, lanes.mean + i), &lost);
+      const Doubles difference = DifferenceFor<T>(hn::Neg(gap), hn::Load(d, lanes.mean + i), &lost);
+      const Doubles minus = hn::Mul(difference, unbiased);
       v = hn::Mul(student, minus);
       if constexpr (kKeepsLow<T>) {
-        const Doubles low = hn::Sub(lost, hn::Add(gap_low, hn::Load(d, lanes.mean_low + i)));
+        const Doubles low = hn::Mul(hn::Sub(lost, hn::Add(gap_low, hn::Load(d, lanes.mean_low + i))), unbiased);
         v = hn::MulAdd(student, minus, hn::MulAdd(student, low, hn::Mul(student_low, minus)));
       }
     } else if (task.kind == DivergenceKind::kJensenShannon) {
       const Doubles x = hn::Sub(gap, hn::Load(d, lanes.log_ratio + i));
       const Doubles log = LogOverMixture(task.beta, 1.0 - task.beta, x);
-      const Doubles minus = hn::Sub(log, hn::Load(d, lanes.mean + i));
+      const Doubles minus = hn::Mul(hn::Sub(log, hn::Load(d, lanes.mean + i)), unbiased);
       v = hn::Mul(student, minus);
       if constexpr (kKeepsLow<T>) v = hn::MulAdd(student, minus, hn::Mul(student_low, minus));
     } else {

@@ -35,9 +35,13 @@ struct DivergenceRow {
   double scale[2] = {};
 };
 
+// The exponentials of double lanes are multiplied by 2^kDivergenceBias, lest they leave the normal range before what
+// becomes of them does; those of gradients by what their scales leave room for.
+inline constexpr int64_t kDivergenceBias = 64;
+
 struct DivergenceSums {
   Wide sides[2];  // sum of e^-b, of e^-a, without the maximum's column; of a second look, in all
-                  // columns, of e^-b log(q/m), of e^-a log(p/m)
+                  // columns, of e^-b log(q/m), of e^-a log(p/m); from double lanes biased
   Wide cross;     // sum of e^-a (b - a), of e^-a b, or of e^-b (a - b)
 };
 

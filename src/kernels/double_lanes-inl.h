@@ -95,14 +95,15 @@ HWY_INLINE Doubles DifferenceFor(Doubles a, Doubles b, Doubles *lost) {
   }
 }
 
-// Returns e^-(factor (difference + lost)), 0 for an infinite difference, whatever `lost` is then.
+// Returns e^-(factor (difference + lost)) 2^bias, 0 for an infinite difference, whatever `lost` is then; *product is
+// factor difference.
 template <class T>
-HWY_INLINE Doubles ExpOfNegative(Doubles difference, Doubles lost, Doubles factor) {
+HWY_INLINE Doubles ExpOfNegative(Doubles difference, Doubles lost, Doubles factor, Doubles bias, Doubles *product) {
   const DoubleTag d;
-  const Doubles product = hn::Mul(difference, factor);
+  *product = hn::Mul(difference, factor);
   Doubles low = hn::Zero(d);
-  if constexpr (kKeepsLow<T>) low = hn::MulAdd(lost, factor, ProductError(d, difference, factor, product));
-  return ExpFor<T>(d, hn::Neg(product), hn::Neg(low));
+  if constexpr (kKeepsLow<T>) low = hn::MulAdd(lost, factor, ProductError(d, difference, factor, *product));
+  return ExpFor<T>(d, hn::Neg(*product), hn::Neg(low), bias);
 }
 
 HWY_INLINE void AddDoubles(Doubles v, int64_t first, LaneSums<float> &sum) {

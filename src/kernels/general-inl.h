@@ -7,6 +7,7 @@
 #define XENT_SRC_KERNELS_GENERAL_INL_H_
 #endif
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -31,13 +32,13 @@ struct GeneralLanes {
   HWY_INLINE void Add(int64_t first, Doubles m, Doubles z, Doubles y, Doubles y_low, Doubles factor, bool with_entropy,
                       bool with_weighted) {
     const DoubleTag d;
-    const Doubles zero = hn::Zero(d);
-    Doubles lost = zero;
+    const Doubles zero = hn::Zero(d), bias = hn::Set(d, static_cast<double>(kOthersBias));
+    Doubles lost = zero, distance = zero;
     Doubles difference = DifferenceFor<T>(m, z, &lost);
-    const Doubles exponential = ExpOfNegative<T>(difference, lost, factor);
+    const Doubles exponential = ExpOfNegative<T>(difference, lost, factor, bias, &distance);
     AddDoubles(exponential, first, others);
     if (with_entropy) {
-      AddDoubles(hn::IfThenElseZero(hn::Gt(exponential, zero), hn::Mul(exponential, difference)), first, entropy);
+      AddDoubles(hn::IfThenElseZero(hn::Gt(exponential, zero), hn::Mul(exponential, distance)), first, entropy);
     }
     if (with_weighted) {
       if constexpr (Format<T>::kSpreadScale != 1.0) {
@@ -80,7 +81,7 @@ class CapOf {
  public:
   explicit CapOf(const Transform &transform)
       : float_lanes_(transform.float_lanes),
-        cap_(transform.scale, CapOrOne(transform)),
+        cap_(transform.scale, CapOrOne(transform), transform.Slope().mantissa),
         float_cap_(transform.scale, CapOrOne(transform)) {}
 
   HWY_INLINE Doubles operator()(Doubles z, Doubles *derivative = nullptr) const {
@@ -225,27 +226,59 @@ class Strips {
   int64_t first_ = -1, used_ = 0;
 };
 
-// Calls run(kOverColumns, kWidth) with the strips that suit a task: wide ones where there are columns to fill them.
-template <class Run>
+// Calls run(kOverColumns, kWidth) with the strips that suit a task: wide ones where there are columns to fill them, as
+// wide as the stack allows.
+template <class T, class Run>
 HWY_INLINE void InStrips(const GeneralTask &task, const Run &run) {
   using Narrow = std::integral_constant<int64_t, kLanes>;
   if (task.count > 0) return run(std::false_type(), Narrow());
   if (task.cols <= 2 * kLanes) return run(std::true_type(), Narrow());
-  run(std::true_type(), std::integral_constant<int64_t, 4 * kLanes>());
+  run(std::true_type(), std::integral_constant<int64_t, (kKeepsLow<T> ? 3 : 4) * kLanes>());
 }
+
+// Differences to a maximum of this size on may exceed the largest double: such a row's values are halved and its factor
+// is doubled. Values of ordinary rows are not, for subnormal ones would lose their last bit.
+inline constexpr double kHuge = 0x1p969;
+
+// The maxima m' of the lanes' rows, and the factors of differences to them.
+struct Maxima {
+  HWY_ALIGN double value[kLanes], factor[kLanes];
+  double scale;
+  bool shrinks = false;
+
+  // value_of(i) is that of lane i.
+  template <class ValueOf>
+  Maxima(double factor_of_all, const ValueOf &value_of) : scale(factor_of_all) {
+    for (int64_t i = 0; i < kLanes; ++i) {
+      const double m = value_of(i);
+      const bool huge = m > kHuge && scale < 0x1p1023;
+      value[i] = huge ? 0.5 * m : m;
+      factor[i] = huge ? 2.0 * scale : scale;
+      shrinks = shrinks || huge;
+    }
+  }
+  // Values of the lanes from `lane` on, to be subtracted from their maxima.
+  HWY_INLINE Doubles Fit(Doubles z, int64_t lane) const {
+    const DoubleTag d;
+    if (HWY_LIKELY(!shrinks)) return z;
+    return hn::IfThenElse(hn::Gt(hn::Load(d, factor + lane), hn::Set(d, scale)), hn::Mul(z, hn::Set(d, 0.5)), z);
+  }
+};
 
 // The sums of a task whose maxima are known. A frame of its own: what needs the maximum alone needs none of its
 // scratch.
 template <class In, bool kOverColumns, int64_t kWidth>
 HWY_NOINLINE void SumsBelow(const GeneralTask &task, const TransformOf<Arithmetic<In>> &transform_of,
-                            const double *value, const double *argmax, GeneralSums *out) {
+                            GeneralSums *out) {
   using T = Arithmetic<In>;
   const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const double scale = task.transform.Factor();
-  const Doubles factor = hn::Set(d, scale);
+  const int64_t rows = HWY_MAX(task.count, int64_t{1});
+  const Maxima maxima(task.transform.Factor(), [&](int64_t i) { return out[i < rows ? i : 0].value; });
   GeneralLanes<T> sums;
   Wide weight_of_max;  // lanes over columns: kept apart
+  HWY_ALIGN double argmax[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) argmax[i] = static_cast<double>(out[i < rows ? i : 0].argmax);
   HWY_ALIGN double z[kWidth], weight[kWidth], y[kWidth] = {}, y_low[kWidth] = {};
   Strips<kOverColumns, kWidth> strips(task);
   while (strips.Next()) {
@@ -264,27 +297,28 @@ HWY_NOINLINE void SumsBelow(const GeneralTask &task, const TransformOf<Arithmeti
     for (int64_t i = 0; i < kWidth; i += lanes) {
       const int64_t lane = i % kLanes;
       const Doubles label = hn::Load(d, y + i), low = hn::Load(d, y_low + i);
+      const Doubles value = hn::Load(d, maxima.value + lane), factor = hn::Load(d, maxima.factor + lane);
       if (task.weighted) {
         AddDoubles(label, lane, sums.weight);
         if constexpr (kKeepsLow<T>) AddDoubles(low, lane, sums.weight);
       }
       if constexpr (kOverColumns) {
-        sums.Add(lane, hn::Load(d, value + lane), hn::Load(d, z + i), label, low, factor, task.entropy, task.weighted);
+        sums.Add(lane, value, maxima.Fit(hn::Load(d, z + i), lane), label, low, factor, task.entropy, task.weighted);
       } else {
         const auto is_max = hn::Eq(hn::Load(d, argmax + lane), strips.Column());
-        const Doubles logit = hn::IfThenElse(is_max, hn::Set(d, kMasked), hn::Load(d, z + i));
-        sums.Add(lane, hn::Load(d, value + lane), logit, hn::IfThenZeroElse(is_max, label),
-                 hn::IfThenZeroElse(is_max, low), factor, task.entropy, task.weighted);
+        const Doubles logit = hn::IfThenElse(is_max, hn::Set(d, kMasked), maxima.Fit(hn::Load(d, z + i), lane));
+        sums.Add(lane, value, logit, hn::IfThenZeroElse(is_max, label), hn::IfThenZeroElse(is_max, low), factor,
+                 task.entropy, task.weighted);
       }
     }
   }
-  for (int64_t i = 0; i < HWY_MAX(task.count, int64_t{1}); ++i) {
+  for (int64_t i = 0; i < rows; ++i) {
     const auto total = [&](const LaneSums<T> &sum) { return TotalOf(sum, task.count, i); };
     out[i].others = total(sums.others);
-    out[i].entropy = MultiplyAny(total(sums.entropy), Wide{scale});
+    out[i].entropy = total(sums.entropy);
     out[i].weight = total(sums.weight);
     if (task.count == 0) out[i].weight = AddOrOverflow(out[i].weight, weight_of_max);
-    out[i].weighted = MultiplyAny(total(sums.weighted), Wide{scale});
+    out[i].weighted = MultiplyAny(total(sums.weighted), Wide{maxima.factor[i]});
   }
 }
 
@@ -317,6 +351,15 @@ HWY_NOINLINE void MaximaOfPositions(const GeneralTask &task, GeneralSums *out) {
   }
 }
 
+// The values of maxima.
+template <class T>
+HWY_NOINLINE void SetValues(const TransformOf<T> &transform_of, int64_t rows, GeneralSums *out) {
+  HWY_ALIGN double value[kLanes] = {};
+  for (int64_t i = 0; i < rows; ++i) value[i] = IsFinite(out[i].max) ? out[i].max : 0.0;
+  transform_of(value, kLanes);
+  for (int64_t i = 0; i < rows; ++i) out[i].value = value[i];
+}
+
 template <class In>
 void Sums(const GeneralTask &task, GeneralSums *out) {
   using T = Arithmetic<In>;
@@ -339,20 +382,11 @@ void Sums(const GeneralTask &task, GeneralSums *out) {
       out->argmax = task.first + FindFirst(logits, task.cols, static_cast<T>(seen.max));
     }
   }
-  HWY_ALIGN double value[kLanes] = {}, argmax[kLanes];
-  for (int64_t i = 0; i < rows; ++i) value[i] = IsFinite(out[i].max) ? out[i].max : 0.0;
   const TransformOf<T> transform_of(task.transform);
-  transform_of(value, kLanes);
-  for (int64_t i = 0; i < rows; ++i) out[i].value = value[i];
+  SetValues(transform_of, rows, out);
   if (!task.sums || (task.count == 0 && out->special != Special::kNone)) return;
-  for (int64_t i = 0; i < kLanes; ++i) {
-    const GeneralSums &row = out[i < rows ? i : 0];
-    value[i] = row.value;
-    argmax[i] = static_cast<double>(row.argmax);
-  }
-  InStrips(task, [&](auto over_columns, auto width) {
-    SumsBelow<In, over_columns, width>(task, transform_of, value, argmax, out);
-  });
+  InStrips<T>(task,
+              [&](auto over_columns, auto width) { SumsBelow<In, over_columns, width>(task, transform_of, out); });
 }
 
 // p_factor e^(z' - m') - y y_factor, with a cap times dz. For float64 the low parts of factors and labels, and what the
@@ -365,15 +399,15 @@ struct GradientOf {
   explicit GradientOf(const Transform &t) : transform(t), cap(t) {}
 
   // *difference is m' - z', unscaled. More than 8 parameters: sizeless vectors (SVE) cannot stand in a struct.
-  HWY_INLINE Doubles operator()(Doubles raw, Doubles m, Doubles y, Doubles y_low, Doubles p_factor,
-                                Doubles p_factor_low, Doubles y_factor, Doubles y_factor_low,
+  HWY_INLINE Doubles operator()(Doubles raw, const Maxima &maxima, int64_t lane, Doubles bias, Doubles y, Doubles y_low,
+                                Doubles p_factor, Doubles p_factor_low, Doubles y_factor, Doubles y_factor_low,
                                 Doubles *difference) const {
     const DoubleTag d;
     const bool capped = transform.cap > 0.0;
-    Doubles dz = hn::Zero(d), lost = hn::Zero(d);
-    const Doubles z = capped ? cap(raw, &dz) : raw;
-    *difference = DifferenceFor<T>(m, z, &lost);
-    const Doubles exponential = ExpOfNegative<T>(*difference, lost, hn::Set(d, transform.Factor()));
+    Doubles dz = hn::Zero(d), lost = hn::Zero(d), distance = hn::Zero(d);
+    const Doubles z = maxima.Fit(capped ? cap(raw, &dz) : raw, lane);
+    *difference = DifferenceFor<T>(hn::Load(d, maxima.value + lane), z, &lost);
+    const Doubles exponential = ExpOfNegative<T>(*difference, lost, hn::Load(d, maxima.factor + lane), bias, &distance);
     const Doubles label = hn::Mul(y, y_factor);
     Doubles v = hn::MulSub(exponential, p_factor, label);
     if constexpr (kKeepsLow<T>) {
@@ -407,24 +441,33 @@ HWY_NOINLINE void GradientInStrips(const GeneralTask &task) {
   const DoubleTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const GradientOf<T> gradient_of(task.transform);
-  const Doubles factor = hn::Set(d, task.transform.Factor());
   HWY_ALIGN double z[kWidth], weight[kWidth], y[kWidth] = {}, y_low[kWidth] = {};
-  HWY_ALIGN double value[kLanes], p_factor[kLanes], p_low[kLanes], y_factor[kLanes], y_factor_low[kLanes],
-      log_total[kLanes], label_factor[kLanes], lift[kLanes], lift_more[kLanes];
+  HWY_ALIGN double p_factor[kLanes], p_low[kLanes], y_factor[kLanes], y_factor_low[kLanes], log_total[kLanes],
+      label_factor[kLanes], bias[kLanes], lift[kLanes], lift_more[kLanes];
   Strips<kOverColumns, kWidth> strips(task);
+  const auto row_of = [&](int64_t i) -> const GeneralGradient & {
+    return *EveryBytes(task.rows, task.row_bytes, strips.Row(i));
+  };
+  const Maxima maxima(task.transform.Factor(), [&](int64_t i) { return row_of(i).value; });
   bool lifted = false;
   for (int64_t i = 0; i < kLanes; ++i) {
-    const GeneralGradient &row = *EveryBytes(task.rows, task.row_bytes, strips.Row(i));
-    value[i] = row.value;
-    p_factor[i] = row.p_factor.hi;
-    p_low[i] = row.p_factor.lo;
-    y_factor[i] = row.y_factor.hi;
-    y_factor_low[i] = row.y_factor.lo;
+    const GeneralGradient &row = row_of(i);
+    // The exponentials take what there is of the lift, which the other terms get too, and then of their factor.
+    const int64_t exponent = ExponentOf(row.p_factor.hi);
+    const int64_t of_lift = std::clamp<int64_t>(HWY_MIN(row.lift, 1000 - exponent), 0, kOthersBias);
+    const int64_t of_factor = std::clamp<int64_t>(exponent, 0, kOthersBias - of_lift);
+    const double up = PowerOfTwo(of_lift), down = PowerOfTwo(-of_factor);
+    bias[i] = static_cast<double>(of_lift + of_factor);
+    p_factor[i] = row.p_factor.hi * down;
+    p_low[i] = row.p_factor.lo * down;
+    y_factor[i] = row.y_factor.hi * up;
+    y_factor_low[i] = row.y_factor.lo * up;
     log_total[i] = row.log_total;
-    label_factor[i] = row.label_factor;
-    lift[i] = row.lift[0];
-    lift_more[i] = row.lift[1];
-    lifted = lifted || lift[i] != 1.0 || lift_more[i] != 1.0;
+    label_factor[i] = row.label_factor * up;
+    const int64_t rest = row.lift - of_lift;
+    lift[i] = PowerOfTwo(rest / 2);
+    lift_more[i] = PowerOfTwo(rest - rest / 2);
+    lifted = lifted || rest != 0;
   }
   while (strips.Next()) {
     strips.template Load<In>(z);
@@ -433,13 +476,13 @@ HWY_NOINLINE void GradientInStrips(const GeneralTask &task) {
     for (int64_t i = 0; i < kWidth; i += lanes) {
       const int64_t lane = i % kLanes;
       Doubles difference = hn::Zero(d);
-      const Doubles v = gradient_of(hn::Load(d, z + i), hn::Load(d, value + lane), hn::Load(d, y + i),
+      const Doubles v = gradient_of(hn::Load(d, z + i), maxima, lane, hn::Load(d, bias + lane), hn::Load(d, y + i),
                                     hn::Load(d, y_low + i), hn::Load(d, p_factor + lane), hn::Load(d, p_low + lane),
                                     hn::Load(d, y_factor + lane), hn::Load(d, y_factor_low + lane), &difference);
       hn::Store(lifted ? Lifted(v, hn::Load(d, lift + lane), hn::Load(d, lift_more + lane)) : v, d, z + i);
       if (task.label_gradient != nullptr) {
-        const Doubles w = LabelGradient<T>(hn::Load(d, weight + i), difference, factor, hn::Load(d, log_total + lane),
-                                           hn::Load(d, label_factor + lane));
+        const Doubles w = LabelGradient<T>(hn::Load(d, weight + i), difference, hn::Load(d, maxima.factor + lane),
+                                           hn::Load(d, log_total + lane), hn::Load(d, label_factor + lane));
         hn::Store(lifted ? Lifted(w, hn::Load(d, lift + lane), hn::Load(d, lift_more + lane)) : w, d, weight + i);
       }
     }
@@ -482,7 +525,8 @@ void GeneralGradientOf(const GeneralTask &task) {
     }
   }
 #endif
-  InStrips(task, [&](auto over_columns, auto width) { GradientInStrips<In, over_columns, width>(task); });
+  InStrips<Arithmetic<In>>(task,
+                           [&](auto over_columns, auto width) { GradientInStrips<In, over_columns, width>(task); });
 }
 
 template <class In>

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "kernels/row.h"
+#include "numbers/number.h"
 
 namespace xent::internal {
 
@@ -21,6 +22,8 @@ struct Transform {
   bool float_lanes = false;  // float32 lanes take the row, and define the values of its logits
 
   double Factor() const { return cap > 0.0 ? 1.0 : scale; }
+  // scale as gradients take it: dz holds its mantissa alone, the exponent goes with that of the upstream gradient.
+  internal::Factor Slope() const { return Decompose(scale); }
 };
 
 // Magnitudes between which float32 holds factors and their products with room to spare.
@@ -45,28 +48,33 @@ struct Labels {
   bool moderate = true;  // class weights are 0 or between 2^-20 and 2^20: products with them keep to float32's range
 };
 
+// Exponentials relative to a row's maximum, and what is summed of them, are multiplied by 2^kOthersBias, so that those
+// far below the normal range count where a factor brings them back: down to 2^-(1022 + kOthersBias). Factors of the
+// gradient move as many binades at most.
+inline constexpr int64_t kOthersBias = 510;
+
 // Sums over a chunk (or a whole row), relative to its maximum.
 struct GeneralSums {
   double max = 0.0;                  // the largest logit as stored
   double value = 0.0;                // and its value (Transform)
   int64_t argmax = -1;               // its lowest column; -1 where all are masked
-  Wide others;                       // sum over j != argmax of e^(z'_j - m')
-  Wide entropy;                      // sum of e^(z'_j - m') (m' - z'_j)
+  Wide others;                       // sum over j != argmax of e^(z'_j - m'), biased
+  Wide entropy;                      // sum of e^(z'_j - m') (m' - z'_j), biased
   Wide weight;                       // sum of y_c
   Wide weighted;                     // sum of y_c (m' - z'_c) kSpreadScale
   Special special = Special::kNone;  // kNan or kInfinity: the rest is unspecified
 };
 
-// What turns a row into gradients: e^(z'_j - m') p_factor - y_j y_factor, with a cap times dz, whose constant the
-// factors hold otherwise. float32 takes the high parts.
+// What turns a row into gradients: (e^(z'_j - m') p_factor - y_j y_factor) 2^lift, with a cap times dz over the power
+// of two in logit_scale; without one the factors hold all of dz. float32 takes the high parts.
 struct GeneralGradient {
-  double value = 0.0;           // m' (Transform)
-  Wide p_factor;                // u r (Q + 2 lambda lse) / (1 + others)
-  Wide y_factor;                // u r
-  double mass = 0.0;            // the larger of u r Q and u r (Q + 2 lambda lse): what labels and p give at most
-  double log_total = 0.0;       // L
-  double label_factor = 0.0;    // u r (1 - epsilon), of the targets' own gradient
-  double lift[2] = {1.0, 1.0};  // what is not 0 is multiplied by both: powers of two, or infinite where u is
+  double value = 0.0;         // m' (Transform)
+  Wide p_factor;              // u r (Q + 2 lambda lse) / (1 + others)
+  Wide y_factor;              // u r
+  double mass = 0.0;          // the larger of u r Q and u r (Q + 2 lambda lse): what labels and p give at most
+  double log_total = 0.0;     // L
+  double label_factor = 0.0;  // u r (1 - epsilon), of the targets' own gradient
+  int64_t lift = 0;           // 0 unless factors would leave the range; past it where u is infinite
 };
 
 // Lanes run over the columns of one row, or, where `count` > 0, over so many <= kTile adjacent positions, each a row.

@@ -16,22 +16,27 @@
 HWY_BEFORE_NAMESPACE();
 namespace xent::internal::HWY_NAMESPACE {
 
-// Below this e^x counts as 0: results stay normal, so that no processor's rule for subnormal ones matters.
-inline constexpr double kLowestExponent = -708.0;
+// The logarithm of 2^-1022, 2^-28 above it: results of larger numbers are normal, so that no processor's rule for
+// subnormal ones matters.
+inline constexpr double kLowestExponent = -708.39641853;
 
-// Returns e^(x + x_lo) for x <= 709, for float64 within 0.8 ULP, for float32 exact enough, without x_lo; 0 below
-// kLowestExponent and for NaN.
+// Returns e^(x + x_lo) 2^bias for an integer bias and results below 2^1023, for float64 within 0.8 ULP, for float32
+// exact enough, without x_lo; 0 where the result is below the normal range, and for NaN.
 template <class T, class D, class V = hn::Vec<D>>
-HWY_INLINE V ExpFor(D d, V x, V x_lo) {
-  const V lowest = hn::Set(d, kLowestExponent), z = hn::Max(x, lowest);
-  constexpr double kOrigin = ExpFormat<double>::kRound + 1023.0;
+HWY_INLINE V ExpFor(D d, V x, V x_lo, V bias) {
+  const V lowest = hn::NegMulAdd(bias, hn::Set(d, kLn2_F64_Hi), hn::Set(d, kLowestExponent)), z = hn::Max(x, lowest);
+  const V origin = hn::Add(bias, hn::Set(d, ExpFormat<double>::kRound + 1023.0));
   V m = hn::Zero(d), p;
   if constexpr (kKeepsLow<T>) {
-    p = ReducedExp(d, kOrigin, z, x_lo, &m);
+    p = ReducedExp(d, origin, z, x_lo, &m);
   } else {
-    p = ReducedExpForFloat(d, kOrigin, z, &m);
+    p = ReducedExpForFloat(d, origin, z, &m);
   }
   return hn::IfThenElseZero(hn::Ge(x, lowest), ScaleByExponent(d, p, m));
+}
+template <class T, class D, class V = hn::Vec<D>>
+HWY_INLINE V ExpFor(D d, V x, V x_lo) {
+  return ExpFor<T>(d, x, x_lo, hn::Zero(d));
 }
 
 // e^(x + x_lo) - 1 for |x| <= 709, and the exponential itself: with x = k ln 2 + r the first is 2^k (e^r - 1) + (2^k -
@@ -62,8 +67,10 @@ HWY_INLINE V Expm1(D d, V x, V x_lo, V *exponential = nullptr) {
 template <class T>
 class SoftCap {
  public:
-  // Where the quotient leaves the range its low part is of no use.
-  SoftCap(double scale, double cap) : scale_(scale), cap_(cap), ratio_(scale / cap), ratio_lo_(0.0) {
+  // The derivative is `slope` over scale of what it should be. Where the quotient leaves the range its low part is of
+  // no use.
+  SoftCap(double scale, double cap, double slope)
+      : scale_(scale), cap_(cap), slope_(slope), ratio_(scale / cap), ratio_lo_(0.0) {
     const bool tame = cap < 0x1p900 && cap > 0x1p-900 && ratio_ < 0x1p900 && ratio_ > 0x1p-900;
     if (tame) ratio_lo_ = Divide(Wide{scale}, Wide{cap}).lo;
     if (tame) ratio_ = Divide(Wide{scale}, Wide{cap}).hi;
@@ -90,7 +97,7 @@ class SoftCap {
     const V two = hn::Set(d, 2.0);
     const V w = hn::Add(t, two);
     const V cap = hn::Set(d, cap_);
-    const V scale = hn::Set(d, scale_);
+    const V slope = hn::Set(d, slope_);
     V result;
     if constexpr (kKeepsLow<T>) {
       const V w_lo = hn::Sub(t, hn::Sub(w, two));
@@ -102,24 +109,24 @@ class SoftCap {
       const V capped = hn::Mul(cap, q);
       result = hn::Add(capped, hn::MulAdd(cap, more, ProductError(d, cap, q, capped)));
       if (derivative != nullptr) {
-        *derivative = hn::Mul(hn::Div(hn::Div(hn::Mul(hn::Set(d, 4.0), e), w), w), scale);
+        *derivative = hn::Mul(hn::Div(hn::Div(hn::Mul(hn::Set(d, 4.0), e), w), w), slope);
       }
     } else {
       const V inverse = hn::Div(hn::Set(d, 1.0), w);
       result = hn::Mul(hn::Mul(cap, hn::Neg(t)), inverse);
       if (derivative != nullptr) {
-        *derivative = hn::Mul(hn::Mul(hn::Mul(hn::Set(d, 4.0), e), hn::Mul(inverse, inverse)), scale);
+        *derivative = hn::Mul(hn::Mul(hn::Mul(hn::Set(d, 4.0), e), hn::Mul(inverse, inverse)), slope);
       }
     }
     // tanh x is x to 2^-55 of itself; a cap of 1e300 would leave x below the normal range.
     const auto linear = hn::Gt(product, hn::Set(d, -0x1p-26));
-    result = hn::IfThenElse(linear, hn::Mul(magnitude, scale), result);
-    if (derivative != nullptr) *derivative = hn::IfThenElse(linear, scale, *derivative);
+    result = hn::IfThenElse(linear, hn::Mul(magnitude, hn::Set(d, scale_)), result);
+    if (derivative != nullptr) *derivative = hn::IfThenElse(linear, slope, *derivative);
     return hn::IfThenElse(hn::Eq(z, hn::Set(d, -std::numeric_limits<double>::infinity())), z, hn::CopySign(result, z));
   }
 
  private:
-  double scale_, cap_, ratio_, ratio_lo_;
+  double scale_, cap_, slope_, ratio_, ratio_lo_;
 };
 
 }  // namespace xent::internal::HWY_NAMESPACE

@@ -262,7 +262,8 @@ struct ExpFunction {
   template <class D, class V = hn::Vec<D>>
   static HWY_INLINE V Full(D d, V x) {
     constexpr double kRound = ExpFormat<double>::kRound;
-    return ExpOfWholeRange(d, x, [&](V z, V *m) HWY_ATTR { return ReducedExp(d, kRound, z, hn::Zero(d), m); });
+    return ExpOfWholeRange(d, x,
+                           [&](V z, V *m) HWY_ATTR { return ReducedExp(d, hn::Set(d, kRound), z, hn::Zero(d), m); });
   }
 };
 struct LogFunction {

@@ -141,7 +141,7 @@ class AcrossRunner {
     task.sums = call_.mode != Mode::kBackward;
     task.state = looks_ || (task.sums && args.records != nullptr);
     task.lse = call_.statistics.lse != nullptr;
-    task.nll = call_.statistics.logprobs != nullptr || wants_nll_;
+    task.nll = call_.statistics.logprobs != nullptr || NeedLogProbabilities(call_.statistics) || wants_nll_;
     task.label_factor = 1.0 - call_.options.label_smoothing;
     if (looks_) SetLook(true, &task);
     std::fill(task.targets, task.targets + kTile, 0);
@@ -279,7 +279,8 @@ class AcrossRunner {
   XENT_NOINLINE void LookAtColumns(int64_t row, const AcrossRows &rows) const {
     const FpMode mode(Subnormals::kKeep);
     for (int64_t i = 0; i < kTile; ++i) {
-      if (Has(rows.done, i)) WriteStatistics<In>(call_, row + i, SumsOf(rows, i), call_.Target(row + i));
+      if (!Has(rows.done, i)) continue;
+      WriteStatistics<In>(call_, row + i, SumsOf(rows, i), call_.Target(row + i), rows.log_probability[i]);
     }
   }
   XENT_NOINLINE void WriteIgnored(int64_t row, uint32_t ignored) const {

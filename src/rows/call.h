@@ -255,6 +255,14 @@ template <class N>
 N ZLoss(N lse, double lambda) {
   return MultiplyAny(MultiplyAny(lse, lse), N{lambda});
 }
+// (mass + 2 lambda lse) 2^-*scale; *scale is 0 unless the sum may be past the largest double.
+template <class N>
+N MassWithZLoss(N mass, N lse, double lambda, int64_t *scale) {
+  const int64_t exponent = ExponentOf(Value(lse)) + ExponentOf(lambda) + 3;
+  *scale = std::max<int64_t>(0, exponent - 1000);
+  const N twice = MultiplyAny(Scale(lse, 1 - *scale / 2), N{Scale(lambda, *scale / 2 - *scale)});
+  return AddOrOverflow(Scale(mass, -*scale), twice);
+}
 // a b, 0 where the coefficient b is exactly 0.
 template <class N>
 N Weighted(N a, double b) {

@@ -54,6 +54,8 @@ struct DivergenceState {
     }
   }
 
+  int64_t Bias() const { return floats ? 0 : kDivergenceBias; }  // of the sums
+
   void Take(const DivergenceCall &call, const DivergenceSums &sums) {
     N logs[2];
     if (floats) {
@@ -63,7 +65,7 @@ struct DivergenceState {
       floats = IsFinite(finite) && (most >= kLeastOthers || call.shape.cols == 1);
     }
     for (int side = 0; side < 2; ++side) {
-      const N others = ToNumber<T>(sums.sides[side]);
+      const N others = Scale(ToNumber<T>(sums.sides[side]), -Bias());
       logs[side] = Log1p(others);
       totals[side] = Add(others, N{1.0});
     }
@@ -78,8 +80,8 @@ struct DivergenceState {
   }
 
   void TakeJensenShannon(const DivergenceCall &call, const DivergenceSums &sums) {
-    const N student = MeanOf(ToNumber<T>(sums.sides[kStudent]), totals[kStudent]);
-    const N teacher = MeanOf(ToNumber<T>(sums.sides[kTeacher]), totals[kTeacher]);
+    const N student = Scale(MeanOf(ToNumber<T>(sums.sides[kStudent]), totals[kStudent]), -Bias());
+    const N teacher = Scale(MeanOf(ToNumber<T>(sums.sides[kTeacher]), totals[kTeacher]), -Bias());
     const double beta = call.options.beta;
     loss = AddOrOverflow(MultiplyAny(teacher, N{beta}), MultiplyAny(student, N{1.0 - beta}));
     row.mean = Wide{student};
@@ -126,9 +128,12 @@ struct DivergenceJob {
 
   const DivergenceCall &call;
 
-  bool Begin(int64_t /*row*/, Row &state) const {
+  bool Begin(int64_t row, Row &state) const {
     state.floats = call.float_lanes && call.plan.path == Path::kGeneral;
-    return true;
+    if (!call.IsWeightless(row)) return true;
+    state.fill = Fill::kZero;
+    call.WriteZeros(row);
+    return false;
   }
   static bool Skips(int pass, const Row &state) { return pass < 4 && state.floats != (pass < 2); }
 
@@ -250,7 +255,8 @@ class DivergenceTiles {
       tile.count =
           place.Rows(call_.shape, end, call_.plan.stream ? At(place, call_.args.grad).data : nullptr, sizeof(float));
       RunTile(place, &tile, &rows);
-      const bool all = rows.done == tile.live && (call_.mode == Mode::kForward || rows.written == tile.live);
+      const uint32_t every = (1u << tile.count) - 1;
+      const bool all = rows.done == every && (call_.mode == Mode::kForward || rows.written == every);
       double sum;
       if (all && call_.shape.cols == call_.args.cols && SumExactly(rows.loss, tile.count, &sum) &&
           groups.AddExactly(row, row + tile.count - 1, sum)) {
@@ -274,6 +280,11 @@ class DivergenceTiles {
   }
   XENT_NOINLINE void RunTile(const TilePlace &place, DivergenceTile *tile, DivergenceTileRows *rows) const {
     tile->live = (1u << tile->count) - 1;
+    for (int64_t i = 0; call_.args.row_weights != nullptr && i < tile->count; ++i) {
+      if (call_.IsWeightless(place.row + i)) tile->live &= ~(1u << i);
+    }
+    rows->done = rows->written = 0;
+    if (tile->live == 0) return;
     tile->stream = call_.plan.stream && tile->count == kTile;
     for (const Side side : {kStudent, kTeacher}) tile->logits[side] = At(place, call_.MatrixOf(side));
     if (call_.mode != Mode::kForward) tile->gradient = At(place, call_.args.grad);
@@ -286,6 +297,7 @@ class DivergenceTiles {
   // A row that the kernel has left is a tile of its own in double lanes, in every layout. Where its gradient alone
   // needs that, the loss stays the kernel's.
   void Finish(int64_t row, const DivergenceTileRows &rows, int64_t i, Groups &groups) const {
+    if (call_.IsWeightless(row)) return call_.WriteZeros(row);
     const bool done = (rows.done >> i & 1) != 0, written = (rows.written >> i & 1) != 0;
     if (!done) return RunTiles<DivergenceJob<float>, 1>({call_}, row, row + 1, groups);
     if (call_.mode != Mode::kForward && !written) RunAlone(row);
@@ -311,6 +323,12 @@ Wide InverseTemperature(double temperature) {
 }
 
 }  // namespace
+
+void DivergenceCall::WriteZeros(int64_t row) const {
+  DispatchDtype(InputOf(args).dtype,
+                [&](auto storage) { Call::Write(args.row_losses, row, Arithmetic<decltype(storage)>{}); });
+  FillGradient(args.grad, row, 0, args.cols, 0.0);
+}
 
 void DivergenceCall::Prepare() {
   kernels = &ActiveKernels();

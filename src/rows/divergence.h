@@ -17,6 +17,9 @@ struct DivergenceCall : LossCall<xent_divergence, xent_divergence_options> {
   const xent_matrix &MatrixOf(int side) const { return side == kStudent ? args.student : args.teacher; }
   DivergenceKind Kind() const { return static_cast<DivergenceKind>(options.kind); }
   double Scale() const { return factor.hi * kDivergenceShrink; }  // 1/T
+  // A row of weight 0 is not read: its loss and its gradient are zeros.
+  bool IsWeightless(int64_t row) const { return args.row_weights != nullptr && RowWeight(row) == 0.0; }
+  void WriteZeros(int64_t row) const;
   bool HasSecondSums() const { return Kind() == DivergenceKind::kJensenShannon; }
 };
 

@@ -38,11 +38,12 @@ struct GeneralRowState {
   int64_t target;       // -1: probability targets
   double target_logit;  // as stored
   GeneralRow<T> row;
-  T loss;
+  T loss, log_probability;
   N nll;
   Fill fill;
   bool exact;           // the target's gradient is the others' sum alone,
   double exact_target;  // times this
+  int64_t exact_lift;   // and a power of two
   GeneralGradient gradient;
 
   // Merges the parts and writes what forward gives. part_of(i) is the i-th GeneralSums and its piece.
@@ -53,20 +54,23 @@ struct GeneralRowState {
     for (int64_t i = 0; i < parts; ++i) row.Merge(part_of(i).part, factor);
     loss = std::numeric_limits<T>::quiet_NaN();
     nll = N{kNan};
-    T lse = loss, log_probability = loss;
+    T lse = loss;
+    log_probability = loss;
     if (!row.IsNan()) {
       const N wide_lse = row.LogSumExp(factor);
       lse = RoundTo<T>(wide_lse);
-      N gap{};
+      double value = target_logit;
       if (target >= 0) {
-        double value = target_logit;
         call.kernels->general->values(call.transform, &value, 1);
-        nll = gap = row.Gap(factor, value);
-        log_probability = T{0} - RoundTo<T>(gap);
+        nll = row.Gap(factor, value);
+        log_probability = T{0} - RoundTo<T>(nll);
       }
+      const bool weighted = IsWeighted(call);
+      const double lambda = call.options.z_loss, weight = weighted ? Value(row.weight) : call.TargetWeight(target);
+      const bool lifts = lambda == 0.0 && IsFinite(weight * call.RowWeight(index));
       int64_t scale = 0;
-      N wide_loss = IsWeighted(call) ? row.WeightedGap(&scale) : Weighted(gap, call.TargetWeight(target));
-      const double lambda = call.options.z_loss;
+      N wide_loss =
+          weighted ? row.WeightedGap(lifts, &scale) : Weighted(row.ScaledGap(factor, value, lifts, &scale), weight);
       if (lambda != 0.0) wide_loss = AddOrOverflow(wide_loss, Scale(ZLoss(wide_lse, lambda), scale));
       loss = RoundTo<T>(Scale(Weighted(wide_loss, call.RowWeight(index)), -scale));
     }
@@ -90,7 +94,7 @@ struct GeneralRowState {
     } else if (record.kind == Record::kAcross) {
       row.argmax = AnyArgmax(call, record.across.value);
       row.value = record.across.value;
-      row.others = ToNumber<T>(Wide{record.across.others});
+      row.others = Scale(ToNumber<T>(Wide{record.across.others}), kOthersBias);
       row.weight = ToNumber<T>(Wide{record.across.weight});
     } else {
       row.argmax = record.general.argmax;
@@ -115,31 +119,34 @@ struct GeneralRowState {
     exact = false;
     fill = call.FillOf(index, row.IsNan(), &g);
     if (fill != Fill::kCompute) return;
-    // Beyond what leaves room for the other factors the exponent goes its own way.
-    const bool tame = g.exponent >= -400 && g.exponent <= 400;
-    const double u = tame ? Scale(g.mantissa, g.exponent) : g.mantissa;
-    gradient.lift[0] = PowerOfTwo(tame ? 0 : g.exponent / 2);
-    gradient.lift[1] = PowerOfTwo(tame ? 0 : g.exponent - g.exponent / 2);
+    const Factor slope = call.transform.Slope();
     const bool weighted = IsWeighted(call);
     const double lambda = call.options.z_loss;
-    N mass = weighted ? row.weight : N{call.TargetWeight(target)};
-    const double labels_mass = Value(mass);
-    if (lambda != 0.0) {
-      mass = AddOrOverflow(mass, Scale(MultiplyAny(row.LogSumExp(call.transform.Factor()), N{lambda}), 1));
-    }
-    gradient.mass = u * std::max(Magnitude(labels_mass), Magnitude(Value(mass)));
-    const N total = Add(row.others, N{1.0});
+    const N labels_mass = weighted ? row.weight : N{call.TargetWeight(target)};
+    int64_t mass_scale = 0;  // of the sum with the z-loss, which may be past the largest double
+    N mass = labels_mass;
+    if (lambda != 0.0) mass = MassWithZLoss(mass, row.LogSumExp(call.transform.Factor()), lambda, &mass_scale);
+    // Beyond what leaves room for the other factors the exponent goes its own way.
+    const int64_t exponent = g.exponent + slope.exponent + mass_scale;
+    gradient.lift = exponent - (mass_scale != 0 ? 0 : std::clamp<int64_t>(exponent, -400, 400));
+    const auto factor_of = [&](int64_t e) { return Scale(g.mantissa, e - gradient.lift); };
     // Without a cap dz is logit_scale throughout.
-    const N with_dz = MultiplyAny(N{u}, N{call.transform.cap > 0.0 ? 1.0 : call.transform.scale});
+    const N dz{call.transform.cap > 0.0 ? 1.0 : slope.mantissa};
+    const N y_factor = MultiplyAny(N{factor_of(exponent - mass_scale)}, dz);
+    const N p_factor = MultiplyAny(N{factor_of(exponent)}, dz);
+    gradient.mass = std::max(Magnitude(Value(y_factor) * Value(labels_mass)), Magnitude(Value(p_factor) * Value(mass)));
     gradient.value = row.value;
-    gradient.p_factor = Wide{MultiplyAny(Divide(mass, total), with_dz)};
-    gradient.y_factor = Wide{with_dz};
+    gradient.p_factor = Wide{MultiplyAny(Divide(mass, row.Total()), p_factor)};
+    gradient.y_factor = Wide{y_factor};
     gradient.log_total = Value(row.LogTotal());
-    gradient.label_factor = u * (1.0 - call.options.label_smoothing);
+    gradient.label_factor = factor_of(g.exponent) * (1.0 - call.options.label_smoothing);
     if (!weighted && lambda == 0.0 && target == row.argmax) {
       exact = true;
-      const N share = MultiplyAny(Divide(row.others, total), N{call.TargetWeight(target)});
-      exact_target = Value(MultiplyAny(share, with_dz));
+      const double weight = call.TargetWeight(target);
+      const bool tiny = row.IsTiny() && IsFinite(weight * Value(y_factor));
+      const N share = tiny ? row.others : Divide(Scale(row.others, -kOthersBias), row.Total());
+      exact_target = Value(MultiplyAny(MultiplyAny(share, N{weight}), y_factor));
+      exact_lift = gradient.lift - (tiny ? kOthersBias : 0);
     }
   }
 };
@@ -210,7 +217,7 @@ struct GeneralJob {
   void Between(int pass, int64_t row, Row &state, const GeneralSums *sums) const {
     if (pass != 0 || call.mode == Mode::kBackward) return;
     state.Finish(call, row, call.shape.chunks, ChunkParts<GeneralSums>{call.shape, sums});
-    if (call.plan.statistics) WriteStatistics<In>(call, row, state.row, state.target);
+    if (call.plan.statistics) WriteStatistics<In>(call, row, state.row, state.target, state.log_probability);
     if (call.mode == Mode::kForwardBackward) state.PrepareGradient(call, row);
   }
 
@@ -228,7 +235,7 @@ struct GeneralJob {
     GeneralGradient row;
     row.value = state.gradient.value;
     row.y_factor = Wide{state.exact_target};
-    std::copy(state.gradient.lift, state.gradient.lift + 2, row.lift);
+    row.lift = state.exact_lift;
     GeneralTask task;
     task.logits = &logit;
     task.cols = 1;

@@ -7,7 +7,8 @@ namespace {
 template <class N>
 N Distance(double a, double b, double factor) {
   const double plain = a - b;
-  if (!IsFinite(plain)) return N{plain * factor};
+  if (!IsFinite(a) || !IsFinite(b)) return N{plain * factor};
+  if (!IsFinite(plain)) return MultiplyAny(MultiplyAny(Subtract(N{0.5 * a}, N{0.5 * b}), N{factor}), N{2.0});
   if constexpr (sizeof(N) == sizeof(double)) {
     return plain * factor;
   } else {
@@ -48,11 +49,12 @@ void GeneralRow<T>::Merge(const GeneralSums &chunk, double factor) {
     const N scaled = kScale == 1.0 ? distance : Distance<N>(high.value * kScale, low.value * kScale, factor);
     weighted = AddOrOverflow(weighted, MultiplyAny(scaled, low.weight));
   }
-  if (!(Value(distance) < 1000.0)) return;  // e^-distance counts as 0
+  if (!(Value(distance) < 1400.0)) return;  // e^-distance counts as 0
   const auto e = Exp(Subtract(N{}, distance));
-  const N part = Scale(e.mantissa, e.exponent), low_total = Add(low.others, N{1.0});
-  others = Add(high.others, Multiply(part, low_total));
-  entropy = Add(high.entropy, Multiply(part, Add(low.entropy, Multiply(low_total, distance))));
+  const N low_total = Add(low.others, N{PowerOfTwo(kOthersBias)});
+  others = Add(high.others, Scale(Multiply(e.mantissa, low_total), e.exponent));
+  const N low_entropy = Add(low.entropy, Multiply(low_total, distance));
+  entropy = Add(high.entropy, Scale(Multiply(e.mantissa, low_entropy), e.exponent));
 }
 
 template <class T>
@@ -61,11 +63,18 @@ Number<T> GeneralRow<T>::Gap(double factor, double of_value) const {
 }
 
 template <class T>
-Number<T> GeneralRow<T>::WeightedGap(int64_t *scale) const {
+Number<T> GeneralRow<T>::ScaledGap(double factor, double of_value, bool lifts, int64_t *scale) const {
+  *scale = lifts && IsTiny() && of_value == value ? kOthersBias : 0;
+  return *scale != 0 ? others : Gap(factor, of_value);
+}
+
+template <class T>
+Number<T> GeneralRow<T>::WeightedGap(bool lifts, int64_t *scale) const {
   const int64_t spread = ExponentOf(Format<T>::kSpreadScale);
-  *scale = Magnitude(Value(weighted)) < 0x1p900 ? 0 : spread;
-  const N sum = *scale == 0 ? Scale(weighted, -spread) : weighted;
-  return AddOrOverflow(sum, MultiplyAny(weight, Scale(LogTotal(), *scale)));
+  const double size = Magnitude(Value(weighted));
+  *scale = !(size < 0x1p900) ? spread : lifts && IsTiny() && size < 0x1p-900 ? kOthersBias : 0;
+  const N sum = Scale(weighted, *scale - spread);
+  return AddOrOverflow(sum, MultiplyAny(weight, *scale > 0 ? others : Scale(LogTotal(), *scale)));
 }
 
 template struct GeneralRow<float>;

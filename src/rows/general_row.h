@@ -22,14 +22,20 @@ struct GeneralRow {
 
   // Merges chunks in the order of their columns.
   void Merge(const GeneralSums &chunk, double factor);
+  // The exponentials' sum relative to that of the maximum, which it has with it.
+  N Total() const { return Add(Scale(others, -kOthersBias), N{1.0}); }
+  // The others' sum is so small that the total is 1, and that unbiased it might leave the normal range.
+  bool IsTiny() const { return Value(others) < 0x1p-390; }
   // L = lse - m'.
-  N LogTotal() const { return Log1p(others); }
+  N LogTotal() const { return Log1p(Scale(others, -kOthersBias)); }
   N LogSumExp(double factor) const { return Gap(factor, 0.0); }
   // lse - z'_c of a column's value: exact digits however small; +inf where it is masked.
   N Gap(double factor, double of_value) const;
-  N Entropy() const { return Add(LogTotal(), Divide(entropy, Add(others, N{1.0}))); }
-  // 2^*scale sum_c y_c (lse - z'_c); *scale is 0 unless the sum may be past the largest double.
-  N WeightedGap(int64_t *scale) const;
+  N Entropy() const { return Add(LogTotal(), Divide(entropy, Add(others, N{PowerOfTwo(kOthersBias)}))); }
+  // 2^*scale (lse - z'_c), and 2^*scale sum_c y_c (lse - z'_c); *scale is 0 unless they may leave the normal range.
+  // `lifts`: they may be scaled up.
+  N ScaledGap(double factor, double of_value, bool lifts, int64_t *scale) const;
+  N WeightedGap(bool lifts, int64_t *scale) const;
 };
 
 }  // namespace xent::internal

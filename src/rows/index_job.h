@@ -40,7 +40,9 @@ struct IndexRow {
     T lse = loss, log_probability = loss;
     if (!nan) {
       nll = target_term.IsZero() ? N{kInfinity} : target_term.NegativeLogLikelihood(others);
-      if (call.statistics.logprobs != nullptr) log_probability = T{0} - RoundTo<T>(nll);
+      if (call.statistics.logprobs != nullptr || NeedLogProbabilities(call.statistics)) {
+        log_probability = T{0} - RoundTo<T>(nll);
+      }
       const double lambda = call.options.z_loss;
       N wide_lse{};
       if (call.statistics.lse != nullptr || lambda != 0.0) {
@@ -59,6 +61,7 @@ struct IndexRow {
       loss = RoundTo<T>(Scale(Weighted(wide_loss, call.RowWeight(row)), -scale));
     }
     call.WriteRow(row, loss, lse, log_probability);
+    if (call.plan.statistics) FillLogProbabilities(call, row, log_probability);
     if (call.args.records == nullptr) return;
     Record record = Record::Make(call.args.logits.dtype, nan ? Record::kNanRow : Record::kLive, Record::kIndex);
     if (!nan) {
@@ -86,22 +89,24 @@ struct IndexRow {
     if (fill != Fill::kCompute) return;
     const RowSum<T> total = Total();
     const double weight = call.TargetWeight(target), lambda = call.options.z_loss;
-    double mass = weight;
+    Factor mass = Decompose(weight);
     if (lambda != 0.0) {
-      mass = Value(AddOrOverflow(Scale(MultiplyAny(total.LogOfSum(), N{lambda}), 1), N{weight}));
+      int64_t scale = 0;
+      mass = Decompose(Value(MassWithZLoss(N{weight}, total.LogOfSum(), lambda, &scale)));
+      mass.exponent += scale;
     }
-    if (mass == 0.0 && weight == 0.0) {
+    if (mass.mantissa == 0.0 && weight == 0.0) {
       fill = Fill::kZero;
       return;
     }
-    gradient = MakeRowGradient<T>(total, mass == 1.0 ? g : Product(g, Decompose(mass)), call.shares.other);
+    gradient = MakeRowGradient<T>(total, lambda == 0.0 && weight == 1.0 ? g : Product(g, mass), call.shares.other);
     if (call.shares.other != 0.0) {
-      target_gradient = total.ScaledRatio(g, target_term, 1.0, call.shares.target);
+      target_gradient = total.ScaledRatio(g, target_term, {1.0, 0}, call.shares.target);
     } else if (lambda != 0.0) {
       target_gradient = total.ScaledRatio(g, target_term, mass, weight);
     } else {  // p_t - 1 is -(the others' sum) / total
       if (weight != 1.0) g = Product(g, Decompose(weight));
-      target_gradient = total.ScaledRatio({-g.mantissa, g.exponent}, others, 1.0, 0.0);
+      target_gradient = total.ScaledRatio({-g.mantissa, g.exponent}, others, {1.0, 0}, 0.0);
     }
   }
 
@@ -184,7 +189,8 @@ struct IndexJob {
         reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(call.Logits<In>(row)) + column * sizeof(In)));
   }
   // Statistics keep subnormal logits apart, which the sums of this path flush: the one place where a task changes its
-  // mode. Not inline: the scratch of these two is gone when the kernels run.
+  // mode. The target's log-probability comes with the loss. Not inline: the scratch of these two is gone when the
+  // kernels run.
   XENT_NOINLINE void Ignore(int64_t row) const {
     if (call.statistics.of_ignored == 0) return WriteIgnoredRow<In>(call, row);
     const FpMode mode(Subnormals::kKeep);
@@ -192,7 +198,7 @@ struct IndexJob {
   }
   XENT_NOINLINE void Look(int64_t row, int64_t target) const {
     const FpMode mode(Subnormals::kKeep);
-    WriteStatistics<In>(call, row, SumRow<In>(call, row, false), target);
+    WriteStatistics<In>(call, row, SumRow<In>(call, row, false), target, static_cast<T>(kNan));
   }
 
   XENT_NOINLINE void Chunk(int pass, int64_t row, const Piece &piece, Row &state, ChunkSum &sum) const {

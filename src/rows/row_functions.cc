@@ -186,7 +186,7 @@ struct SoftmaxJob : RowFunctionJob {
     for (int64_t i = 0; i < count; ++i) {
       if (sums[i].IsNan()) continue;
       gradients[i].value = sums[i].value;
-      gradients[i].p_factor = Wide{Divide(N{1.0}, Add(sums[i].others, N{1.0}))};
+      gradients[i].p_factor = Wide{Divide(N{1.0}, sums[i].Total())};
     }
     GeneralTask task = call.TaskOf(call.args.in, row, count, call.shape.Chunk(0));
     task.rows = gradients;

@@ -127,16 +127,17 @@ Number<T> RowSum<T>::NegativeLogLikelihood(const RowSum &others) const {
 }
 
 template <class T>
-T RowSum<T>::ScaledRatio(Factor g, const RowSum &part, double times, double minus) const {
+T RowSum<T>::ScaledRatio(Factor g, const RowSum &part, Factor times, double minus) const {
   N x{};
   if (!part.IsZero()) {
     const Exponential<N> r = Ratio(part, *this);
+    const N product = MultiplyAny(r.mantissa, N{times.mantissa});
+    const int64_t exponent = r.exponent + times.exponent;
     // Nothing is subtracted: the quotient may lie below the normal range, and g bring it back.
     if (minus == 0.0) {
-      const N product = MultiplyAny(MultiplyAny(r.mantissa, N{times}), N{g.mantissa});
-      return RoundTo<T>(Scale(product, Clamped(r.exponent + g.exponent)));
+      return RoundTo<T>(Scale(MultiplyAny(product, N{g.mantissa}), Clamped(exponent + g.exponent)));
     }
-    x = MultiplyAny(Scale(r.mantissa, Clamped(r.exponent)), N{times});
+    x = Scale(product, Clamped(exponent));
   }
   if (minus != 0.0) x = Add(x, N{-minus});
   if (Value(x) == 0.0) return T{0};

@@ -31,7 +31,7 @@ struct RowSum {
   N NegativeLogLikelihood(const RowSum &others) const;
   // Returns g (times part / total - minus) of a row's total, rounded to T once; zero where it is no larger than T's
   // smallest normal number.
-  T ScaledRatio(Factor g, const RowSum &part, double times, double minus) const;
+  T ScaledRatio(Factor g, const RowSum &part, Factor times, double minus) const;
   // Returns what e^z relative to the reference is multiplied by to give g e^z / total, of a row's total.
   Factor FactorOf(Factor g, Reference kind, double of_reference) const;
 };

@@ -19,10 +19,12 @@ inline bool NeedColumns(const xent_statistics &s) {
 inline bool NeedLook(const xent_statistics &s) {
   return s.argmax != nullptr || s.hits != nullptr || s.entropy != nullptr || NeedColumns(s);
 }
-// Whether they need the row's exponentials.
-inline bool NeedExponentials(const xent_statistics &s) {
-  return s.entropy != nullptr || s.topk_logprobs != nullptr || s.gathered != nullptr;
+// Whether they need log-probabilities of columns.
+inline bool NeedLogProbabilities(const xent_statistics &s) {
+  return s.topk_logprobs != nullptr || s.gathered != nullptr;
 }
+// Whether they need the row's exponentials.
+inline bool NeedExponentials(const xent_statistics &s) { return s.entropy != nullptr || NeedLogProbabilities(s); }
 
 // Calls function(block, cols, first column) over the row in the order of its columns, which lie `inner` apart.
 template <class In, class Function>
@@ -83,15 +85,20 @@ void WriteStatisticsOfSums(const Call &call, int64_t row, const Sums &sums, int6
 }
 
 // Writes the statistics that are wanted of a row, from a GeneralRow or what gives the same. `target` is -1 where there
-// is none. The floating-point mode keeps subnormals: logits that differ by one do differ.
+// is none; `of_target` is its log-probability, which stands wherever that of an equal value does. The floating-point
+// mode keeps subnormals: logits that differ by one do differ.
 template <class In, class Sums>
-XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const Sums &sums, int64_t target) {
+XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const Sums &sums, int64_t target,
+                                   Arithmetic<In> of_target) {
   using T = Arithmetic<In>;
   if (sums.IsNan()) return WriteNoStatistics(call, row, static_cast<T>(kNan));
   const xent_statistics &out = call.statistics;
   const GeneralKernels &kernels = *call.kernels->general;
+  double target_value = target >= 0 ? call.Logit<In>(row, target) : kNan;
+  kernels.values(call.transform, &target_value, 1);
   const auto log_probability = [&](double logit) -> T {
     kernels.values(call.transform, &logit, 1);
+    if (logit == target_value) return of_target;
     return T{0} - RoundTo<T>(sums.Gap(call.transform.Factor(), logit));
   };
   WriteStatisticsOfSums<In>(call, row, sums, target);
@@ -123,6 +130,19 @@ XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const Sums &su
   }
 }
 
+// Puts the target's log-probability where WriteStatistics has been given NaN for it.
+template <class T>
+void FillLogProbabilities(const Call &call, int64_t row, T of_target) {
+  const auto fill = [&](void *array, int64_t count) {
+    T *const values = static_cast<T *>(array) + row * count;
+    for (int64_t i = 0; array != nullptr && i < count; ++i) {
+      if (values[i] != values[i]) values[i] = of_target;
+    }
+  };
+  fill(call.statistics.topk_logprobs, call.statistics.top_k);
+  fill(call.statistics.gathered, call.statistics.gather_count);
+}
+
 // Writes what forward gives of an ignored row: zeros, and -1 for indices.
 template <class T>
 XENT_NOINLINE void WriteIgnoredOutputs(const Call &call, int64_t row) {
@@ -143,7 +163,7 @@ XENT_NOINLINE void WriteIgnoredStatistics(const Call &call, int64_t row) {
   const GeneralRow<T> sums = SumRow<In>(call, row, wants_lse);
   const T lse = sums.IsNan() ? static_cast<T>(kNan) : RoundTo<T>(sums.LogSumExp(call.transform.Factor()));
   Call::Write(call.statistics.lse, row, lse);
-  WriteStatistics<In>(call, row, sums, -1);
+  WriteStatistics<In>(call, row, sums, -1, T{});
 }
 
 // Writes all outputs of an ignored row.

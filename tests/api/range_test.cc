@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "testing/assertions.h"
+#include "testing/divergence_call.h"
 #include "testing/loss_call.h"
 
 namespace xent::test {
@@ -116,6 +117,164 @@ TEST(RangeOfFloat64, TinyLossesWithOptions) {
   ASSERT_EQ(row.ForwardBackward(), XENT_OK) << row.error.message;
   const double z = 1e5 * std::tanh(680 / 1e5);
   EXPECT_NEAR(row.reduced_loss.Get(0, 0) / std::exp(-z), 1, 1e-10);  // z' within 2 ULP moves e^-z' by 680 of them
+}
+
+// Logits 0 and -distance/scale in some rows of one layout, between rows of ordinary ones, judged by the reference.
+void JudgeFarRows(double distance, double scale, double divisor, bool probabilities, int64_t inner) {
+  constexpr int64_t kRows = 6, kCols = 3;
+  LossCall call(XENT_F64, kRows, kCols, inner);
+  call.FillNormal(1, 1);
+  call.targets = {0, 1, 0, 2, 0, 1};
+  for (const int64_t row : {0, 2, 3}) {
+    call.logits.Set(row, 0, 0);
+    call.logits.Set(row, 1, -distance / scale);
+    call.logits.Set(row, 2, -(distance + 1) / scale);
+  }
+  call.options.logit_scale = scale;
+  call.options.reduction.kind = XENT_REDUCTION_SUM;
+  call.options.reduction.divisor = divisor;
+  call.wants_entropy = true;
+  if (probabilities) {
+    call.SetProbs(XENT_F64, LossCall::Rows(kRows, {1, 0, 0}));
+    call.targets.clear();
+  } else {
+    call.wants_logprobs = true;
+  }
+  for (const bool separately : {false, true}) {
+    separately ? call.MustRunForwardThenBackward() : call.MustRun(Function::kForwardBackward);
+    EXPECT_EQ(call.Judge(), "") << "distance " << distance << " scale " << scale << " divisor " << divisor
+                                << " probabilities " << probabilities << " inner " << inner;
+  }
+}
+
+TEST(RangeOfFloat64, ExponentialsAtTheEndOfTheNormalRangeAndBelow) {
+  for (const double distance : {700.0, 707.9, 708.1, 708.39, 709.0, 710.0, 715.0, 745.0, 800.0, 1000.0, 1060.0}) {
+    for (const double scale : {1.0, 100.0, 1e-3, 1e150, 1e300}) {
+      for (const double divisor : {1.0, 1e-10, 1e-150, 1e-300, 1e10}) {
+        for (const bool probabilities : {false, true}) {
+          for (const int64_t inner : {0, 3}) JudgeFarRows(distance, scale, divisor, probabilities, inner);
+        }
+      }
+    }
+  }
+}
+
+TEST(RangeOfFloat64, RowWeightsBringTinyLossesBack) {
+  for (const bool probabilities : {false, true}) {
+    LossCall row = OneRow(XENT_F64, {0, -900});
+    row.options.logit_scale = 1.125;
+    row.SetRowWeights({1e300});
+    if (probabilities) {
+      row.SetProbs(XENT_F64, {{1, 0}});
+      row.targets.clear();
+    }
+    row.MustRun(Function::kForwardBackward);
+    EXPECT_EQ(row.Judge(), "");
+    EXPECT_NEAR(row.row_losses.Get(0, 0) / (std::exp(-1012.5 + std::log(1e300))), 1, 1e-12);
+  }
+}
+
+TEST(RangeOfFloat64, DivergencesBelowTheNormalRange) {
+  for (const xent_divergence_kind kind : kDivergenceKinds) {
+    for (const double temperature : {1.0, 0.01, 1e-30}) {
+      for (const double distance : {707.9, 708.1, 709.5, 712.0, 720.0, 740.0}) {
+        for (const int64_t inner : {0, 2}) {
+          const double far = -distance * temperature;
+          DivergenceCall call(XENT_F64, {{0, far, far * 0.5}, {0, far, -1}}, {{0, far * 1.001, far}, {far, 0, far}},
+                              inner);
+          call.options.kind = kind;
+          call.options.temperature = temperature;
+          call.MustRun(true);
+          call.ExpectAccurate();
+          ASSERT_FALSE(::testing::Test::HasFailure()) << kind << " T " << temperature << " at " << distance;
+        }
+      }
+    }
+  }
+}
+
+TEST(RangeOfFloat64, DifferencesPastTheLargestDouble) {
+  const std::vector<double> logits = {1.2e308, -1.2e308, 1.1e308};
+  for (const double scale : {0.5, 0.25, 1e-3, 1e-306, 3e-307}) {
+    for (const int64_t target : {0, 1, 2}) {
+      for (const bool probabilities : {false, true}) {
+        LossCall row(XENT_F64, {logits}, {target});
+        row.options.logit_scale = scale;
+        row.wants_entropy = true;
+        if (probabilities) {
+          row.SetProbs(XENT_F64, {{0.5, 0.25, 0.25}});
+          row.targets.clear();
+          row.wants_target_grad = true;
+        }
+        row.MustRun(Function::kForwardBackward);
+        EXPECT_EQ(row.Judge(), "") << scale << " target " << target << " probabilities " << probabilities;
+      }
+    }
+  }
+}
+
+TEST(RangeOfZLoss, GradientsPastTheLargestNumber) {
+  struct Case {
+    xent_dtype dtype;
+    std::vector<double> logits;
+    int64_t target;
+    double z_loss, first, second;
+  };
+  const Case kCases[] = {{XENT_F64, {1.2e308, -1.2e308}, 1, 1, kInf, -1},
+                         {XENT_F64, {-1.2e308, 1.2e308}, 0, 1e300, -1, kInf},
+                         {XENT_F32, {-3e38, 3e38}, 0, 1e270, -1, kInf},
+                         {XENT_F32, {-3e38, 3e38}, 0, 1e300, -1, kInf}};
+  for (const Case &c : kCases) {
+    for (const int option : {0, 1, 2}) {  // the paths of rows without and with options, and probabilities
+      LossCall row = OneRow(c.dtype, c.logits);
+      row.targets = {c.target};
+      row.options.z_loss = c.z_loss;
+      if (option == 1) row.options.logit_scale = 1 + 0x1p-20;
+      if (option == 2) {
+        row.SetProbs(c.dtype, {{c.target == 0 ? 1.0 : 0.0, c.target == 1 ? 1.0 : 0.0}});
+        row.targets.clear();
+      }
+      row.MustRun(Function::kForwardBackward);
+      EXPECT_EQ(row.row_losses.Get(0, 0), kInf);
+      const double scale = option == 1 ? 1 + 0x1p-20 : 1;
+      EXPECT_EQ(row.grad.Get(0, 0), c.first * scale) << c.z_loss << ", option " << option;
+      EXPECT_EQ(row.grad.Get(0, 1), c.second * scale) << c.z_loss << ", option " << option;
+    }
+  }
+}
+
+TEST(RangeOfFloat64, SumsPastTheLargestDouble) {
+  for (const xent_reduction_kind kind : {XENT_REDUCTION_SUM, XENT_REDUCTION_MEAN}) {
+    LossCall call(XENT_F64, {{0, 1.2e308}, {0, 1.2e308}, {0, -1}}, {0, 0, 0});
+    call.options.reduction.kind = kind;
+    call.MustRun(Function::kForward);
+    EXPECT_EQ(call.row_losses.Get(0, 0), 1.2e308);
+    EXPECT_EQ(call.reduced_loss.Get(0, 0), kInf);
+    xent_stored_losses stored = XENT_STORED_LOSSES_INIT;
+    double reduced = 0;
+    stored.rows = call.rows;
+    stored.dtype = XENT_F64;
+    stored.row_losses = call.row_losses.data();
+    stored.reduced_loss = &reduced;
+    ASSERT_EQ(xent_reduce(&stored, &call.options, nullptr), XENT_OK);
+    EXPECT_EQ(reduced, kInf);
+  }
+}
+
+TEST_P(Range, TargetOfMinusInfinityUnderACapHasNoGradient) {
+  for (const bool probabilities : {false, true}) {
+    LossCall row = OneRow(dtype(), {1, -kInf, 2});
+    row.options.softcap = 30;
+    row.targets = {1};
+    if (probabilities) {
+      row.SetProbs(dtype(), {{0, 1, 0}});
+      row.targets.clear();
+    }
+    row.MustRun(Function::kForwardBackward);
+    EXPECT_EQ(row.row_losses.Get(0, 0), kInf);
+    EXPECT_EQ(row.grad.Get(0, 1), 0);
+    EXPECT_EQ(row.Judge(), "");
+  }
 }
 
 TEST(RangeOfArguments, GatherCountWithoutArrays) {

@@ -296,6 +296,58 @@ TEST_P(Statistics, FindTheFirstOfTwoEqualMaximaAnywhere) {
   }
 }
 
+// The log-probability of a column, and of its equals, has one set of bits wherever it stands.
+TEST_P(Statistics, OfOneColumnAreTheSameEverywhere) {
+  for (const int64_t cols : {2, 3, 10, 65, 300, 1025, 5000}) {
+    for (const int options : {0, 1, 2, 3}) {
+      for (const int64_t inner : {0, 4}) {
+        LossCall call(GetParam(), cols > 500 ? 16 : 200, cols, inner);
+        call.FillNormal(static_cast<uint64_t>(cols + options), 2);
+        if (options == 1) call.options.logit_scale = 1.25;
+        if (options == 2) call.options.softcap = 3;
+        if (options == 3) call.options.z_loss = 0.5;
+        call.wants_logprobs = true;
+        call.top_k = std::min<int64_t>(cols, 7);
+        call.gather_count = call.top_k + 2;
+        call.gather_cols.clear();
+        for (int64_t i = 0; i < call.rows; ++i) {
+          if (i % 3 == 0)
+            call.logits.Set(i, (call.targets[Size(i)] + 1) % cols, call.logits.Get(i, call.targets[Size(i)]));
+          std::vector<int64_t> order(Size(cols));
+          std::iota(order.begin(), order.end(), 0);
+          std::stable_sort(order.begin(), order.end(),
+                           [&](int64_t a, int64_t b) { return call.logits.Get(i, a) > call.logits.Get(i, b); });
+          call.gather_cols.insert(call.gather_cols.end(), order.begin(), order.begin() + call.top_k);
+          call.gather_cols.push_back(call.targets[Size(i)]);
+          call.gather_cols.push_back((call.targets[Size(i)] + 1) % cols);
+        }
+        for (const bool in_place : {false, true}) {
+          call.in_place = in_place;
+          call.MustRun(Function::kForwardBackward);
+          const std::string where = NameOfCall(call) + ", in place " + std::to_string(in_place);
+          for (int64_t i = 0; i < call.rows; ++i) {
+            for (int64_t k = 0; k < call.top_k; ++k) {
+              const uint64_t bits = call.topk_logprobs.GetBits(0, i * call.top_k + k);
+              ASSERT_EQ(call.gathered.GetBits(0, i * call.gather_count + k), bits)
+                  << where << ", row " << i << ", place " << k;
+              if (call.topk_indices[Size(i * call.top_k + k)] == call.targets[Size(i)]) {
+                ASSERT_EQ(call.logprobs.GetBits(0, i), bits) << where << ", row " << i << ", place " << k;
+              }
+            }
+            ASSERT_EQ(call.gathered.GetBits(0, i * call.gather_count + call.top_k), call.logprobs.GetBits(0, i))
+                << where << ", row " << i;
+            if (i % 3 == 0) {
+              ASSERT_EQ(call.gathered.GetBits(0, i * call.gather_count + call.top_k + 1), call.logprobs.GetBits(0, i))
+                  << where << ", row " << i;
+            }
+          }
+          EXPECT_EQ(call.Judge(), "") << where;
+        }
+      }
+    }
+  }
+}
+
 // Neighbours in the stored type that the transformation makes equal are told apart all the same.
 TEST_P(Statistics, OrderTheLogitsAsStored) {
   const double top = GetParam() == XENT_F64 ? 1 + 0x1p-52 : GetParam() == XENT_F32 ? 1 + 0x1p-23 : 1 + 0x1p-7;

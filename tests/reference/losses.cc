@@ -17,10 +17,9 @@ constexpr long double kInfinity = std::numeric_limits<long double>::infinity();
 // 0 * infinity is 0 where the coefficient is exactly 0.
 long double Weighted(long double coefficient, long double value) { return coefficient == 0 ? 0 : coefficient * value; }
 
-// In double lanes p or sech^2 below this counts as 0 (xent.h), even where an upstream gradient or a weight brings the
-// product back; an exp that gives up at -708 instead of -708.4 is forgiven too.
-const long double kVanishing = 16 * std::ldexp(1.0L, test::kKeptExponentDoubleLanes);
-// In lanes of the arithmetic type p, at the target 1 - p, counts as 0 below these, whatever brings it back.
+// sech^2 below this counts as 0 (xent.h), even where an upstream gradient or a weight brings the product back.
+const long double kVanishingSlope = std::ldexp(1.0L, test::kKeptSlopeExponent);
+// So does p, at the target 1 - p, below these; the second one holds in double lanes too.
 const long double kVanishingF32 = std::ldexp(1.0L, test::kKeptExponentFloat32);
 const long double kVanishingF64 = std::ldexp(1.0L, test::kKeptExponentFloat64);
 
@@ -162,7 +161,7 @@ Value LossRow::Gradient(int64_t column, long double factor) const {
     dz = scale_ / (cosh * cosh);
     const long double ulp = test::kSoftcapSlopeUlp + test::kSoftcapSlopeUlpPerArgument * x;
     dz_error = std::isinf(x) ? 0 : ulp * UlpAt(arithmetic_, dz);
-    if (std::min(dz, std::exp(-2 * x)) < kVanishing) dz_error = std::max(dz_error, dz);
+    if (std::min(dz / scale_, std::exp(-2 * x)) < kVanishingSlope) dz_error = std::max(dz_error, dz);
   }
   // An infinite upstream gradient gives 0 where the formula's other factor is 0.
   const long double f = row_weight_ == 0 ? 0 : factor * row_weight_;
@@ -178,14 +177,9 @@ Value LossRow::Gradient(int64_t column, long double factor) const {
   }
   if (std::isfinite(f)) result.slack += std::fabs(f) * dz * 2 * z_loss_ * Probability(column) * LseRounding();
   if (!std::isfinite(f)) return result;
-  if (in_double_lanes_) {
-    const long double without_factor = std::fabs(bracket.value) * std::min(1.0L, dz);
-    if (without_factor < kVanishing) result.slack = std::max(result.slack, std::fabs(result.exact));
-  } else {
-    const long double kept = is_plain_ && column == target_ ? row_.Complement(column) : Probability(column);
-    const long double vanishing = arithmetic_ == XENT_F64 ? kVanishingF64 : kVanishingF32;
-    result.may_be_zero = kept < vanishing && (is_plain_ || y_[At(column)] == 0);
-  }
+  const long double kept = is_plain_ && column == target_ ? row_.Complement(column) : Probability(column);
+  const long double vanishing = arithmetic_ == XENT_F64 || in_double_lanes_ ? kVanishingF64 : kVanishingF32;
+  result.may_be_zero = kept < vanishing && (is_plain_ || y_[At(column)] == 0);
   return result;
 }
 

@@ -22,11 +22,11 @@ inline constexpr double kLogProbabilityUlp = 4;  // the exact value
 inline constexpr double kEntropyUlp = 8;         // the exact value
 // The larger of the terms; with an index target, no smoothing and no z_loss the exact value.
 inline constexpr double kGradientUlp = 6;
-// In the gradient p below 2 to these powers counts as 0: where lanes have the arithmetic type, and where they are
-// double.
+// In the gradient p below 2 to these powers counts as 0: in float32 lanes, in those of float64; of a softcap's
+// derivative sech^2 below the third.
 inline constexpr int kKeptExponentFloat32 = -198;
 inline constexpr int kKeptExponentFloat64 = -1532;
-inline constexpr int kKeptExponentDoubleLanes = -1022;
+inline constexpr int kKeptSlopeExponent = -1022;
 // Under softcap all of these hold for some transformed logits that are each within this much of their ULP,
 inline constexpr double kSoftcapUlp = 2;
 // and for a derivative dz within kSoftcapSlopeUlp + kSoftcapSlopeUlpPerArgument |scale z / cap| of its ULP.

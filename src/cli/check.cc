@@ -63,7 +63,7 @@ class CheckCommand : public FileCommand {
   // Returns the diagnosis of all rows. A diagnosis other than logits is about every row: all rows have that of their
   // parts where those agree, and logits where they do not. Parts are there for the progress bar.
   xent_diagnosis Diagnose(const NpyArray &logits, const Layout &layout) {
-    ExpectColumns(layout, arguments_.valid_cols, logits.path());
+    ExpectValidCols(layout, arguments_.valid_cols, logits.path());
     const int64_t cols = arguments_.valid_cols > 0 ? arguments_.valid_cols : layout.cols;
     const int64_t block = layout.block_elements();
     const xent_exec exec = pool_.exec();

@@ -83,7 +83,7 @@ CrossEntropyCall CrossEntropyInputs::Call(int64_t first_block, int64_t blocks) c
 }
 
 void CrossEntropyInputs::CheckOptions(const xent_cross_entropy_options &options) const {
-  ExpectColumns(layout_, options.valid_cols, logits_.path());
+  ExpectValidCols(layout_, options.valid_cols, logits_.path());
   const bool is_exclusive = options.smoothing == XENT_SMOOTHING_EXCLUSIVE && options.label_smoothing > 0;
   const xent_cross_entropy_options defaults = XENT_CROSS_ENTROPY_OPTIONS_INIT;
   if (has_probabilities() && (is_exclusive || options.ignore_index != defaults.ignore_index)) {

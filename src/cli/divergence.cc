@@ -73,7 +73,7 @@ class DivergenceCommand : public FileCommand {
   ArrayPair Open(const std::string &student, const std::string &teacher) const {
     return {student, kLogits, teacher, kLogits, [this](const NpyArray &logits) {
               const Layout layout = LayoutOf(logits, arguments_.class_axis);
-              ExpectColumns(layout, options_.valid_cols, logits.path());
+              ExpectValidCols(layout, options_.valid_cols, logits.path());
               return layout;
             }};
   }

@@ -80,7 +80,7 @@ bool IsSameShape(const std::vector<int64_t> &a, const std::vector<int64_t> &b) {
   return without_ones(a) == without_ones(b);
 }
 
-void ExpectColumns(const Layout &layout, int64_t valid_cols, const std::string &model) {
+void ExpectValidCols(const Layout &layout, int64_t valid_cols, const std::string &model) {
   if (valid_cols <= layout.cols) return;
   throw Error(model + ": --valid-cols is " + std::to_string(valid_cols) + ", expected at most " +
               std::to_string(layout.cols) + ", the number of columns");

@@ -47,7 +47,7 @@ bool HasRows(const NpyArray &array, const Layout &layout, const std::string &mod
 bool IsSameShape(const std::vector<int64_t> &a, const std::vector<int64_t> &b);
 
 // Throws Error where there are fewer columns than --valid-cols says.
-void ExpectColumns(const Layout &layout, int64_t valid_cols, const std::string &model);
+void ExpectValidCols(const Layout &layout, int64_t valid_cols, const std::string &model);
 
 // Two arrays of one shape.
 struct ArrayPair {

@@ -219,6 +219,17 @@ TEST_F(FormsTest, OrdersThatDiffer) {
   }
 }
 
+TEST_F(FormsTest, WrongWeightsOfFortranOrder) {
+  Command command = CommandsOver({2, 3, 4}, 1)[0];
+  const auto fortran = [](size_t) { return &InFortranOrder; };
+  command.files[2].second.values[6] = kNan;
+  ExpectFailure(Run(command, fortran), 1, Path("in2.npy") + ": row weight (1, 2) is nan, expected a number");
+  // A vector says nothing of the order of rows of more than one dimension.
+  command.files[2].second.shape = {8};
+  ExpectFailure(Run(command, fortran), 1,
+                Path("in2.npy") + ": the shape is (8,), expected (2, 4), that of the rows of " + Path("in0.npy"));
+}
+
 TEST_F(FormsTest, ScoresOfFortranOrder) {
   for (const Shape &shape : {Shape{6, 5}, {2, 3, 4}}) {
     Command command = CommandsOver(shape, 1)[2];

@@ -1,12 +1,12 @@
 // `xent bce`: binary cross-entropy, or focal loss, of each element.
 #include <optional>
 
+#include "array.h"
 #include "commands.h"
 #include "corpus.h"
 #include "error.h"
 #include "file_command.h"
 #include "layout.h"
-#include "npy.h"
 #include "reduce.h"
 #include "report.h"
 #include "results.h"
@@ -17,11 +17,14 @@ namespace {
 
 enum Result { kPerElement, kGrad };
 
-constexpr ArrayRule kElements = {.floats = true,
-                                 .dtypes_text = "elements of '<f4', '<f8', '<f2', or bfloat16 as '<V2' or '|V2'",
-                                 .min_dimensions = 1,
-                                 .max_dimensions = 64,
-                                 .shape_text = "elements [rows, columns], [rows], or of more dimensions"};
+constexpr ArrayRule kInput = {.floats = true,
+                              .dtypes_text = "elements of '<f4', '<f8', '<f2', or bfloat16 as '<V2' or '|V2'",
+                              .min_dimensions = 1,
+                              .shape_text = "elements [rows, columns], [rows], or of more dimensions"};
+constexpr ArrayRule kTargets = {
+    .floats = true,
+    .integers = true,
+    .dtypes_text = "targets of '<f4', '<f8', '<f2', bfloat16 as '<V2' or '|V2', an integer dtype or '|b1'"};
 
 class BceCommand : public FileCommand {
  public:
@@ -35,22 +38,28 @@ class BceCommand : public FileCommand {
 
  private:
   int RunFile() override {
-    const ArrayPair pair(inputs_.first, inputs_.second, kElements);
-    Results results(Arrays(pair), pair.layout.blocks, InputFiles(pair));
-    xent_binary_cross_entropy call = Call(pair, 0, pair.layout.blocks);
-    for (const Result result : {kPerElement, kGrad}) SetResult(call, result, results.data(result), pair);
-    ReducedLoss loss(options_.reduction, pair.arithmetic());
-    call.reduced_loss = loss.data();
-    progress_.Begin("loss");
-    Compute(pair, call, 0, options_.reduction);
-
+    const ArrayPair pair(inputs_.first, kInput, inputs_.second, kTargets, LayoutOfElements);
+    Results results(Arrays(pair), pair.layout.blocks, InputFiles(pair), pair.copied_bytes());
     const auto fill = [&](int result, int64_t first, int64_t blocks, char *data) {
       xent_binary_cross_entropy part = Call(pair, first, blocks);
       SetResult(part, static_cast<Result>(result), data, pair);
       Compute(pair, part, first, ReductionOfPart(options_.reduction, pair.first.elements()));
     };
+    std::optional<double> loss;
+    if (pair.copied_bytes() == 0) {
+      xent_binary_cross_entropy call = Call(pair, 0, pair.layout.blocks);
+      for (const Result result : {kPerElement, kGrad}) SetResult(call, result, results.data(result), pair);
+      ReducedLoss reduced(options_.reduction, pair.arithmetic());
+      call.reduced_loss = reduced.data();
+      progress_.Begin("loss");
+      Compute(pair, call, 0, options_.reduction);
+      loss = reduced.value();
+    } else {
+      loss = LossOf(pair).Reduced(options_.reduction);
+      results.Compute(fill, progress_);
+    }
     Report report(inputs_.json);
-    Add(report, loss.value(), loss.is_float32(), pair.layout.rows(), pair.first.elements());
+    Add(report, loss, pair.arithmetic() != XENT_F64, pair.layout.rows(), pair.first.elements());
     return Finish(results, fill, report);
   }
 
@@ -59,7 +68,7 @@ class BceCommand : public FileCommand {
     CorpusLoss losses;
     int64_t rows = 0, elements = 0;
     corpus.ForEachPair(inputs_, progress_, [&](const std::string &input, const std::string &targets) {
-      const ArrayPair pair(input, targets, kElements);
+      const ArrayPair pair(input, kInput, targets, kTargets, LayoutOfElements);
       corpus.ExpectColumns(input, pair.layout.cols);
       losses.Add(LossOf(pair));
       rows += pair.layout.rows();
@@ -86,6 +95,7 @@ class BceCommand : public FileCommand {
              .path = arguments_.per_element,
              .descr = DescrOf(pair.arithmetic()),
              .shape = pair.layout.shape,
+             .fortran_order = pair.layout.fortran_order,
              .block_bytes = SizeOf(pair.arithmetic()) * elements},
             {.id = kGrad,
              .option = "--grad",
@@ -93,7 +103,8 @@ class BceCommand : public FileCommand {
              .path = arguments_.grad,
              .descr = DescrOf(pair.first.dtype()),
              .shape = pair.layout.shape,
-             .block_bytes = pair.first.element_bytes() * elements}};
+             .fortran_order = pair.layout.fortran_order,
+             .block_bytes = SizeOf(pair.first.dtype()) * elements}};
   }
 
   xent_binary_cross_entropy Call(const ArrayPair &pair, int64_t first, int64_t blocks) {
@@ -105,8 +116,8 @@ class BceCommand : public FileCommand {
     call.rows = blocks * layout.inner;
     call.cols = layout.cols;
     call.inner = layout.inner;
-    call.input = pair.first.Matrix(first_element);
-    call.targets = pair.second.Matrix(first_element);
+    call.input = pair.first.Matrix(first_element, blocks * layout.block_elements());
+    call.targets = pair.second.Matrix(first_element, blocks * layout.block_elements());
     if (pos_weight_) {
       pos_weight_->ExpectClasses(layout, model);
       call.pos_weight = pos_weight_->As(type);
@@ -162,8 +173,10 @@ class BceCommand : public FileCommand {
       SetResult(call, kPerElement, data, pair);
       Compute(pair, call, first, NoReduction());
     };
-    const LossBlocks file = {
-        .blocks = pair.layout.blocks, .losses = pair.layout.block_elements(), .type = pair.arithmetic()};
+    const LossBlocks file = {.blocks = pair.layout.blocks,
+                             .losses = pair.layout.block_elements(),
+                             .type = pair.arithmetic(),
+                             .copied_bytes = pair.copied_bytes()};
     return LossOfBlocks(file, progress_, compute, [](int64_t) { return 1.0; });
   }
 

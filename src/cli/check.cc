@@ -1,13 +1,13 @@
 // `xent check`: do these logits look like probabilities, which a second softmax would flatten?
 #include <unistd.h>
 
+#include "array.h"
 #include "batches.h"
 #include "commands.h"
 #include "corpus.h"
 #include "error.h"
 #include "file_command.h"
 #include "layout.h"
-#include "npy.h"
 #include "report.h"
 
 namespace xent_cli {
@@ -23,17 +23,18 @@ constexpr const char *kAdvice[] = {
 
 class CheckCommand : public FileCommand {
  public:
-  explicit CheckCommand(const InputArguments &inputs) : FileCommand(inputs) {}
+  explicit CheckCommand(const CheckArguments &arguments) : FileCommand(arguments.inputs), arguments_(arguments) {}
 
  private:
   int RunFile() override {
-    const NpyArray logits(inputs_.first, kLogitsMatrix);
-    const xent_diagnosis diagnosis = Diagnose(logits);
+    const NpyArray logits(inputs_.first, kLogits);
+    const Layout layout = LayoutOf(logits, arguments_.class_axis);
+    const xent_diagnosis diagnosis = Diagnose(logits, layout);
     if (inputs_.json) {
       JsonObject report;
       report.Add("diagnosis", kNames[diagnosis]);
-      report.Add("rows", logits.shape()[0]);
-      report.Add("columns", logits.shape()[1]);
+      report.Add("rows", layout.rows());
+      report.Add("columns", layout.cols);
       Print(STDOUT_FILENO, report.Line());
     } else {
       Print(STDOUT_FILENO, TextLine("diagnosis", kNames[diagnosis]) + TextLine("meaning", kAdvice[diagnosis]));
@@ -46,10 +47,11 @@ class CheckCommand : public FileCommand {
     Corpus corpus;
     int64_t files[3] = {0, 0, 0}, rows = 0;
     corpus.ForEachFile(inputs_, progress_, [&](const std::string &path) {
-      const NpyArray logits(path, kLogitsMatrix);
-      corpus.ExpectColumns(path, logits.shape()[1]);
-      ++files[Diagnose(logits)];
-      rows += logits.shape()[0];
+      const NpyArray logits(path, kLogits);
+      const Layout layout = LayoutOf(logits, arguments_.class_axis);
+      corpus.ExpectColumns(path, layout.cols);
+      ++files[Diagnose(logits, layout)];
+      rows += layout.rows();
     });
     Report report(inputs_.json);
     for (int i = 0; i < 3; ++i) report.Add(kKeys[i], files[i], kNames[i]);
@@ -60,17 +62,20 @@ class CheckCommand : public FileCommand {
 
   // Returns the diagnosis of all rows. A diagnosis other than logits is about every row: all rows have that of their
   // parts where those agree, and logits where they do not. Parts are there for the progress bar.
-  xent_diagnosis Diagnose(const NpyArray &logits) {
-    const Layout layout = LayoutOf(logits, 1);
+  xent_diagnosis Diagnose(const NpyArray &logits, const Layout &layout) {
+    ExpectValidCols(layout, arguments_.valid_cols, logits.path());
+    const int64_t cols = arguments_.valid_cols > 0 ? arguments_.valid_cols : layout.cols;
+    const int64_t block = layout.block_elements();
     const xent_exec exec = pool_.exec();
     xent_diagnosis all = XENT_DIAGNOSIS_LOGITS;
     progress_.Begin("check");
-    const Batches batches(layout.blocks, static_cast<size_t>(layout.cols) * logits.element_bytes(), size_t{64} << 20);
-    batches.ForEach(progress_, [&](int64_t first, int64_t rows) {
+    const Batches batches(layout.blocks, static_cast<size_t>(block) * SizeOf(logits.dtype()), size_t{64} << 20);
+    batches.ForEach(progress_, [&](int64_t first, int64_t blocks) {
+      xent_matrix matrix = logits.Matrix(first * block, blocks * block);
+      matrix.stride = block;  // past the valid columns
       xent_error error = XENT_ERROR_INIT;
       xent_diagnosis diagnosis;
-      if (xent_check_logits(rows, layout.cols, layout.inner, logits.Matrix(first * layout.cols), &diagnosis, &exec,
-                            &error) != XENT_OK) {
+      if (xent_check_logits(blocks * layout.inner, cols, layout.inner, matrix, &diagnosis, &exec, &error) != XENT_OK) {
         throw Error(logits.path() + ": " + error.message);
       }
       if (first == 0) all = diagnosis;
@@ -80,10 +85,12 @@ class CheckCommand : public FileCommand {
     progress_.Wipe();
     return all;
   }
+
+  const CheckArguments &arguments_;
 };
 
 }  // namespace
 
-int RunCheck(const InputArguments &inputs) { return CheckCommand(inputs).Run(); }
+int RunCheck(const CheckArguments &arguments) { return CheckCommand(arguments).Run(); }
 
 }  // namespace xent_cli

@@ -37,6 +37,8 @@ struct ScoreArguments {
 struct DivergenceArguments {
   InputArguments inputs;
   xent_divergence_options options = XENT_DIVERGENCE_OPTIONS_INIT;
+  std::optional<int64_t> class_axis;
+  std::optional<std::string> row_weights;
   std::optional<std::string> per_row, grad;
 };
 
@@ -47,11 +49,17 @@ struct BceArguments {
   std::optional<std::string> per_element, grad;
 };
 
+struct CheckArguments {
+  InputArguments inputs;
+  std::optional<int64_t> class_axis;
+  int64_t valid_cols = 0;  // 0: all
+};
+
 int RunLoss(const LossArguments &arguments);
 int RunScore(const ScoreArguments &arguments);
 int RunDivergence(const DivergenceArguments &arguments);
 int RunBce(const BceArguments &arguments);
-int RunCheck(const InputArguments &inputs);
+int RunCheck(const CheckArguments &arguments);
 int RunInfo(bool json);
 
 }  // namespace xent_cli

@@ -10,19 +10,11 @@
 namespace xent_cli {
 namespace {
 
-constexpr ArrayRule kLogits = {.floats = true,
-                               .dtypes_text = kLogitsMatrix.dtypes_text,
-                               .min_dimensions = 1,
-                               .max_dimensions = 64,
-                               .shape_text = "logits [rows, columns], [columns], or of more dimensions (--class-axis)"};
-constexpr ArrayRule kIndices = {
-    .indices = true, .dtypes_text = "targets of '<i4' or '<i8'", .min_dimensions = 0, .max_dimensions = 64};
+constexpr ArrayRule kIndices = {.integers = true, .dtypes_text = "targets of an integer dtype or '|b1'"};
 constexpr ArrayRule kIndicesOrProbabilities = {
     .floats = true,
-    .indices = true,
-    .dtypes_text = "targets of '<i4' or '<i8', or probabilities of the logits' dtypes",
-    .min_dimensions = 0,
-    .max_dimensions = 64};
+    .integers = true,
+    .dtypes_text = "targets of an integer dtype or '|b1', or probabilities of the logits' dtypes"};
 
 }  // namespace
 
@@ -55,18 +47,24 @@ CrossEntropyInputs::CrossEntropyInputs(const std::string &logits, const std::str
       layout_(LayoutOf(logits_, class_axis)),
       targets_(targets, allow_probabilities ? kIndicesOrProbabilities : kIndices) {
   const std::vector<int64_t> &shape = targets_.shape();
-  if (has_probabilities()) {
-    if (shape == layout_.shape) return;
+  if (!has_probabilities()) {
+    if (HasRows(targets_, layout_, logits)) return;
+    const bool names_rows = layout_.shape.size() == 2 && shape.size() != 1;
+    throw Error(targets + ": the shape is " + ShapeText(shape) + ", expected " +
+                (names_rows ? "targets [rows] of " : "") + ShapeText(layout_.row_shape) + ", that of " + logits +
+                " without its classes");
+  }
+  if (shape != layout_.shape) {
     throw Error(targets + ": the dtype is '" + targets_.descr() + "', expected " + std::string(kIndices.dtypes_text) +
                 ", or probabilities of the shape " + ShapeText(layout_.shape) + ", that of " + logits + ", not " +
                 ShapeText(shape));
   }
-  const bool is_only_row = layout_.row_shape.empty() && shape == std::vector<int64_t>{1};
-  if (shape == layout_.row_shape || is_only_row) return;
-  const bool names_rows = layout_.shape.size() == 2 && shape.size() != 1;
-  throw Error(targets + ": the shape is " + ShapeText(shape) + ", expected " +
-              (names_rows ? "targets [rows] of " : "") + ShapeText(layout_.row_shape) + ", that of " + logits +
-              " without its classes");
+  ExpectElements(targets_, layout_, logits);
+}
+
+size_t CrossEntropyInputs::copied_bytes() const {
+  const size_t of_targets = has_probabilities() ? targets_.copied_bytes() : 0;
+  return (logits_.copied_bytes() + of_targets) * static_cast<size_t>(layout_.block_elements());
 }
 
 CrossEntropyCall CrossEntropyInputs::Call(int64_t first_block, int64_t blocks) const {
@@ -74,21 +72,18 @@ CrossEntropyCall CrossEntropyInputs::Call(int64_t first_block, int64_t blocks) c
   call.args.rows = blocks * layout_.inner;
   call.args.cols = layout_.cols;
   call.args.inner = layout_.inner;
-  call.args.logits = logits_.Matrix(first_block * layout_.block_elements());
+  const int64_t first = first_block * layout_.block_elements(), count = blocks * layout_.block_elements();
+  call.args.logits = logits_.Matrix(first, count);
   if (has_probabilities()) {
-    call.args.target_probs = targets_.Matrix(first_block * layout_.block_elements());
+    call.args.target_probs = targets_.Matrix(first, count);
   } else {
-    call.args.targets.data = targets_.data(first_block * layout_.inner);
-    call.args.targets.type = targets_.index_type();
+    call.args.targets = targets_.Targets(first_block * layout_.inner, call.args.rows);
   }
   return call;
 }
 
 void CrossEntropyInputs::CheckOptions(const xent_cross_entropy_options &options) const {
-  if (options.valid_cols > layout_.cols) {
-    throw Error(logits_.path() + ": --valid-cols is " + std::to_string(options.valid_cols) + ", expected at most " +
-                std::to_string(layout_.cols) + ", the number of columns");
-  }
+  ExpectValidCols(layout_, options.valid_cols, logits_.path());
   const bool is_exclusive = options.smoothing == XENT_SMOOTHING_EXCLUSIVE && options.label_smoothing > 0;
   const xent_cross_entropy_options defaults = XENT_CROSS_ENTROPY_OPTIONS_INIT;
   if (has_probabilities() && (is_exclusive || options.ignore_index != defaults.ignore_index)) {

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "array.h"
 #include "layout.h"
-#include "npy.h"
 #include "pool.h"
 #include "sum.h"
 #include "xent/xent.h"
@@ -48,6 +48,8 @@ class CrossEntropyInputs {
   bool has_probabilities() const { return targets_.is_floating(); }
   xent_dtype arithmetic() const { return ArithmeticType(logits_.dtype()); }
   size_t number_bytes() const { return SizeOf(arithmetic()); }  // of a loss, or another number of a row
+  // Returns the bytes that a call copies of a block.
+  size_t copied_bytes() const;
 
   // Returns the arguments of a call on `blocks` blocks from `first_block` on, without outputs.
   CrossEntropyCall Call(int64_t first_block, int64_t blocks) const;

@@ -1,13 +1,16 @@
 // `xent divergence`: how far a student's logits are from a teacher's.
+#include <optional>
+
+#include "array.h"
 #include "commands.h"
 #include "corpus.h"
 #include "error.h"
 #include "file_command.h"
 #include "layout.h"
-#include "npy.h"
 #include "reduce.h"
 #include "report.h"
 #include "results.h"
+#include "weights.h"
 
 namespace xent_cli {
 namespace {
@@ -17,27 +20,35 @@ enum Result { kPerRow, kGrad };
 class DivergenceCommand : public FileCommand {
  public:
   explicit DivergenceCommand(const DivergenceArguments &arguments)
-      : FileCommand(arguments.inputs), arguments_(arguments), options_(arguments.options) {}
+      : FileCommand(arguments.inputs), arguments_(arguments), options_(arguments.options) {
+    if (const auto &path = arguments_.row_weights) row_weights_.emplace(*path, "row weight");
+  }
 
  private:
   int RunFile() override {
-    const ArrayPair pair(inputs_.first, inputs_.second, kLogitsMatrix);
+    const ArrayPair pair = Open(inputs_.first, inputs_.second);
     const int64_t rows = pair.layout.rows();
-    Results results(Arrays(pair), rows, {&pair.first.file(), &pair.second.file()});
-    xent_divergence call = Call(pair, 0, rows);
-    for (const Result result : {kPerRow, kGrad}) SetResult(call, result, results.data(result));
-    ReducedLoss loss(options_.reduction, pair.arithmetic());
-    call.reduced_loss = loss.data();
-    progress_.Begin("loss");
-    Compute(pair, call, options_.reduction);
-
-    const auto fill = [&](int result, int64_t first, int64_t count, char *data) {
-      xent_divergence part = Call(pair, first, count);
+    Results results(Arrays(pair), pair.layout.blocks, InputFiles(pair), pair.copied_bytes());
+    const auto fill = [&](int result, int64_t first, int64_t blocks, char *data) {
+      xent_divergence part = Call(pair, first, blocks);
       SetResult(part, static_cast<Result>(result), data);
       Compute(pair, part, ReductionOfPart(options_.reduction, rows));
     };
+    std::optional<double> loss;
+    if (pair.copied_bytes() == 0) {
+      xent_divergence call = Call(pair, 0, pair.layout.blocks);
+      for (const Result result : {kPerRow, kGrad}) SetResult(call, result, results.data(result));
+      ReducedLoss reduced(options_.reduction, pair.arithmetic());
+      call.reduced_loss = reduced.data();
+      progress_.Begin("loss");
+      Compute(pair, call, options_.reduction);
+      loss = reduced.value();
+    } else {
+      loss = LossOf(pair).Reduced(options_.reduction);
+      results.Compute(fill, progress_);
+    }
     Report report(inputs_.json);
-    report.AddNumber("loss", loss.value(), loss.is_float32());
+    report.AddNumber("loss", loss, pair.arithmetic() != XENT_F64);
     report.Add("rows", rows);
     return Finish(results, fill, report);
   }
@@ -47,7 +58,7 @@ class DivergenceCommand : public FileCommand {
     CorpusLoss losses;
     int64_t rows = 0;
     corpus.ForEachPair(inputs_, progress_, [&](const std::string &student, const std::string &teacher) {
-      const ArrayPair pair(student, teacher, kLogitsMatrix);
+      const ArrayPair pair = Open(student, teacher);
       corpus.ExpectColumns(student, pair.layout.cols);
       losses.Add(LossOf(pair));
       rows += pair.layout.rows();
@@ -58,29 +69,54 @@ class DivergenceCommand : public FileCommand {
     return corpus.Finish(report, pool_.threads());
   }
 
+  // Throws Error where the files do not go together, or the options with them.
+  ArrayPair Open(const std::string &student, const std::string &teacher) const {
+    return {student, kLogits, teacher, kLogits, [this](const NpyArray &logits) {
+              const Layout layout = LayoutOf(logits, arguments_.class_axis);
+              ExpectValidCols(layout, options_.valid_cols, logits.path());
+              return layout;
+            }};
+  }
+
+  std::vector<const MappedFile *> InputFiles(const ArrayPair &pair) const {
+    std::vector<const MappedFile *> files = {&pair.first.file(), &pair.second.file()};
+    if (row_weights_) files.push_back(&row_weights_->file());
+    return files;
+  }
+
   std::vector<ArrayResult> Arrays(const ArrayPair &pair) const {
+    const Layout &layout = pair.layout;
     return {{.id = kPerRow,
              .option = "--per-row",
              .label = "per-row",
              .path = arguments_.per_row,
              .descr = DescrOf(pair.arithmetic()),
-             .shape = pair.layout.row_shape,
-             .block_bytes = SizeOf(pair.arithmetic())},
+             .shape = layout.row_shape,
+             .fortran_order = layout.fortran_order,
+             .block_bytes = SizeOf(pair.arithmetic()) * static_cast<size_t>(layout.inner)},
             {.id = kGrad,
              .option = "--grad",
              .label = "grad",
              .path = arguments_.grad,
              .descr = DescrOf(pair.first.dtype()),
-             .shape = pair.layout.shape,
-             .block_bytes = pair.first.element_bytes() * static_cast<size_t>(pair.layout.cols)}};
+             .shape = layout.shape,
+             .fortran_order = layout.fortran_order,
+             .block_bytes = SizeOf(pair.first.dtype()) * static_cast<size_t>(layout.block_elements())}};
   }
 
-  static xent_divergence Call(const ArrayPair &pair, int64_t first, int64_t rows) {
+  xent_divergence Call(const ArrayPair &pair, int64_t first, int64_t blocks) {
+    const Layout &layout = pair.layout;
+    const int64_t first_element = first * layout.block_elements(), count = blocks * layout.block_elements();
     xent_divergence call = XENT_DIVERGENCE_INIT;
-    call.rows = rows;
-    call.cols = pair.layout.cols;
-    call.student = pair.first.Matrix(first * call.cols);
-    call.teacher = pair.second.Matrix(first * call.cols);
+    call.rows = blocks * layout.inner;
+    call.cols = layout.cols;
+    call.inner = layout.inner;
+    call.student = pair.first.Matrix(first_element, count);
+    call.teacher = pair.second.Matrix(first_element, count);
+    if (row_weights_) {
+      row_weights_->ExpectRows(layout, pair.first.path());
+      call.row_weights = row_weights_->From(first * layout.inner, pair.arithmetic());
+    }
     return call;
   }
 
@@ -103,17 +139,21 @@ class DivergenceCommand : public FileCommand {
   }
 
   CorpusLoss LossOf(const ArrayPair &pair) {
-    const auto compute = [&](int64_t first, int64_t rows, char *data) {
-      xent_divergence call = Call(pair, first, rows);
+    const auto compute = [&](int64_t first, int64_t blocks, char *data) {
+      xent_divergence call = Call(pair, first, blocks);
       call.row_losses = data;
       Compute(pair, call, NoReduction());
     };
-    const LossBlocks file = {.blocks = pair.layout.rows(), .losses = 1, .type = pair.arithmetic()};
+    const LossBlocks file = {.blocks = pair.layout.blocks,
+                             .losses = pair.layout.inner,
+                             .type = pair.arithmetic(),
+                             .copied_bytes = pair.copied_bytes()};
     return LossOfBlocks(file, progress_, compute, [](int64_t) { return 1.0; });
   }
 
   const DivergenceArguments &arguments_;
   const xent_divergence_options &options_;
+  std::optional<NpyWeights> row_weights_;
 };
 
 }  // namespace

@@ -28,19 +28,29 @@ class LossCommand : public FileCommand {
   int RunFile() override {
     const CrossEntropyInputs inputs = Open(inputs_.first, inputs_.second);
     if (row_weights_) row_weights_->ExpectRows(inputs.layout(), inputs.logits().path());
-    Results results(Arrays(inputs), inputs.layout().blocks, InputFiles(inputs));
-    CrossEntropyCall call = Call(inputs, 0, inputs.layout().blocks);
-    for (const Result result : {kPerRow, kLse, kGrad}) SetResult(call, result, results.data(result));
-    ReducedLoss loss(options_.reduction, inputs.arithmetic());
-    call.args.reduced_loss = loss.data();
+    Results results(Arrays(inputs), inputs.layout().blocks, InputFiles(inputs), inputs.copied_bytes());
+    const bool in_one_call = inputs.copied_bytes() == 0;
+    std::optional<double> loss;
     double perplexity = 0;
     int64_t live_rows = 0;
-    call.statistics.perplexity = &perplexity;
-    call.statistics.live_rows = &live_rows;
-    progress_.Begin("loss");
-    inputs.Run(call, 0, options_, pool_);
+    if (in_one_call) {
+      CrossEntropyCall call = Call(inputs, 0, inputs.layout().blocks);
+      for (const Result result : {kPerRow, kLse, kGrad}) SetResult(call, result, results.data(result));
+      ReducedLoss reduced(options_.reduction, inputs.arithmetic());
+      call.args.reduced_loss = reduced.data();
+      call.statistics.perplexity = &perplexity;
+      call.statistics.live_rows = &live_rows;
+      progress_.Begin("loss");
+      inputs.Run(call, 0, options_, pool_);
+      loss = reduced.value();
+    } else {
+      RowCounts counts;
+      loss = LossOf(inputs, counts).Reduced(options_.reduction);
+      perplexity = counts.perplexity();
+      live_rows = counts.live_rows();
+    }
 
-    // The call above has checked the targets and counted the live rows (all where targets are probabilities).
+    // The targets are checked and the live rows counted (all where targets are probabilities).
     xent_cross_entropy_options part_options = options_;
     if (!IsWeightedMean(inputs)) part_options.reduction = ReductionOfPart(options_.reduction, live_rows);
     const auto fill = [&](int result, int64_t first, int64_t blocks, char *data) {
@@ -48,9 +58,10 @@ class LossCommand : public FileCommand {
       SetResult(part, static_cast<Result>(result), data);
       inputs.Run(part, first, part_options, pool_);
     };
+    if (!in_one_call) results.Compute(fill, progress_);
     Report report(inputs_.json);
-    report.AddNumber("loss", loss.value(), loss.is_float32());
-    AddRowCounts(report, inputs.has_probabilities(), perplexity, call.args.rows, live_rows);
+    report.AddNumber("loss", loss, inputs.arithmetic() != XENT_F64);
+    AddRowCounts(report, inputs.has_probabilities(), perplexity, inputs.layout().rows(), live_rows);
     return Finish(results, fill, report);
   }
 
@@ -92,7 +103,7 @@ class LossCommand : public FileCommand {
   std::vector<ArrayResult> Arrays(const CrossEntropyInputs &inputs) const {
     const Layout &layout = inputs.layout();
     const size_t row_bytes = inputs.number_bytes() * static_cast<size_t>(layout.inner);
-    const size_t grad_bytes = inputs.logits().element_bytes() * static_cast<size_t>(layout.block_elements());
+    const size_t grad_bytes = SizeOf(inputs.logits().dtype()) * static_cast<size_t>(layout.block_elements());
     const char *const descr = DescrOf(inputs.arithmetic());
     return {{.id = kPerRow,
              .option = "--per-row",
@@ -100,6 +111,7 @@ class LossCommand : public FileCommand {
              .path = arguments_.per_row,
              .descr = descr,
              .shape = layout.row_shape,
+             .fortran_order = layout.fortran_order,
              .block_bytes = row_bytes},
             {.id = kLse,
              .option = "--lse",
@@ -107,6 +119,7 @@ class LossCommand : public FileCommand {
              .path = arguments_.lse,
              .descr = descr,
              .shape = layout.row_shape,
+             .fortran_order = layout.fortran_order,
              .block_bytes = row_bytes},
             {.id = kGrad,
              .option = "--grad",
@@ -114,6 +127,7 @@ class LossCommand : public FileCommand {
              .path = arguments_.grad,
              .descr = DescrOf(inputs.logits().dtype()),
              .shape = layout.shape,
+             .fortran_order = layout.fortran_order,
              .block_bytes = grad_bytes,
              .in_one_batch = IsWeightedMean(inputs)}};
   }
@@ -147,7 +161,7 @@ class LossCommand : public FileCommand {
     }
   }
 
-  // Returns the losses of a file of a corpus and counts its rows.
+  // Returns the losses of a file, computed batch by batch, and counts its rows.
   CorpusLoss LossOf(const CrossEntropyInputs &inputs, RowCounts &counts) {
     const Layout &layout = inputs.layout();
     xent_cross_entropy_options options = options_;
@@ -161,9 +175,13 @@ class LossCommand : public FileCommand {
       if (inputs.has_probabilities()) return 1;
       const int64_t target = inputs.targets().Index(row);
       if (target == options.ignore_index) return 0;
-      return class_weights_ ? NumberAt(class_weights_->As(inputs.arithmetic()), inputs.arithmetic(), target) : 1;
+      return (class_weights_ ? class_weights_->At(target, inputs.arithmetic()) : 1) *
+             (row_weights_ ? row_weights_->At(row, inputs.arithmetic()) : 1);
     };
-    const LossBlocks file = {.blocks = layout.blocks, .losses = layout.inner, .type = inputs.arithmetic()};
+    const LossBlocks file = {.blocks = layout.blocks,
+                             .losses = layout.inner,
+                             .type = inputs.arithmetic(),
+                             .copied_bytes = inputs.copied_bytes()};
     return LossOfBlocks(file, progress_, compute, weight_of);
   }
 

@@ -173,6 +173,16 @@ void CheckReduction(const xent_reduction &reduction) {
   }
 }
 
+// Adds the options that say which of the numbers in a file are a row's logits.
+void AddLayout(CLI::App *command, int64_t &valid_cols, std::optional<int64_t> &class_axis) {
+  AddNumber(
+      command, "--valid-cols", "Columns from V on are padding", "V", "an integer above 0",
+      [](int64_t value) { return value > 0; }, &valid_cols);
+  AddNumber(
+      command, "--class-axis", "Dimension of the classes, from the end where negative (1, or 0 for a vector)", "A",
+      "a 64-bit integer", [](int64_t) { return true; }, &class_axis);
+}
+
 // Adds the options of the transformed logits, of their layout, and of the rows that count.
 void AddLogitsOptions(CLI::App *command, xent_cross_entropy_options &options, std::optional<int64_t> &class_axis) {
   AddNumber(
@@ -182,12 +192,7 @@ void AddLogitsOptions(CLI::App *command, xent_cross_entropy_options &options, st
             IsPositive, &options.logit_scale);
   AddNumber(command, "--softcap", "Then cap them softly: C tanh(z/C); 0 is off (0)", "C", kNotNegative, IsNotNegative,
             &options.softcap);
-  AddNumber(
-      command, "--valid-cols", "Columns from V on are padding", "V", "an integer above 0",
-      [](int64_t value) { return value > 0; }, &options.valid_cols);
-  AddNumber(
-      command, "--class-axis", "Dimension of the classes, from the end where negative (1, or 0 for a vector)", "A",
-      "a 64-bit integer", [](int64_t) { return true; }, &class_axis);
+  AddLayout(command, options.valid_cols, class_axis);
 }
 
 constexpr char kLogitsHelp[] = "float32, float64, float16, or bfloat16 as two-byte void";
@@ -217,7 +222,7 @@ CLI::App *AddLossCommand(CLI::App &app, LossArguments &arguments) {
   AddThreads(loss, arguments.inputs);
   AddInputs(loss, arguments.inputs,
             {{"LOGITS.npy", kLogitsHelp, &arguments.inputs.first},
-             {"TARGETS.npy", "int32 or int64; of a floating type and the logits' shape: probabilities",
+             {"TARGETS.npy", "Integers or bool; of a floating type and the logits' shape: probabilities",
               &arguments.inputs.second}},
             {"--row-weights", "--per-row", "--lse", "--grad"}, [&options] { CheckReduction(options.reduction); });
   loss->footer(kOutputFooter);
@@ -236,7 +241,7 @@ CLI::App *AddScoreCommand(CLI::App &app, ScoreArguments &arguments) {
   AddThreads(score, arguments.inputs);
   AddInputs(score, arguments.inputs,
             {{"LOGITS.npy", kLogitsHelp, &arguments.inputs.first},
-             {"TARGETS.npy", "int32 or int64", &arguments.inputs.second}},
+             {"TARGETS.npy", "Integers or bool", &arguments.inputs.second}},
             {"--out"});
   score->footer(
       std::string("Files in DIR, each NAME.npy: lse, logprob, argmax, entropy, rank; with --top-k topk_indices and\n"
@@ -261,6 +266,8 @@ CLI::App *AddDivergenceCommand(CLI::App &app, DivergenceArguments &arguments) {
   AddNumber(divergence, "--temperature", "Divide all logits by T (1)", "T", kPositive, IsPositive,
             &options.temperature);
   AddReduction(divergence, options.reduction, "there are no rows");
+  AddLayout(divergence, options.valid_cols, arguments.class_axis);
+  AddText(divergence, "--row-weights", "A weight for each row, [N]", "R.npy", &arguments.row_weights);
   AddText(divergence, "--per-row", "Write the losses, [N]", "OUT.npy", &arguments.per_row);
   AddText(divergence, "--grad", "Write the gradient for the student's logits, [N, V] in their dtype", "OUT.npy",
           &arguments.grad);
@@ -268,7 +275,7 @@ CLI::App *AddDivergenceCommand(CLI::App &app, DivergenceArguments &arguments) {
   AddInputs(
       divergence, arguments.inputs,
       {{"STUDENT.npy", kLogitsHelp, &arguments.inputs.first}, {"TEACHER.npy", kLogitsHelp, &arguments.inputs.second}},
-      {"--per-row", "--grad"}, [beta, &options] {
+      {"--row-weights", "--per-row", "--grad"}, [beta, &options] {
         if (beta->count() > 0 && options.kind != XENT_DIVERGENCE_JENSEN_SHANNON) {
           throw CLI::ValidationError("--beta", "only with --kind js");
         }
@@ -282,7 +289,9 @@ CLI::App *AddBceCommand(CLI::App &app, BceArguments &arguments) {
   CLI::App *bce =
       app.add_subcommand("bce", "Binary cross-entropy, or focal loss, of elements [N, C] against targets [N, C]");
   xent_binary_cross_entropy_options &options = arguments.options;
-  AddChoice(bce, "--from", "What the input is (logits)",
+  AddChoice(bce, "--from",
+            "What the input is (logits); of probabilities each log counts as at least -100, and p(1-p) in the "
+            "gradient's denominator as at least 1e-12, as in PyTorch",
             {{"logits", XENT_BINARY_LOGITS}, {"probabilities", XENT_BINARY_PROBABILITIES}}, &options.input);
   AddText(bce, "--pos-weight", "A weight for the positive part of each class, [C]", "P.npy", &arguments.pos_weight);
   AddText(bce, "--element-weights", "A weight for each element, [N, C]", "W.npy", &arguments.element_weights);
@@ -298,7 +307,7 @@ CLI::App *AddBceCommand(CLI::App &app, BceArguments &arguments) {
   AddThreads(bce, arguments.inputs);
   AddInputs(bce, arguments.inputs,
             {{"INPUT.npy", std::string(kLogitsHelp) + "; the classes are dimension 1", &arguments.inputs.first},
-             {"TARGETS.npy", "As the input, of its shape", &arguments.inputs.second}},
+             {"TARGETS.npy", "As the input, of its shape; integers or bool too", &arguments.inputs.second}},
             {"--element-weights", "--row-weights", "--per-element", "--grad"}, [bce, &options] {
               for (const char *option : {"--pos-weight", "--focal-gamma", "--focal-alpha"}) {
                 if (options.input != XENT_BINARY_LOGITS && bce->get_option(option)->count() > 0) {
@@ -311,6 +320,14 @@ CLI::App *AddBceCommand(CLI::App &app, BceArguments &arguments) {
   return bce;
 }
 
+CLI::App *AddCheckCommand(CLI::App &app, CheckArguments &arguments) {
+  CLI::App *check = app.add_subcommand("check", "Say whether logits [N, V] are probabilities by mistake");
+  AddLayout(check, arguments.valid_cols, arguments.class_axis);
+  AddInputs(check, arguments.inputs, {{"LOGITS.npy", kLogitsHelp, &arguments.inputs.first}}, {});
+  check->footer("Exit code: 0; 3 for probabilities.");
+  return check;
+}
+
 int ParseAndRun(int argc, char **argv) {
   CLI::App app("Softmax cross-entropy on the CPU, of arrays in .npy files.", "xent");
   app.require_subcommand(1);
@@ -321,15 +338,13 @@ int ParseAndRun(int argc, char **argv) {
   ScoreArguments score_arguments;
   DivergenceArguments divergence_arguments;
   BceArguments bce_arguments;
-  InputArguments check_inputs;
+  CheckArguments check_arguments;
   bool info_json = false;
   const CLI::App *const loss = AddLossCommand(app, loss_arguments);
   const CLI::App *const score = AddScoreCommand(app, score_arguments);
   const CLI::App *const divergence = AddDivergenceCommand(app, divergence_arguments);
   const CLI::App *const bce = AddBceCommand(app, bce_arguments);
-  CLI::App *const check = app.add_subcommand("check", "Say whether logits [N, V] are probabilities by mistake");
-  AddInputs(check, check_inputs, {{"LOGITS.npy", kLogitsHelp, &check_inputs.first}}, {});
-  check->footer("Exit code: 0; 3 for probabilities.");
+  const CLI::App *const check = AddCheckCommand(app, check_arguments);
   CLI::App *const info = app.add_subcommand("info", "Targets, threads, caches and versions");
   info->add_flag("--json", info_json, "Print one JSON object on one line");
 
@@ -354,7 +369,7 @@ int ParseAndRun(int argc, char **argv) {
   if (score->parsed()) return RunScore(score_arguments);
   if (divergence->parsed()) return RunDivergence(divergence_arguments);
   if (bce->parsed()) return RunBce(bce_arguments);
-  if (check->parsed()) return RunCheck(check_inputs);
+  if (check->parsed()) return RunCheck(check_arguments);
   return RunInfo(info_json);
 }
 

@@ -7,19 +7,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <bit>
 #include <cerrno>
 #include <charconv>
-#include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "error.h"
 
 namespace xent_cli {
 namespace {
-
-static_assert(std::endian::native == std::endian::little, "the files' little-endian numbers are used as they lie");
 
 constexpr std::string_view kMagic = "\x93NUMPY";
 constexpr size_t kMaxDimensions = 64;  // NumPy's own limit
@@ -149,54 +144,12 @@ class HeaderParser {
   std::string_view text_;
 };
 
-std::string DtypeText(const std::string &descr) {
-  if (descr.empty()) return "is structured";
-  std::string text = "is '" + descr + "'";
-  if (descr.front() == '>') text += " (big-endian)";
-  return text;
-}
-
-// Returns the product of the extents and `element_size`, nothing where an int64_t does not hold it.
-std::optional<int64_t> DataBytes(const std::vector<int64_t> &shape, size_t element_size) {
-  // An empty array has no data however large its other extent is.
-  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return 0;
-  int64_t bytes = static_cast<int64_t>(element_size);
-  for (const int64_t extent : shape) {
-    if (__builtin_mul_overflow(bytes, extent, &bytes)) return std::nullopt;
-  }
-  return bytes;
-}
-
-struct NamedDtype {
-  std::string_view descr;
-  int value;
-  size_t size;
-  bool ArrayRule::*allowed;
-};
-
-constexpr NamedDtype kDtypes[] = {
-    {"<f4", XENT_F32, 4, &ArrayRule::floats},  {"<f8", XENT_F64, 8, &ArrayRule::floats},
-    {"<f2", XENT_F16, 2, &ArrayRule::floats},  {"<V2", XENT_BF16, 2, &ArrayRule::floats},
-    {"|V2", XENT_BF16, 2, &ArrayRule::floats}, {"<f4", XENT_F32, 4, &ArrayRule::weights},
-    {"<f8", XENT_F64, 8, &ArrayRule::weights}, {"<i4", XENT_I32, 4, &ArrayRule::indices},
-    {"<i8", XENT_I64, 8, &ArrayRule::indices},
-};
-
-template <typename T>
-T Load(const char *data) {
-  T value;
-  std::memcpy(&value, data, sizeof(T));
-  return value;
-}
-
-double NumberOfFloat16(uint16_t bits) {
-  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  const double sign = (bits & 0x8000) != 0 ? -1 : 1;
-  if (exponent == 31) return sign * (fraction != 0 ? std::nan("") : HUGE_VAL);
-  return sign * (exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25));
-}
-
 }  // namespace
+
+bool HasTwoOrders(const std::vector<int64_t> &shape) {
+  return std::find(shape.begin(), shape.end(), 0) == shape.end() &&
+         std::count(shape.begin(), shape.end(), 1) + 1 < static_cast<ptrdiff_t>(shape.size());
+}
 
 std::string ShapeText(const std::vector<int64_t> &shape) {
   std::string text = "(";
@@ -242,8 +195,8 @@ MappedFile::~MappedFile() {
 }
 
 NpyHeader ParseNpyHeader(const std::string &path, std::string_view bytes) {
-  if (bytes.substr(0, 4) == std::string_view("PK\x03\x04")) {
-    throw Error(path + ": an .npz archive, expected one of the .npy files in it");
+  if (bytes.substr(0, 4) == "PK\x03\x04" || bytes.substr(0, 4) == "PK\x05\x06") {
+    throw Error(path + ": an .npz archive, expected one of the .npy files in it (an .npz is a zip file: unzip it)");
   }
   const std::string_view begin = bytes.substr(0, kMagic.size());
   if (begin != kMagic.substr(0, begin.size()) || bytes.empty()) {
@@ -269,89 +222,10 @@ NpyHeader ParseNpyHeader(const std::string &path, std::string_view bytes) {
   return header;
 }
 
-// Checks the dtype, the shape, the order, the length and the alignment, in this order.
-NpyArray::NpyArray(const std::string &path, const ArrayRule &rule) : file_(path) {
-  NpyHeader header = ParseNpyHeader(path, file_.bytes());
-  const NamedDtype *found = nullptr;
-  for (const NamedDtype &dtype : kDtypes) {
-    if (dtype.descr == header.descr && rule.*dtype.allowed) found = &dtype;
-  }
-  if (found == nullptr) {
-    throw Error(path + ": the dtype " + DtypeText(header.descr) + ", expected " + std::string(rule.dtypes_text));
-  }
-  if (header.shape.size() < rule.min_dimensions || header.shape.size() > rule.max_dimensions) {
-    throw Error(path + ": the shape is " + ShapeText(header.shape) + ", expected " + std::string(rule.shape_text));
-  }
-  if (header.fortran_order) {
-    throw Error(path + ": the array is in Fortran order, expected C order (numpy.ascontiguousarray makes it)");
-  }
-  const std::optional<int64_t> needed = DataBytes(header.shape, found->size);
-  const size_t available = file_.bytes().size() - header.data_offset;
-  if (!needed || static_cast<size_t>(*needed) > available) {
-    throw Error(path + ": truncated: shape " + ShapeText(header.shape) + " of '" + header.descr + "' needs " +
-                (needed ? std::to_string(*needed) : "more than 2^63") + " bytes of data, found " +
-                std::to_string(available));
-  }
-  if (header.data_offset % found->size != 0) {
-    throw Error(path + ": the data begin at byte " + std::to_string(header.data_offset) + ", expected a multiple of " +
-                std::to_string(found->size) + " (saving the array again with NumPy gives that)");
-  }
-  descr_ = std::move(header.descr);
-  shape_ = std::move(header.shape);
-  elements_ = *needed / static_cast<int64_t>(found->size);
-  element_bytes_ = found->size;
-  is_floating_ = found->allowed != &ArrayRule::indices;
-  type_ = found->value;
-  data_ = file_.bytes().data() + header.data_offset;
-}
-
-int64_t NpyArray::Index(int64_t element) const {
-  return index_type() == XENT_I32 ? Load<int32_t>(data(element)) : Load<int64_t>(data(element));
-}
-
-size_t SizeOf(xent_dtype dtype) {
-  switch (dtype) {
-    case XENT_F64:
-      return 8;
-    case XENT_BF16:
-    case XENT_F16:
-      return 2;
-    case XENT_F32:
-      break;
-  }
-  return 4;
-}
-
-xent_dtype ArithmeticType(xent_dtype dtype) { return dtype == XENT_F64 ? XENT_F64 : XENT_F32; }
-
-double NumberAt(const void *data, xent_dtype dtype, int64_t i) {
-  const char *const from = static_cast<const char *>(data) + static_cast<size_t>(i) * SizeOf(dtype);
-  switch (dtype) {
-    case XENT_F64:
-      return Load<double>(from);
-    case XENT_BF16:
-      return std::bit_cast<float>(static_cast<uint32_t>(Load<uint16_t>(from)) << 16);
-    case XENT_F16:
-      return NumberOfFloat16(Load<uint16_t>(from));
-    case XENT_F32:
-      break;
-  }
-  return Load<float>(from);
-}
-
-xent_matrix MatrixAt(void *data, int32_t dtype) {
-  xent_matrix matrix = XENT_NO_MATRIX;
-  matrix.data = data;
-  matrix.dtype = dtype;
-  return matrix;
-}
-
-const char *DescrOf(xent_dtype dtype) {
-  return dtype == XENT_F64 ? "<f8" : dtype == XENT_F16 ? "<f2" : dtype == XENT_BF16 ? "<V2" : "<f4";
-}
-
-std::string FormatNpyHeader(const std::string &descr, const std::vector<int64_t> &shape) {
-  std::string dictionary = "{'descr': '" + descr + "', 'fortran_order': False, 'shape': " + ShapeText(shape) + ", }";
+std::string FormatNpyHeader(const std::string &descr, const std::vector<int64_t> &shape, bool fortran_order) {
+  std::string dictionary = "{'descr': '" + descr + "', 'fortran_order': ";
+  dictionary += fortran_order && HasTwoOrders(shape) ? "True" : "False";
+  dictionary += ", 'shape': " + ShapeText(shape) + ", }";
   constexpr size_t kPrefix = kMagic.size() + 4;
   const size_t unpadded = kPrefix + dictionary.size() + 1;
   dictionary.append((64 - unpadded % 64) % 64, ' ');

@@ -1,12 +1,13 @@
 // The reduced loss: of one call, and of a corpus.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 
 #include "batches.h"
-#include "npy.h"
+#include "dtype.h"
 #include "output.h"
 #include "progress.h"
 #include "sum.h"
@@ -25,13 +26,14 @@ class ReducedLoss {
 
   // Returns the place, null where the reduction is none.
   void *data() { return !wanted_ ? nullptr : is_float32() ? static_cast<void *>(&float_) : &double_; }
-  bool is_float32() const { return type_ != XENT_F64; }
   std::optional<double> value() const {
     if (!wanted_) return std::nullopt;
     return is_float32() ? static_cast<double>(float_) : double_;
   }
 
  private:
+  bool is_float32() const { return type_ != XENT_F64; }
+
   bool wanted_;
   xent_dtype type_;
   float float_ = 0;
@@ -64,8 +66,9 @@ xent_reduction ReductionOfPart(const xent_reduction &reduction, int64_t count);
 // A file whose losses are computed block by block.
 struct LossBlocks {
   int64_t blocks;
-  int64_t losses;   // in one block
-  xent_dtype type;  // of a loss
+  int64_t losses;       // in one block
+  xent_dtype type;      // of a loss
+  size_t copied_bytes;  // of the inputs of a block
 };
 
 // Returns the losses of a file, computed batch by batch. compute(first, count, data) stores those of `count` blocks
@@ -73,7 +76,7 @@ struct LossBlocks {
 template <typename Compute, typename WeightOf>
 CorpusLoss LossOfBlocks(const LossBlocks &file, Progress &progress, Compute compute, WeightOf weight_of) {
   const size_t block_bytes = SizeOf(file.type) * static_cast<size_t>(file.losses);
-  const Batches batches(file.blocks, block_bytes);
+  const Batches batches(file.blocks, std::max(block_bytes, file.copied_bytes));
   const Scratch scratch(block_bytes * static_cast<size_t>(batches.size()));
   CorpusLoss loss;
   loss.SetType(file.type);

@@ -4,20 +4,22 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "batches.h"
+#include <algorithm>
+
 #include "error.h"
 #include "report.h"
 
 namespace xent_cli {
 
-Results::Results(const std::vector<ArrayResult> &arrays, int64_t blocks, const std::vector<const MappedFile *> &inputs)
-    : blocks_(blocks), report_fd_(STDOUT_FILENO) {
+Results::Results(const std::vector<ArrayResult> &arrays, int64_t blocks, const std::vector<const MappedFile *> &inputs,
+                 size_t copied_bytes)
+    : blocks_(blocks), copied_bytes_(copied_bytes), report_fd_(STDOUT_FILENO) {
   for (const ArrayResult &array : arrays) {
     if (!array.path) continue;
     Output &output = outputs_.emplace_back();
     output.result = array;
     output.destination = ResolveDestination(*array.path);
-    output.header = FormatNpyHeader(array.descr, array.shape);
+    output.header = FormatNpyHeader(array.descr, array.shape, array.fortran_order);
   }
   RefuseSharedDestinations(inputs);
   for (Output &output : outputs_) {
@@ -79,11 +81,27 @@ void Results::Complete(const Fill &fill, Progress &progress, const std::string &
   }
 }
 
+Batches Results::BatchesOf(const ArrayResult &result) const {
+  const size_t block_bytes = std::max(result.block_bytes, copied_bytes_);
+  return result.in_one_batch ? Batches(blocks_, block_bytes, block_bytes * static_cast<size_t>(blocks_))
+                             : Batches(blocks_, block_bytes);
+}
+
+void Results::Compute(const Fill &fill, Progress &progress) const {
+  for (const Output &output : outputs_) {
+    if (!output.file) continue;
+    const int id = output.result.id;
+    progress.Begin(output.result.label);
+    BatchesOf(output.result).ForEach(progress, [&](int64_t first, int64_t count) {
+      fill(id, first, count, static_cast<char *>(data(id, first)));
+      return true;
+    });
+  }
+}
+
 void Results::Stream(const Output &output, const Fill &fill, Progress &progress) const {
   const size_t block_bytes = output.result.block_bytes;
-  const Batches batches = output.result.in_one_batch
-                              ? Batches(blocks_, block_bytes, block_bytes * static_cast<size_t>(blocks_))
-                              : Batches(blocks_, block_bytes);
+  const Batches batches = BatchesOf(output.result);
   const Scratch scratch(static_cast<size_t>(batches.size()) * block_bytes);
   progress.Begin(output.result.label);
   StreamedFile file(output.destination);

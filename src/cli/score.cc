@@ -2,6 +2,7 @@
 // of rows, so that one file and many are the same work.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <filesystem>
@@ -106,7 +107,8 @@ class ScoreCommand : public FileCommand {
   int RunFile() override {
     const CrossEntropyInputs inputs = Open(inputs_.first, inputs_.second);
     OutputDirectory directory(arguments_.out);
-    Results results(Arrays(inputs), inputs.layout().blocks, {&inputs.logits().file(), &inputs.targets().file()});
+    Results results(Arrays(inputs), inputs.layout().blocks, {&inputs.logits().file(), &inputs.targets().file()},
+                    inputs.copied_bytes());
     const Totals totals = Score(inputs, &results);
     const auto fill = [&](int statistic, int64_t first, int64_t blocks, char *data) {
       CrossEntropyCall call = inputs.Call(first, blocks);
@@ -140,18 +142,26 @@ class ScoreCommand : public FileCommand {
   std::vector<ArrayResult> Arrays(const CrossEntropyInputs &inputs) const {
     std::vector<ArrayResult> wanted;
     if (!arguments_.out) return wanted;
+    const Layout &layout = inputs.layout();
+    if (arguments_.top_k > 0 && layout.fortran_order && HasTwoOrders(layout.row_shape)) {
+      // The K numbers of a row lie together, and the rows in Fortran order.
+      throw Error(inputs.logits().path() +
+                  ": the array is in Fortran order, expected C order for the --top-k of rows of more than one "
+                  "dimension (numpy.ascontiguousarray gives it)");
+    }
     for (const Statistic statistic : kStatistics) {
       if (IsTopk(statistic) && arguments_.top_k == 0) continue;
-      std::vector<int64_t> shape = inputs.layout().row_shape;
+      std::vector<int64_t> shape = layout.row_shape;
       if (IsTopk(statistic)) shape.push_back(arguments_.top_k);
       const size_t bytes = IsIndex(statistic) ? sizeof(int64_t) : inputs.number_bytes();
-      const auto numbers = static_cast<size_t>(inputs.layout().inner * (IsTopk(statistic) ? arguments_.top_k : 1));
+      const auto numbers = static_cast<size_t>(layout.inner * (IsTopk(statistic) ? arguments_.top_k : 1));
       wanted.push_back({.id = statistic,
                         .option = "--out",
                         .label = kNames[statistic],
                         .path = *arguments_.out + "/" + kNames[statistic] + ".npy",
                         .descr = IsIndex(statistic) ? "<i8" : DescrOf(inputs.arithmetic()),
                         .shape = shape,
+                        .fortran_order = layout.fortran_order && !IsTopk(statistic),
                         .block_bytes = bytes * numbers});
     }
     return wanted;
@@ -166,7 +176,8 @@ class ScoreCommand : public FileCommand {
                   std::to_string(cols) + ", the number of columns");
     }
     constexpr size_t kRowBytes = sizeof(int64_t) + sizeof(double) + 1;  // rank, entropy, hit
-    const Batches batches(layout.blocks, kRowBytes * static_cast<size_t>(layout.inner));
+    const Batches batches(layout.blocks,
+                          std::max(kRowBytes * static_cast<size_t>(layout.inner), inputs.copied_bytes()));
     const auto rows = static_cast<size_t>(batches.size() * layout.inner);
     const Scratch ranks(rows * sizeof(int64_t)), entropies(rows * sizeof(double)), hits(rows);
     Totals totals;

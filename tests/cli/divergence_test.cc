@@ -18,22 +18,27 @@ class DivergenceTest : public DirectoryTest {
     DirectoryTest::SetUp();
     student_path_ = Write("student.npy", NpyOf("<f8", {kRows, kCols}, student_));
     teacher_path_ = Write("teacher.npy", NpyOf("<f8", {kRows, kCols}, teacher_));
+    row_weights_path_ = Write("row.npy", NpyOf("<f4", {kRows}, row_weights_));
   }
 
   Result Divergence(const Words &options) {
     return Xent(Joined({"divergence", student_path_, teacher_path_, "--json"}, options));
   }
 
-  void ExpectDivergence(xent_divergence_kind kind, const Words &flags, double beta = 0.5, double temperature = 1) {
+  // The rows have `cols` columns, and the weights of `row_weights`.
+  void ExpectDivergence(xent_divergence_kind kind, const Words &flags, double beta = 0.5, double temperature = 1,
+                        size_t cols = kCols, const std::vector<double> &row_weights = std::vector<double>(kRows, 1)) {
     SCOPED_TRACE(::testing::PrintToString(flags));
     std::vector<long double> losses, gradient;
     long double sum = 0;
     for (size_t i = 0; i < kRows; ++i) {
-      const reference::Divergence row =
-          reference::EvaluateDivergence(RowIn(student_, kCols, i), RowIn(teacher_, kCols, i), kind, temperature, beta);
-      losses.push_back(row.loss.exact);
-      sum += row.loss.exact;
-      for (const reference::Value &number : row.gradient) gradient.push_back(number.exact / kRows);
+      const reference::Divergence row = reference::EvaluateDivergence(
+          FirstIn(student_, cols, i), FirstIn(teacher_, cols, i), kind, temperature, beta);
+      losses.push_back(row.loss.exact * row_weights[i]);
+      sum += losses.back();
+      for (size_t c = 0; c < kCols; ++c) {
+        gradient.push_back(c < cols ? row.gradient[c].exact * row_weights[i] / kRows : 0);
+      }
     }
     const Result result = Divergence(Joined(flags, {"--per-row", Path("losses.npy"), "--grad", Path("grad.npy")}));
     ExpectSuccess(result);
@@ -46,8 +51,16 @@ class DivergenceTest : public DirectoryTest {
     }
   }
 
+  // Returns the first `cols` columns of a row.
+  static std::vector<double> FirstIn(const std::vector<double> &matrix, size_t cols, size_t row) {
+    std::vector<double> numbers = RowIn(matrix, kCols, row);
+    numbers.resize(cols);
+    return numbers;
+  }
+
+  const std::vector<double> row_weights_ = {1, 0.25, 7, 0, 2, -0.5};
   std::vector<double> student_ = RandomNumbers(1, kRows *kCols), teacher_ = RandomNumbers(2, kRows *kCols);
-  std::string student_path_, teacher_path_;
+  std::string student_path_, teacher_path_, row_weights_path_;
 };
 
 TEST_F(DivergenceTest, Kinds) {
@@ -62,6 +75,68 @@ TEST_F(DivergenceTest, Kinds) {
   ExpectDivergence(XENT_DIVERGENCE_JENSEN_SHANNON, {"--kind", "js", "--beta", "0.125"}, 0.125);
 }
 
+TEST_F(DivergenceTest, RowWeights) {
+  for (const auto &[word, kind] : {std::pair("forward-kl", XENT_DIVERGENCE_FORWARD_KL),
+                                   {"reverse-kl", XENT_DIVERGENCE_REVERSE_KL},
+                                   {"js", XENT_DIVERGENCE_JENSEN_SHANNON}}) {
+    ExpectDivergence(kind, {"--kind", word, "--row-weights", row_weights_path_}, 0.5, 1, kCols, row_weights_);
+  }
+}
+
+TEST_F(DivergenceTest, PaddingIsNotRead) {
+  for (std::vector<double> *matrix : {&student_, &teacher_}) {
+    for (size_t i = 0; i < kRows; ++i) (*matrix)[i * kCols + 4] = kNan;
+  }
+  student_path_ = Write("student.npy", NpyOf("<f8", {kRows, kCols}, student_));
+  teacher_path_ = Write("teacher.npy", NpyOf("<f8", {kRows, kCols}, teacher_));
+  ExpectDivergence(XENT_DIVERGENCE_FORWARD_KL, {"--valid-cols", "4"}, 0.5, 1, 4);
+}
+
+// The same rows in other shapes.
+TEST_F(DivergenceTest, ClassAxis) {
+  const Words outputs = {"--per-row", Path("losses.npy"), "--grad", Path("grad.npy"), "--row-weights"};
+  const Result want = Divergence(Joined(outputs, {row_weights_path_}));
+  const std::vector<double> losses = NumbersIn(Path("losses.npy"), "<f8", "(6,)");
+  const std::vector<double> gradient = NumbersIn(Path("grad.npy"), "<f8", "(6, 5)");
+  const auto expect = [&](const std::vector<int64_t> &shape, const std::vector<int64_t> &rows, const Words &flags) {
+    SCOPED_TRACE(Tuple(shape));
+    size_t axis = 0;
+    while (shape[axis] != kCols) ++axis;
+    size_t inner = 1;
+    for (size_t i = axis + 1; i < shape.size(); ++i) inner *= static_cast<size_t>(shape[i]);
+    const auto place = [inner](size_t row, size_t c) { return row / inner * kCols * inner + c * inner + row % inner; };
+    const auto in_shape = [&](const std::vector<double> &matrix) {
+      std::vector<double> numbers(matrix.size());
+      for (size_t i = 0; i < matrix.size(); ++i) numbers[place(i / kCols, i % kCols)] = matrix[i];
+      return numbers;
+    };
+    student_path_ = Write("student.npy", NpyOf("<f8", shape, in_shape(student_)));
+    teacher_path_ = Write("teacher.npy", NpyOf("<f8", shape, in_shape(teacher_)));
+    const std::string weights = Write("row.npy", NpyOf("<f8", rows, row_weights_));
+    const Result got = Divergence(Joined(Joined(outputs, {weights}), flags));
+    ExpectSuccess(got);
+    ExpectClose(JsonNumber(got.out, "loss"), JsonNumber(want.out, "loss"));
+    ExpectClose(NumbersIn(Path("losses.npy"), "<f8", Tuple(rows)),
+                std::vector<long double>(losses.begin(), losses.end()));
+    const std::vector<double> moved = in_shape(gradient);
+    ExpectClose(NumbersIn(Path("grad.npy"), "<f8", Tuple(shape)), std::vector<long double>(moved.begin(), moved.end()));
+    const std::string file = ReadFile(Path("grad.npy"));
+    EXPECT_TRUE(Divergence(Joined({"--grad", "/dev/stdout", "--row-weights", weights}, flags)).out == file);
+  };
+  expect({kCols, kRows}, {kRows}, {"--class-axis", "0"});
+  expect({2, kCols, 3}, {2, 3}, {});
+  expect({2, 3, kCols}, {2, 3}, {"--class-axis=-1"});
+}
+
+TEST_F(DivergenceTest, OneRow) {
+  const double want = JsonNumber(Divergence({"--per-row", Path("losses.npy")}).out, "rows");
+  ASSERT_EQ(want, 6);
+  const std::vector<double> losses = NumbersIn(Path("losses.npy"), "<f8", "(6,)");
+  student_path_ = Write("student.npy", NpyOf("<f8", {kCols}, RowIn(student_, kCols, 0)));
+  teacher_path_ = Write("teacher.npy", NpyOf("<f8", {kCols}, RowIn(teacher_, kCols, 0)));
+  ExpectClose(JsonNumber(Divergence({}).out, "loss"), losses[0]);
+}
+
 // Rows of more than one batch of 8 MB.
 TEST_F(DivergenceTest, InPlaceGivesTheSameBytes) {
   constexpr int64_t kManyRows = 300'000, kNarrow = 9;
@@ -71,7 +146,10 @@ TEST_F(DivergenceTest, InPlaceGivesTheSameBytes) {
     for (float &logit : logits) logit = static_cast<float>(random.Uniform(-6, 6));
     WriteFile(*path, Npy("<f4", {kManyRows, kNarrow}, Bytes(logits)));
   }
-  for (const Words &options : {Words{}, {"--reduction", "sum"}, {"--divisor", "7"}}) {
+  std::vector<float> weights(kManyRows);
+  for (float &weight : weights) weight = static_cast<float>(random.Uniform(0, 2));
+  const std::string rows = Write("row.npy", Npy("<f4", {kManyRows}, Bytes(weights)));
+  for (const Words &options : {Words{}, {"--reduction", "sum"}, {"--divisor", "7"}, {"--row-weights", rows}}) {
     ExpectSuccess(Divergence(Joined(options, {"--grad", Path("file.npy")})));
     EXPECT_TRUE(Divergence(Joined(options, {"--grad", "/dev/stdout"})).out == ReadFile(Path("file.npy")))
         << ::testing::PrintToString(options);
@@ -111,8 +189,18 @@ TEST_F(DivergenceTest, WrongInputs) {
   const std::string wrong = Write("wrong.npy", NpyOf("<f8", {kCols, kRows}, teacher_));
   ExpectFailure(Xent({"divergence", student_path_, wrong}), 1,
                 wrong + ": the shape is (5, 6), expected (6, 5), that of " + student_path_);
-  const std::string vector = Write("vector.npy", NpyOf("<f8", {kCols}, {1, 2, 3, 4, 5}));
-  ExpectFailure(Xent({"divergence", vector, vector}), 1, "expected logits [rows, columns]");
+  const std::string scalar = Write("scalar.npy", NpyOf("<f8", {}, {1}));
+  ExpectFailure(Xent({"divergence", scalar, scalar}), 1, "expected logits [rows, columns]");
+  ExpectFailure(Divergence({"--valid-cols", "6"}), 1, student_path_ + ": --valid-cols is 6, expected at most 5");
+  ExpectFailure(Divergence({"--class-axis", "2"}), 1,
+                student_path_ + ": the shape is (6, 5), which has no dimension 2");
+  const std::string weights = Write("weights.npy", NpyOf("<f8", {kCols}, {1, 2, 3, 4, 5}));
+  ExpectFailure(Divergence({"--row-weights", weights}), 1,
+                weights + ": the shape is (5,), expected (6,): " + student_path_ + " has that many rows");
+  const std::string infinite = Write("weights.npy", NpyOf("<f8", {kRows}, {1, 2, 3, 4, 5, kInf}));
+  ExpectFailure(Divergence({"--row-weights", infinite}), 1, infinite + ": row weight 5 is inf, expected");
+  ExpectFailure(Divergence({"--row-weights", row_weights_path_, "--grad", row_weights_path_}), 1,
+                "is the same file as the input " + row_weights_path_);
   ExpectFailure(Divergence({"--grad", teacher_path_}), 1, "is the same file as the input " + teacher_path_);
   ExpectFailure(Xent({"divergence", student_path_, Path("none.npy")}), 1, "cannot read " + Path("none.npy"));
 }

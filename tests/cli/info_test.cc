@@ -105,12 +105,13 @@ TEST_F(InfoTest, Help) {
         "--manifest", "--keep-going", "--json", "topk_logprobs"}},
       {"divergence",
        {"--kind forward-kl|reverse-kl|js|cross-entropy", "--beta", "--temperature", "--reduction", "--divisor",
-        "--empty-mean", "--per-row", "--grad", "--threads", "--manifest", "--keep-going", "--json", "STUDENT.npy"}},
+        "--empty-mean", "--row-weights", "--valid-cols", "--class-axis", "--per-row", "--grad", "--threads",
+        "--manifest", "--keep-going", "--json", "STUDENT.npy"}},
       {"bce",
-       {"--from logits|probabilities", "--pos-weight", "--element-weights", "--row-weights", "--class-weights",
-        "--focal-gamma", "--focal-alpha", "--reduction", "--divisor", "--empty-mean", "--per-element", "--grad",
-        "--threads", "--manifest", "--keep-going", "--json", "INPUT.npy"}},
-      {"check", {"--manifest", "--keep-going", "--json"}},
+       {"--from logits|probabilities", "-100", "1e-12", "--pos-weight", "--element-weights", "--row-weights",
+        "--class-weights", "--focal-gamma", "--focal-alpha", "--reduction", "--divisor", "--empty-mean",
+        "--per-element", "--grad", "--threads", "--manifest", "--keep-going", "--json", "INPUT.npy"}},
+      {"check", {"--valid-cols", "--class-axis", "--manifest", "--keep-going", "--json"}},
       {"info", {"--json"}}};
   for (const auto &[command, words] : commands) {
     for (const char *flag : {"--help", "-h"}) {
@@ -209,6 +210,42 @@ TEST_F(CheckTest, NothingToJudgeIsLogits) {
     ExpectSuccess(result);
     EXPECT_EQ(JsonText(result.out, "diagnosis"), "\"logits\"");
   }
+}
+
+// Numbers that are probabilities along one axis alone.
+TEST_F(CheckTest, AnyShape) {
+  const std::string columns = Bytes<double>({0.75, 0.5, 0.125, 0.25, 0.5, 0.875});
+  const auto expect = [&](const std::string &logits, const Words &flags, const char *diagnosis, const char *rows,
+                          const char *cols) {
+    SCOPED_TRACE(::testing::PrintToString(flags));
+    const Result result = Check(logits, Joined({"--json"}, flags));
+    EXPECT_EQ(result.err, "");
+    EXPECT_EQ(JsonText(result.out, "diagnosis"), diagnosis);
+    EXPECT_EQ(JsonText(result.out, "rows"), rows);
+    EXPECT_EQ(JsonText(result.out, "columns"), cols);
+  };
+  expect(Npy("<f8", {2}, Bytes<double>({0.75, 0.25})), {}, "\"probabilities\"", "1", "2");
+  expect(Npy("<f8", {2, 3}, columns), {}, "\"logits\"", "2", "3");
+  expect(Npy("<f8", {2, 3}, columns), {"--class-axis", "0"}, "\"probabilities\"", "3", "2");
+  expect(Npy("<f8", {3, 2}, columns, true), {}, "\"probabilities\"", "3", "2");
+  expect(Npy("<f8", {1, 2, 3}, columns), {}, "\"probabilities\"", "3", "2");
+  expect(Npy("<f8", {1, 2, 3}, columns), {"--class-axis=-1"}, "\"logits\"", "2", "3");
+  expect(Npy("<f8", {2, 2, 3}, columns + columns), {"--class-axis", "1"}, "\"probabilities\"", "6", "2");
+}
+
+TEST_F(CheckTest, PaddingIsNotRead) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const auto expect = [&](const std::vector<int64_t> &shape, const std::vector<double> &numbers, const Words &flags) {
+    SCOPED_TRACE(Tuple(shape));
+    ExpectSuccess(Check(Npy("<f8", shape, Bytes(numbers)), flags));
+    EXPECT_EQ(Check(Npy("<f8", shape, Bytes(numbers)), Joined({"--valid-cols", "2"}, flags)).exit_code, 3);
+  };
+  expect({3}, {0.75, 0.25, nan}, {});
+  expect({2, 3}, {0.75, 0.25, nan, 0.5, 0.5, 7}, {});
+  expect({3, 2}, {0.75, 0.5, 0.25, 0.5, nan, 7}, {"--class-axis", "0"});
+  expect({2, 3, 1}, {0.75, 0.25, nan, 0.5, 0.5, 7}, {});
+  ExpectFailure(Check(Npy("<f4", {1, 2}, Bytes<float>({1, 2})), {"--valid-cols", "3"}), 1,
+                Path("logits.npy") + ": --valid-cols is 3, expected at most 2, the number of columns");
 }
 
 }  // namespace

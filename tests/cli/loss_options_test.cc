@@ -135,11 +135,13 @@ TEST_F(LossOptionsTest, WrongWeights) {
     EXPECT_EQ(Names(), names);
   };
   failure("--class-weights", NpyOf("<f8", {4}, {1, 1, 1, 1}), "the shape is (4,), expected (5,): " + logits_);
-  failure("--class-weights", NpyOf("<f8", {5, 1}, {1, 1, 1, 1, 1}), "the shape is (5, 1), expected (5,)");
+  failure("--class-weights", NpyOf("<f8", {5, 2}, std::vector<double>(10, 1)), "the shape is (5, 2), expected (5,)");
   failure("--row-weights", NpyOf("<f8", {5}, {1, 1, 1, 1, 1}), "the shape is (5,), expected (7,): " + logits_);
-  failure("--class-weights", NpyOf("<i8", {5}, {1, 1, 1, 1, 1}),
-          "the dtype is '<i8', expected weights of '<f4' or '<f8'");
-  failure("--row-weights", NpyOf("<f2", {7}, kRowWeights), "the dtype is '<f2', expected weights of");
+  failure("--class-weights", Npy(">f8", {5}, std::string(40, '\0')),
+          "the dtype is '>f8' (big-endian), expected weights of '<f4', '<f8', '<f2', bfloat16 as '<V2' or '|V2', an "
+          "integer dtype or '|b1'");
+  failure("--row-weights", Npy("<c8", {7}, std::string(56, '\0')), "the dtype is '<c8', expected weights of");
+  failure("--row-weights", NpyOf("<f2", {7}, {1, 1, 1, kInf, 1, 1, 1}), "row weight 3 is inf");
   failure("--class-weights", NpyOf("<f4", {5}, {1, 1, kNan, 1, kInf}),
           "class weight 2 is nan, expected a number that is finite");
   failure("--class-weights", NpyOf("<f8", {5}, {1, 1, 1, 1, -kInf}), "class weight 4 is -inf");
@@ -220,7 +222,8 @@ TEST_F(ProbabilitiesTest, OfAnotherShape) {
   targets_ = Write("targets.npy", NpyOf("<f4", {kCols, kRows}, q_));
   ExpectFailure(
       Loss({}), 1,
-      targets_ + ": the dtype is '<f4', expected targets of '<i4' or '<i8', or probabilities of the shape (7, 5)");
+      targets_ +
+          ": the dtype is '<f4', expected targets of an integer dtype or '|b1', or probabilities of the shape (7, 5)");
   targets_ = Write("targets.npy", NpyOf("<f8", {kRows}, kTargets));
   ExpectFailure(Loss({}), 1, "not (7,)");
 }
@@ -271,13 +274,6 @@ class ClassAxisTest : public DirectoryTest {
       EXPECT_TRUE(Xent(Joined(arguments, {"--per-row", "/dev/stdout"})).out == ReadFile(Path("losses.npy")));
       EXPECT_TRUE(Xent(Joined(arguments, {"--grad", "/dev/stdout"})).out == ReadFile(Path("grad.npy")));
     }
-  }
-
-  // Returns "(2, 3)", as Python writes a tuple of at least one number.
-  static std::string Tuple(const std::vector<int64_t> &numbers) {
-    std::string text;
-    for (const int64_t number : numbers) text += (text.empty() ? "" : ", ") + std::to_string(number);
-    return "(" + text + (numbers.size() == 1 ? ",)" : ")");
   }
 };
 

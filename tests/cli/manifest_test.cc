@@ -362,7 +362,7 @@ TEST_F(ManifestTest, WrongUsage) {
   const std::vector<std::pair<std::string, Words>> refused = {
       {"loss", {"--per-row", "--lse", "--grad", "--row-weights"}},
       {"score", {"--out"}},
-      {"divergence", {"--per-row", "--grad"}},
+      {"divergence", {"--per-row", "--grad", "--row-weights"}},
       {"bce", {"--per-element", "--grad", "--row-weights", "--element-weights"}}};
   for (const auto &[command, options] : refused) {
     for (const std::string &option : options) {

@@ -15,10 +15,22 @@ xent_dtype TypeOf(const std::string &descr) {
   return XENT_F32;
 }
 
+template <typename T>
+std::string BytesAs(const std::vector<double> &values) {
+  return Bytes(std::vector<T>(values.begin(), values.end()));
+}
+
 }  // namespace
 
 std::string Encode(const std::string &descr, const std::vector<double> &values) {
-  if (descr == "<i8") return Bytes(std::vector<int64_t>(values.begin(), values.end()));
+  if (descr == "|i1") return BytesAs<int8_t>(values);
+  if (descr == "|u1" || descr == "|b1") return BytesAs<uint8_t>(values);
+  if (descr == "<i2") return BytesAs<int16_t>(values);
+  if (descr == "<u2") return BytesAs<uint16_t>(values);
+  if (descr == "<i4") return BytesAs<int32_t>(values);
+  if (descr == "<u4") return BytesAs<uint32_t>(values);
+  if (descr == "<i8") return BytesAs<int64_t>(values);
+  if (descr == "<u8") return BytesAs<uint64_t>(values);
   const xent_dtype type = TypeOf(descr);
   std::string bytes(values.size() * static_cast<size_t>(reference::FormatOf(type).bytes), '\0');
   for (size_t i = 0; i < values.size(); ++i) {
@@ -48,6 +60,7 @@ std::string DataIn(const std::string &path, const std::string &descr, const std:
   const ReadNpy npy = SplitNpy(ReadFile(path));
   EXPECT_EQ(npy.descr, descr) << path;
   EXPECT_EQ(npy.shape, shape) << path;
+  EXPECT_FALSE(npy.fortran_order) << path;
   return npy.data;
 }
 

@@ -30,13 +30,14 @@ struct Dtype {
 inline constexpr Dtype kDtypes[] = {
     {"<f4", XENT_F32, "<f4"}, {"<f8", XENT_F64, "<f8"}, {"<f2", XENT_F16, "<f4"}, {"<V2", XENT_BF16, "<f4"}};
 
-// Return the bytes of numbers in the dtype `descr`, which may be "<i8" too, and the numbers in such bytes.
+// Return the bytes of numbers in the dtype `descr`, which may be an integer's too, and the numbers in such bytes ("<i8"
+// alone of the integers).
 std::string Encode(const std::string &descr, const std::vector<double> &values);
 std::vector<double> Decode(const std::string &descr, const std::string &data);
 
 // Returns a whole .npy file.
 std::string NpyOf(const std::string &descr, const std::vector<int64_t> &shape, const std::vector<double> &values);
-// Return the data, and the numbers, of a file that the program wrote, which must have this dtype and shape.
+// Return the data, and the numbers, of a file that the program wrote in C order, which must have this dtype and shape.
 std::string DataIn(const std::string &path, const std::string &descr, const std::string &shape);
 std::vector<double> NumbersIn(const std::string &path, const std::string &descr, const std::string &shape);
 

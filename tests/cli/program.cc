@@ -198,10 +198,18 @@ std::string NpyOfHeader(const std::string &dictionary, std::string_view data, in
   return bytes + '\n' + std::string(data);
 }
 
-std::string Npy(const std::string &descr, const std::vector<int64_t> &shape, std::string_view data) {
-  std::string dictionary = "{'descr': '" + descr + "', 'fortran_order': False, 'shape': (";
+std::string Npy(const std::string &descr, const std::vector<int64_t> &shape, std::string_view data,
+                bool fortran_order) {
+  std::string dictionary = "{'descr': '" + descr + "', 'fortran_order': " + (fortran_order ? "True" : "False");
+  dictionary += ", 'shape': (";
   for (const int64_t extent : shape) dictionary += std::to_string(extent) + ", ";
   return NpyOfHeader(dictionary + "), }", data);
+}
+
+std::string Tuple(const std::vector<int64_t> &numbers) {
+  std::string text;
+  for (const int64_t number : numbers) text += (text.empty() ? "" : ", ") + std::to_string(number);
+  return "(" + text + (numbers.size() == 1 ? ",)" : ")");
 }
 
 ReadNpy SplitNpy(const std::string &bytes) {
@@ -218,7 +226,9 @@ ReadNpy SplitNpy(const std::string &bytes) {
     const size_t begin = position + before.size();
     return header.substr(begin, header.find(after, begin) - begin);
   };
-  EXPECT_EQ(between("'fortran_order': ", ","), "False");
+  const std::string order = between("'fortran_order': ", ",");
+  EXPECT_TRUE(order == "True" || order == "False") << order;
+  npy.fortran_order = order == "True";
   npy.descr = between("'descr': '", "'");
   npy.shape = between("'shape': ", ", }");
   npy.data = bytes.substr(10 + length);

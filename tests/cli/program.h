@@ -99,16 +99,21 @@ class DirectoryTest : public ::testing::Test {
 
 // Returns a .npy file whose header is `dictionary`, padded so that the data begin at a multiple of 64.
 std::string NpyOfHeader(const std::string &dictionary, std::string_view data, int major_version = 1);
-std::string Npy(const std::string &descr, const std::vector<int64_t> &shape, std::string_view data);
+std::string Npy(const std::string &descr, const std::vector<int64_t> &shape, std::string_view data,
+                bool fortran_order = false);
 
 template <typename T>
 std::string Bytes(const std::vector<T> &values) {
   return {reinterpret_cast<const char *>(values.data()), values.size() * sizeof(T)};
 }
 
+// Returns "(2, 3)", as Python writes a tuple.
+std::string Tuple(const std::vector<int64_t> &numbers);
+
 // A written file, taken apart.
 struct ReadNpy {
   std::string descr, shape;  // as they stand in the header: "<f4", "(7,)"
+  bool fortran_order = false;
   std::string data;
 };
 ReadNpy SplitNpy(const std::string &bytes);

@@ -52,14 +52,19 @@ xent_status CheckChunkRecords(const Call &call, const RecordsOfRow &records, xen
 // The lists of chunk records, each [rows, list_chunks[s]].
 xent_status CheckLists(int64_t rows, int64_t cols, const void *const *lists, const int64_t *list_chunks, int64_t shards,
                        xent_error *error) {
-  if (shards < 1) return Invalid(error, "shards is %lld, expected 1 or more", Long(shards));
+  constexpr int64_t kMaxShards = INT64_MAX / static_cast<int64_t>(sizeof(void *));
+  if (shards < 1 || shards > kMaxShards) {
+    return Invalid(error, "shards is %lld, expected 1 to %lld", Long(shards), Long(kMaxShards));
+  }
   XENT_TRY(CheckArray("lists", lists, shards, alignof(void *), error));
   XENT_TRY(CheckArray("list_chunks", list_chunks, shards, 8, error));
+  int64_t left = cols;  // of a record for each
   for (int64_t s = 0; s < shards; ++s) {
     const int64_t chunks = list_chunks[s];
-    if (chunks < 0 || chunks > cols) {
+    if (chunks < 0 || chunks > left) {
       return Invalid(error, "list_chunks[%lld] is %lld, expected what xent_shard_chunks gives", Long(s), Long(chunks));
     }
+    left -= chunks;
     if (chunks > INT64_MAX / XENT_CHUNK_RECORD_BYTES / std::max<int64_t>(rows, 1)) {
       return Invalid(error, "list_chunks[%lld] is %lld: so many records of %lld rows exceed 2^63 - 1 bytes", Long(s),
                      Long(chunks), Long(rows));

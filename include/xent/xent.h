@@ -24,7 +24,11 @@
  *   Memory   Nothing is taken from the heap (the OpenMP runtime may, for its own team); scratch is at most 16 KB of
  *            stack a thread.
  *   Process  Nothing throws, aborts, prints or sets errno. The caller's floating-point mode (rounding, flush-to-zero,
- *            exceptions) neither matters nor changes.
+ *            exceptions) neither matters nor changes. One thing is in other hands: the OpenMP runtime prints and ends
+ *            the process where the system refuses it a thread. So the first call of a thread that wants a team of some
+ *            size tries whether there are so many threads to be had, with stacks of the default size, and runs on the
+ *            calling thread where there are not. What is left are limits that are reached later, and a larger
+ *            OMP_STACKSIZE. With threads = 1 or a parallel_for the library starts no thread.
  *   Threads  Every function may be called from any number of threads at once. How one call is spread: xent_exec.
  *   Aliasing Unless stated otherwise no output may overlap an input or another output; overlap that is not detected is
  *            undefined.
@@ -146,8 +150,9 @@ typedef struct xent_reduction {
 typedef void (*xent_task)(void *arg, int64_t i);
 typedef void (*xent_parallel_for)(void *ctx, int64_t n, xent_task task, void *arg);
 
-/* How a call is spread over threads; NULL means XENT_EXEC_INIT. Small work, work inside an OpenMP parallel region and
- * work in a forked child runs on the calling thread. The result never depends on any of it. */
+/* How a call is spread over threads; NULL means XENT_EXEC_INIT. Small work, work inside an OpenMP parallel region, work
+ * in a forked child and work that the system has no threads for runs on the calling thread. The result never depends on
+ * any of it. */
 typedef struct xent_exec {
   size_t struct_size;
   xent_parallel_for parallel_for; /* NULL: the library's own OpenMP team */

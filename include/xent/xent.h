@@ -328,7 +328,7 @@ typedef struct xent_statistics {
   {sizeof(xent_statistics), NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, NULL, NULL, 0}
 
 /* Bytes of the opaque record that forward saves per row for backward; the same for ever. Records need 8-byte
- * alignment. A record belongs to its row's logits, target, weights and options. */
+ * alignment. A record belongs to its row's logits, target, weights and options (all but reduction). */
 #define XENT_RECORD_BYTES 64
 
 /* The tensors of a call. Initialise with XENT_CROSS_ENTROPY_INIT, then set what is used. An output that is NULL is not
@@ -415,7 +415,7 @@ XENT_API xent_status xent_cross_entropy_forward_backward(const xent_cross_entrop
  * Memory    Reads the logits once and writes the gradients once.
  * Aliasing  grad may be logits where the strides are equal.
  * Status    As xent_cross_entropy_forward. XENT_INVALID_ARGUMENT: a record that no forward call of this dtype and these
- *           options wrote (row). */
+ *           options wrote, or one with class_weights where there are none now, or the reverse (row). */
 XENT_API xent_status xent_cross_entropy_backward(const xent_cross_entropy *args,
                                                  const xent_cross_entropy_options *options, const xent_exec *exec,
                                                  xent_error *error) XENT_NOEXCEPT;
@@ -455,7 +455,7 @@ XENT_API xent_status xent_reduce(const xent_stored_losses *args, const xent_cros
  * then comes from xent_shard_backward. Cut at multiples of xent_chunk_cols(total) the results have the bits of the
  * unsharded call of more than 256 columns, or of float64. Of fewer columns, or cut elsewhere losses, lse and logprobs
  * are within 2 ULP of them, gradients within 2 of their larger term (4 where logits lie beyond 2^20 or hundreds apart).
- * Not with inner > 1. */
+ * The three take the same options (all but reduction) and the same class_weights. Not with inner > 1. */
 
 /* Bytes of one chunk record; the same for ever. 8-byte alignment. Plain bytes: they may be sent to a machine of the
  * same byte order that runs the same version of the library. */
@@ -496,7 +496,7 @@ XENT_API xent_status xent_shard_forward(const xent_cross_entropy *args, const xe
  * Memory    Reads the records once. The calling thread.
  * Aliasing  None.
  * Status    As xent_cross_entropy_forward. XENT_INVALID_ARGUMENT: the records leave a gap, overlap, or were written for
- *           other targets, options or dtypes (row). */
+ *           other targets, options or dtypes, or with class_weights where there are none now, or the reverse (row). */
 XENT_API xent_status xent_shard_combine(const xent_cross_entropy *args, const xent_cross_entropy_options *options,
                                         const void *const *lists, const int64_t *list_chunks, int64_t shards,
                                         xent_error *error) XENT_NOEXCEPT;

@@ -12,7 +12,7 @@ namespace {
 
 // The records are of these rows and cover the columns, and the row's target where it has one.
 xent_status CheckChunkRecords(const Call &call, const RecordsOfRow &records, xent_error *error) {
-  const uint8_t kind = ShardPathOf(call.args, call.options) == Path::kIndex ? Record::kIndex : Record::kGeneral;
+  const uint32_t options_tag = call.OptionsTag();
   for (int64_t row = 0; row < call.args.rows; ++row) {
     const int64_t target = call.Target(row);
     const bool ignored = call.IsIgnored(target);
@@ -23,7 +23,7 @@ xent_status CheckChunkRecords(const Call &call, const RecordsOfRow &records, xen
       const char *what = nullptr;
       if (record.tag != ChunkRecord::kTag || record.dtype != Record::DtypeTag(call.args.logits.dtype)) {
         what = "was not written by xent_shard_forward with logits of this dtype";
-      } else if (record.kind != kind) {
+      } else if (record.options != options_tag) {
         what = "was written with other options";
       } else if (record.first != next || record.cols < 1 || record.cols > call.valid_cols - next) {
         what = "does not begin where the one before it ends";

@@ -127,9 +127,7 @@ XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const Sums &su
 template <class T>
 XENT_NOINLINE void WriteIgnoredOutputs(const Call &call, int64_t row) {
   call.WriteRow(row, T{0}, T{0}, T{0});
-  if (Record *const record = call.RecordOf(row)) {
-    *record = Record::Make(call.args.logits.dtype, Record::kIgnored, Record::kIndex);
-  }
+  if (Record *const record = call.RecordOf(row)) *record = call.NewRecord(Record::kIgnored, Record::kIndex);
   WriteNoStatistics(call, row, T{0});
 }
 

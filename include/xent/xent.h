@@ -21,8 +21,8 @@
  *            gives the bits that it gives in a batch. Class-major layouts have bits of their own.
  *   Zeros    Where an exact result lies below the smallest normal number of the arithmetic type, zero is stored (the
  *            array functions exp, log, log1p keep subnormals). Every NaN written is the canonical positive quiet NaN.
- *   Memory   Nothing is taken from the heap (the OpenMP runtime may, for its own team); scratch is at most 16 KB of
- *            stack a thread.
+ *   Memory   Nothing is taken from the heap (the OpenMP runtime may for its own team, and the C library for its
+ *            threads); scratch is at most 16 KB of stack a thread.
  *   Process  Nothing throws, aborts, prints or sets errno. The caller's floating-point mode (rounding, flush-to-zero,
  *            exceptions) neither matters nor changes. One thing is in other hands: the OpenMP runtime prints and ends
  *            the process where the system refuses it a thread. So the first call of a thread that wants a team of some

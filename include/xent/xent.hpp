@@ -172,8 +172,8 @@ class Exec {
 
   // Returns the caller's pool: parallel_for(n, task) calls task(i) once for each i in [0, n), in any order, on any
   // thread, and returns when all are done. threads: how many the pool has; 0: unknown. The pool is held by reference
-  // and must outlive the call. It may throw, though as little as it may return while a task runs or will run: the call
-  // is kIncomplete then, with what() of a std::exception in its message, whatever tasks have run.
+  // and must outlive the call. It may throw, like a return only when no task runs or will run: the call is then
+  // kIncomplete, whatever tasks have run, and its message has what() of a std::exception.
   template <class F>
     requires(std::is_object_v<F> && std::invocable<F &, std::int64_t, Task>)
   static Exec ParallelFor(F &parallel_for, std::int32_t threads = 0) noexcept {

@@ -69,14 +69,10 @@ uint32_t Call::OptionsTag() const {
                             static_cast<uint64_t>(options.valid_cols),
                             static_cast<uint64_t>(HasIndexTargets()),
                             static_cast<uint64_t>(args.class_weights != nullptr)};
+  // A polynomial in an odd number: whatever bit of one word differs, some of the upper half do.
   uint64_t tag = 0;
-  for (const uint64_t word : words) {  // the finaliser of Steele, Lea and Flood's SplitMix64
-    tag = (tag ^ word) + 0x9e3779b97f4a7c15u;
-    tag = (tag ^ tag >> 30) * 0xbf58476d1ce4e5b9u;
-    tag = (tag ^ tag >> 27) * 0x94d049bb133111ebu;
-    tag ^= tag >> 31;
-  }
-  return static_cast<uint32_t>(tag);
+  for (const uint64_t word : words) tag = (tag + word) * 0x9e3779b97f4a7c15u;
+  return static_cast<uint32_t>(tag >> 32);
 }
 
 void Call::WriteTotals(const Totals &totals) const {

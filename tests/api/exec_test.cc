@@ -512,6 +512,7 @@ TEST(ExecPolicy, InAForkedChildOfAFreshProcessToo) {
             0);
 }
 
+#if defined(__linux__)
 // Three tests of a program that is started anew: a forked child computes on one thread anyway.
 constexpr int kNotPermitted = 77;
 
@@ -536,7 +537,6 @@ void ExpectQuietSuccess(const Outcome &outcome) {
   EXPECT_EQ(outcome.output, "");
 }
 
-#if defined(__linux__)
 // A process that is the first of its namespace, and so is its child: both have the number 1.
 const Part kForkOfTheFirst("fork-of-the-first", [] {
   const LossCall want = Serial();

@@ -52,6 +52,16 @@ function(xent_make_library target kind)
     add_dependencies(${target} hwy)
   endif()
   target_link_libraries(${target} PRIVATE ${xent_openmp})
+  if(XENT_OPENMP AND CMAKE_SYSTEM_NAME STREQUAL Linux)
+    # The threads of the OpenMP runtime wait in its code for the next call. Unloading the library, or a plug-in that
+    # holds the archive, would unload the runtime from under them.
+    if(kind STREQUAL SHARED)
+      target_link_options(${target} PRIVATE LINKER:-z,nodelete)
+    else()
+      target_link_options(${target} INTERFACE
+        $<$<IN_LIST:$<TARGET_PROPERTY:TYPE>,SHARED_LIBRARY$<SEMICOLON>MODULE_LIBRARY>:LINKER:-z,nodelete>)
+    endif()
+  endif()
   if(kind STREQUAL STATIC)
     target_compile_definitions(${target} INTERFACE XENT_STATIC=1)
   endif()

@@ -21,10 +21,14 @@
  *            gives the bits that it gives in a batch. Class-major layouts have bits of their own.
  *   Zeros    Where an exact result lies below the smallest normal number of the arithmetic type, zero is stored (the
  *            array functions exp, log, log1p keep subnormals). Every NaN written is the canonical positive quiet NaN.
- *   Memory   Nothing is taken from the heap (the OpenMP runtime may, for its own team); scratch is at most 16 KB of
- *            stack a thread.
+ *   Memory   Nothing is taken from the heap (the OpenMP runtime may for its own team, and the C library for its
+ *            threads); scratch is at most 16 KB of stack a thread.
  *   Process  Nothing throws, aborts, prints or sets errno. The caller's floating-point mode (rounding, flush-to-zero,
- *            exceptions) neither matters nor changes.
+ *            exceptions) neither matters nor changes. One thing is in other hands: the OpenMP runtime prints and ends
+ *            the process where the system refuses it a thread. So the first call of a thread that wants a team of some
+ *            size tries whether there are so many threads to be had, with stacks of the default size, and runs on the
+ *            calling thread where there are not. What is left are limits that are reached later, and a larger
+ *            OMP_STACKSIZE. With threads = 1 or a parallel_for the library starts no thread.
  *   Threads  Every function may be called from any number of threads at once. How one call is spread: xent_exec.
  *   Aliasing Unless stated otherwise no output may overlap an input or another output; overlap that is not detected is
  *            undefined.
@@ -146,8 +150,9 @@ typedef struct xent_reduction {
 typedef void (*xent_task)(void *arg, int64_t i);
 typedef void (*xent_parallel_for)(void *ctx, int64_t n, xent_task task, void *arg);
 
-/* How a call is spread over threads; NULL means XENT_EXEC_INIT. Small work, work inside an OpenMP parallel region and
- * work in a forked child runs on the calling thread. The result never depends on any of it. */
+/* How a call is spread over threads; NULL means XENT_EXEC_INIT. Small work, work inside an OpenMP parallel region, work
+ * in a forked child and work that the system has no threads for runs on the calling thread. The result never depends on
+ * any of it. */
 typedef struct xent_exec {
   size_t struct_size;
   xent_parallel_for parallel_for; /* NULL: the library's own OpenMP team */
@@ -325,7 +330,7 @@ typedef struct xent_statistics {
   {sizeof(xent_statistics), NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, NULL, NULL, 0}
 
 /* Bytes of the opaque record that forward saves per row for backward; the same for ever. Records need 8-byte
- * alignment. A record belongs to its row's logits, target, weights and options. */
+ * alignment. A record belongs to its row's logits, target, weights and options (all but reduction). */
 #define XENT_RECORD_BYTES 64
 
 /* The tensors of a call. Initialise with XENT_CROSS_ENTROPY_INIT, then set what is used. An output that is NULL is not
@@ -413,7 +418,7 @@ XENT_API xent_status xent_cross_entropy_forward_backward(const xent_cross_entrop
  * Memory    Reads the logits once and writes the gradients once.
  * Aliasing  grad may be logits where the strides are equal.
  * Status    As xent_cross_entropy_forward. XENT_INVALID_ARGUMENT: a record that no forward call of this dtype and these
- *           options wrote (row). */
+ *           options wrote, or one with class_weights where there are none now, or the reverse (row). */
 XENT_API xent_status xent_cross_entropy_backward(const xent_cross_entropy *args,
                                                  const xent_cross_entropy_options *options, const xent_exec *exec,
                                                  xent_error *error) XENT_NOEXCEPT;
@@ -453,7 +458,7 @@ XENT_API xent_status xent_reduce(const xent_stored_losses *args, const xent_cros
  * then comes from xent_shard_backward. Cut at multiples of xent_chunk_cols(total) the results have the bits of the
  * unsharded call of more than 256 columns, or of float64. Of fewer columns, or cut elsewhere losses, lse and logprobs
  * are within 2 ULP of them, gradients within 2 of their larger term (4 where logits lie beyond 2^20 or hundreds apart).
- * Not with inner > 1. */
+ * The three take the same options (all but reduction) and the same class_weights. Not with inner > 1. */
 
 /* Bytes of one chunk record; the same for ever. 8-byte alignment. Plain bytes: they may be sent to a machine of the
  * same byte order that runs the same version of the library. */
@@ -494,7 +499,7 @@ XENT_API xent_status xent_shard_forward(const xent_cross_entropy *args, const xe
  * Memory    Reads the records once. The calling thread.
  * Aliasing  None.
  * Status    As xent_cross_entropy_forward. XENT_INVALID_ARGUMENT: the records leave a gap, overlap, or were written for
- *           other targets, options or dtypes (row). */
+ *           other targets, options or dtypes, or with class_weights where there are none now, or the reverse (row). */
 XENT_API xent_status xent_shard_combine(const xent_cross_entropy *args, const xent_cross_entropy_options *options,
                                         const void *const *lists, const int64_t *list_chunks, int64_t shards,
                                         xent_error *error) XENT_NOEXCEPT;

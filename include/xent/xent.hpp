@@ -18,6 +18,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <exception>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -150,6 +151,10 @@ class Task {
   void *arg_;
 };
 
+namespace detail {
+class ExecOfCall;
+}
+
 // How a call is spread over threads. The result never depends on it.
 class Exec {
  public:
@@ -158,7 +163,7 @@ class Exec {
   // Returns the library's own OpenMP team with a number of threads; 0: as many as it has.
   static Exec OpenMp(std::int32_t threads = 0) noexcept {
     Exec exec;
-    exec.exec_.threads = threads;
+    exec.threads_ = threads;
     return exec;
   }
 
@@ -167,26 +172,25 @@ class Exec {
 
   // Returns the caller's pool: parallel_for(n, task) calls task(i) once for each i in [0, n), in any order, on any
   // thread, and returns when all are done. threads: how many the pool has; 0: unknown. The pool is held by reference
-  // and must outlive the call. It need not be declared noexcept, but must not throw: an exception that leaves it ends
-  // the process (std::terminate).
+  // and must outlive the call. It may throw, like a return only when no task runs or will run: the call is then
+  // kIncomplete, whatever tasks have run, and its message has what() of a std::exception.
   template <class F>
     requires(std::is_object_v<F> && std::invocable<F &, std::int64_t, Task>)
   static Exec ParallelFor(F &parallel_for, std::int32_t threads = 0) noexcept {
-    Exec exec;
-    exec.exec_.threads = threads;
-    exec.exec_.parallel_for = [](void *ctx, std::int64_t n, xent_task task, void *arg) noexcept {
-      (*static_cast<F *>(ctx))(n, Task(task, arg));
-    };
-    exec.exec_.ctx = const_cast<void *>(static_cast<const void *>(std::addressof(parallel_for)));
+    Exec exec = OpenMp(threads);
+    exec.pool_ = const_cast<void *>(static_cast<const void *>(std::addressof(parallel_for)));
+    exec.run_ = [](void *pool, std::int64_t n, Task task) { (*static_cast<F *>(pool))(n, task); };
     return exec;
   }
   template <class F>
   static Exec ParallelFor(const F &&, std::int32_t = 0) = delete;
 
-  const xent_exec *c_exec() const noexcept { return &exec_; }
-
  private:
-  xent_exec exec_ = XENT_EXEC_INIT;
+  friend class detail::ExecOfCall;
+
+  void *pool_ = nullptr;
+  void (*run_)(void *pool, std::int64_t n, Task task) = nullptr;
+  std::int32_t threads_ = 0;
 };
 
 // How losses become one number.
@@ -222,6 +226,52 @@ inline std::int64_t Times(std::int64_t rows, std::int64_t count) noexcept {
   constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
   return count != 0 && rows > kMax / count ? kMax : rows * count;
 }
+
+// An Exec as C takes it, for one call: no exception of the caller's pool goes through the library.
+class ExecOfCall {
+ public:
+  explicit ExecOfCall(const Exec &exec) noexcept : exec_(exec) {
+    c_exec_.threads = exec.threads_;
+    if (exec.run_ == nullptr) return;
+    c_exec_.parallel_for = Run;
+    c_exec_.ctx = this;
+  }
+  ExecOfCall(const ExecOfCall &) = delete;
+
+  const xent_exec *c_exec() const noexcept { return &c_exec_; }
+
+  // Returns the status of the call, which had this one; fills *error where the pool has thrown.
+  xent_status Ended(xent_status status, xent_error *error) const noexcept {
+    if (!threw_) return status;
+    std::snprintf(error->message, sizeof(error->message), "parallel_for threw %s; the outputs are unspecified", what_);
+    return XENT_INCOMPLETE;
+  }
+
+ private:
+  static void Run(void *self, std::int64_t n, xent_task task, void *arg) noexcept {
+    ExecOfCall &call = *static_cast<ExecOfCall *>(self);
+#if defined(__cpp_exceptions)
+    try {
+      call.exec_.run_(call.exec_.pool_, n, Task(task, arg));
+    } catch (const std::exception &exception) {
+      call.Keep(exception.what());
+    } catch (...) {
+      call.Keep("what is no std::exception");
+    }
+#else
+    call.exec_.run_(call.exec_.pool_, n, Task(task, arg));
+#endif
+  }
+  void Keep(const char *what) noexcept {
+    threw_ = true;
+    std::snprintf(what_, sizeof(what_), "%s", what);
+  }
+
+  const Exec &exec_;
+  xent_exec c_exec_ = XENT_EXEC_INIT;
+  bool threw_ = false;
+  char what_[128] = {};
+};
 
 // Turns the members of a call of rows x cols elements into those of its C struct, and keeps the first that it refuses.
 // It leaves sizes below zero to the library, which names the argument.
@@ -302,18 +352,25 @@ class Border {
     if (!holds && ok()) std::snprintf(Refusal(), sizeof(error_.message), "%s", message);
   }
 
-  // Calls function(error) unless something has been refused. CallRows calls a row function of C, whose arguments
-  // between x and exec are `rest`.
+  // Calls function(error), or function(c_exec, error), unless something has been refused. CallRows calls a row function
+  // of C, whose arguments between x and exec are `rest`.
   template <class F>
   Status Call(F function) noexcept {
     if (!ok()) return Status(XENT_INVALID_ARGUMENT, error_);
     const xent_status code = function(&error_);
     return Status(code, error_);
   }
+  template <class F>
+  Status Call(const Exec &exec, F function) noexcept {
+    return Call([&](xent_error *error) {
+      ExecOfCall of_call(exec);
+      return of_call.Ended(function(of_call.c_exec(), error), error);
+    });
+  }
   template <class F, class T, class... Rest>
   Status CallRows(F function, const MatrixView<T> &x, std::int64_t inner, const Exec &exec, Rest... rest) noexcept {
-    return Call([&](xent_error *error) {
-      return function(rows_, cols_, inner, detail::CMatrix(x), rest..., exec.c_exec(), error);
+    return Call(exec, [&](const xent_exec *c_exec, xent_error *error) {
+      return function(rows_, cols_, inner, detail::CMatrix(x), rest..., c_exec, error);
     });
   }
 
@@ -569,7 +626,9 @@ template <class F, Element T, Index I, Element Q>
 Status CallCrossEntropy(F function, const CrossEntropy<T, I, Q> &args, const CrossEntropyOptions &options,
                         const Exec &exec) noexcept {
   CrossEntropyCall call(args, options, args.logits.cols, "the columns of logits");
-  return call.border.Call([&](xent_error *error) { return function(&call.c, &call.options, exec.c_exec(), error); });
+  return call.border.Call(exec, [&](const xent_exec *c_exec, xent_error *error) {
+    return function(&call.c, &call.options, c_exec, error);
+  });
 }
 
 }  // namespace detail
@@ -654,8 +713,8 @@ Status ShardForward(const CrossEntropy<T, I, Q> &args, const Shard &shard, std::
     (void)call.border.Array("chunk_records", chunk_records, want, "rows * ShardChunks()");
   }
   const xent_shard c_shard = {sizeof(xent_shard), shard.total_cols, shard.first_col};
-  return call.border.Call([&](xent_error *error) {
-    return xent_shard_forward(&call.c, &call.options, &c_shard, chunk_records.data(), exec.c_exec(), error);
+  return call.border.Call(exec, [&](const xent_exec *c_exec, xent_error *error) {
+    return xent_shard_forward(&call.c, &call.options, &c_shard, chunk_records.data(), c_exec, error);
   });
 }
 
@@ -688,8 +747,9 @@ Status ShardBackward(const CrossEntropy<T, I, Q> &args, const Shard &shard, cons
                      const Exec &exec = {}) noexcept {
   detail::CrossEntropyCall call(args, options, shard.total_cols, "shard.total_cols");
   const xent_shard c_shard = {sizeof(xent_shard), shard.total_cols, shard.first_col};
-  return call.border.Call(
-      [&](xent_error *error) { return xent_shard_backward(&call.c, &call.options, &c_shard, exec.c_exec(), error); });
+  return call.border.Call(exec, [&](const xent_exec *c_exec, xent_error *error) {
+    return xent_shard_backward(&call.c, &call.options, &c_shard, c_exec, error);
+  });
 }
 
 // ------------------------------------------------------------------ divergences ---------------------------------
@@ -742,7 +802,8 @@ Status CallDivergence(F function, const Divergence<T, U> &args, const Divergence
   c.reduced_loss = args.reduced_loss;
   c.upstream = border.CUpstream<Arithmetic<T>>(args.upstream);
   c.grad = border.CMatrix("grad", args.grad);
-  return border.Call([&](xent_error *error) { return function(&c, &c_options, exec.c_exec(), error); });
+  return border.Call(
+      exec, [&](const xent_exec *c_exec, xent_error *error) { return function(&c, &c_options, c_exec, error); });
 }
 
 }  // namespace detail
@@ -818,7 +879,8 @@ Status CallBinaryCrossEntropy(F function, const BinaryCrossEntropy<T, Y> &args,
   c.upstream = border.CUpstream<Arithmetic<T>>(args.upstream);
   c.grad = border.CMatrix("grad", args.grad);
   c.target_grad = border.CMatrix("target_grad", args.target_grad);
-  return border.Call([&](xent_error *error) { return function(&c, &c_options, exec.c_exec(), error); });
+  return border.Call(
+      exec, [&](const xent_exec *c_exec, xent_error *error) { return function(&c, &c_options, c_exec, error); });
 }
 
 }  // namespace detail

@@ -200,21 +200,18 @@ xent_status CheckRecords(const Call &call, Step step, xent_error *error) {
   const xent_cross_entropy &args = call.args;
   const Record *const records = static_cast<const Record *>(args.records);
   const Path path = step == Step::kWhole ? PathOf(args, call.options) : ShardPathOf(args, call.options);
-  const uint64_t options_tag = call.OptionsTag();
+  const uint32_t options_tag = call.OptionsTag();
   for (int64_t row = 0; row < args.rows; ++row) {
     const Record &record = records[row];
     const bool known = record.tag == Record::kTag && record.dtype == Record::DtypeTag(args.logits.dtype) &&
                        record.state >= Record::kLive && record.state <= Record::kNanRow;
-    const bool ignored = call.IsIgnored(call.Target(row));
-    const bool of_this_path =
-        record.state == Record::kIgnored ||
-        (LeavesRecord(path, record.kind) && (record.kind != Record::kAcross || record.across.options == options_tag));
-    if (known && (ignored || (record.state != Record::kIgnored && of_this_path))) continue;
+    const bool was_ignored = record.state == Record::kIgnored;
+    const bool suits = record.options == options_tag && (was_ignored || LeavesRecord(path, record.kind));
+    if (known && suits && (!was_ignored || call.IsIgnored(call.Target(row)))) continue;
     const char *const message =
-        !known ? "records: row %lld was not written by a forward call with logits of this dtype (target %lld)"
-        : record.state == Record::kIgnored
-            ? "records: row %lld was ignored by forward, but its target is %lld now"
-            : "records: row %lld was written by a forward call with other options or layout (target %lld)";
+        !known   ? "records: row %lld was not written by a forward call with logits of this dtype (target %lld)"
+        : !suits ? "records: row %lld was written by a forward call with other options or layout (target %lld)"
+                 : "records: row %lld was ignored by forward, but its target is %lld now";
     return FailAt(error, XENT_INVALID_ARGUMENT, {.row = row}, message, Long(row), Long(call.Target(row)));
   }
   return XENT_OK;

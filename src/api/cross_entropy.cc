@@ -35,10 +35,12 @@ xent_status Reduce(const xent_stored_losses *given, const xent_cross_entropy_opt
   XENT_TRY(CheckArray("row_losses", args.row_losses, args.rows, ElementSize(args.dtype), error));
   XENT_TRY(CheckArray("reduced_loss", args.reduced_loss, 1, ElementSize(args.dtype), error));
   if (args.targets.data != nullptr) XENT_TRY(CheckTargets(args.targets, args.rows, error));
-  XENT_TRY(CheckWeights("row_weights", args.row_weights, args.rows, wide, WeightOf::kRow, error));
   if (args.class_weights != nullptr) {
     XENT_TRY(CheckArray("targets", args.targets.data, args.rows, 1, error));
     XENT_TRY(CheckShape(args.rows, args.cols, 1, &shape, error));
+  }
+  XENT_TRY(CheckWeights("row_weights", args.row_weights, args.rows, wide, WeightOf::kRow, error));
+  if (args.class_weights != nullptr) {
     XENT_TRY(CheckWeights("class_weights", args.class_weights, args.cols, wide, WeightOf::kColumn, error));
     XENT_TRY(CheckTargetRange(args.targets, args.rows, args.cols, options.ignore_index, error));
   }

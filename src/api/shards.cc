@@ -12,7 +12,7 @@ namespace {
 
 // The records are of these rows and cover the columns, and the row's target where it has one.
 xent_status CheckChunkRecords(const Call &call, const RecordsOfRow &records, xent_error *error) {
-  const uint8_t kind = ShardPathOf(call.args, call.options) == Path::kIndex ? Record::kIndex : Record::kGeneral;
+  const uint32_t options_tag = call.OptionsTag();
   for (int64_t row = 0; row < call.args.rows; ++row) {
     const int64_t target = call.Target(row);
     const bool ignored = call.IsIgnored(target);
@@ -23,7 +23,7 @@ xent_status CheckChunkRecords(const Call &call, const RecordsOfRow &records, xen
       const char *what = nullptr;
       if (record.tag != ChunkRecord::kTag || record.dtype != Record::DtypeTag(call.args.logits.dtype)) {
         what = "was not written by xent_shard_forward with logits of this dtype";
-      } else if (record.kind != kind) {
+      } else if (record.options != options_tag) {
         what = "was written with other options";
       } else if (record.first != next || record.cols < 1 || record.cols > call.valid_cols - next) {
         what = "does not begin where the one before it ends";
@@ -52,14 +52,19 @@ xent_status CheckChunkRecords(const Call &call, const RecordsOfRow &records, xen
 // The lists of chunk records, each [rows, list_chunks[s]].
 xent_status CheckLists(int64_t rows, int64_t cols, const void *const *lists, const int64_t *list_chunks, int64_t shards,
                        xent_error *error) {
-  if (shards < 1) return Invalid(error, "shards is %lld, expected 1 or more", Long(shards));
+  constexpr int64_t kMaxShards = INT64_MAX / static_cast<int64_t>(sizeof(void *));
+  if (shards < 1 || shards > kMaxShards) {
+    return Invalid(error, "shards is %lld, expected 1 to %lld", Long(shards), Long(kMaxShards));
+  }
   XENT_TRY(CheckArray("lists", lists, shards, alignof(void *), error));
   XENT_TRY(CheckArray("list_chunks", list_chunks, shards, 8, error));
+  int64_t left = cols;  // of a record for each
   for (int64_t s = 0; s < shards; ++s) {
     const int64_t chunks = list_chunks[s];
-    if (chunks < 0 || chunks > cols) {
+    if (chunks < 0 || chunks > left) {
       return Invalid(error, "list_chunks[%lld] is %lld, expected what xent_shard_chunks gives", Long(s), Long(chunks));
     }
+    left -= chunks;
     if (chunks > INT64_MAX / XENT_CHUNK_RECORD_BYTES / std::max<int64_t>(rows, 1)) {
       return Invalid(error, "list_chunks[%lld] is %lld: so many records of %lld rows exceed 2^63 - 1 bytes", Long(s),
                      Long(chunks), Long(rows));

@@ -63,7 +63,8 @@ const BinaryKernels *BinaryKernelsOf(int64_t target);
 inline constexpr int64_t kBinaryStep = kLanes;
 struct BinaryStep {
   int64_t count = 0;
-  alignas(64) double in[kBinaryInputs][kBinaryStep] = {}, out[kBinaryOutputs][kBinaryStep];
+  // Results stand first: of the last ones that lie side by side in memory a whole vector is read.
+  alignas(64) double out[kBinaryOutputs][kBinaryStep], in[kBinaryInputs][kBinaryStep] = {};
 };
 
 // Returns the sign of q^gamma for the negative q that y outside [0, 1] may give; NaN where gamma is no integer.

@@ -161,8 +161,8 @@ HWY_INLINE void TransposeSquares(Floats &v0, Floats &v1, Floats &v2, Floats &v3)
 
 // Asks for the lines that lie `bytes` past p, of which it is not known whether they are anybody's.
 template <int kForWriting>
-HWY_INLINE void PrefetchPast(const void *p, int64_t bytes) {
-  const uintptr_t address = reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(bytes);
+HWY_INLINE void PrefetchPast(const void *p, uint64_t bytes) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(p) + bytes;
   __builtin_prefetch(reinterpret_cast<const void *>(address), kForWriting);
 }
 // The same for rows of `cols` columns, long enough for the processor not to see what comes.
@@ -170,9 +170,11 @@ template <int kForWriting, class In>
 HWY_INLINE void PrefetchRows(const In *data, int64_t stride, int64_t cols, int64_t rows_past) {
   constexpr int64_t kSize = static_cast<int64_t>(sizeof(In));
   if (cols * kSize < 128) return;
+  // Without a sign: of a row alone the stride may be so large that there is no next one.
+  const uint64_t row_bytes = static_cast<uint64_t>(stride) * sizeof(In);
   for (int64_t i = 0; i < kTile; ++i) {
     for (int64_t byte = 0; byte < cols * kSize; byte += 64) {
-      PrefetchPast<kForWriting>(data, (i + rows_past) * stride * kSize + byte);
+      PrefetchPast<kForWriting>(data, static_cast<uint64_t>(i + rows_past) * row_bytes + static_cast<uint64_t>(byte));
     }
   }
 }

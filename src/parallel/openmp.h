@@ -11,6 +11,8 @@ namespace xent::internal {
 int32_t OpenMpThreads();
 // A region of `threads` may be started here.
 bool OpenMpUsable();
-void OpenMpFor(int32_t threads, int64_t n, xent_task task, void *arg);
+// Calls task(arg, i) for each i in [0, n) in a region of at most kMaxTasks threads. False: nothing was called, since
+// the system has no threads for it.
+bool OpenMpFor(int32_t threads, int64_t n, xent_task task, void *arg);
 
 }  // namespace xent::internal

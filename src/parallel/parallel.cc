@@ -1,5 +1,6 @@
 #include "parallel/parallel.h"
 
+#include <algorithm>
 #include <atomic>
 
 #include "parallel/openmp.h"
@@ -31,12 +32,10 @@ int32_t Concurrency(const xent_exec &exec) {
 }
 
 bool ParallelFor(const xent_exec &exec, int32_t concurrency, int64_t n, xent_task task, void *arg) {
-  if (n <= 1 || (exec.parallel_for == nullptr && concurrency <= 1)) {
+  if (n <= 1 || exec.parallel_for == nullptr) {
+    const int32_t threads = static_cast<int32_t>(std::min<int64_t>(concurrency, n));
+    if (threads > 1 && OpenMpFor(threads, n, task, arg)) return true;
     for (int64_t i = 0; i < n; ++i) task(arg, i);
-    return true;
-  }
-  if (exec.parallel_for == nullptr) {
-    OpenMpFor(concurrency < n ? concurrency : static_cast<int32_t>(n), n, task, arg);
     return true;
   }
   Ticked tasks{task, arg, n, {}};

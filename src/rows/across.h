@@ -62,8 +62,7 @@ class AcrossRunner {
  public:
   static_assert(sizeof(Arithmetic<In>) == sizeof(float));
 
-  explicit AcrossRunner(const Call &call)
-      : call_(call), options_tag_(call.args.records == nullptr ? 0 : call.OptionsTag()) {
+  explicit AcrossRunner(const Call &call) : call_(call) {
     const double factor = call.transform.Factor();
     tame_ = call.transform.float_lanes && factor >= 0x1p-20 && factor <= 0x1p20;
     // A share below the normal range would be none here; a comparison of doubles would not see it.
@@ -246,8 +245,8 @@ class AcrossRunner {
     }
   }
   Record RecordFrom(const AcrossRows &rows, int64_t i) const {
-    Record record = Record::Make(call_.args.logits.dtype, Record::kLive, Record::kAcross);
-    record.across = {options_tag_, rows.value[i], rows.others[i], rows.weight[i], rows.log_total[i], {}};
+    Record record = call_.NewRecord(Record::kLive, Record::kAcross);
+    record.across = {rows.value[i], rows.others[i], rows.weight[i], rows.log_total[i], {}};
     return record;
   }
   uint32_t ReadRecords(int64_t row, const AcrossTask &task, AcrossRows *rows) const {
@@ -317,7 +316,6 @@ class AcrossRunner {
   bool one_upstream_, writes_, looks_, wants_nll_;
   Wide class_weight_sum_;
   double denominator_, upstream_ = 0.0;
-  uint64_t options_tag_;
 };
 
 template <class In>

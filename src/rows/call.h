@@ -188,15 +188,25 @@ struct Call : LossCall<xent_cross_entropy, xent_cross_entropy_options> {
   Wide target_share{1.0};  // shares.target with its low part
   Labels labels;           // of every row, but for the pointers
   Transform transform;
+  uint32_t options_tag;  // of the records that are written
 
   // Computes what follows from what is given. The floating-point mode is one that rounds to nearest.
   void Prepare();
   // Of that, what the general path needs of labels.
   XENT_NOINLINE void PrepareLabels();
 
-  // Tells calls apart whose records do not suit each other: what a record of kernels/across.h depends on beside the
-  // tensors.
-  uint64_t OptionsTag() const;
+  // Tells calls apart whose records do not suit each other. All options count but the reduction, which is not of a row,
+  // and ignore_index, which says itself in each row's record.
+  uint32_t OptionsTag() const;
+  Record NewRecord(Record::State state, Record::Kind kind) const {
+    Record record{};
+    record.tag = Record::kTag;
+    record.dtype = Record::DtypeTag(args.logits.dtype);
+    record.state = state;
+    record.kind = kind;
+    record.options = options_tag;
+    return record;
+  }
   bool HasIndexTargets() const { return args.targets.data != nullptr; }
   int64_t Target(int64_t row) const { return HasIndexTargets() ? TargetAt(args.targets, row) : -1; }
   bool IsIgnored(int64_t target) const { return HasIndexTargets() && target == options.ignore_index; }

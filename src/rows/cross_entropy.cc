@@ -37,6 +37,7 @@ void Call::Prepare() {
   transform.float_lanes = TakesFloatLanes(transform);
   const bool weighted = !HasIndexTargets() || options.label_smoothing != 0.0;
   if (plan.path != Path::kIndex && weighted) PrepareLabels();
+  if (args.records != nullptr && mode != Mode::kBackward) options_tag = OptionsTag();
 }
 
 void Call::PrepareLabels() {
@@ -57,23 +58,21 @@ void Call::PrepareLabels() {
   }
 }
 
-uint64_t Call::OptionsTag() const {
-  const auto bits_of = [](double x) { return std::bit_cast<uint64_t>(x + 0.0); };  // -0 is 0
+uint32_t Call::OptionsTag() const {
+  // Without the sign, since -0 is 0 and none is below; without arithmetic, which flushes subnormals here and not there.
+  const auto bits_of = [](double x) { return std::bit_cast<uint64_t>(x) << 1; };
   const uint64_t words[] = {bits_of(options.logit_scale),
                             bits_of(options.softcap),
                             bits_of(options.label_smoothing),
+                            bits_of(options.z_loss),
                             static_cast<uint64_t>(options.label_smoothing > 0.0 ? options.smoothing : 0),
                             static_cast<uint64_t>(options.valid_cols),
                             static_cast<uint64_t>(HasIndexTargets()),
                             static_cast<uint64_t>(args.class_weights != nullptr)};
+  // A polynomial in an odd number: whatever bit of one word differs, some of the upper half do.
   uint64_t tag = 0;
-  for (const uint64_t word : words) {  // the finaliser of Steele, Lea and Flood's SplitMix64
-    tag = (tag ^ word) + 0x9e3779b97f4a7c15u;
-    tag = (tag ^ tag >> 30) * 0xbf58476d1ce4e5b9u;
-    tag = (tag ^ tag >> 27) * 0x94d049bb133111ebu;
-    tag ^= tag >> 31;
-  }
-  return tag;
+  for (const uint64_t word : words) tag = (tag + word) * 0x9e3779b97f4a7c15u;
+  return static_cast<uint32_t>(tag >> 32);
 }
 
 void Call::WriteTotals(const Totals &totals) const {

@@ -77,7 +77,7 @@ struct GeneralRowState {
     call.WriteRow(index, loss, lse, log_probability);
     if (call.args.records == nullptr) return;
     const Record::State state = row.IsNan() ? Record::kNanRow : Record::kLive;
-    Record record = Record::Make(call.args.logits.dtype, state, Record::kGeneral);
+    Record record = call.NewRecord(state, Record::kGeneral);
     if (!row.IsNan()) {
       const auto others = StoredWide::Of(Wide{row.others}), weight = StoredWide::Of(Wide{row.weight});
       record.general = {row.argmax, row.value, others, weight, row.max};

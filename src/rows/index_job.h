@@ -63,7 +63,7 @@ struct IndexRow {
     call.WriteRow(row, loss, lse, log_probability);
     if (call.plan.statistics) FillLogProbabilities(call, row, log_probability);
     if (call.args.records == nullptr) return;
-    Record record = Record::Make(call.args.logits.dtype, nan ? Record::kNanRow : Record::kLive, Record::kIndex);
+    Record record = call.NewRecord(nan ? Record::kNanRow : Record::kLive, Record::kIndex);
     if (!nan) {
       record.index.logit_chunks = logit_chunks;
       record.Set(0, others);

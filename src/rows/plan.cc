@@ -1,6 +1,7 @@
 #include "rows/plan.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "kernels/across.h"
 #include "kernels/small_rows.h"
@@ -72,6 +73,9 @@ Plan StartPlan(const Call &call, Path path) {
   return plan;
 }
 
+// By its bits: a subnormal lambda is one in every floating-point mode, since a path is asked for in two.
+bool HasZLoss(const xent_cross_entropy_options &options) { return std::bit_cast<uint64_t>(options.z_loss) << 1 != 0; }
+
 // Where the exponentials of the index path wait. Half precision would be rounded twice in its own output.
 Keep KeepFor(const Call &call, bool overlap) {
   if (call.mode != Mode::kForwardBackward || call.args.grad.data == nullptr) return Keep::kNowhere;
@@ -89,7 +93,7 @@ Path PathOf(const xent_cross_entropy &args, const xent_cross_entropy_options &op
   // Lanes count columns in 32 bits.
   if (args.inner > 1) return wide || cols > INT32_MAX ? Path::kPositions : Path::kAcross;
   const Path along = ShardPathOf(args, options);
-  const bool plain = options.label_smoothing == 0.0 && options.z_loss == 0.0 && args.class_weights == nullptr;
+  const bool plain = options.label_smoothing == 0.0 && !HasZLoss(options) && args.class_weights == nullptr;
   const int64_t most = along == Path::kGeneral ? kMaxAcrossGeneralCols : plain ? kMaxAcrossCols : kMaxAcrossIndexCols;
   return !wide && cols <= most ? Path::kAcross : along;
 }
@@ -97,7 +101,7 @@ Path PathOf(const xent_cross_entropy &args, const xent_cross_entropy_options &op
 Path ShardPathOf(const xent_cross_entropy &args, const xent_cross_entropy_options &options) {
   const bool smoothed = options.label_smoothing > 0.0;
   const bool general = args.targets.data == nullptr || options.softcap > 0.0 || options.logit_scale != 1.0 ||
-                       (smoothed && (args.class_weights != nullptr || options.z_loss > 0.0));
+                       (smoothed && (args.class_weights != nullptr || HasZLoss(options)));
   return general ? Path::kGeneral : Path::kIndex;
 }
 

@@ -18,19 +18,19 @@ struct StoredWide {
 };
 
 struct Record {
-  static constexpr uint32_t kTag = 0x746e6578;  // "xent"
+  static constexpr uint16_t kTag = 0x6578;  // "xe"
   enum State : uint8_t { kLive = 1, kIgnored = 2, kNanRow = 3 };
   // What computed a live row.
   enum Kind : uint8_t { kIndex = 0, kGeneral = 1, kAcross = 2 };
 
-  uint32_t tag;
+  uint16_t tag;
   uint8_t dtype;  // DtypeTag
-  uint8_t state;
-  uint8_t logit_sums;  // kIndex; bit 0: of the others' sum, bit 1: of the target's term
-  uint8_t kind;
+  uint8_t state : 4, kind : 4;
+  uint32_t options;  // Call::OptionsTag
   struct Index {
     uint16_t logit_chunks;  // bit i: chunk i was summed relative to its maximum
-    uint16_t zeros[3];
+    uint8_t logit_sums;     // bit 0: of the others' sum, bit 1: of the target's term
+    uint8_t zeros[5];
     struct {
       StoredWide sum;
       double reference;
@@ -43,9 +43,8 @@ struct Record {
     double max;
   };
   struct Across {
-    uint64_t options;  // Call::OptionsTag
     double value, others, weight, log_total;
-    double zeros[2];
+    double zeros[3];
   };
   union {
     Index index;
@@ -55,22 +54,14 @@ struct Record {
 
   // An xent_dtype from 1 on, so that zeroed memory is no record of float32.
   static constexpr uint8_t DtypeTag(int32_t dtype) { return static_cast<uint8_t>(dtype + 1); }
-  static Record Make(int32_t dtype, State state, Kind kind) {
-    Record record{};
-    record.tag = kTag;
-    record.dtype = DtypeTag(dtype);
-    record.state = state;
-    record.kind = kind;
-    return record;
-  }
   template <class T>
   void Set(int i, const RowSum<T> &s) {
     index.sums[i] = {StoredWide::Of(Wide{s.sum}), s.reference};
-    if (s.logit) logit_sums = static_cast<uint8_t>(logit_sums | 1 << i);
+    if (s.logit) index.logit_sums = static_cast<uint8_t>(index.logit_sums | 1 << i);
   }
   template <class T>
   RowSum<T> Get(int i) const {
-    return {ToNumber<T>(index.sums[i].sum), index.sums[i].reference, (logit_sums >> i & 1) != 0};
+    return {ToNumber<T>(index.sums[i].sum), index.sums[i].reference, (index.logit_sums >> i & 1) != 0};
   }
 };
 static_assert(sizeof(Record) == XENT_RECORD_BYTES);

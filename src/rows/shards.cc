@@ -31,6 +31,7 @@ bool ReadTarget(const Call &call, int64_t row, const Piece &piece, State *state)
 template <class Job>
 bool Forward(const Job &job, const Slice &slice, ChunkRecord *records) {
   const Call &call = job.call;
+  const uint32_t options_tag = call.OptionsTag();
   return ForEachPiece(call, slice, [&](int64_t row, int64_t i) {
     const Piece piece = slice.At(i);
     typename Job::Row state{};
@@ -38,7 +39,7 @@ bool Forward(const Job &job, const Slice &slice, ChunkRecord *records) {
     ChunkRecord record{};
     record.tag = ChunkRecord::kTag;
     record.dtype = Record::DtypeTag(call.args.logits.dtype);
-    record.kind = call.plan.path == Path::kGeneral ? Record::kGeneral : Record::kIndex;
+    record.options = options_tag;
     record.first = piece.first;
     record.cols = piece.cols;
     if (!ReadTarget<typename Job::Element>(call, row, piece, &state)) {

@@ -15,9 +15,9 @@ struct ChunkRecord {
 
   uint32_t tag;
   uint8_t dtype;  // Record::DtypeTag
-  uint8_t kind;   // Record::Kind
   uint8_t flags;
   uint8_t special;  // Special
+  uint8_t zero;
   int64_t first, cols;
   double target_logit;  // where the target's column is one of these
   struct IndexPart {
@@ -35,7 +35,8 @@ struct ChunkRecord {
     IndexPart index;
     GeneralPart general;
   };
-  uint64_t zeros[3];
+  uint32_t options;  // Call::OptionsTag, which also says which of the two parts it is
+  uint32_t zeros[5];
 
   void Set(const ChunkSum &s) {
     special = static_cast<uint8_t>(s.special);

@@ -51,7 +51,7 @@ inline void WriteShortRows(const Call &call, const ShortTile &tile) {
     const int64_t row = tile.first + i;
     call.WriteRow(row, rows.loss[i], rows.lse[i], 0.0f - rows.loss[i]);
     if (call.args.records == nullptr) continue;
-    Record record = Record::Make(call.args.logits.dtype, Record::kLive, Record::kIndex);
+    Record record = call.NewRecord(Record::kLive, Record::kIndex);
     if (rows.others[i] != 0.0) record.Set(0, RowSum<float>{rows.others[i], rows.others_reference[i]});
     record.Set(1, RowSum<float>{rows.target[i], rows.target_reference[i]});
     *call.RecordOf(row) = record;

@@ -147,9 +147,7 @@ void FillLogProbabilities(const Call &call, int64_t row, T of_target) {
 template <class T>
 XENT_NOINLINE void WriteIgnoredOutputs(const Call &call, int64_t row) {
   call.WriteRow(row, T{0}, T{0}, T{0});
-  if (Record *const record = call.RecordOf(row)) {
-    *record = Record::Make(call.args.logits.dtype, Record::kIgnored, Record::kIndex);
-  }
+  if (Record *const record = call.RecordOf(row)) *record = call.NewRecord(Record::kIgnored, Record::kIndex);
   WriteNoStatistics(call, row, T{0});
 }
 

@@ -344,6 +344,49 @@ TEST_P(Backward, RecordOfAnotherDtypeIsRefused) {
   }
 }
 
+// On each path that a row of so many columns may take. Options that only the gradient reads count too.
+TEST_P(Backward, RecordsOfOtherOptionsAreRefused) {
+  const auto option = [](auto set) {
+    xent_cross_entropy_options options = XENT_CROSS_ENTROPY_OPTIONS_INIT;
+    set(options);
+    return options;
+  };
+  const xent_cross_entropy_options kinds[] = {
+      option([](auto &) {}),
+      option([](auto &o) { o.label_smoothing = 0.1; }),
+      option([](auto &o) { o.label_smoothing = 0.2; }),
+      option([](auto &o) { o.label_smoothing = 0.1, o.smoothing = XENT_SMOOTHING_EXCLUSIVE; }),
+      option([](auto &o) { o.z_loss = 1e-4; }),
+      option([](auto &o) { o.z_loss = 0x1p-1060; }),
+      option([](auto &o) { o.softcap = 30; }),
+      option([](auto &o) { o.softcap = 31; }),
+      option([](auto &o) { o.logit_scale = 2; }),
+      option([](auto &o) { o.valid_cols = 100; }),
+  };
+  for (const int64_t cols : {120, 300, 3000}) {
+    LossCall call = Make(3, cols);
+    call.targets = {5, call.options.ignore_index, 99};
+    for (const xent_cross_entropy_options &written : kinds) {
+      call.options = written;
+      call.MustRun(Function::kForward);
+      for (const xent_cross_entropy_options &read : kinds) {
+        LossCall backward = call;
+        backward.options = read;
+        if (&read == &written) {  // another reduction is none of a row
+          backward.options.reduction.kind = XENT_REDUCTION_SUM;
+          EXPECT_EQ(backward.Run(Function::kBackward), XENT_OK)
+              << cols << " columns, options " << &written - kinds << ": " << backward.error.message;
+          continue;
+        }
+        ASSERT_EQ(backward.Run(Function::kBackward), XENT_INVALID_ARGUMENT)
+            << cols << " columns, options " << &written - kinds << " read with " << &read - kinds;
+        EXPECT_TRUE(Tells(backward.error, XENT_INVALID_ARGUMENT, {.row = 0}, {"records", "options"}));
+        EXPECT_TRUE(backward.OutputsUntouched());
+      }
+    }
+  }
+}
+
 TEST_P(Backward, RecordOfAnIgnoredRowIsRefusedWhereTheRowIsLive) {
   LossCall call = Make();  // its row 1 is ignored
   call.MustRun(Function::kForward);

@@ -7,8 +7,11 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <span>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "api/cpp_call.h"
@@ -328,6 +331,66 @@ TYPED_TEST(CppLayer, ExecutionPolicies) {
   const CrossEntropy<TypeParam> args = {
       .logits = View<TypeParam>(logits), .targets = targets, .reduced_loss = Scalar<A>(want_loss)};
   EXPECT_EQ(CrossEntropyForward(args, {}, ::xent::Exec::ParallelFor(idle, 4)).code(), Code::kIncomplete);
+}
+
+// Before its tasks, between them and after all of them; what it throws is told, and the next call is as ever.
+TYPED_TEST(CppLayer, PoolsThatThrow) {
+  using A = Arithmetic<TypeParam>;
+  constexpr int64_t kManyRows = 40;
+  constexpr int64_t kManyCols = 5000;
+  Matrix logits = Normal(kDtypeOf<TypeParam>, kManyRows, kManyCols, 0, 3);
+  Matrix grad(kDtypeOf<TypeParam>, kManyRows, kManyCols);
+  Matrix losses(kDtypeOf<A>, 1, kManyRows);
+  const std::vector<int64_t> targets(kManyRows, 7);
+  const std::span<A> losses_span(static_cast<A *>(losses.data()), kManyRows);
+  enum { kBefore, kBetween, kAfter, kNever } when = kNever;
+  bool a_number = false;
+  auto pool = [&](int64_t n, ::xent::Task task) {
+    const auto reach = [&](auto place) {
+      if (when != place) return;
+      if (a_number) throw 4711;
+      throw std::runtime_error("no worker is left");
+    };
+    reach(kBefore);
+    for (int64_t i = 0; i < n; ++i) {
+      if (i == n / 2) reach(kBetween);
+      task(i);
+    }
+    reach(kAfter);
+  };
+  const ::xent::Exec exec = ::xent::Exec::ParallelFor(pool, 4);
+  const CrossEntropy<TypeParam> args = {
+      .logits = View<TypeParam>(logits), .targets = targets, .row_losses = losses_span, .grad = View<TypeParam>(grad)};
+  std::vector<::xent::ChunkRecord> chunks(kManyRows * 5);
+  const CrossEntropy<TypeParam> slice = {.logits = View<TypeParam>(logits), .targets = targets};
+  const std::pair<const char *, std::function<Status()>> calls[] = {
+      {"cross-entropy", [&] { return CrossEntropyForwardBackward(args, {}, exec); }},
+      {"logsumexp", [&] { return LogSumExp(View<TypeParam>(logits), losses_span, 1, exec); }},
+      {"shards", [&] { return ShardForward(slice, {.total_cols = kManyCols}, std::span(chunks), {}, exec); }},
+      {"divergence",
+       [&] {
+         return DivergenceForward<TypeParam, TypeParam>(
+             {.student = View<TypeParam>(logits), .teacher = View<TypeParam>(logits), .row_losses = losses_span}, {},
+             exec);
+       }},
+  };
+  for (const auto &[name, call] : calls) {
+    for (const auto place : {kBefore, kBetween, kAfter}) {
+      for (const bool number : {false, true}) {
+        when = place;
+        a_number = number;
+        const Status status = call();
+        EXPECT_EQ(status.code(), Code::kIncomplete) << name << ", " << place;
+        const std::string message = status.message();
+        EXPECT_NE(message.find("parallel_for threw"), std::string::npos) << message;
+        EXPECT_EQ(message.find("no worker is left") != std::string::npos, !number) << message;
+      }
+    }
+    when = kNever;
+    const Status status = call();
+    EXPECT_TRUE(status.ok()) << name << ": " << status.message();
+    EXPECT_STREQ(status.message(), "");
+  }
 }
 
 TYPED_TEST(CppLayer, NoRows) {

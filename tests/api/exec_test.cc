@@ -1,8 +1,10 @@
 // Execution policies: the same bits from OpenMP with any number of threads, serially and from pools of the caller that
 // run tasks in any order on any thread; pools that break the contract; calls from inside a parallel region, from a
-// forked child and from several threads at once. The shapes are large enough to be cut up: many rows, and few rows
-// longer than a chunk.
+// forked child, from several threads at once and where the system has no threads for a team. The shapes are large
+// enough to be cut up: many rows, and few rows longer than a chunk.
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -10,16 +12,20 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <numeric>
 #include <ostream>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
+#include "api/own_process.h"
 #include "testing/assertions.h"
 #include "testing/loss_call.h"
+#include "testing/sanitized.h"
 
 namespace xent::test {
 namespace {
@@ -505,6 +511,94 @@ TEST(ExecPolicy, InAForkedChildOfAFreshProcessToo) {
             }),
             0);
 }
+
+#if defined(__linux__)
+// Three tests of a program that is started anew: a forked child computes on one thread anyway.
+constexpr int kNotPermitted = 77;
+
+LossCall Serial() {
+  LossCall call(XENT_F32, 12, 20000);
+  call.FillNormal(7, 4);
+  call.exec = kSerial;
+  call.MustRun(Function::kForwardBackward);
+  return call;
+}
+// Whether a call with `threads` gives the same.
+bool AgreesWith(const LossCall &want, int32_t threads) {
+  LossCall call(XENT_F32, 12, 20000);
+  call.FillNormal(7, 4);
+  call.exec = TeamOf(threads);
+  return call.Run(Function::kForwardBackward) == XENT_OK && want.Difference(call, Function::kForwardBackward).empty();
+}
+
+void ExpectQuietSuccess(const Outcome &outcome) {
+  if (!outcome.started || outcome.status == kNotPermitted) GTEST_SKIP() << "not permitted here";
+  EXPECT_EQ(outcome.status, 0);
+  EXPECT_EQ(outcome.output, "");
+}
+
+// A process that is the first of its namespace, and so is its child: both have the number 1.
+const Part kForkOfTheFirst("fork-of-the-first", [] {
+  const LossCall want = Serial();
+  if (getpid() != 1 || !AgreesWith(want, 4)) return 1;
+  if (unshare(CLONE_NEWPID) != 0) return kNotPermitted;
+  return InChild([&] { return getpid() == 1 && AgreesWith(want, 4) && AgreesWith(want, 0) ? 0 : 2; });
+});
+
+TEST(ExecPolicy, InAForkedChildThatHasItsParentsNumber) {
+  ExpectQuietSuccess(RunInOwnProcess("fork-of-the-first", {}, CLONE_NEWPID));
+}
+
+// Whether seven more threads are too many, so that these tests show something.
+bool SevenThreadsAreTooMany() {
+  std::atomic<bool> go = false;
+  std::vector<std::thread> threads;
+  bool refused = false;
+  try {
+    for (int i = 0; i < 7; ++i) {
+      threads.emplace_back([&] {
+        while (!go) std::this_thread::yield();
+      });
+    }
+  } catch (const std::system_error &) {
+    refused = true;
+  }
+  go = true;
+  for (std::thread &thread : threads) thread.join();
+  return refused;
+}
+
+int CallPastTheLimit(int resource, rlim_t most) {
+  const LossCall want = Serial();
+  const rlimit limit = {most, most};
+  if (setrlimit(resource, &limit) != 0) return kNotPermitted;
+  const bool agrees = AgreesWith(want, 8) && AgreesWith(want, 8);
+  if (!SevenThreadsAreTooMany()) return kNotPermitted;
+  return agrees ? 0 : 1;
+}
+
+const Part kPastTheAddressSpace("past-the-address-space", [] {
+  long pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  // Room for the calls' own tensors, and for no eight stacks of 2 MB or more.
+  return CallPastTheLimit(RLIMIT_AS, static_cast<rlim_t>(pages * sysconf(_SC_PAGESIZE)) + (rlim_t{10} << 20));
+});
+
+const Part kPastTheNumberOfThreads("past-the-number-of-threads", [] {
+  constexpr uid_t kNobody = 65534;
+  if (geteuid() == 0 && setuid(kNobody) != 0) return kNotPermitted;  // no limit holds for root
+  return CallPastTheLimit(RLIMIT_NPROC, 1);
+});
+
+TEST(ExecPolicy, WhereTheAddressSpaceHasNoRoomForATeam) {
+#if defined(XENT_TEST_SANITIZED)
+  GTEST_SKIP() << "a sanitizer needs more address space than any limit leaves";
+#endif
+  ExpectQuietSuccess(RunInOwnProcess("past-the-address-space"));
+}
+
+TEST(ExecPolicy, WhereThereMayBeNoMoreThreads) { ExpectQuietSuccess(RunInOwnProcess("past-the-number-of-threads")); }
+#endif
 
 TEST(ExecPolicy, DefaultThreadsAreAtLeastOne) { EXPECT_GE(xent_default_threads(), 1); }
 

@@ -1,21 +1,18 @@
 // What the library says of itself: version, targets, the cap on targets, threads, chunks, names of statuses. The
-// environment is read once per process, so what depends on it is asked of this program started anew (main.cc,
-// --report).
+// environment is read once per process, so what depends on it is asked of this program started anew.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <climits>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <limits>
 #include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "api/own_process.h"
 #include "xent/xent.h"
 
 namespace xent::test {
@@ -117,33 +114,23 @@ struct Report {
   std::string threads;
 };
 
-// What this program, started anew with the variables set (or removed where the value is null), says of itself.
-Report StartWith(const std::vector<std::pair<const char *, const char *>> &variables) {
-  int ends[2];
-  if (pipe(ends) != 0) return {};
-  const pid_t child = fork();
-  if (child == 0) {
-    for (const auto &[name, value] : variables) value == nullptr ? unsetenv(name) : setenv(name, value, 1);
-    dup2(ends[1], STDOUT_FILENO);
-    close(ends[0]);
-    close(ends[1]);
-    execl("/proc/self/exe", "xent_api_tests", "--report", nullptr);
-    _exit(127);  // under an emulator the program itself cannot be started
-  }
-  close(ends[1]);
-  std::string text;
-  char buffer[256];
-  for (ssize_t n; (n = read(ends[0], buffer, sizeof(buffer))) > 0;) text.append(buffer, static_cast<size_t>(n));
-  close(ends[0]);
-  int status = 0;
-  waitpid(child, &status, 0);
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 127) return {};
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "the program started anew failed";
+const Part kReport("report", [] {
+  const char *unknown = xent_unknown_max_target();
+  std::printf("%s\n%s\n%d\n", xent_active_target(), unknown == nullptr ? "(understood)" : unknown,
+              static_cast<int>(xent_default_threads()));
+  return 0;
+});
+
+// What this program, started anew, says of itself.
+Report StartWith(const Variables &variables) {
   Report report;
-  std::istringstream lines(text);
+  const Outcome outcome = RunInOwnProcess("report", variables);
+  if (!outcome.started) return report;
+  EXPECT_EQ(outcome.status, 0) << "the program started anew failed";
+  std::istringstream lines(outcome.output);
   report.started = static_cast<bool>(std::getline(lines, report.target) && std::getline(lines, report.unknown) &&
                                      std::getline(lines, report.threads));
-  EXPECT_TRUE(report.started) << text;
+  EXPECT_TRUE(report.started) << outcome.output;
   return report;
 }
 

@@ -14,14 +14,7 @@
 
 #include "testing/assertions.h"
 #include "testing/loss_call.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define XENT_TEST_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define XENT_TEST_SANITIZED 1
-#endif
-#endif
+#include "testing/sanitized.h"
 
 #if defined(__GLIBC__) && !defined(XENT_TEST_SANITIZED)
 #define XENT_TEST_COUNTS_ALLOCATIONS 1

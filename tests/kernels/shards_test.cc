@@ -824,15 +824,60 @@ TEST_F(RefusedShards, AnotherTarget) {
   ExpectRefused({wrong.slices[0].List(), List(1), List(2)}, chunks_, "target", 0);
 }
 
+// Every option that concerns a row, from its default and between two values that are none.
 TEST_F(RefusedShards, OtherOptions) {
-  LossCall other = call_;
-  other.options.softcap = 30;
-  ExpectRefused(other, All(), chunks_, "options", 0);
-  other = call_;
-  other.options.valid_cols = 2500;
-  other.targets[1] = 2499;
-  ExpectRefused(other, All(), chunks_, "does not begin where", 0);
-  ExpectRefused(other, {List(0), List(1)}, {1, 3}, "target", 1);
+  const Variant kinds[] = {
+      {"smoothing", [](LossCall &call) { call.options.label_smoothing = 0.1; }},
+      {"more smoothing", [](LossCall &call) { call.options.label_smoothing = 0.2; }},
+      {"exclusive smoothing",
+       [](LossCall &call) {
+         call.options.label_smoothing = 0.1;
+         call.options.smoothing = XENT_SMOOTHING_EXCLUSIVE;
+       }},
+      {"softcap", [](LossCall &call) { call.options.softcap = 30; }},
+      {"a wider softcap", [](LossCall &call) { call.options.softcap = 31; }},
+      {"scale", [](LossCall &call) { call.options.logit_scale = 2; }},
+      {"z-loss", [](LossCall &call) { call.options.z_loss = 1e-4; }},
+      {"a z-loss that is subnormal", [](LossCall &call) { call.options.z_loss = 0x1p-1060; }},
+      {"class weights", [](LossCall &call) { AddClassWeights(call); }},
+      {"valid columns",
+       [](LossCall &call) {
+         call.options.valid_cols = 2999;
+         call.targets[1] = 2998;
+       }},
+      {"nothing", [](LossCall &) {}},
+  };
+  for (const Variant &written : kinds) {
+    LossCall writer = call_;
+    written.apply(writer);
+    Sharded slices(writer, {1000, 2500});
+    Forward(slices);
+    for (const Variant &read : kinds) {
+      SCOPED_TRACE(std::string(written.name) + ", read with " + read.name);
+      LossCall reader = call_;
+      read.apply(reader);
+      const Lists lists = {slices.slices[0].List(), slices.slices[1].List(), slices.slices[2].List()};
+      if (&read != &written) {
+        ExpectRefused(reader, lists, chunks_, "options", 0);
+        continue;
+      }
+      // The reduction is not of a row.
+      reader.options.reduction.kind = XENT_REDUCTION_SUM;
+      Sharded combined(reader, {1000, 2500});
+      EXPECT_EQ(combined.Combine(lists, chunks_), XENT_OK) << combined.error.message;
+      reader.options.reduction.divisor = 2;
+      EXPECT_EQ(combined.Backward(combined.slices[0], kSerial), XENT_OK) << combined.error.message;
+    }
+  }
+}
+
+// One slice that was computed with other options than the rest, though of the same path.
+TEST_F(RefusedShards, OtherOptionsOfOneSlice) {
+  LossCall smoothed = call_;
+  smoothed.options.label_smoothing = 0.1;
+  Sharded other(smoothed, {1000, 2500});
+  Forward(other);
+  ExpectRefused({List(0), other.slices[1].List(), List(2)}, chunks_, "record 1 was written with other options", 0);
 }
 
 TEST_F(RefusedShards, WhatIsNoRecord) {

@@ -94,8 +94,11 @@ XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const Sums &su
   if (sums.IsNan()) return WriteNoStatistics(call, row, static_cast<T>(kNan));
   const xent_statistics &out = call.statistics;
   const GeneralKernels &kernels = *call.kernels->general;
-  double target_value = target >= 0 ? call.Logit<In>(row, target) : kNan;
-  kernels.values(call.transform, &target_value, 1);
+  double target_value = kNan;  // equal to none
+  if (target >= 0) {
+    target_value = call.Logit<In>(row, target);
+    kernels.values(call.transform, &target_value, 1);
+  }
   const auto log_probability = [&](double logit) -> T {
     kernels.values(call.transform, &logit, 1);
     if (logit == target_value) return of_target;

@@ -41,7 +41,7 @@ struct DivergenceLanes {
       }
       const int64_t exponent = sums ? 0 : ExponentOf(row.scale[0]) + ExponentOf(row.scale[1]);
       // Of the forward forms the scales take it away, after the difference of the two terms.
-      const int64_t binades = std::clamp<int64_t>(exponent, 0, 510);
+      const int64_t binades = std::clamp<int64_t>(exponent, 0, kDivergenceReach);
       const int64_t rest = exponent - binades - (HasLogs() ? 0 : kDivergenceBias);
       bias[i] = static_cast<double>(binades + kDivergenceBias);
       const bool ends = row.scale[0] == 0.0 || !IsFinite(row.scale[0]);

@@ -38,6 +38,8 @@ struct DivergenceRow {
 // The exponentials of double lanes are multiplied by 2^kDivergenceBias, lest they leave the normal range before what
 // becomes of them does; those of gradients by what their scales leave room for.
 inline constexpr int64_t kDivergenceBias = 64;
+// Binades that the exponentials of a gradient take from its scales at most.
+inline constexpr int64_t kDivergenceReach = 510;
 
 struct DivergenceSums {
   Wide sides[2];  // sum of e^-b, of e^-a, without the maximum's column; of a second look, in all

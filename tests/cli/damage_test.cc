@@ -79,7 +79,7 @@ class DamageTest : public DirectoryTest {
 TEST_F(DamageTest, EndsInOrder) {
   const char *const wanted = std::getenv("XENT_DAMAGED_FILES");
 #if defined(XENT_TEST_SANITIZED)
-  constexpr int64_t kUsual = 2000;  // about a minute
+  constexpr int64_t kUsual = 1000;  // about a minute
 #else
   constexpr int64_t kUsual = 700;
 #endif

@@ -93,9 +93,8 @@ HWY_INLINE void ForEachVector(const DivergenceLanes &lanes, const Function &func
     return DifferenceFor<T>(hn::Load(d, lanes.max[side] + i), logit, lost);
   };
   const auto exponential = [&](Doubles difference, Doubles low, int64_t i) HWY_ATTR {
-    Doubles product;
     if constexpr (kKeepsLow<T>) low = hn::MulAdd(difference, inverse_low, low);
-    return ExpOfNegative<T>(difference, low, factor, hn::Load(d, lanes.bias + i), &product);
+    return ExpOfNegative<T>(difference, low, factor, hn::Load(d, lanes.bias + i));
   };
   for (int64_t i = 0; i < kLanes; i += static_cast<int64_t>(hn::Lanes(d))) {
     Doubles student_lost, teacher_lost, lost;

@@ -95,15 +95,14 @@ HWY_INLINE Doubles DifferenceFor(Doubles a, Doubles b, Doubles *lost) {
   }
 }
 
-// Returns e^-(factor (difference + lost)) 2^bias, 0 for an infinite difference, whatever `lost` is then; *product is
-// factor difference.
+// Returns e^-(factor (difference + lost)) 2^bias, 0 for an infinite difference, whatever `lost` is then.
 template <class T>
-HWY_INLINE Doubles ExpOfNegative(Doubles difference, Doubles lost, Doubles factor, Doubles bias, Doubles *product) {
+HWY_INLINE Doubles ExpOfNegative(Doubles difference, Doubles lost, Doubles factor, Doubles bias) {
   const DoubleTag d;
-  *product = hn::Mul(difference, factor);
+  const Doubles product = hn::Mul(difference, factor);
   Doubles low = hn::Zero(d);
-  if constexpr (kKeepsLow<T>) low = hn::MulAdd(lost, factor, ProductError(d, difference, factor, *product));
-  return ExpFor<T>(d, hn::Neg(*product), hn::Neg(low), bias);
+  if constexpr (kKeepsLow<T>) low = hn::MulAdd(lost, factor, ProductError(d, difference, factor, product));
+  return ExpFor<T>(d, hn::Neg(product), hn::Neg(low), bias);
 }
 
 HWY_INLINE void AddDoubles(Doubles v, int64_t first, LaneSums<float> &sum) {

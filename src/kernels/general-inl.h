@@ -33,12 +33,13 @@ struct GeneralLanes {
                       bool with_weighted) {
     const DoubleTag d;
     const Doubles zero = hn::Zero(d), bias = hn::Set(d, static_cast<double>(kOthersBias));
-    Doubles lost = zero, distance = zero;
+    Doubles lost = zero;
     Doubles difference = DifferenceFor<T>(m, z, &lost);
-    const Doubles exponential = ExpOfNegative<T>(difference, lost, factor, bias, &distance);
+    const Doubles exponential = ExpOfNegative<T>(difference, lost, factor, bias);
     AddDoubles(exponential, first, others);
     if (with_entropy) {
-      AddDoubles(hn::IfThenElseZero(hn::Gt(exponential, zero), hn::Mul(exponential, distance)), first, entropy);
+      const Doubles term = hn::Mul(exponential, hn::Mul(difference, factor));
+      AddDoubles(hn::IfThenElseZero(hn::Gt(exponential, zero), term), first, entropy);
     }
     if (with_weighted) {
       if constexpr (Format<T>::kSpreadScale != 1.0) {
@@ -404,10 +405,10 @@ struct GradientOf {
                                 Doubles *difference) const {
     const DoubleTag d;
     const bool capped = transform.cap > 0.0;
-    Doubles dz = hn::Zero(d), lost = hn::Zero(d), distance = hn::Zero(d);
+    Doubles dz = hn::Zero(d), lost = hn::Zero(d);
     const Doubles z = maxima.Fit(capped ? cap(raw, &dz) : raw, lane);
     *difference = DifferenceFor<T>(hn::Load(d, maxima.value + lane), z, &lost);
-    const Doubles exponential = ExpOfNegative<T>(*difference, lost, hn::Load(d, maxima.factor + lane), bias, &distance);
+    const Doubles exponential = ExpOfNegative<T>(*difference, lost, hn::Load(d, maxima.factor + lane), bias);
     const Doubles label = hn::Mul(y, y_factor);
     Doubles v = hn::MulSub(exponential, p_factor, label);
     if constexpr (kKeepsLow<T>) {

@@ -95,7 +95,7 @@ XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const Sums &su
   const xent_statistics &out = call.statistics;
   const GeneralKernels &kernels = *call.kernels->general;
   double target_value = kNan;  // equal to none
-  if (target >= 0) {
+  if (target >= 0 && NeedLogProbabilities(out)) {
     target_value = call.Logit<In>(row, target);
     kernels.values(call.transform, &target_value, 1);
   }

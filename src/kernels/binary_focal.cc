@@ -60,7 +60,7 @@ Scaled ScaledExp(const Scaled &x) {
   if (x.v.hi != x.v.hi) return x;
   if (x.k >= 40) return {Wide{1.0, 0.0}, x.v.hi > 0.0 ? kBeyond : -kBeyond};
   if (x.k < -200) return 1.0;
-  const Exponential<Wide> e = Exp(Scale(x.v, x.k));
+  const Unbounded<Wide> e = Exp(Scale(x.v, x.k));
   return {e.mantissa, e.exponent};
 }
 

@@ -26,10 +26,15 @@ struct DivergenceLanes {
   HWY_ALIGN double bias[kLanes];  // of the exponentials, which the scales or logarithms lack
   HWY_ALIGN double logits[2][kLanes];
   const DivergenceTask &task;
-  double inverse_low;            // what 1/T's high part lacks, relative to it
-  int64_t first = -1, used = 0;  // the strip's first column, and its lanes in use
+  double inverse_low;             // what 1/T's high part lacks, relative to it
+  double gap_factor, gap_shrink;  // what makes differences gaps: 1/T and 2^-kDivergenceGap in one or the other
+  int64_t first = -1, used = 0;   // the strip's first column, and its lanes in use
 
   DivergenceLanes(const DivergenceTask &t, bool sums) : task(t), inverse_low(task.factor.lo / task.factor.hi) {
+    const double shrink = task.kind == DivergenceKind::kJensenShannon ? 1.0 : PowerOfTwo(-kDivergenceGap);
+    const bool has_room = task.factor.hi >= 1.0;
+    gap_factor = task.factor.hi * (has_room ? shrink : 1.0);
+    gap_shrink = has_room ? 1.0 : shrink;
     for (int64_t i = 0; i < kLanes; ++i) {
       const DivergenceRow &row =
           *EveryBytes(task.rows, task.row_bytes, task.count > 0 ? HWY_MIN(i, task.count - 1) : 0);
@@ -40,16 +45,18 @@ struct DivergenceLanes {
         factor_low[side][i] = row.factor[side].lo;
       }
       const int64_t exponent = sums ? 0 : ExponentOf(row.scale[0]) + ExponentOf(row.scale[1]);
-      // Of the forward forms the scales take it away, after the difference of the two terms.
+      // Of the forward forms the scales take the bias away, after the difference of the two terms.
       const int64_t binades = std::clamp<int64_t>(exponent, 0, kDivergenceReach);
+      const bool reverse = task.kind == DivergenceKind::kReverseKl;
       const int64_t rest = exponent - binades - (HasLogs() ? 0 : kDivergenceBias);
-      bias[i] = static_cast<double>(binades + kDivergenceBias);
+      bias[i] = static_cast<double>(binades + (reverse && !sums ? kDivergenceGap : kDivergenceBias));
       const bool ends = row.scale[0] == 0.0 || !IsFinite(row.scale[0]);
       scale[0][i] = ends ? row.scale[0] : PowerOfTwo(rest / 2);
       scale[1][i] = ends ? row.scale[1] : PowerOfTwo(rest - rest / 2);
       log_ratio[i] = row.log_ratio;
-      mean[i] = row.mean.hi;
-      mean_low[i] = row.mean.lo;
+      const Wide of_row = reverse ? Scale(row.mean, -kDivergenceGap) : row.mean;
+      mean[i] = of_row.hi;
+      mean_low[i] = of_row.lo;
     }
   }
 
@@ -82,8 +89,8 @@ struct DivergenceLanes {
 };
 
 // Calls function(i, e^-b, e^-a, gap, gap_low), exponentials biased, for each vector of the strip, lanes from i on. The
-// gap is b - a, for cross-entropy b alone; it is infinite where one of the logits is masked, NaN where both are.
-// gap_low is, for float64 and a finite gap, what its roundings lost.
+// gap is b - a, for cross-entropy b alone (kDivergenceGap); it is infinite where one of the logits is masked, NaN where
+// both are. gap_low is, for float64 and a finite gap, what its roundings lost.
 template <class T, class Function>
 HWY_INLINE void ForEachVector(const DivergenceLanes &lanes, const Function &function) {
   const DoubleTag d;
@@ -103,15 +110,16 @@ HWY_INLINE void ForEachVector(const DivergenceLanes &lanes, const Function &func
     const Doubles exp_student = exponential(student, student_lost, i);
     const Doubles exp_teacher = exponential(teacher, teacher_lost, i);
     if (lanes.task.kind == DivergenceKind::kCrossEntropy) teacher = teacher_lost = hn::Zero(d);
-    const Doubles difference = DifferenceFor<T>(student, teacher, &lost);
-    Doubles gap = hn::Mul(difference, factor), gap_low = hn::Zero(d);
+    const Doubles shrink = hn::Set(d, lanes.gap_shrink), gap_factor = hn::Set(d, lanes.gap_factor);
+    const Doubles difference = hn::Mul(DifferenceFor<T>(student, teacher, &lost), shrink);
+    Doubles gap = hn::Mul(difference, gap_factor), gap_low = hn::Zero(d);
     if constexpr (kKeepsLow<T>) {
       const auto finite = hn::Lt(hn::Abs(difference), hn::Set(d, -kMasked));
-      const Doubles more = hn::Add(lost, hn::Sub(student_lost, teacher_lost));
+      const Doubles more = hn::Mul(hn::Add(lost, hn::Sub(student_lost, teacher_lost)), shrink);
       const Doubles sum = hn::Add(difference, more);
       const Doubles rest = hn::MulAdd(sum, inverse_low, hn::Sub(more, hn::Sub(sum, difference)));
-      gap = hn::IfThenElse(finite, hn::Mul(sum, factor), gap);
-      gap_low = hn::MulAdd(rest, factor, ProductError(d, sum, factor, gap));
+      gap = hn::IfThenElse(finite, hn::Mul(sum, gap_factor), gap);
+      gap_low = hn::MulAdd(rest, gap_factor, ProductError(d, sum, gap_factor, gap));
     }
     function(i, exp_student, exp_teacher, gap, gap_low);
   }
@@ -157,8 +165,7 @@ void SumDivergence(const DivergenceTask &task, DivergenceSums *out, int64_t byte
     AddDoubles(lanes.WithoutMaximum(kTeacher, i, exp_teacher), i, teacher_sums);
     if (!crosses) return;
     const Doubles weight = reverse ? exp_student : exp_teacher;
-    const Doubles distance = hn::Mul(reverse ? hn::Neg(gap) : gap, hn::Set(d, PowerOfTwo(-kDivergenceBias)));
-    const Doubles term = hn::IfThenElseZero(hn::Gt(weight, zero), hn::Mul(weight, distance));
+    const Doubles term = hn::IfThenElseZero(hn::Gt(weight, zero), hn::Mul(weight, reverse ? hn::Neg(gap) : gap));
     // Whether a probability is 0 is for its logit to say, not for an exponential that counts as 0.
     const auto infinite = hn::AndNot(lanes.IsMasked(weight_side, i), lanes.IsMasked(1 - weight_side, i));
     AddDoubles(hn::IfThenElse(infinite, hn::Neg(hn::Set(d, kMasked)), term), i, cross);
@@ -196,11 +203,10 @@ void DivergenceGradient(const DivergenceTask &task) {
     const Doubles student = TimesFactor<T>(exp_student, lanes, kStudent, i, &student_low);
     if (task.kind == DivergenceKind::kReverseKl) {
       Doubles lost;
-      const Doubles difference = DifferenceFor<T>(hn::Neg(gap), hn::Load(d, lanes.mean + i), &lost);
-      const Doubles minus = hn::Mul(difference, unbiased);
+      const Doubles minus = DifferenceFor<T>(hn::Neg(gap), hn::Load(d, lanes.mean + i), &lost);
       v = hn::Mul(student, minus);
       if constexpr (kKeepsLow<T>) {
-        const Doubles low = hn::Mul(hn::Sub(lost, hn::Add(gap_low, hn::Load(d, lanes.mean_low + i))), unbiased);
+        const Doubles low = hn::Sub(lost, hn::Add(gap_low, hn::Load(d, lanes.mean_low + i)));
         v = hn::MulAdd(student, minus, hn::MulAdd(student, low, hn::Mul(student_low, minus)));
       }
     } else if (task.kind == DivergenceKind::kJensenShannon) {

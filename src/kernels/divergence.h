@@ -38,13 +38,16 @@ struct DivergenceRow {
 // The exponentials of double lanes are multiplied by 2^kDivergenceBias, lest they leave the normal range before what
 // becomes of them does; those of gradients by what their scales leave room for.
 inline constexpr int64_t kDivergenceBias = 64;
+// b - a is multiplied by 2^-kDivergenceGap there, but for Jensen-Shannon: its products with biased exponentials are
+// 2^-kDivergenceBias of themselves, so that sums of the largest differences do not overflow.
+inline constexpr int64_t kDivergenceGap = 2 * kDivergenceBias;
 // Binades that the exponentials of a gradient take from its scales at most.
 inline constexpr int64_t kDivergenceReach = 510;
 
 struct DivergenceSums {
   Wide sides[2];  // sum of e^-b, of e^-a, without the maximum's column; of a second look, in all
                   // columns, of e^-b log(q/m), of e^-a log(p/m); from double lanes biased
-  Wide cross;     // sum of e^-a (b - a), of e^-a b, or of e^-b (a - b)
+  Wide cross;     // sum of e^-a (b - a), of e^-a b, or of e^-b (a - b); from double lanes 2^-kDivergenceBias of it
 };
 
 // Logits are multiplied by it where double lanes load them, exactly: differences of the largest ones stay finite.

@@ -427,7 +427,12 @@ HWY_INLINE Doubles LabelGradient(Doubles weight, Doubles difference, Doubles fac
   const DoubleTag d;
   const Doubles coefficient = hn::Mul(weight, label_factor);
   const Doubles gap = hn::MulAdd(difference, factor, log_total);
-  return hn::IfThenElseZero(hn::Ne(coefficient, hn::Zero(d)), hn::Mul(coefficient, gap));
+  const auto finite = hn::Lt(gap, hn::Set(d, -kMasked));
+  Doubles gradient = hn::Mul(coefficient, gap);
+  if (HWY_UNLIKELY(!hn::AllTrue(d, finite))) {  // of a masked column too, but not by the product alone
+    gradient = hn::IfThenElse(finite, gradient, hn::Mul(hn::Mul(coefficient, factor), difference));
+  }
+  return hn::IfThenElseZero(hn::Ne(coefficient, hn::Zero(d)), gradient);
 }
 
 // v times two powers of two, which may be infinite: 0 stays 0.
@@ -453,10 +458,11 @@ HWY_NOINLINE void GradientInStrips(const GeneralTask &task) {
   bool lifted = false;
   for (int64_t i = 0; i < kLanes; ++i) {
     const GeneralGradient &row = row_of(i);
-    // The exponentials take what there is of the lift, which the other terms get too, and then of their factor.
+    // The exponentials take what there is of the lift, which the other terms get too, and then of their factor, all of
+    // it: below 1 the factor brings no exponential back.
     const int64_t exponent = ExponentOf(row.p_factor.hi);
     const int64_t of_lift = std::clamp<int64_t>(HWY_MIN(row.lift, 1000 - exponent), 0, kOthersBias);
-    const int64_t of_factor = std::clamp<int64_t>(exponent, 0, kOthersBias - of_lift);
+    const int64_t of_factor = std::clamp<int64_t>(exponent + 1, 0, kOthersBias - of_lift);
     const double up = PowerOfTwo(of_lift), down = PowerOfTwo(-of_factor);
     bias[i] = static_cast<double>(of_lift + of_factor);
     p_factor[i] = row.p_factor.hi * down;

@@ -2,6 +2,7 @@
 // never leaves its range.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -36,5 +37,34 @@ struct Factor {
 Factor Decompose(double x);
 Factor Quotient(Factor a, Factor b);
 Factor Product(Factor a, Factor b);
+
+template <class N>
+N ValueOf(Unbounded<N> x) {
+  return Scale(x.mantissa, std::clamp<int64_t>(x.exponent, -8192, 8192));
+}
+// a b, of numbers of any size; 0 where the coefficient b is exactly 0.
+template <class N>
+Unbounded<N> Times(Unbounded<N> a, double b) {
+  if (b == 1.0) return a;
+  if (b == 0.0) return {};
+  const Factor factor = Decompose(b);
+  const int64_t own = ExponentOf(Value(a.mantissa));
+  return {MultiplyAny(Scale(a.mantissa, -own), N{factor.mantissa}), own + a.exponent + factor.exponent};
+}
+// a + b, rounded as Add rounds. Infinite where one of them is.
+template <class N>
+Unbounded<N> Sum(Unbounded<N> a, Unbounded<N> b) {
+  if (Value(b.mantissa) == 0.0) return a;
+  if (Value(a.mantissa) == 0.0) return b;
+  const int64_t of_a = ExponentOf(Value(a.mantissa)), of_b = ExponentOf(Value(b.mantissa));
+  const int64_t top = std::max(of_a + a.exponent, of_b + b.exponent);
+  return {AddOrOverflow(ValueOf<N>({a.mantissa, a.exponent - top}), ValueOf<N>({b.mantissa, b.exponent - top})), top};
+}
+// a - b of finite numbers.
+template <class N>
+Unbounded<N> DifferenceOf(N a, N b) {
+  if (IsFinite(Value(a) - Value(b))) return {Subtract(a, b)};
+  return {Subtract(Scale(a, -2), Scale(b, -2)), 2};
+}
 
 }  // namespace xent::internal

@@ -160,11 +160,11 @@ N Log1p(N r) {
   return Log(Add(N{1.0}, r));
 }
 
-// e^x = mantissa 2^exponent with the mantissa in about [0.70, 1.42], for |x| < 2^42.
+// mantissa 2^exponent, of any size.
 template <class N>
-struct Exponential {
-  N mantissa;
-  int64_t exponent;
+struct Unbounded {
+  N mantissa{};
+  int64_t exponent = 0;
 };
 // 1 / i!
 inline constexpr auto kInverseFactorial = [] {
@@ -176,8 +176,9 @@ inline constexpr auto kInverseFactorial = [] {
 // Terms of the series of exp r, |r| <= 0.35: the last left out is below 2^-55, in Wide below 2^-70.
 template <class N>
 inline constexpr int kExpTerms = sizeof(N) == sizeof(double) ? 14 : 18;
+// e^x with the mantissa in about [0.70, 1.42], for |x| < 2^42.
 template <class N>
-Exponential<N> Exp(N x) {
+Unbounded<N> Exp(N x) {
   // Adding and subtracting 1.5 * 2^52 rounds to the nearest integer.
   const double k = (Value(x) * kLog2E_F64_Hi + 0x1.8p52) - 0x1.8p52;
   const N r = Subtract(x, MultiplyLn2<N>(k));

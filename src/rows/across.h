@@ -54,7 +54,7 @@ struct AcrossSums {
   bool IsNan() const { return false; }
   double Entropy() const { return static_cast<double>(entropy); }
   // lse - z'_c, as the kernel computes it.
-  double Gap(double factor, double of_value) const { return (value - of_value) * factor + log_total; }
+  Unbounded<double> Gap(double factor, double of_value) const { return {(value - of_value) * factor + log_total}; }
 };
 
 template <class In>

@@ -260,23 +260,17 @@ struct Call : LossCall<xent_cross_entropy, xent_cross_entropy_options> {
 // Prepares the call and runs it over whole rows. False: the caller's parallel_for left a task out.
 bool RunCrossEntropy(Call *call);
 
-// lambda lse^2.
+// loss + lambda lse^2.
 template <class N>
-N ZLoss(N lse, double lambda) {
-  return MultiplyAny(MultiplyAny(lse, lse), N{lambda});
+Unbounded<N> WithZLoss(Unbounded<N> loss, Unbounded<N> lse, double lambda) {
+  const int64_t exponent = ExponentOf(Value(lse.mantissa));
+  const N mantissa = Scale(lse.mantissa, -exponent);
+  return Sum(loss, Times<N>({MultiplyAny(mantissa, mantissa), 2 * (exponent + lse.exponent)}, lambda));
 }
-// (mass + 2 lambda lse) 2^-*scale; *scale is 0 unless the sum may be past the largest double.
+// mass + 2 lambda lse.
 template <class N>
-N MassWithZLoss(N mass, N lse, double lambda, int64_t *scale) {
-  const int64_t exponent = ExponentOf(Value(lse)) + ExponentOf(lambda) + 3;
-  *scale = std::max<int64_t>(0, exponent - 1000);
-  const N twice = MultiplyAny(Scale(lse, 1 - *scale / 2), N{Scale(lambda, *scale / 2 - *scale)});
-  return AddOrOverflow(Scale(mass, -*scale), twice);
-}
-// a b, 0 where the coefficient b is exactly 0.
-template <class N>
-N Weighted(N a, double b) {
-  return b == 1.0 ? a : b == 0.0 ? N{} : MultiplyAny(a, N{b});
+Unbounded<N> MassWithZLoss(N mass, Unbounded<N> lse, double lambda) {
+  return Sum<N>({mass}, Times<N>({lse.mantissa, lse.exponent + 1}, lambda));
 }
 
 }  // namespace xent::internal

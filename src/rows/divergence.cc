@@ -70,7 +70,8 @@ struct DivergenceState {
       totals[side] = Add(others, N{1.0});
     }
     const bool reverse = call.Kind() == DivergenceKind::kReverseKl;
-    const N cross = MeanOf(ToNumber<T>(sums.cross), totals[reverse ? kStudent : kTeacher]);
+    const N mean = MeanOf(ToNumber<T>(sums.cross), totals[reverse ? kStudent : kTeacher]);
+    const N cross = floats ? mean : Scale(mean, kDivergenceBias);
     N rest = logs[kStudent];
     if (call.Kind() != DivergenceKind::kCrossEntropy) rest = Subtract(rest, logs[kTeacher]);
     if (reverse) rest = Subtract(N{}, rest);
@@ -91,7 +92,7 @@ struct DivergenceState {
   void Finish(const DivergenceCall &call, int64_t index) {
     const double weight = call.RowWeight(index);
     if (Value(loss) < 0.0) loss = N{};  // by rounding alone
-    stored = nan ? static_cast<T>(kNan) : RoundTo<T>(Weighted(loss, weight));
+    stored = nan ? static_cast<T>(kNan) : RoundTo<T>(ValueOf(Times<N>({loss}, weight)));
     Call::Write(call.args.row_losses, index, stored);
     if (call.mode == Mode::kForward) return;
     const bool no_number = call.Kind() == DivergenceKind::kReverseKl && Value(loss) == kInfinity && weight != 0.0;

@@ -44,6 +44,7 @@ struct GeneralRowState {
   bool exact;           // the target's gradient is the others' sum alone,
   double exact_target;  // times this
   int64_t exact_lift;   // and a power of two
+  Factor label_factor;  // u r (1 - epsilon) over the denominator
   GeneralGradient gradient;
 
   // Merges the parts and writes what forward gives. part_of(i) is the i-th GeneralSums and its piece.
@@ -57,22 +58,19 @@ struct GeneralRowState {
     T lse = loss;
     log_probability = loss;
     if (!row.IsNan()) {
-      const N wide_lse = row.LogSumExp(factor);
-      lse = RoundTo<T>(wide_lse);
+      const Unbounded<N> wide_lse = row.LogSumExp(factor);
+      lse = RoundTo<T>(ValueOf(wide_lse));
+      Unbounded<N> of_target;
       double value = target_logit;
       if (target >= 0) {
         call.kernels->general->values(call.transform, &value, 1);
-        nll = row.Gap(factor, value);
+        of_target = row.Gap(factor, value);
+        nll = ValueOf(of_target);
         log_probability = T{0} - RoundTo<T>(nll);
       }
-      const bool weighted = IsWeighted(call);
-      const double lambda = call.options.z_loss, weight = weighted ? Value(row.weight) : call.TargetWeight(target);
-      const bool lifts = lambda == 0.0 && IsFinite(weight * call.RowWeight(index));
-      int64_t scale = 0;
-      N wide_loss =
-          weighted ? row.WeightedGap(lifts, &scale) : Weighted(row.ScaledGap(factor, value, lifts, &scale), weight);
-      if (lambda != 0.0) wide_loss = AddOrOverflow(wide_loss, Scale(ZLoss(wide_lse, lambda), scale));
-      loss = RoundTo<T>(Scale(Weighted(wide_loss, call.RowWeight(index)), -scale));
+      Unbounded<N> wide_loss = IsWeighted(call) ? row.WeightedGap() : Times(of_target, call.TargetWeight(target));
+      if (call.options.z_loss != 0.0) wide_loss = WithZLoss(wide_loss, wide_lse, call.options.z_loss);
+      loss = RoundTo<T>(ValueOf(Times(wide_loss, call.RowWeight(index))));
     }
     call.WriteRow(index, loss, lse, log_probability);
     if (call.args.records == nullptr) return;
@@ -125,10 +123,16 @@ struct GeneralRowState {
     const N labels_mass = weighted ? row.weight : N{call.TargetWeight(target)};
     int64_t mass_scale = 0;  // of the sum with the z-loss, which may be past the largest double
     N mass = labels_mass;
-    if (lambda != 0.0) mass = MassWithZLoss(mass, row.LogSumExp(call.transform.Factor()), lambda, &mass_scale);
+    if (lambda != 0.0) {
+      const Unbounded<N> sum = MassWithZLoss(mass, row.LogSumExp(call.transform.Factor()), lambda);
+      mass_scale = std::max<int64_t>(0, ExponentOf(Value(sum.mantissa)) + sum.exponent - 1010);
+      mass = ValueOf<N>({sum.mantissa, sum.exponent - mass_scale});
+    }
     // Beyond what leaves room for the other factors the exponent goes its own way.
     const int64_t exponent = g.exponent + slope.exponent + mass_scale;
-    gradient.lift = exponent - (mass_scale != 0 ? 0 : std::clamp<int64_t>(exponent, -400, 400));
+    const int64_t of_mass = ExponentOf(std::max(Magnitude(Value(mass)), Magnitude(Value(labels_mass))));
+    const int64_t most = std::min<int64_t>(400, 900 - of_mass);
+    gradient.lift = exponent - (mass_scale != 0 ? 0 : std::clamp<int64_t>(exponent, -400, most));
     const auto factor_of = [&](int64_t e) { return Scale(g.mantissa, e - gradient.lift); };
     // Without a cap dz is logit_scale throughout.
     const N dz{call.transform.cap > 0.0 ? 1.0 : slope.mantissa};
@@ -140,13 +144,14 @@ struct GeneralRowState {
     gradient.y_factor = Wide{y_factor};
     gradient.log_total = Value(row.LogTotal());
     gradient.label_factor = factor_of(g.exponent) * (1.0 - call.options.label_smoothing);
+    label_factor = Product(g, Decompose(1.0 - call.options.label_smoothing));
     if (!weighted && lambda == 0.0 && target == row.argmax) {
       exact = true;
-      const double weight = call.TargetWeight(target);
-      const bool tiny = row.IsTiny() && IsFinite(weight * Value(y_factor));
-      const N share = tiny ? row.others : Divide(Scale(row.others, -kOthersBias), row.Total());
-      exact_target = Value(MultiplyAny(MultiplyAny(share, N{weight}), y_factor));
-      exact_lift = gradient.lift - (tiny ? kOthersBias : 0);
+      const auto share = row.IsTiny() ? Unbounded<N>{row.others, -kOthersBias}
+                                      : Unbounded<N>{Divide(Scale(row.others, -kOthersBias), row.Total())};
+      const Unbounded<N> weighted_share = Times(share, call.TargetWeight(target));
+      exact_target = Value(MultiplyAny(weighted_share.mantissa, y_factor));
+      exact_lift = gradient.lift + weighted_share.exponent;
     }
   }
 };
@@ -211,6 +216,7 @@ struct GeneralJob {
       } else if (state.exact && piece.Has(state.target) && task.gradient != nullptr) {
         WriteExactTarget(state, call.Grad<In>(row + i, piece.place + state.target - piece.first));
       }
+      if (task.label_gradient != nullptr && state.row.IsTiny()) WriteExactLabel(state, row + i, piece);
     }
   }
 
@@ -227,6 +233,15 @@ struct GeneralJob {
   }
 
  private:
+  // The gradient of the largest logit's label where lse - m' may lie below the normal range.
+  XENT_NOINLINE void WriteExactLabel(const Row &state, int64_t row, const Piece &piece) const {
+    const int64_t col = state.row.argmax;
+    if (state.fill != Fill::kCompute || !piece.Has(col)) return;
+    const Factor factor = Product(state.label_factor, Decompose(call.TargetWeight(col)));
+    const Wide product = MultiplyAny(Wide{state.row.others}, Wide{factor.mantissa});
+    const double value = RoundTo<double>(ValueOf<Wide>({product, factor.exponent - kOthersBias}));
+    call.FillGradient(call.args.target_grad, row, piece.place + col - piece.first, 1, value);
+  }
   // p_t - 1 of the row's largest logit is -(the others' sum) / total: a task of that column alone, with no p in it.
   XENT_NOINLINE void WriteExactTarget(const Row &state, In *grad) const {
     const In logit = Narrow<In>(static_cast<T>(state.target_logit));

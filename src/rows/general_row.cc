@@ -3,16 +3,15 @@
 namespace xent::internal {
 namespace {
 
-// factor (a - b), a >= b; infinite where b is masked or the difference is too large for a double.
+// factor (a - b), a >= b; infinite where b is masked.
 template <class N>
-N Distance(double a, double b, double factor) {
-  const double plain = a - b;
-  if (!IsFinite(a) || !IsFinite(b)) return N{plain * factor};
-  if (!IsFinite(plain)) return MultiplyAny(MultiplyAny(Subtract(N{0.5 * a}, N{0.5 * b}), N{factor}), N{2.0});
+Unbounded<N> Distance(double a, double b, double factor) {
+  if (!IsFinite(a) || !IsFinite(b)) return {N{(a - b) * factor}};
   if constexpr (sizeof(N) == sizeof(double)) {
-    return plain * factor;
+    return Times(DifferenceOf(a, b), factor);
   } else {
-    return MultiplyAny(TwoSum(a, -b), Wide{factor});
+    if (!IsFinite(a - b)) return Times(DifferenceOf(N{a}, N{b}), factor);
+    return Times<N>({TwoSum(a, -b)}, factor);
   }
 }
 
@@ -43,10 +42,10 @@ void GeneralRow<T>::Merge(const GeneralSums &chunk, double factor) {
   weight = AddOrOverflow(high.weight, low.weight);
   weighted = AddOrOverflow(high.weighted, low.weighted);
   if (low.argmax < 0 || special != Special::kNone) return;  // masked: what is weighted there is infinite already
-  const N distance = Distance<N>(high.value, low.value, factor);
+  const Unbounded<N> apart = Distance<N>(high.value, low.value, factor);
+  const N distance = ValueOf(apart);
   if (Value(low.weight) != 0.0) {
-    constexpr double kScale = Format<T>::kSpreadScale;
-    const N scaled = kScale == 1.0 ? distance : Distance<N>(high.value * kScale, low.value * kScale, factor);
+    const N scaled = ValueOf<N>({apart.mantissa, apart.exponent + ExponentOf(Format<T>::kSpreadScale)});
     weighted = AddOrOverflow(weighted, MultiplyAny(scaled, low.weight));
   }
   if (!(Value(distance) < 1400.0)) return;  // e^-distance counts as 0
@@ -58,23 +57,17 @@ void GeneralRow<T>::Merge(const GeneralSums &chunk, double factor) {
 }
 
 template <class T>
-Number<T> GeneralRow<T>::Gap(double factor, double of_value) const {
-  return AddOrOverflow(Distance<N>(value, of_value, factor), LogTotal());
+Unbounded<Number<T>> GeneralRow<T>::Gap(double factor, double of_value) const {
+  if (of_value == value && IsTiny()) return {others, -kOthersBias};
+  return Sum<N>(Distance<N>(value, of_value, factor), {LogTotal()});
 }
 
 template <class T>
-Number<T> GeneralRow<T>::ScaledGap(double factor, double of_value, bool lifts, int64_t *scale) const {
-  *scale = lifts && IsTiny() && of_value == value ? kOthersBias : 0;
-  return *scale != 0 ? others : Gap(factor, of_value);
-}
-
-template <class T>
-Number<T> GeneralRow<T>::WeightedGap(bool lifts, int64_t *scale) const {
-  const int64_t spread = ExponentOf(Format<T>::kSpreadScale);
-  const double size = Magnitude(Value(weighted));
-  *scale = !(size < 0x1p900) ? spread : lifts && IsTiny() && size < 0x1p-900 ? kOthersBias : 0;
-  const N sum = Scale(weighted, *scale - spread);
-  return AddOrOverflow(sum, MultiplyAny(weight, *scale > 0 ? others : Scale(LogTotal(), *scale)));
+Unbounded<Number<T>> GeneralRow<T>::WeightedGap() const {
+  const Unbounded<N> log_total = IsTiny() ? Unbounded<N>{others, -kOthersBias} : Unbounded<N>{LogTotal()};
+  const int64_t exponent = ExponentOf(Value(weight));
+  const N product = MultiplyAny(Scale(weight, -exponent), log_total.mantissa);
+  return Sum<N>({weighted, -ExponentOf(Format<T>::kSpreadScale)}, {product, log_total.exponent + exponent});
 }
 
 template struct GeneralRow<float>;

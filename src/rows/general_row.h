@@ -28,14 +28,12 @@ struct GeneralRow {
   bool IsTiny() const { return Value(others) < 0x1p-390; }
   // L = lse - m'.
   N LogTotal() const { return Log1p(Scale(others, -kOthersBias)); }
-  N LogSumExp(double factor) const { return Gap(factor, 0.0); }
+  Unbounded<N> LogSumExp(double factor) const { return Gap(factor, 0.0); }
   // lse - z'_c of a column's value: exact digits however small; +inf where it is masked.
-  N Gap(double factor, double of_value) const;
+  Unbounded<N> Gap(double factor, double of_value) const;
+  // sum_c y_c (lse - z'_c).
+  Unbounded<N> WeightedGap() const;
   N Entropy() const { return Add(LogTotal(), Divide(entropy, Add(others, N{PowerOfTwo(kOthersBias)}))); }
-  // 2^*scale (lse - z'_c), and 2^*scale sum_c y_c (lse - z'_c); *scale is 0 unless they may leave the normal range.
-  // `lifts`: they may be scaled up.
-  N ScaledGap(double factor, double of_value, bool lifts, int64_t *scale) const;
-  N WeightedGap(bool lifts, int64_t *scale) const;
 };
 
 }  // namespace xent::internal

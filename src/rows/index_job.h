@@ -39,7 +39,9 @@ struct IndexRow {
     nll = N{kNan};
     T lse = loss, log_probability = loss;
     if (!nan) {
-      nll = target_term.IsZero() ? N{kInfinity} : target_term.NegativeLogLikelihood(others);
+      const Unbounded<N> of_target =
+          target_term.IsZero() ? Unbounded<N>{N{kInfinity}} : target_term.NegativeLogLikelihood(others);
+      nll = ValueOf(of_target);
       if (call.statistics.logprobs != nullptr || NeedLogProbabilities(call.statistics)) {
         log_probability = T{0} - RoundTo<T>(nll);
       }
@@ -49,16 +51,14 @@ struct IndexRow {
         wide_lse = others.IsZero() ? N{target_logit} : Total().LogOfSum();
         lse = RoundTo<T>(wide_lse);
       }
-      N wide_loss = Weighted(nll, call.TargetWeight(target));
-      int64_t scale = 0;
+      Unbounded<N> wide_loss =
+          Times(of_target, call.shares.other != 0.0 ? call.shares.target : call.TargetWeight(target));
       if (call.shares.other != 0.0) {
-        scale = ExponentOf(Format<T>::kSpreadScale);
-        wide_loss = AddOrOverflow(Weighted(Scale(nll, scale), call.shares.target),
-                                  MultiplyAny(OthersLoss(call.shape.cols, parts, part_of), N{call.shares.other}));
+        wide_loss = Sum(wide_loss, Times(OthersLoss(call.shape.cols, parts, part_of), call.shares.other));
       } else if (lambda != 0.0) {
-        wide_loss = AddOrOverflow(wide_loss, ZLoss(wide_lse, lambda));
+        wide_loss = WithZLoss(wide_loss, {wide_lse}, lambda);
       }
-      loss = RoundTo<T>(Scale(Weighted(wide_loss, call.RowWeight(row)), -scale));
+      loss = RoundTo<T>(ValueOf(Times(wide_loss, call.RowWeight(row))));
     }
     call.WriteRow(row, loss, lse, log_probability);
     if (call.plan.statistics) FillLogProbabilities(call, row, log_probability);
@@ -91,9 +91,9 @@ struct IndexRow {
     const double weight = call.TargetWeight(target), lambda = call.options.z_loss;
     Factor mass = Decompose(weight);
     if (lambda != 0.0) {
-      int64_t scale = 0;
-      mass = Decompose(Value(MassWithZLoss(N{weight}, total.LogOfSum(), lambda, &scale)));
-      mass.exponent += scale;
+      const Unbounded<N> sum = MassWithZLoss<N>(N{weight}, {total.LogOfSum()}, lambda);
+      mass = Decompose(Value(sum.mantissa));
+      mass.exponent += sum.exponent;
     }
     if (mass.mantissa == 0.0 && weight == 0.0) {
       fill = Fill::kZero;
@@ -126,14 +126,13 @@ struct IndexRow {
     nan = others.IsZero() && target_term.IsZero();  // a row of -inf
   }
 
-  // kSpreadScale times the sum over c != t of lse - z_c: per chunk the differences to its pivot, and the pivot's own.
+  // The sum over c != t of lse - z_c: per chunk the differences to its pivot, and the pivot's own.
   template <class PartOf>
-  N OthersLoss(int64_t cols, int64_t parts, const PartOf &part_of) const {
-    const int64_t scale = ExponentOf(Format<T>::kSpreadScale);
+  Unbounded<N> OthersLoss(int64_t cols, int64_t parts, const PartOf &part_of) const {
     if (cols == 2 && !others.IsZero()) {
       // The one other column may be the confident one, where lse - z cancels. (Where its exponential has vanished, be
       // it masked or far below, the difference to the pivot says which.)
-      return Scale(others.NegativeLogLikelihood(target_term), scale);
+      return others.NegativeLogLikelihood(target_term);
     }
     // lse as the part that a pivot is near to and the rest: beyond 2^20 nothing of log sum is left in lse itself.
     const RowSum<T> sum = Total();
@@ -142,14 +141,15 @@ struct IndexRow {
       near = sum.logit ? N{sum.reference} : sum.LogOfSum();
       if (sum.logit) rest = Log(sum.sum);
     }
+    const int64_t scale = ExponentOf(Format<T>::kSpreadScale);
     N total{};
     for (int64_t i = 0; i < parts; ++i) {
       const auto &[part, piece] = part_of(i);
       const double count = static_cast<double>(piece.cols - piece.Has(target));
-      const N below = Scale(Add(Subtract(near, N{part.pivot}), rest), scale);
+      const N below = Add(Subtract(Scale(near, scale), Scale(N{part.pivot}, scale)), Scale(rest, scale));
       total = AddOrOverflow(total, AddOrOverflow(ToNumber<T>(part.spread), Multiply(below, N{count})));
     }
-    return total;
+    return {total, -scale};
   }
 };
 

@@ -120,8 +120,8 @@ struct LogSumExpJob : RowFunctionJob {
     GeneralRow<T> sums[kTile];
     SumPositions<In>(call, row, count, sums);
     for (int64_t i = 0; i < count; ++i) {
-      static_cast<T *>(call.args.lse)[row + i] =
-          sums[i].IsNan() ? static_cast<T>(LogSumExpByRule(sums[i].special)) : RoundTo<T>(sums[i].LogSumExp(1.0));
+      static_cast<T *>(call.args.lse)[row + i] = sums[i].IsNan() ? static_cast<T>(LogSumExpByRule(sums[i].special))
+                                                                 : RoundTo<T>(ValueOf(sums[i].LogSumExp(1.0)));
     }
   }
 };
@@ -245,7 +245,7 @@ struct LogSoftmaxJob : RowFunctionJob {
       while (static_cast<double>(Widen(in[state.argmax])) != state.max) ++state.argmax;
     } else if (pass == 1 && !state.nan) {
       const UntargetedSum<T> others(sums, call.shape.chunks);
-      state.delta = RoundTo<T>(RowSum<T>::OfLogit(state.max).NegativeLogLikelihood(others.total));
+      state.delta = RoundTo<T>(ValueOf(RowSum<T>::OfLogit(state.max).NegativeLogLikelihood(others.total)));
     }
   }
 
@@ -256,7 +256,7 @@ struct LogSoftmaxJob : RowFunctionJob {
     SumPositions<In>(call, row, count, sums);
     ForEachElement(count, [&](int64_t i, int64_t at) {
       T value = static_cast<T>(kNan);
-      if (!sums[i].IsNan()) value = T{0} - RoundTo<T>(sums[i].Gap(1.0, static_cast<double>(Widen(in[at]))));
+      if (!sums[i].IsNan()) value = T{0} - RoundTo<T>(ValueOf(sums[i].Gap(1.0, static_cast<double>(Widen(in[at])))));
       out[at] = Narrow<In>(value);
     });
   }

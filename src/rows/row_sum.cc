@@ -46,25 +46,22 @@ N Difference(double a, double b) {
 // Returns a's unit over b's: 2^(a - b) of exponent references, e^(a - b) of logits, 0 of different kinds, where a's
 // vanishes. Of logits a is at most about b.
 template <class T, class N = Number<T>>
-Exponential<N> ReferenceRatio(const RowSum<T> &a, const RowSum<T> &b) {
+Unbounded<N> ReferenceRatio(const RowSum<T> &a, const RowSum<T> &b) {
   const double apart = std::clamp(a.reference - b.reference, -0x1p60, 0x1p60);  // a record may be damaged
   if (!a.logit && !b.logit) return {N{1.0}, static_cast<int64_t>(apart)};
   if (a.logit != b.logit) return {};
   const N d = Difference<N>(a.reference, b.reference);
-  return Value(d) < -kVast ? Exponential<N>{} : Exp(Value(d) > kVast ? N{kVast} : d);
+  return Value(d) < -kVast ? Unbounded<N>{} : Exp(Value(d) > kVast ? N{kVast} : d);
 }
 
 // part / total, the mantissa not normalised; 0 for zero.
 template <class T, class N = Number<T>>
-Exponential<N> Ratio(const RowSum<T> &part, const RowSum<T> &total) {
-  Exponential<N> r = ReferenceRatio(part, total);
+Unbounded<N> Ratio(const RowSum<T> &part, const RowSum<T> &total) {
+  Unbounded<N> r = ReferenceRatio(part, total);
   const N quotient = Divide(part.sum, total.sum);
   r.mantissa = part.logit ? Multiply(quotient, r.mantissa) : Value(r.mantissa) == 0.0 ? r.mantissa : quotient;
   return r;
 }
-
-// The exponent, clamped far outside of double's range.
-int64_t Clamped(int64_t exponent) { return std::clamp<int64_t>(exponent, -4000, 4000); }
 
 }  // namespace
 
@@ -95,9 +92,9 @@ RowSum<T> RowSum<T>::Merge(const RowSum &other) const {
   }
   const bool other_above = other.reference > reference;
   const RowSum &low = other_above ? *this : other, &high = other_above ? other : *this;
-  const Exponential<N> f = ReferenceRatio(low, high);
+  const Unbounded<N> f = ReferenceRatio(low, high);
   const N part = logit ? Multiply(low.sum, f.mantissa) : low.sum;
-  return Normalised<T>({Add(high.sum, Scale(part, Clamped(f.exponent))), high.reference, logit});
+  return Normalised<T>({Add(high.sum, ValueOf<N>({part, f.exponent})), high.reference, logit});
 }
 
 template <class T>
@@ -106,50 +103,39 @@ Number<T> RowSum<T>::LogOfSum() const {
 }
 
 template <class T>
-Number<T> RowSum<T>::NegativeLogLikelihood(const RowSum &others) const {
+Unbounded<Number<T>> RowSum<T>::NegativeLogLikelihood(const RowSum &others) const {
   if (others.IsZero()) return {};
   if (others.logit != logit) {
     const bool others_prevail = others.logit ? others.reference > 0 : reference < 0;
-    if (!others_prevail) return {};
-    const N a = others.LogOfSum(), b = LogOfSum();
-    const double plain = Value(a) - Value(b);
-    return IsFinite(plain) ? Subtract(a, b) : N{plain};
+    return others_prevail ? DifferenceOf(others.LogOfSum(), LogOfSum()) : Unbounded<N>{};
   }
   if (logit) {
-    const N d = Difference<N>(others.reference, reference);
-    if (!IsFinite(Value(d))) return Value(d) > 0 ? d : N{};
-    if (Value(d) > kVast) return Add(d, Log(Divide(others.sum, sum)));
+    const double d = others.reference - reference;
+    if (!IsFinite(d)) return d > 0 ? DifferenceOf(N{others.reference}, N{reference}) : Unbounded<N>{};
+    if (d > kVast) return {Add(Difference<N>(others.reference, reference), Log(Divide(others.sum, sum)))};
   }
-  const Exponential<N> ratio = Ratio(others, *this);
-  if (Value(ratio.mantissa) == 0.0 || ratio.exponent < -1100) return {};
-  if (ratio.exponent > 500) return Add(MultiplyLn2<N>(static_cast<double>(ratio.exponent)), Log(ratio.mantissa));
-  return Log1p(Scale(ratio.mantissa, ratio.exponent));
+  const Unbounded<N> ratio = Ratio(others, *this);
+  if (Value(ratio.mantissa) == 0.0) return {};
+  if (ratio.exponent < -1000) return ratio;  // log(1 + r) = r
+  if (ratio.exponent > 500) return {Add(MultiplyLn2<N>(static_cast<double>(ratio.exponent)), Log(ratio.mantissa))};
+  return {Log1p(Scale(ratio.mantissa, ratio.exponent))};
 }
 
 template <class T>
 T RowSum<T>::ScaledRatio(Factor g, const RowSum &part, Factor times, double minus) const {
-  N x{};
+  Unbounded<N> x{};
   if (!part.IsZero()) {
-    const Exponential<N> r = Ratio(part, *this);
-    const N product = MultiplyAny(r.mantissa, N{times.mantissa});
-    const int64_t exponent = r.exponent + times.exponent;
-    // Nothing is subtracted: the quotient may lie below the normal range, and g bring it back.
-    if (minus == 0.0) {
-      return RoundTo<T>(Scale(MultiplyAny(product, N{g.mantissa}), Clamped(exponent + g.exponent)));
-    }
-    x = Scale(product, Clamped(exponent));
+    const Unbounded<N> r = Ratio(part, *this);
+    x = {MultiplyAny(r.mantissa, N{times.mantissa}), r.exponent + times.exponent};
   }
-  if (minus != 0.0) x = Add(x, N{-minus});
-  if (Value(x) == 0.0) return T{0};
-  const int64_t exponent = ExponentOf(Value(x));
-  const N product = Multiply(Scale(x, -exponent), N{g.mantissa});
-  return RoundTo<T>(Scale(product, exponent + g.exponent));
+  x = Sum<N>(x, {N{-minus}});
+  return RoundTo<T>(ValueOf<N>({MultiplyAny(x.mantissa, N{g.mantissa}), x.exponent + g.exponent}));
 }
 
 template <class T>
 Factor RowSum<T>::FactorOf(Factor g, Reference kind, double of_reference) const {
   const RowSum unit = Folded<T>({N{1.0}, of_reference, kind == Reference::kLogit});
-  const Exponential<N> ratio = Ratio(unit, *this);
+  const Unbounded<N> ratio = Ratio(unit, *this);
   if (Value(ratio.mantissa) == 0.0 || ratio.exponent < -100000) return {};
   const double product = Value(Multiply(ratio.mantissa, N{g.mantissa}));
   const int64_t exponent = ExponentOf(product);

@@ -28,7 +28,7 @@ struct RowSum {
   // log of the sum, which is not zero.
   N LogOfSum() const;
   // log(1 + others / target) of a target's term that is not zero, exact digits however small.
-  N NegativeLogLikelihood(const RowSum &others) const;
+  Unbounded<N> NegativeLogLikelihood(const RowSum &others) const;
   // Returns g (times part / total - minus) of a row's total, rounded to T once; zero where it is no larger than T's
   // smallest normal number.
   T ScaledRatio(Factor g, const RowSum &part, Factor times, double minus) const;

@@ -102,7 +102,7 @@ XENT_NOINLINE void WriteStatistics(const Call &call, int64_t row, const Sums &su
   const auto log_probability = [&](double logit) -> T {
     kernels.values(call.transform, &logit, 1);
     if (logit == target_value) return of_target;
-    return T{0} - RoundTo<T>(sums.Gap(call.transform.Factor(), logit));
+    return T{0} - RoundTo<T>(ValueOf(sums.Gap(call.transform.Factor(), logit)));
   };
   WriteStatisticsOfSums<In>(call, row, sums, target);
   if (out.rank != nullptr) {
@@ -162,7 +162,7 @@ XENT_NOINLINE void WriteIgnoredStatistics(const Call &call, int64_t row) {
   const bool wants_lse = call.statistics.lse != nullptr;
   if (call.statistics.of_ignored == 0 || !(wants_lse || call.plan.statistics)) return;
   const GeneralRow<T> sums = SumRow<In>(call, row, wants_lse);
-  const T lse = sums.IsNan() ? static_cast<T>(kNan) : RoundTo<T>(sums.LogSumExp(call.transform.Factor()));
+  const T lse = sums.IsNan() ? static_cast<T>(kNan) : RoundTo<T>(ValueOf(sums.LogSumExp(call.transform.Factor())));
   Call::Write(call.statistics.lse, row, lse);
   WriteStatistics<In>(call, row, sums, -1, T{});
 }

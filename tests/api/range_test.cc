@@ -193,6 +193,25 @@ TEST(RangeOfFloat64, DivergencesBelowTheNormalRange) {
   }
 }
 
+TEST(RangeOfFloat64, DivergencesOfTheLargestLogits) {
+  const DivergenceCall::Rows far = {{1.2e308, -1.2e308, 0}, {1e308, -1e308, 1e308}}, near = {{0, 0, -1}, {0, 0.5, 0}};
+  for (const xent_divergence_kind kind : kDivergenceKinds) {
+    for (const bool mirrored : {false, true}) {
+      for (const double temperature : {1.0, 4.0, 1e300}) {
+        for (const int64_t inner : {0, 2}) {
+          DivergenceCall call(XENT_F64, mirrored ? near : far, mirrored ? far : near, inner);
+          call.options.kind = kind;
+          call.options.temperature = temperature;
+          call.row_weights = call.Vector({1, 1e-3});
+          call.MustRun(true);
+          call.ExpectAccurate();
+          ASSERT_FALSE(::testing::Test::HasFailure()) << kind << " T " << temperature << " mirrored " << mirrored;
+        }
+      }
+    }
+  }
+}
+
 TEST(RangeOfFloat64, DifferencesPastTheLargestDouble) {
   const std::vector<double> logits = {1.2e308, -1.2e308, 1.1e308};
   for (const double scale : {0.5, 0.25, 1e-3, 1e-306, 3e-307}) {
@@ -210,6 +229,89 @@ TEST(RangeOfFloat64, DifferencesPastTheLargestDouble) {
         EXPECT_EQ(row.Judge(), "") << scale << " target " << target << " probabilities " << probabilities;
       }
     }
+  }
+}
+
+// What a weight, an upstream gradient or a scale brings back from beyond either end of the range, judged by the
+// reference.
+struct Extreme {
+  std::vector<double> logits;
+  int64_t target = 0;
+  std::vector<double> probs = {};  // in place of the target
+  double row_weight = 1, upstream = 1, z_loss = 0, scale = 1, smoothing = 0;
+  std::vector<double> class_weights = {};
+};
+
+void JudgeExtreme(const Extreme &c, xent_dtype dtype, int64_t inner) {
+  LossCall row(dtype, 2, static_cast<int64_t>(c.logits.size()), inner);
+  for (size_t i = 0; i < c.logits.size(); ++i) {
+    row.logits.Set(0, static_cast<int64_t>(i), c.logits[i]);
+    row.logits.Set(1, static_cast<int64_t>(i), c.logits[i]);
+  }
+  row.targets = {c.target, c.target};
+  if (!c.probs.empty()) {
+    row.SetProbs(dtype, {c.probs, c.probs});
+    row.targets.clear();
+    row.wants_target_grad = true;
+  }
+  row.SetRowWeights({c.row_weight, c.row_weight});
+  row.SetUpstream({c.upstream}, XENT_UPSTREAM_SCALAR);
+  if (!c.class_weights.empty()) row.SetClassWeights(c.class_weights);
+  row.options.z_loss = c.z_loss;
+  row.options.logit_scale = c.scale;
+  row.options.label_smoothing = c.smoothing;
+  row.options.reduction.kind = XENT_REDUCTION_NONE;
+  for (const bool separately : {false, true}) {
+    separately ? row.MustRunForwardThenBackward() : row.MustRun(Function::kForwardBackward);
+    EXPECT_EQ(row.Judge(), "") << "of [" << c.logits[0] << ", " << c.logits.back() << "], row weight " << c.row_weight
+                               << ", upstream " << c.upstream << ", z_loss " << c.z_loss << ", scale " << c.scale
+                               << ", smoothing " << c.smoothing << ", inner " << inner;
+  }
+}
+
+TEST(RangeOfFloat64, FactorsBringBackWhatIsOutOfRange) {
+  const Extreme kCases[] = {
+      // Losses below the normal range.
+      {.logits = {0, -723.7156}, .row_weight = 3.05e21},
+      {.logits = {0, -708.5}, .row_weight = 1e10},
+      {.logits = {0, -708.5}, .row_weight = -1e10, .z_loss = 1e-300},
+      {.logits = {0, -723.7156}, .class_weights = {3.05e21, 1}},
+      {.logits = {0, -723.7156}, .row_weight = 1e12, .class_weights = {3.05e21, 1}},
+      {.logits = {0, -800}, .row_weight = 1e300, .class_weights = {1e-200, 1}},
+      // Losses past the largest double.
+      {.logits = {1.2e308, -1.2e308}, .target = 1, .row_weight = 1e-10},
+      {.logits = {1.2e308, -1.2e308}, .target = 1, .class_weights = {1, 0.25}},
+      {.logits = {1.2e308, -1.2e308}, .target = 1, .smoothing = 0.7},
+      {.logits = {1.2e308, -1.2e308, -1.1e308}, .target = 1, .smoothing = 0.7},
+      {.logits = {1.2e308, -1.2e308}, .target = 1, .row_weight = 0.5, .scale = 1.5},
+      {.logits = {1.2e308, -1.2e308}, .probs = {0.5, 0.5}, .row_weight = 0.25, .scale = 2},
+      {.logits = {1e160, 0}, .z_loss = 1e-100},
+      {.logits = {1e160, 0}, .row_weight = 1e-200, .z_loss = 1},
+      {.logits = {1e300, -1e300}, .target = 1, .row_weight = 1e-20, .class_weights = {1, 1e15}},
+      // Gradients of z_loss.
+      {.logits = {1.79e308}, .probs = {1}, .z_loss = 5.47e-66},
+      {.logits = {1.79e308}, .z_loss = 2.7e187},
+      {.logits = {1.79e308, 1.79e308}, .z_loss = 1e-10},
+      // Gradients between the smallest normal number and twice that, off the target.
+      {.logits = {0, -7.084}, .scale = 100},
+      {.logits = {0, -7.13}, .scale = 100},
+      {.logits = {0, -7.13}, .upstream = kInf, .scale = 100},
+      {.logits = {0, -7.084}, .probs = {1, 0}, .scale = 100},
+      // Gradients of labels.
+      {.logits = {0, -745}, .probs = {0.2, 0.3}, .upstream = 1e50},
+      {.logits = {0, -761.335}, .probs = {0, 0}, .row_weight = 5.28e99},
+      {.logits = {-745, 0}, .probs = {0.5, 0.5}, .upstream = -1e50, .class_weights = {1, 2}},
+      // Class weights and upstream gradients whose products are past the largest double.
+      {.logits = {-1, 0}, .probs = {1, 0}, .upstream = 1e280, .class_weights = {1e284, 1}},
+      {.logits = {-1, 0}, .probs = {1, 0}, .upstream = -1.1e57, .class_weights = {6.2e276, 10}},
+      {.logits = {-1, 0}, .probs = {0.5, 0.5}, .upstream = 1e120, .class_weights = {1e200, 1}},
+      {.logits = {-1, 0}, .upstream = 1e120, .smoothing = 0.1, .class_weights = {1e200, 1}},
+      {.logits = {1, 0}, .target = 1, .row_weight = -7.95e154, .smoothing = 0.5, .class_weights = {4.5e195, 1}},
+      {.logits = {-0.5, 1.2}, .scale = 1.3e257, .class_weights = {1e304, 1}},
+      {.logits = {-1}, .probs = {0.5}, .upstream = 1e120, .class_weights = {1e200}},
+  };
+  for (const Extreme &c : kCases) {
+    for (const int64_t inner : {0, 2}) JudgeExtreme(c, XENT_F64, inner);
   }
 }
 

@@ -112,7 +112,7 @@ class HeaderParser {
       int64_t size = 0;
       SkipSpace();
       const auto [end, error] = std::from_chars(text_.data(), text_.data() + text_.size(), size);
-      if (error != std::errc() || size < 0) Fail("has a 'shape' that is not a tuple of sizes below 2^63");
+      if (error != std::errc() || size < 0) Fail("has a 'shape' that is not a tuple of sizes from 0 to 2^63 - 1");
       text_.remove_prefix(end - text_.data());
       if (!text_.empty() && text_.front() == 'L') text_.remove_prefix(1);  // a long integer of Python 2
       shape.push_back(size);

@@ -212,7 +212,9 @@ Scratch::Scratch(size_t size) {
     memory_ = std::make_unique_for_overwrite<char[]>(size);
     data_ = memory_.get();
   } else {
-    const std::string directory = std::filesystem::temp_directory_path().string();
+    std::error_code error;
+    const std::string directory = std::filesystem::temp_directory_path(error).string();
+    if (error) throw Error("no directory for a temporary file: TMPDIR is to name one that exists");
     file_.emplace(directory, size, "a temporary file in " + directory);
     data_ = file_->data();
   }

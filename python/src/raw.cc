@@ -502,6 +502,8 @@ void DefineBinary(nb::module_ &m, const char *name) {
 }  // namespace
 
 void DefineRaw(nb::module_ &m) {
+  // Options live in Python's caches until the interpreter is gone, which is no leak.
+  nb::set_leak_warnings(false);
   DefineOptions(m);
   DefineCrossEntropy<&xent_cross_entropy_forward>(m, "raw_cross_entropy_forward");
   DefineCrossEntropy<&xent_cross_entropy_forward_backward>(m, "raw_cross_entropy_forward_backward");

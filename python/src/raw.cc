@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common.h"
+#include "dlpack_exchange.h"
 
 namespace xent_python {
 namespace {
@@ -251,7 +252,7 @@ void CrossEntropy(const CrossEntropyOptions &options, int64_t threads, int64_t r
   args.upstream = {At<const void>(upstream), 0, upstream == 0 ? 0 : upstream_kind, 0};
   args.grad = Matrix(grad, grad_stride, dtype);
   args.target_grad = Matrix(target_grad, target_grad_stride, probs_dtype);
-  if (kFunction == &xent_cross_entropy_forward_backward) SetWorkspace(args, threads);
+  if constexpr (kFunction == &xent_cross_entropy_forward_backward) SetWorkspace(args, threads);
   float loss = 0.0f;
   const bool rounds = reduced_loss != 0 && dtype != XENT_F64 && loss_dtype != XENT_F32;
   if (rounds) args.reduced_loss = &loss;
@@ -267,6 +268,79 @@ void DefineCrossEntropy(nb::module_ &m, const char *name) {
         "grad_stride"_a, "class_weights"_a = 0, "row_weights"_a = 0, "records"_a = 0, "upstream"_a = 0,
         "upstream_kind"_a = 0, "probs"_a = 0, "probs_stride"_a = 0, "probs_dtype"_a = 0, "target_grad"_a = 0,
         "target_grad_stride"_a = 0, "statistics"_a = nb::none());
+}
+
+// ---------------------------------------------------------------- the usual call, of tensors
+
+// What reads a torch.Tensor; set by UseDlpack.
+int (*view_of_tensor)(void *, dlpack::Tensor *) = nullptr;
+
+// Takes torch.Tensor.__dlpack_c_exchange_api__. Returns false where its version is unknown.
+bool UseDlpack(nb::handle capsule) {
+  const auto *api =
+      static_cast<const dlpack::ExchangeApi *>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  if (api == nullptr) throw nb::python_error();
+  while (api != nullptr && api->version.major != 1) api = api->previous;
+  if (api == nullptr || api->view == nullptr) return false;
+  view_of_tensor = api->view;
+  return true;
+}
+
+dlpack::Tensor ViewOf(nb::handle tensor) {
+  dlpack::Tensor view;
+  if (view_of_tensor(tensor.ptr(), &view) != 0) throw nb::python_error();
+  return view;
+}
+
+// Returns xent_dtype, or -1 for another.
+int32_t DtypeOf(dlpack::DataType type) {
+  if (type.lanes != 1) return -1;
+  if (type.code == dlpack::kBfloat) return type.bits == 16 ? XENT_BF16 : -1;
+  if (type.code != dlpack::kFloat) return -1;
+  return type.bits == 32 ? XENT_F32 : type.bits == 64 ? XENT_F64 : type.bits == 16 ? XENT_F16 : -1;
+}
+
+char *DataOf(const dlpack::Tensor &tensor) { return static_cast<char *>(tensor.data) + tensor.byte_offset; }
+
+// cross_entropy of logits [N, C] without gaps and int64 targets [N] on the CPU. Writes `loss`, a scalar of the logits'
+// dtype, and `grad`, which is absent or a tensor that was made like the logits. Returns false, having done nothing, for
+// any other call: the caller then looks more closely. `options` must not have the reduction none.
+bool PlainCrossEntropy(const CrossEntropyOptions &options, int64_t threads, nb::handle logits, nb::handle targets,
+                       nb::handle loss, nb::handle grad = {}) {
+  const dlpack::Tensor x = ViewOf(logits);
+  const int32_t dtype = DtypeOf(x.dtype);
+  if (x.dimensions != 2 || dtype < 0 || x.device.type != dlpack::kCpu) return false;
+  const int64_t rows = x.shape[0], cols = x.shape[1];
+  if (rows < 1 || cols < 2 || (x.strides != nullptr && (x.strides[1] != 1 || x.strides[0] < cols))) return false;
+  const dlpack::Tensor t = ViewOf(targets);
+  if (t.dimensions != 1 || t.shape[0] != rows || t.dtype.code != dlpack::kInt || t.dtype.bits != 64 ||
+      t.device.type != dlpack::kCpu || (rows > 1 && t.strides != nullptr && t.strides[0] != 1)) {
+    return false;
+  }
+  xent_cross_entropy args = XENT_CROSS_ENTROPY_INIT;
+  args.rows = rows;
+  args.cols = cols;
+  args.logits = {DataOf(x), x.strides == nullptr ? 0 : x.strides[0], dtype, 0};
+  args.targets = {DataOf(t), XENT_I64, 0};
+  float narrow = 0.0f;
+  const bool rounds = dtype == XENT_BF16 || dtype == XENT_F16;
+  const dlpack::Tensor out = ViewOf(loss);
+  args.reduced_loss = rounds ? static_cast<void *>(&narrow) : DataOf(out);
+  const auto run = [&](const auto function) {
+    Run(rows, cols, dtype, threads,
+        [&](const xent_exec *exec, xent_error *error) { return function(&args, &options.value, exec, error); });
+  };
+  if (!grad.is_valid()) {
+    run(&xent_cross_entropy_forward);
+  } else {
+    const dlpack::Tensor g = ViewOf(grad);
+    if (g.strides != nullptr && (g.strides[1] != 1 || g.strides[0] < cols)) return false;
+    args.grad = {DataOf(g), g.strides == nullptr ? 0 : g.strides[0], dtype, 0};
+    SetWorkspace(args, threads);
+    run(&xent_cross_entropy_forward_backward);
+  }
+  if (rounds) StoreLoss(narrow, dtype, reinterpret_cast<Address>(DataOf(out)));
+  return true;
 }
 
 void Reduce(const CrossEntropyOptions &options, int64_t rows, int64_t cols, int32_t dtype, Address row_losses,
@@ -508,6 +582,11 @@ void DefineRaw(nb::module_ &m) {
   DefineCrossEntropy<&xent_cross_entropy_forward>(m, "raw_cross_entropy_forward");
   DefineCrossEntropy<&xent_cross_entropy_forward_backward>(m, "raw_cross_entropy_forward_backward");
   DefineCrossEntropy<&xent_cross_entropy_backward>(m, "raw_cross_entropy_backward");
+  m.def("use_dlpack", &UseDlpack);
+  // Two functions of a few positions: nanobind's quickest call takes neither defaults nor None.
+  m.def("plain_forward", [](const CrossEntropyOptions &options, int64_t threads, nb::handle logits, nb::handle targets,
+                            nb::handle loss) { return PlainCrossEntropy(options, threads, logits, targets, loss); });
+  m.def("plain_forward_backward", &PlainCrossEntropy);
   m.def("raw_reduce", &Reduce, "options"_a, "rows"_a, "cols"_a, "dtype"_a, "row_losses"_a, "targets"_a, "index_type"_a,
         "class_weights"_a, "row_weights"_a, "reduced_loss"_a);
   m.def(

@@ -66,8 +66,34 @@ class Scaled(torch.autograd.Function):
         return (None, *grads)
 
 
+class ScaledOne(torch.autograd.Function):
+    """apply(tensor, (loss, gradient)): Scaled for one tensor, 1 us cheaper."""
+
+    @staticmethod
+    def forward(ctx, tensor, pair):
+        loss, ctx.grad = pair
+        return loss
+
+    @staticmethod
+    def backward(ctx, upstream):
+        g = ctx.grad
+        if g is None:
+            raise RuntimeError(SECOND.format("a loss of xent.torch"))
+        u = upstream.item()
+        if _keep_graph():
+            g = g.clone() if u == 1.0 else scaled(g, u, False)
+            if _is_grad_enabled():
+                (g,) = without_second_derivative((g,))
+        else:
+            ctx.grad = None
+            if u != 1.0:
+                g = scaled(g, u, True)
+        return g, None
+
+
 # Function.apply looks for setup_context and functorch's wrappers first, which costs 2 us. Callers have looked.
 apply_scaled = super(torch.autograd.Function, Scaled).apply
+apply_scaled_one = super(torch.autograd.Function, ScaledOne).apply
 
 
 class Deferred(torch.autograd.Function):

@@ -8,7 +8,7 @@ from torch.autograd.graph import increment_version
 
 from xent import _core
 from xent.torch import _layout
-from xent.torch._autograd import Deferred, apply_scaled
+from xent.torch._autograd import Deferred, apply_scaled, apply_scaled_one
 from xent.torch._layout import CODES, INDEX_CODES, PLAIN, address, arithmetic
 
 REDUCTIONS = {"mean": 0, "sum": 1, "none": 2}
@@ -23,6 +23,11 @@ _functorch = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _is_grad_enabled = torch.is_grad_enabled
 _empty_like = torch.empty_like
+_FUSED = frozenset((torch.float32, torch.float64, torch.bfloat16))
+# Older versions of PyTorch lend no quick view of a tensor.
+_plain = hasattr(torch.Tensor, "__dlpack_c_exchange_api__") and _core.use_dlpack(
+    torch.Tensor.__dlpack_c_exchange_api__)
+_plain_forward, _plain_forward_backward = _core.plain_forward, _core.plain_forward_backward
 _SCALARS = {dtype: torch.empty((), dtype=dtype) for dtype in CODES}
 
 
@@ -237,25 +242,19 @@ def cross_entropy(input, target, weight=None, size_average=None, ignore_index=-1
                                   softcap, logit_scale, smoothing, valid_cols, empty_mean, divisor, loss_dtype, threads)
     options = options_of(ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale, smoothing, valid_cols,
                          empty_mean, divisor)
+    # The usual call, [N, C] and int64 targets, without the cost of looking at anything else.
+    if weight is None and row_weights is None and loss_dtype is None and not inplace and reduction != "none" and _plain:
+        dtype = input.dtype
+        if not (input.requires_grad and _is_grad_enabled()):
+            if dtype in CODES:
+                loss = _empty_like(_SCALARS[dtype])
+                if _plain_forward(options, threads, input, target, loss):
+                    return loss
+        elif dtype in _FUSED:
+            loss, grad = _empty_like(_SCALARS[dtype]), _empty_like(input)
+            if _plain_forward_backward(options, threads, input, target, loss, grad):
+                return apply_scaled_one(input, (loss, grad))
     dtype = input.dtype
-    # The usual call, [N, C] without gaps and int64 targets, without the cost of looking at anything else.
-    if (weight is None and row_weights is None and loss_dtype is None and not inplace and reduction != "none"
-            and input.is_contiguous() and input.dim() == 2 and target.dtype is torch.int64 and target.is_contiguous()
-            and target.dim() == 1 and dtype in CODES and input.is_cpu and target.is_cpu):
-        rows, cols = input.shape
-        if target.shape[0] == rows and cols > 0:
-            code = CODES[dtype]
-            if not (input.requires_grad and _is_grad_enabled()):
-                loss = _empty_like(_SCALARS[dtype])
-                _forward(options, threads, rows, cols, 1, code, input.data_ptr(), cols, target.data_ptr(), 0, 0,
-                         loss.data_ptr(), code, 0, 0)
-                return loss
-            if code != 3:
-                loss = _empty_like(_SCALARS[dtype])
-                grad = _empty_like(input, requires_grad=False)
-                _forward_backward(options, threads, rows, cols, 1, code, input.data_ptr(), cols, target.data_ptr(), 0, 0,
-                                  loss.data_ptr(), code, grad.data_ptr(), cols)
-                return apply_scaled([loss, grad], input)
     problem = Problem(input, target, weight, row_weights, options, reduction, ignore_index, threads)
     loss_dtype = loss_dtype or dtype
     if loss_dtype not in CODES:

@@ -286,10 +286,11 @@ bool UseDlpack(nb::handle capsule) {
   return true;
 }
 
-dlpack::Tensor ViewOf(nb::handle tensor) {
-  dlpack::Tensor view;
-  if (view_of_tensor(tensor.ptr(), &view) != 0) throw nb::python_error();
-  return view;
+// Returns false for a tensor that has no view: on a device that DLPack has no name for, or sparse.
+bool View(nb::handle tensor, dlpack::Tensor &view) {
+  if (view_of_tensor(tensor.ptr(), &view) == 0) return true;
+  PyErr_Clear();
+  return false;
 }
 
 // Returns xent_dtype, or -1 for another.
@@ -307,12 +308,12 @@ char *DataOf(const dlpack::Tensor &tensor) { return static_cast<char *>(tensor.d
 // any other call: the caller then looks more closely. `options` must not have the reduction none.
 bool PlainCrossEntropy(const CrossEntropyOptions &options, int64_t threads, nb::handle logits, nb::handle targets,
                        nb::handle loss, nb::handle grad = {}) {
-  const dlpack::Tensor x = ViewOf(logits);
+  dlpack::Tensor x, t, out, g;
+  if (!View(logits, x) || !View(targets, t) || !View(loss, out)) return false;
   const int32_t dtype = DtypeOf(x.dtype);
   if (x.dimensions != 2 || dtype < 0 || x.device.type != dlpack::kCpu) return false;
   const int64_t rows = x.shape[0], cols = x.shape[1];
   if (rows < 1 || cols < 2 || (x.strides != nullptr && (x.strides[1] != 1 || x.strides[0] < cols))) return false;
-  const dlpack::Tensor t = ViewOf(targets);
   if (t.dimensions != 1 || t.shape[0] != rows || t.dtype.code != dlpack::kInt || t.dtype.bits != 64 ||
       t.device.type != dlpack::kCpu || (rows > 1 && t.strides != nullptr && t.strides[0] != 1)) {
     return false;
@@ -324,7 +325,6 @@ bool PlainCrossEntropy(const CrossEntropyOptions &options, int64_t threads, nb::
   args.targets = {DataOf(t), XENT_I64, 0};
   float narrow = 0.0f;
   const bool rounds = dtype == XENT_BF16 || dtype == XENT_F16;
-  const dlpack::Tensor out = ViewOf(loss);
   args.reduced_loss = rounds ? static_cast<void *>(&narrow) : DataOf(out);
   const auto run = [&](const auto function) {
     Run(rows, cols, dtype, threads,
@@ -333,7 +333,7 @@ bool PlainCrossEntropy(const CrossEntropyOptions &options, int64_t threads, nb::
   if (!grad.is_valid()) {
     run(&xent_cross_entropy_forward);
   } else {
-    const dlpack::Tensor g = ViewOf(grad);
+    if (!View(grad, g)) return false;
     if (g.strides != nullptr && (g.strides[1] != 1 || g.strides[0] < cols)) return false;
     args.grad = {DataOf(g), g.strides == nullptr ? 0 : g.strides[0], dtype, 0};
     SetWorkspace(args, threads);

@@ -10,8 +10,6 @@ import math
 
 import torch
 
-_DelayedError = torch._C._functions.DelayedError
-
 _keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 _is_grad_enabled = torch.is_grad_enabled
 
@@ -19,14 +17,36 @@ SECOND = "trying to backward through {} a second time: its gradients are gone. P
 TWICE = "xent.torch computes no second derivatives: it cannot differentiate the gradient of a loss"
 
 
-def without_second_derivative(grads):
-    """The gradients as functions of something that cannot be differentiated, where create_graph=True would do so."""
-    live = [g for g in grads if g is not None]
-    if not live:
-        return grads
-    outs = _DelayedError(TWICE, len(live))(*[g.detach().requires_grad_() for g in live])
-    outs = iter((outs,) if isinstance(outs, torch.Tensor) else outs)
-    return tuple(None if g is None else next(outs) for g in grads)
+class _Once(torch.autograd.Function):
+    """apply(gradient, *tensors) is the gradient, which as a function of the tensors has no derivative."""
+
+    @staticmethod
+    def forward(ctx, grad, *tensors):
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError(TWICE)
+
+
+def _leaves(node):
+    """The leaf tensors that a node of the graph leads to."""
+    found, seen, todo = [], set(), [node]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        todo.extend(n for n, _ in node.next_functions)
+    return found
+
+
+def without_second_derivative(grads, ctx):
+    """The gradients, made under create_graph=True, such that asking for their derivatives is an error and not nothing."""
+    leaves = _leaves(ctx)
+    return tuple(g if g is None else _Once.apply(g, *leaves) for g in grads)
 
 
 def scaled(g, u, in_place):
@@ -62,7 +82,7 @@ class Scaled(torch.autograd.Function):
         else:
             grads = [g if g is None else scaled(g, u, not keep) for g in box]
         if _is_grad_enabled():
-            grads = without_second_derivative(grads)
+            grads = without_second_derivative(grads, ctx)
         return (None, *grads)
 
 
@@ -83,7 +103,7 @@ class ScaledOne(torch.autograd.Function):
         if _keep_graph():
             g = g.clone() if u == 1.0 else scaled(g, u, False)
             if _is_grad_enabled():
-                (g,) = without_second_derivative((g,))
+                (g,) = without_second_derivative((g,), ctx)
         else:
             ctx.grad = None
             if u != 1.0:
@@ -97,8 +117,8 @@ apply_scaled_one = super(torch.autograd.Function, ScaledOne).apply
 
 
 class Deferred(torch.autograd.Function):
-    """apply(loss, backward, saved, *tensors) is the loss; backward(saved tensors, upstream, keep_graph) has a gradient,
-    or None, for each of the tensors."""
+    """apply((loss, backward, saved), *tensors) is the loss; backward(saved, upstream, keep_graph, needs) has a gradient, or
+    None, for each of the tensors."""
 
     @staticmethod
     def forward(ctx, box, *tensors):
@@ -111,5 +131,5 @@ class Deferred(torch.autograd.Function):
         with torch.no_grad():
             grads = ctx.compute(ctx.saved_tensors, upstream, _keep_graph(), ctx.needs_input_grad[1:])
         if _is_grad_enabled():
-            grads = without_second_derivative(grads)
+            grads = without_second_derivative(grads, ctx)
         return (None, *grads)

@@ -9,7 +9,7 @@ from torch.autograd.graph import increment_version
 from xent import _core
 from xent.torch import _layout
 from xent.torch._autograd import Deferred, apply_scaled, apply_scaled_one
-from xent.torch._layout import CODES, INDEX_CODES, PLAIN, address, arithmetic
+from xent.torch._layout import CODES, INTEGERS, PLAIN, address, arithmetic
 
 REDUCTIONS = {"mean": 0, "sum": 1, "none": 2}
 SMOOTHINGS = {"uniform": 0, "exclusive": 1}
@@ -61,6 +61,34 @@ def options_of(ignore_index=-100, reduction="mean", label_smoothing=0.0, z_loss=
     )
 
 
+def check(input, target, ignore_index):
+    """Checks dtypes, devices and shapes. Returns the dimension of the classes and the shape of the rows."""
+    _layout.check_float(input, "input")
+    if not isinstance(target, torch.Tensor):
+        raise TypeError(f"target is a {type(target).__name__}, expected a tensor")
+    _layout.check_same_device(target, "target", input)
+    if input.dim() == 0:
+        raise ValueError("input has no dimension, expected one of classes")
+    dim = 0 if input.dim() == 1 else 1
+    shape = input.shape[:dim] + input.shape[dim + 1 :]
+    if target.dtype in CODES:
+        if target.shape != input.shape:
+            raise ValueError(f"target has shape {list(target.shape)}, expected {list(input.shape)} as the input: "
+                             f"{target.dtype} targets are probabilities")
+        if ignore_index >= 0:
+            raise ValueError(f"ignore_index is {ignore_index}, expected none beside probability targets")
+    elif target.shape != shape:
+        text = f"target has shape {list(target.shape)}, expected {list(shape)} for an input of {list(input.shape)}"
+        if target.shape == input.shape:
+            text += f"; targets of the input's shape are probabilities, and {target.dtype} is no float dtype"
+        raise ValueError(text)
+    elif target.dtype not in INTEGERS:
+        raise TypeError(f"target has dtype {target.dtype}, expected class indices of an integer dtype")
+    if input.shape[dim] == 0 and target.numel() > 0:
+        raise IndexError(f"input has 0 classes, expected at least 1 for a target of {list(target.shape)}")
+    return dim, shape
+
+
 class Problem:
     """The tensors of a call, checked, and what the C API needs to know of them."""
 
@@ -68,30 +96,10 @@ class Problem:
                  "probs_code", "weight", "row_weights", "shape", "options", "threads", "reduction")
 
     def __init__(self, input, target, weight, row_weights, options, reduction, ignore_index, threads):
-        _layout.check_float(input, "input")
-        if not isinstance(target, torch.Tensor):
-            raise TypeError(f"target is a {type(target).__name__}, expected a tensor")
-        _layout.check_same_device(target, "target", input)
-        if input.dim() == 0:
-            raise ValueError("input has no dimension, expected one of classes")
+        self.dim, self.shape = dim, shape = check(input, target, ignore_index)
         self.options, self.reduction, self.threads = options, reduction, threads
-        self.dim = dim = 0 if input.dim() == 1 else 1
-        self.shape = shape = input.shape[:dim] + input.shape[dim + 1 :]
         cols = input.shape[dim]
-        if target.dtype in CODES:
-            if target.shape != input.shape:
-                raise ValueError(f"target has shape {list(target.shape)}, expected {list(input.shape)} as the input: "
-                                 f"{target.dtype} targets are probabilities")
-            if ignore_index >= 0:
-                raise ValueError(f"ignore_index is {ignore_index}, expected none beside probability targets")
-        elif target.shape != shape:
-            expected = f"target has shape {list(target.shape)}, expected {list(shape)} for an input of {list(input.shape)}"
-            if target.shape == input.shape:
-                expected += f"; targets of the input's shape are probabilities, and {target.dtype} is no float dtype"
-            raise ValueError(expected)
         self.x, (self.rows, self.cols, self.inner, self.stride) = _layout.with_layout(input.detach(), dim)
-        if cols == 0 and self.rows > 0:
-            raise IndexError(f"input has 0 classes, expected at least 1 for {self.rows} rows")
         self.code = CODES[input.dtype]
         if target.dtype in CODES:
             self.target, self.index_code, self.probs_code = None, 0, CODES[target.dtype]
@@ -152,6 +160,14 @@ class Problem:
         return grad, other
 
 
+def loss_dtype_of(input, loss_dtype):
+    if loss_dtype is None:
+        return input.dtype
+    if loss_dtype not in CODES:
+        raise TypeError(f"loss_dtype is {loss_dtype}, expected float32, float64, bfloat16 or float16")
+    return loss_dtype
+
+
 def defers(dtype, reduction):
     """Whether the gradient is computed in backward, from the records: see _autograd."""
     return reduction == "none" or dtype is torch.float16
@@ -171,7 +187,6 @@ def _deferred(problem, input, target, loss_dtype, of_input, of_probs, inplace):
     loss = problem.forward(loss_dtype, records)
     saved = [problem.x if problem.x.data_ptr() != input.data_ptr() else input]
     saved.append(problem.target if problem.probs is None else problem.probs)
-    version = input._version
 
     def backward(saved_tensors, upstream, keep_graph, needs):
         x = saved_tensors[0].detach()
@@ -184,8 +199,13 @@ def _deferred(problem, input, target, loss_dtype, of_input, of_probs, inplace):
             increment_version(input)
         return grads
 
-    del version
     return Deferred.apply((loss, backward, saved), input, target if of_probs else None)
+
+
+def _dispatched(*arguments):
+    from xent.torch import _ops  # which imports this module
+
+    return _ops.cross_entropy(*arguments)
 
 
 def cross_entropy(input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean",
@@ -236,10 +256,8 @@ def cross_entropy(input, target, weight=None, size_average=None, ignore_index=-1
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
     if not direct:
-        from xent.torch import _ops
-
-        return _ops.cross_entropy(input, target, weight, row_weights, ignore_index, reduction, label_smoothing, z_loss,
-                                  softcap, logit_scale, smoothing, valid_cols, empty_mean, divisor, loss_dtype, threads)
+        return _dispatched(input, target, weight, row_weights, ignore_index, reduction, label_smoothing, z_loss,
+                           softcap, logit_scale, smoothing, valid_cols, empty_mean, divisor, loss_dtype, threads)
     options = options_of(ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale, smoothing, valid_cols,
                          empty_mean, divisor)
     # The usual call, [N, C] and int64 targets, without the cost of looking at anything else.
@@ -255,10 +273,11 @@ def cross_entropy(input, target, weight=None, size_average=None, ignore_index=-1
             if _plain_forward_backward(options, threads, input, target, loss, grad):
                 return apply_scaled_one(input, (loss, grad))
     dtype = input.dtype
+    if input.is_meta:
+        return _dispatched(input, target, weight, row_weights, ignore_index, reduction, label_smoothing, z_loss,
+                           softcap, logit_scale, smoothing, valid_cols, empty_mean, divisor, loss_dtype, threads)
     problem = Problem(input, target, weight, row_weights, options, reduction, ignore_index, threads)
-    loss_dtype = loss_dtype or dtype
-    if loss_dtype not in CODES:
-        raise TypeError(f"loss_dtype is {loss_dtype}, expected float32, float64, bfloat16 or float16")
+    loss_dtype = loss_dtype_of(input, loss_dtype)
     of_input = of_probs = False
     if _is_grad_enabled():
         of_input, of_probs = input.requires_grad, target.requires_grad

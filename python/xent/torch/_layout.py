@@ -8,7 +8,7 @@ import torch
 
 CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 INDEX_CODES = {torch.int64: 0, torch.int32: 1}
-_SMALL_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.bool)
+INTEGERS = frozenset((*INDEX_CODES, torch.uint8, torch.int8, torch.int16, torch.bool))
 # Tensors of these types have memory of their own, which may be read at data_ptr(). Every other subclass (fake tensors,
 # functional ones, users' own) goes through PyTorch's dispatcher.
 PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
@@ -119,7 +119,7 @@ def indices(target, name="target"):
     """Contiguous int64 or int32 indices of a target, and their code."""
     code = INDEX_CODES.get(target.dtype)
     if code is None:
-        if target.dtype not in _SMALL_INTEGERS:
+        if target.dtype not in INTEGERS:
             raise TypeError(f"{name} has dtype {target.dtype}, expected class indices of an integer dtype")
         target, code = target.to(torch.int64), 0
     return target.contiguous(), code

@@ -9,7 +9,24 @@ import os as _os
 import torch as _torch
 
 from xent import _core
+from xent.torch._binary import binary_cross_entropy_with_logits
 from xent.torch._cross_entropy import CrossEntropyLoss, cross_entropy
+from xent.torch._divergence import kl_div
+from xent.torch._patch import patch
+from xent.torch._rows import entropy, log_softmax, logsumexp, selective_log_softmax, softmax
+
+__all__ = [
+    "CrossEntropyLoss",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "entropy",
+    "kl_div",
+    "log_softmax",
+    "logsumexp",
+    "patch",
+    "selective_log_softmax",
+    "softmax",
+]
 
 
 def _lend_threads():

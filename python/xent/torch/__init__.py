@@ -12,6 +12,7 @@ from xent import _core
 from xent.torch._binary import binary_cross_entropy_with_logits
 from xent.torch._cross_entropy import CrossEntropyLoss, cross_entropy
 from xent.torch._divergence import kl_div
+from xent.torch._linear import linear_cross_entropy
 from xent.torch._patch import patch
 from xent.torch._rows import entropy, log_softmax, logsumexp, selective_log_softmax, softmax
 
@@ -21,6 +22,7 @@ __all__ = [
     "cross_entropy",
     "entropy",
     "kl_div",
+    "linear_cross_entropy",
     "log_softmax",
     "logsumexp",
     "patch",

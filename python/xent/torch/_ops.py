@@ -11,7 +11,8 @@ from torch import Tensor
 
 from xent.torch import _layout
 from xent.torch._autograd import TWICE
-from xent.torch._cross_entropy import Problem, check, choice, defers, loss_dtype_of, options_of, REDUCTIONS
+from xent.torch._cross_entropy import REDUCTIONS, Problem, check, choice, defers, loss_dtype_of, options_of
+from xent.torch._linear import _Head
 
 
 def _problem(input, target, weight, row_weights, ignore_index, reduction, label_smoothing, z_loss, softcap,
@@ -183,6 +184,57 @@ def cross_entropy(input, target, weight, row_weights, ignore_index, reduction, l
     if (of_input or of_target) and defers(input.dtype, reduction):
         return (_ForwardFunction.apply if functorch else _forward)(*arguments)[0]
     return (_FusedFunction.apply if functorch else _fused)(*arguments)[0]
+
+
+@torch.library.custom_op("xent::linear_cross_entropy", mutates_args=(), device_types="cpu")
+def _linear(input: Tensor, weight: Tensor, target: Tensor, bias: Optional[Tensor], class_weights: Optional[Tensor],
+            row_weights: Optional[Tensor], ignore_index: int, reduction: str, label_smoothing: float, z_loss: float,
+            softcap: float, logit_scale: float, smoothing: str, valid_cols: Optional[int], empty_mean: str,
+            divisor: Optional[float], loss_dtype: torch.dtype, limit: int, threads: int, of_input: bool,
+            of_weight: bool, of_bias: bool) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    options = dict(ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing, z_loss=z_loss,
+                   softcap=softcap, logit_scale=logit_scale, smoothing=smoothing, valid_cols=valid_cols,
+                   empty_mean=empty_mean, divisor=divisor)
+    head = _Head(input, weight, target, bias, class_weights, row_weights, loss_dtype, limit, threads, options)
+    losses, *grads = head.run(of_input, of_weight, of_bias)
+    grads = [input.new_empty(0) if g is None else g for g in grads]
+    return head.reduced(losses), grads[0].reshape(input.shape) if of_input else grads[0], grads[1], grads[2]
+
+
+@_linear.register_fake
+def _(input, weight, target, bias, class_weights, row_weights, ignore_index, reduction, label_smoothing, z_loss,
+      softcap, logit_scale, smoothing, valid_cols, empty_mean, divisor, loss_dtype, limit, threads, of_input, of_weight,
+      of_bias):
+    return (input.new_empty((), dtype=loss_dtype), input.new_empty(input.shape if of_input else (0,)),
+            weight.new_empty(weight.shape if of_weight else (0,)), input.new_empty((weight.shape[0] if of_bias else 0,)))
+
+
+def _save_linear(ctx, inputs, output):
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.of = inputs[-3:]
+    ctx.save_for_backward(*output[1:], inputs[0], inputs[1])
+
+
+def _scale_linear(ctx, upstream, *_):
+    if upstream is None:
+        return (None,) * 22
+    *grads, input, weight = ctx.saved_tensors
+    of = weight if weight.requires_grad else input
+    grads = [_scaled(g, upstream, of) if wanted else None for g, wanted in zip(grads, ctx.of)]
+    return (grads[0], grads[1], None, grads[2], *(None,) * 18)
+
+
+_linear.register_autograd(_scale_linear, setup_context=_save_linear)
+
+
+def linear_cross_entropy(input, weight, target, bias, class_weights, row_weights, options, loss_dtype, limit, threads):
+    needs = [t is not None and t.requires_grad and torch.is_grad_enabled() for t in (input, weight, bias)]
+    o = options
+    return _linear(input, weight, target, bias, class_weights, row_weights, o["ignore_index"], o["reduction"],
+                   float(o["label_smoothing"]), float(o["z_loss"]), float(o["softcap"] or 0.0),
+                   float(o["logit_scale"]), o["smoothing"], o["valid_cols"], o["empty_mean"],
+                   None if o["divisor"] is None else float(o["divisor"]), loss_dtype, limit, threads, *needs)[0]
 
 
 def _over_batch(function):

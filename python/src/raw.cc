@@ -32,11 +32,14 @@ constexpr size_t kMaxWorkspaceBytes = size_t{4} << 20;
 
 int64_t BytesOf(int32_t dtype) { return dtype == XENT_F64 ? 8 : dtype == XENT_F32 ? 4 : 2; }
 
-// Whether rows * cols elements are few. Products that overflow are not.
-bool IsTiny(int64_t rows, int64_t cols, int32_t dtype) {
-  const int64_t limit = kTinyBytes / BytesOf(dtype);
-  return rows <= limit && cols <= limit && rows * cols < limit;
+// Returns the bytes of [rows, cols] elements, the largest number where that is more; 0 for sizes that will be refused.
+int64_t MatrixBytes(int64_t rows, int64_t cols, int32_t dtype) {
+  if (rows <= 0 || cols <= 0) return 0;
+  const int64_t row_bytes = cols > (INT64_MAX >> 3) ? INT64_MAX : cols * BytesOf(dtype);
+  return rows > INT64_MAX / row_bytes ? INT64_MAX : rows * row_bytes;
 }
+
+bool IsTiny(int64_t rows, int64_t cols, int32_t dtype) { return MatrixBytes(rows, cols, dtype) < kTinyBytes; }
 
 template <typename T = void>
 T *At(Address address) {
@@ -54,12 +57,13 @@ template <typename Call>
 void Run(int64_t rows, int64_t cols, int32_t dtype, int64_t threads, const Call &call) {
   xent_error error = XENT_ERROR_INIT;
   xent_status status;
-  if (IsTiny(rows, cols, dtype)) {
+  const int64_t bytes = MatrixBytes(rows, cols, dtype);
+  if (bytes < kTinyBytes && threads >= 0) {
     xent_exec exec = XENT_EXEC_INIT;
     exec.threads = 1;
     status = call(&exec, &error);
   } else {
-    const xent_exec exec = ExecOf(Pool::kTorch, threads);
+    const xent_exec exec = ExecOf(Pool::kTorch, threads, bytes);
     const nb::gil_scoped_release release;
     status = call(&exec, &error);
   }
@@ -87,8 +91,8 @@ class Workspace {
 void SetWorkspace(xent_cross_entropy &args, int64_t threads) {
   thread_local Workspace workspace;
   if (IsTiny(args.rows, args.cols, args.logits.dtype) || args.inner > 1) return;
-  if (threads == 0) threads = ExecOf(Pool::kTorch).threads;
-  if (threads <= 0) threads = xent_default_threads();
+  threads = ExecOf(Pool::kTorch, threads).threads;
+  if (threads == 0) threads = xent_default_threads();
   const size_t bytes =
       xent_workspace_bytes(args.cols, static_cast<xent_dtype>(args.logits.dtype), static_cast<int32_t>(threads));
   args.workspace = workspace.Get(bytes);

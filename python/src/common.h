@@ -19,11 +19,15 @@ enum class Pool { kOwn, kTorch };
 // started first; the library itself decides as if they were waiting.
 xent_exec ExecOf(Pool pool, int64_t threads = 0, int64_t bytes = INT64_MAX);
 
+// Returns the threads of a large call on kOwn.
+int32_t NumThreads();
+
 // Throws the exception that a status other than XENT_OK means, with the message of the library: IndexError for a target
 // out of range, RuntimeError for an incomplete call, else ValueError.
 [[noreturn]] void Raise(xent_status status, const xent_error &error);
 inline void RaiseIf(xent_status status, const xent_error &error) {
-  if (status != XENT_OK) [[unlikely]] Raise(status, error);
+  if (status != XENT_OK) [[unlikely]]
+    Raise(status, error);
 }
 
 // Registers functions on the module; one of each file.

@@ -130,7 +130,8 @@ void ParallelForTorch(void *ctx, int64_t n, xent_task task, void *arg) {
 xent_exec TorchExec(int64_t threads) {
   xent_exec exec = XENT_EXEC_INIT;
   uint32_t available = 1;
-  if (g_forked.load(std::memory_order_relaxed) || g_torch_num_threads.load(std::memory_order_relaxed)(&available) != 0) {
+  if (g_forked.load(std::memory_order_relaxed) ||
+      g_torch_num_threads.load(std::memory_order_relaxed)(&available) != 0) {
     available = 1;
   }
   if (threads == 0 || threads > available) threads = available;
@@ -164,6 +165,11 @@ xent_exec ExecOf(Pool pool, int64_t threads, int64_t bytes) {
   return OwnExec(threads, bytes);
 }
 
+int32_t NumThreads() {
+  const int32_t set = g_threads.load(std::memory_order_relaxed);
+  return set != 0 ? set : DefaultThreads();
+}
+
 void DefineThreads(nb::module_ &m) {
   m.attr("_openmp") = bool{XENT_PYTHON_OPENMP};
   m.def(
@@ -176,14 +182,9 @@ void DefineThreads(nb::module_ &m) {
       "Raises:\n    ValueError: threads is not in [0, 256].\n\n"
       "Example:\n    >>> xent.set_num_threads(1)\n    >>> xent.get_num_threads()\n    1\n"
       "    >>> xent.set_num_threads(0)\n");
-  m.def(
-      "get_num_threads",
-      [] {
-        const int32_t set = g_threads.load(std::memory_order_relaxed);
-        return set != 0 ? set : DefaultThreads();
-      },
-      "Returns how many threads a large call uses that has no ``threads`` of its own.\n\n"
-      "Example:\n    >>> xent.get_num_threads() >= 1\n    True\n");
+  m.def("get_num_threads", &NumThreads,
+        "Returns how many threads a large call uses that has no ``threads`` of its own.\n\n"
+        "Example:\n    >>> xent.get_num_threads() >= 1\n    True\n");
   m.def("use_torch", &UseTorch, "parallel_for"_a, "num_threads"_a,
         "Takes the addresses of torch_parallel_for and torch_get_num_threads; xent.torch calls it.");
 }

@@ -5,7 +5,10 @@
 namespace xent_python::docs {
 
 inline constexpr char kCrossEntropy[] =
-    R"(cross_entropy(logits, targets, *, axis=-1, class_weights=None, row_weights=None, ignore_index=-100, label_smoothing=0.0, smoothing='uniform', z_loss=0.0, softcap=0.0, logit_scale=1.0, valid_cols=None, reduction='mean', divisor=None, empty_mean='nan', grad=False, target_grad=False, upstream=None, statistics=(), top_k=None, gather=None, stats_of_ignored=False, threads=0)
+    R"(cross_entropy(logits, targets, *, axis=-1, class_weights=None, row_weights=None, ignore_index=-100,
+    label_smoothing=0.0, smoothing='uniform', z_loss=0.0, softcap=0.0, logit_scale=1.0, valid_cols=None,
+    reduction='mean', divisor=None, empty_mean='nan', grad=False, target_grad=False, upstream=None, statistics=(),
+    top_k=None, gather=None, stats_of_ignored=False, threads=0)
 --
 
 Cross-entropy of softmax(logits) and targets, with its gradient on request.
@@ -213,7 +216,9 @@ inline constexpr char kLog1p[] = XENT_PYTHON_ELEMENTS_DOC("log1p", "log(1 + x)",
                                                           "    array([  0., -inf])\n");
 
 inline constexpr char kBinaryCrossEntropyWithLogits[] =
-    R"(binary_cross_entropy_with_logits(logits, targets, *, axis=-1, pos_weight=None, class_weights=None, row_weights=None, element_weights=None, reduction='mean', divisor=None, empty_mean='nan', grad=False, target_grad=False, upstream=None, threads=0)
+    R"(binary_cross_entropy_with_logits(logits, targets, *, axis=-1, pos_weight=None, class_weights=None,
+    row_weights=None, element_weights=None, reduction='mean', divisor=None, empty_mean='nan', grad=False,
+    target_grad=False, upstream=None, threads=0)
 --
 
 Binary cross-entropy of sigmoid(logits) and targets y, with its gradients on request.
@@ -247,7 +252,9 @@ Example:
 )";
 
 inline constexpr char kBinaryCrossEntropy[] =
-    R"(binary_cross_entropy(probabilities, targets, *, axis=-1, class_weights=None, row_weights=None, element_weights=None, reduction='mean', divisor=None, empty_mean='nan', grad=False, target_grad=False, upstream=None, threads=0)
+    R"(binary_cross_entropy(probabilities, targets, *, axis=-1, class_weights=None, row_weights=None,
+    element_weights=None, reduction='mean', divisor=None, empty_mean='nan', grad=False, target_grad=False,
+    upstream=None, threads=0)
 --
 
 Binary cross-entropy of probabilities p and targets y: -w * (y * log(p) + (1 - y) * log(1 - p)).
@@ -273,7 +280,9 @@ Example:
 )";
 
 inline constexpr char kSigmoidFocalLoss[] =
-    R"(sigmoid_focal_loss(logits, targets, *, gamma=2.0, alpha=0.25, axis=-1, pos_weight=None, class_weights=None, row_weights=None, element_weights=None, reduction='mean', divisor=None, empty_mean='nan', grad=False, target_grad=False, upstream=None, threads=0)
+    R"(sigmoid_focal_loss(logits, targets, *, gamma=2.0, alpha=0.25, axis=-1, pos_weight=None, class_weights=None,
+    row_weights=None, element_weights=None, reduction='mean', divisor=None, empty_mean='nan', grad=False,
+    target_grad=False, upstream=None, threads=0)
 --
 
 Focal loss: w * a * (1 - p)**gamma * bce, where p is the probability of the target.
@@ -298,7 +307,8 @@ Example:
 )";
 
 inline constexpr char kKlDiv[] =
-    R"(kl_div(student, teacher, *, kind='forward', temperature=1.0, axis=-1, row_weights=None, valid_cols=None, reduction='mean', divisor=None, empty_mean='nan', grad=False, upstream=None, threads=0)
+    R"(kl_div(student, teacher, *, kind='forward', temperature=1.0, axis=-1, row_weights=None, valid_cols=None,
+    reduction='mean', divisor=None, empty_mean='nan', grad=False, upstream=None, threads=0)
 --
 
 Kullback-Leibler divergence between two arrays of logits; neither softmax is stored.
@@ -330,7 +340,8 @@ Example:
 )";
 
 inline constexpr char kJsDiv[] =
-    R"(js_div(student, teacher, *, beta=0.5, temperature=1.0, axis=-1, row_weights=None, valid_cols=None, reduction='mean', divisor=None, empty_mean='nan', grad=False, upstream=None, threads=0)
+    R"(js_div(student, teacher, *, beta=0.5, temperature=1.0, axis=-1, row_weights=None, valid_cols=None,
+    reduction='mean', divisor=None, empty_mean='nan', grad=False, upstream=None, threads=0)
 --
 
 Generalised Jensen-Shannon divergence between two arrays of logits.

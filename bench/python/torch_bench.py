@@ -75,7 +75,7 @@ def in_turns(functions, seconds):
         repeats.append(max(1, int(2e-3 / max(once, 1e-7))))
     times = [[] for _ in functions]
     end = time.perf_counter() + seconds
-    while len(times[0]) < 5 or (time.perf_counter() < end and len(times[0]) < 1000):
+    while len(times[0]) < 3 or (time.perf_counter() < end and len(times[0]) < 1000):
         for f, n, out in zip(functions, repeats, times):
             begin = time.perf_counter()
             for _ in range(n):

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """xent.torch beside PyTorch, in one process and in turns: time of a call, and the ratio.
 
-usage: torch_bench.py [--threads 1,0] [--dtypes float32,bfloat16] [--shapes NAME,...] [--compile] [--linear] [--seconds S]
+usage: torch_bench.py [--threads 1,0] [--dtypes float32,bfloat16] [--shapes NAME,...] [--compile] [--linear]
+                      [--seconds S] [--malloc tuned|default]
 
 Peers: torch.nn.functional.cross_entropy eager and, with --compile, under torch.compile(fullgraph=True). Forward is
 without a gradient, forward+backward is `loss.backward()` into a fresh .grad. Results are compared before anything is
@@ -225,9 +226,11 @@ def main():
         peer, name, dtype = args.memory_of.split("/")
         memory_of(peer, name, getattr(torch, dtype))
         return
-    allocator = " ".join(f"{k}={os.environ.get(k, '')}" for k in TUNED) if args.malloc == "tuned" else "glibc's defaults"
+    tuned = args.malloc == "tuned"
+    allocator = " ".join(f"{k}={v}" for k, v in TUNED.items()) if tuned else "glibc's defaults"
     print(f"CPU: {cpu()}, {os.cpu_count()} CPUs")
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, xent {xent._core.__version__}; malloc: {allocator}")
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, xent {xent._core.__version__}")
+    print(f"malloc: {allocator}")
     print("microseconds: minimum and median of each; ratio: peer over xent, of minima and of medians")
     everything = torch.get_num_threads()
     chosen = [s for s in args.shapes.split(",") if s]
@@ -255,7 +258,8 @@ def main():
                 for peer in head_functions((1, 1, 1), torch.float32)[2]:
                     out = subprocess.run([sys.executable, __file__, "--malloc", "default", "--memory-of",
                                           f"{peer}/{name}/{dtype}"], env=environment, capture_output=True, text=True)
-                    print(f"{name:16} {dtype:9} {peer:12} {out.stdout.strip() or out.stderr.strip()[-200:]}", flush=True)
+                    text = out.stdout.strip() or out.stderr.strip()[-200:]
+                    print(f"{name:16} {dtype:9} {peer:12} {text}", flush=True)
     sys.exit(1 if failed else 0)
 
 

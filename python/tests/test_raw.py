@@ -28,8 +28,8 @@ def forward(x, t, options, mode="forward", **kw):
     positional = [kw.pop(k, None) for k in ("row_losses", "reduced_loss", "grad")]
     rows, cols = x.shape
     extra = {k: address(v) if isinstance(v, np.ndarray) else v for k, v in kw.items()}
-    call(options, 1, rows, cols, 1, F64, address(x), cols, address(t), 0, address(positional[0]), address(positional[1]),
-         F64, address(positional[2]), cols if positional[2] is not None else 0, **extra)
+    call(options, 1, rows, cols, 1, F64, address(x), cols, address(t), 0, address(positional[0]),
+         address(positional[1]), F64, address(positional[2]), cols if positional[2] is not None else 0, **extra)
 
 
 def log_softmax(z):

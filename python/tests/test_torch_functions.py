@@ -103,7 +103,8 @@ def test_binary_cross_entropy_with_logits(dtype, reduction):
         a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
         c, d = x.double().requires_grad_(), y.double().requires_grad_()
         loss = xt.binary_cross_entropy_with_logits(a, b, weight, reduction=reduction, pos_weight=pos_weight)
-        exact = F.binary_cross_entropy_with_logits(c, d, None if weight is None else weight.double(), reduction=reduction,
+        exact = F.binary_cross_entropy_with_logits(c, d, None if weight is None else weight.double(),
+                                                   reduction=reduction,
                                                    pos_weight=None if pos_weight is None else pos_weight.double())
         assert_close(loss, exact, 4, dtype, logits=x)
         u = torch.full_like(exact, 1.5).to(dtype)

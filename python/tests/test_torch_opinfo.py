@@ -1,6 +1,7 @@
 """PyTorch's own sample inputs (torch.testing._internal, which ships with it) through xent.torch.
 
-Each sample's result and gradients are compared with PyTorch's on the same numbers in float64. `python python/tests/test_torch_opinfo.py` prints how many passed, failed and departed, and each
+Each sample's result and gradients are compared with PyTorch's on the same numbers in float64.
+`python python/tests/test_torch_opinfo.py` prints how many passed, failed and departed, and each
 departure with its reason.
 """
 

@@ -15,8 +15,8 @@ def ulp(v, dtype):
 
 
 def assert_close(actual, exact, ulps, dtype, magnitude=None, roundings=1, logits=None):
-    """|actual - exact| within `ulps` of the arithmetic type at `magnitude` (default: the exact value), and then, in half
-    precision, `roundings` of the output. The reference, float64 from PyTorch, adds what its differences of logits lose.
+    """|actual - exact| within `ulps` of the arithmetic type at `magnitude` (default: the exact value), and then, in
+    half precision, `roundings` of the output. PyTorch's float64 adds what its differences of logits lose.
     """
     assert actual.shape == exact.shape, (actual.shape, exact.shape)
     exact = exact.detach().double()

@@ -1,7 +1,7 @@
 """What every loss shares with PyTorch's autograd.
 
-A loss whose input requires a gradient computes it in the forward pass, while a row is in cache, for an upstream gradient
-of 1. Backward multiplies it by the upstream gradient that it meets, in place unless the graph is kept, and not at all
+A loss whose input requires a gradient computes it in the forward pass, while a row is in cache, for an upstream
+gradient of 1. Backward multiplies it by the upstream gradient that it meets, in place unless the graph is kept, and not at all
 where that is 1. In half precision that is a second rounding; float16, in which gradients for 1 may underflow before a
 loss scale lifts them, and reduction "none" compute their gradients in backward instead, with one rounding.
 """
@@ -44,7 +44,7 @@ def _leaves(node):
 
 
 def without_second_derivative(grads, ctx):
-    """The gradients, made under create_graph=True, such that asking for their derivatives is an error and not nothing."""
+    """The gradients, made under create_graph=True, such that asking for their derivatives is an error, not nothing."""
     leaves = _leaves(ctx)
     return tuple(g if g is None else _Once.apply(g, *leaves) for g in grads)
 
@@ -121,8 +121,8 @@ if hasattr(ScaledOne, "_backward_cls"):
 
 
 class Deferred(torch.autograd.Function):
-    """apply((loss, backward, saved), *tensors) is the loss; backward(saved, upstream, keep_graph, needs) has a gradient, or
-    None, for each of the tensors."""
+    """apply((loss, backward, saved), *tensors) is the loss; backward(saved, upstream, keep_graph, needs) has a
+    gradient, or None, for each of the tensors."""
 
     @staticmethod
     def forward(ctx, box, *tensors):

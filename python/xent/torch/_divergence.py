@@ -62,8 +62,8 @@ def kl_div(input, target, dim=-1, *, kind="forward", temperature=1.0, beta=0.5, 
     ``"js"`` the Jensen-Shannon divergence with weight beta of the teacher, ``"cross_entropy"`` -sum p log q.
     reduction: ``"batchmean"`` or ``"mean"``, both over the rows, ``"sum"``, or ``"none"``: one number a row.
     There is no factor temperature**2. Gradients reach the input alone.
-    Raises ValueError for shapes and options, TypeError for dtypes, RuntimeError for a device other than the CPU and for a
-    target that requires a gradient.
+    Raises ValueError for shapes and options, TypeError for dtypes, RuntimeError for a device other than the CPU and for
+    a target that requires a gradient.
 
     >>> import torch, xent.torch
     >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from xent import _core
 from xent.torch import _layout
 from xent.torch._autograd import Deferred, apply_scaled
-from xent.torch._cross_entropy import (EMPTY_MEANS, REDUCTIONS, SMOOTHINGS, choice, cross_entropy, defers, loss_dtype_of,
-                                       options_of, use_dispatcher)
+from xent.torch._cross_entropy import (EMPTY_MEANS, REDUCTIONS, SMOOTHINGS, choice, cross_entropy, defers,
+                                       loss_dtype_of, options_of, use_dispatcher)
 from xent.torch._layout import CODES, PLAIN, address, arithmetic
 
 # The part of the weight's gradient that is widened at a time.

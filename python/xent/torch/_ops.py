@@ -206,7 +206,8 @@ def _(input, weight, target, bias, class_weights, row_weights, ignore_index, red
       softcap, logit_scale, smoothing, valid_cols, empty_mean, divisor, loss_dtype, limit, threads, of_input, of_weight,
       of_bias):
     return (input.new_empty((), dtype=loss_dtype), input.new_empty(input.shape if of_input else (0,)),
-            weight.new_empty(weight.shape if of_weight else (0,)), input.new_empty((weight.shape[0] if of_bias else 0,)))
+            weight.new_empty(weight.shape if of_weight else (0,)),
+            input.new_empty((weight.shape[0] if of_bias else 0,)))
 
 
 def _save_linear(ctx, inputs, output):

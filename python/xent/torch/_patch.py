@@ -41,8 +41,8 @@ class Patch:
 def patch():
     """Swaps torch.nn.functional.cross_entropy, and with it torch.nn.CrossEntropyLoss, for xent's on CPU tensors.
 
-    Tensors on other devices, tensor subclasses, other dtypes and weights that require a gradient keep PyTorch's function.
-    It stays swapped until undo() of the result, or to the end of a with statement:
+    Tensors on other devices, tensor subclasses, other dtypes and weights that require a gradient keep PyTorch's
+    function. It stays swapped until undo() of the result, or to the end of a with statement:
 
     >>> import torch, xent.torch
     >>> with xent.torch.patch():

@@ -52,9 +52,18 @@ def test_other_functions():
 
 def test_patched_program():
     x, target = logits((6, 5)).requires_grad_(), indices((6, 5))
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph.code)
+        return graph
+
+    torch._dynamo.reset()
     with xt.patch():
-        got = compiled(lambda a: F.cross_entropy(a, target))(x)
+        got = torch.compile(lambda a: F.cross_entropy(a, target), fullgraph=True, backend=backend)(x)
+        assert torch.equal(compiled(lambda a: F.cross_entropy(a, target))(x), got)
     assert torch.equal(got, xt.cross_entropy(x, target))
+    assert len(graphs) == 1 and "ops.xent.cross_entropy" in graphs[0]
 
 
 def test_dynamic_shapes():

@@ -1,9 +1,10 @@
 """What every loss shares with PyTorch's autograd.
 
 A loss whose input requires a gradient computes it in the forward pass, while a row is in cache, for an upstream
-gradient of 1. Backward multiplies it by the upstream gradient that it meets, in place unless the graph is kept, and not at all
-where that is 1. In half precision that is a second rounding; float16, in which gradients for 1 may underflow before a
-loss scale lifts them, and reduction "none" compute their gradients in backward instead, with one rounding.
+gradient of 1. Backward multiplies it by the upstream gradient that it meets, in place unless the graph is kept, and
+not at all where that is 1. In half precision that is a second rounding; float16, in which gradients for 1 may
+underflow before a loss scale lifts them, and reduction "none" compute their gradients in backward instead, with one
+rounding.
 """
 
 import math

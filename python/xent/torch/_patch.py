@@ -1,7 +1,5 @@
 """patch(): a program's own calls of torch.nn.functional.cross_entropy."""
 
-import functools
-
 import torch
 import torch.nn.functional as F
 
@@ -11,13 +9,17 @@ from xent.torch._layout import CODES, PLAIN
 _original = F.cross_entropy
 
 
-@functools.wraps(_original)
+# Without functools.wraps: a function that says it is of torch.nn.functional is an operation to torch.compile, which
+# then puts PyTorch's in its place.
 def _patched(input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean",
              label_smoothing=0.0):
     if (type(input) in PLAIN and type(target) in PLAIN and input.dtype in CODES and input.device.type == "cpu"
             and input.layout is torch.strided and (weight is None or not weight.requires_grad)):
         return cross_entropy(input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing)
     return _original(input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+
+
+_patched.__name__, _patched.__doc__ = _original.__name__, _original.__doc__
 
 
 class Patch:

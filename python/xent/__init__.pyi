@@ -66,7 +66,7 @@ def cross_entropy(  # type: ignore[overload-overlap]
     **options: Unpack[_CrossEntropyOptions],
 ) -> tuple[_Array, _Array]: ...
 @overload
-def cross_entropy(  # type: ignore[overload-overlap]
+def cross_entropy(
     logits: _In, targets: _In, *, reduction: _Reduced = ..., grad: _Out, **options: Unpack[_CrossEntropyOptions]
 ) -> tuple[_Scalar, _Out]: ...
 @overload

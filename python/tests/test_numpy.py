@@ -461,16 +461,17 @@ def test_layouts_of_others():
 
 def test_overlap():
     """An output that overlaps an input is as right as any other."""
-    memory = logits_of(61, F32)
-    x, t = memory[:60].reshape(6, 10).copy(), targets_of(6, 10)
+    rows, cols = 40, 300  # rows of up to 64 columns are read before any of them is written
+    memory = logits_of(rows * cols + 1, F32)
+    x, t = memory[:-1].reshape(rows, cols).copy(), targets_of(rows, cols)
     want = xent.softmax(x)
-    shifted_in, shifted_out = memory[:60].reshape(6, 10), memory[1:].reshape(6, 10)
+    shifted_in, shifted_out = memory[:-1].reshape(rows, cols), memory[1:].reshape(rows, cols)
     xent.softmax(shifted_in, out=shifted_out)
     np.testing.assert_array_equal(shifted_out, want)
     both = np.concatenate([x, x], axis=1)
-    xent.cross_entropy(both[:, :10], t, grad=both[:, 10:])
-    np.testing.assert_array_equal(both[:, :10], x)
-    np.testing.assert_array_equal(both[:, 10:], xent.cross_entropy(x, t, grad=True)[1])
+    xent.cross_entropy(both[:, :cols], t, grad=both[:, cols:])
+    np.testing.assert_array_equal(both[:, :cols], x)
+    np.testing.assert_array_equal(both[:, cols:], xent.cross_entropy(x, t, grad=True)[1])
     reversed_rows = x.copy()
     xent.softmax(reversed_rows, out=reversed_rows[::-1])
     np.testing.assert_array_equal(reversed_rows[::-1], want)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the wheel of the Python package, repairs it for other Linux systems, and tests it in fresh virtual environments,
-# with NumPy alone and beside PyTorch.
+# Builds the wheel of the Python package, repairs it for other Linux systems, and tests it in fresh virtual
+# environments, with NumPy alone and beside PyTorch.
 # usage: wheel.sh [--without-torch] [PYTHON]
 #   --without-torch  leaves out the test beside PyTorch, whose wheel has 200 MB
 #   PYTHON           the interpreter to build with (default python3); from 3.12 on the wheel is for all newer ones too

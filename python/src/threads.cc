@@ -171,7 +171,6 @@ int32_t NumThreads() {
 }
 
 void DefineThreads(nb::module_ &m) {
-  m.attr("_openmp") = bool{XENT_PYTHON_OPENMP};
   m.def(
       "set_num_threads",
       [](int64_t threads) { g_threads.store(static_cast<int32_t>(CheckThreads(threads)), std::memory_order_relaxed); },

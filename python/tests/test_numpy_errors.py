@@ -121,7 +121,7 @@ CASES = [
     (ce(X, T, empty_mean="one"), ValueError, "empty_mean is 'one', expected 'nan' or 'zero'"),
     (ce(X, T, divisor=0), ValueError, "divisor is 0, expected a finite number > 0"),
     (ce(X, T, divisor=float("inf")), ValueError, "divisor is inf"),
-    (ce(X, T, statistics=["lse", "mode"]), ValueError, "statistics is 'mode', expected 'row_losses', .* or 'live_rows'"),
+    (ce(X, T, statistics=["lse", "mode"]), ValueError, "statistics is 'mode', expected 'row_losses', .*'live_rows'"),
     (ce(X, T, top_k=0), ValueError, "top_k is 0, expected 1 to 64"),
     (ce(X, T, top_k=65), ValueError, "top_k is 65, expected 1 to 64"),
     (ce(X, T, top_k=6), ValueError, "top_k is 6, expected"),
@@ -166,8 +166,8 @@ def test_nothing_is_written():
     assert (grad == 7).all() and (x == X).all()
 
 
-STRANGE = [None, True, 0, -1, 2**80, 1.5, float("nan"), "", "none", b"abcd", (), [], [[]], [1, [2]], {}, object(), X, X.T,
-           X[0], X[:0], X[:, :0], T, T.astype(np.uint8), np.float16(2), np.zeros((1,) * 12, np.float32),
+STRANGE = [None, True, 0, -1, 2**80, 1.5, float("nan"), "", "none", b"abcd", (), [], [[]], [1, [2]], {}, object(), X,
+           X.T, X[0], X[:0], X[:, :0], T, T.astype(np.uint8), np.float16(2), np.zeros((1,) * 12, np.float32),
            np.zeros((2, 0, 3)), np.array("text"), np.array([None]), np.zeros(3, "i4,f4"), memoryview(b"1234"),
            np.broadcast_to(np.float32(1), (4, 5)), np.ma.masked_array(X, X > 1), np.datetime64("2000-01-01")]
 

@@ -131,7 +131,8 @@ def test_multiprocessing():
 
 
 def run(code):
-    path = os.pathsep.join(filter(None, [os.path.dirname(os.path.dirname(xent.__file__)), os.environ.get("PYTHONPATH")]))
+    package = os.path.dirname(os.path.dirname(xent.__file__))
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
                           env=dict(os.environ, PYTHONPATH=path))
     assert done.returncode == 0, done.stderr
@@ -153,7 +154,8 @@ def compute():
 def test_one_openmp_runtime_beside_torch(imports):
     pytest.importorskip("torch")
     mapped = run(f"{imports}\nimport xent, torch\n{COMPUTE}\ncompute()\n"
-                 "names = {line.split()[-1] for line in open('/proc/self/maps') if 'gomp' in line or 'libomp' in line}\n"
+                 "lines = open('/proc/self/maps').readlines()\n"
+                 "names = {line.split()[-1] for line in lines if 'gomp' in line or 'libomp' in line}\n"
                  "print(*names)")
     assert len(mapped) == 1, mapped
 

@@ -44,7 +44,7 @@ def test_number_of_threads():
 
 def test_same_bits():
     one = result(1)
-    for threads in (2, 3, 8, 64):
+    for threads in (2, 3, 16):
         assert result(threads) == one
         xent.set_num_threads(threads)
         assert result() == one
